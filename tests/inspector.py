@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.errors import UnknownScheduleError, UnknownTaskError
-from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import UnknownBatchError, UnknownBulkError
-from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.filter import ALLOWED, BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.views import (

@@ -28,7 +28,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
-from joblane.inspector.tasks import listing, payload_search
+from joblane.inspector.tasks import find, listing
 from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
@@ -246,7 +246,7 @@ def _searches(scope: Scope) -> list[Query]:
                 **{name: partial(inspector.find, text) for name, text in texts.items()},
                 "further payloads": partial(inspector.find, "no such text", after=after),
             },
-            (payload_search.statement(scope.tasks, "no such text", Filter(), None, 20),),
+            (find.statement(scope.tasks, "no such text", Filter(), None, 20),),
             FIND_MS,
         )
     ]

@@ -23,7 +23,7 @@ from joblane.enqueue.check import check
 from joblane.enqueue.check_schedule import checked_row
 from joblane.enqueue.ticks import Stored
 from joblane.errors import EnqueueError, ScheduleError
-from joblane.inspector.actions.enqueue import _options
+from joblane.inspector.actions.single import _options
 from joblane.inspector.views import ActionResult
 from joblane.record.migrations import versions
 from joblane.record.row.states import State

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from joblane.errors import DeclarationError, text_of
 from joblane.local import env_file
 from joblane.local.deployment import context
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
-from joblane.names import CONTROL_URL, PAGE_URL
+from joblane.names import CONTROL_URL, PAGE_URL, check_prefix
 from joblane.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from boto3.session import Session
     from botocore.credentials import Credentials
 
@@ -45,10 +45,8 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
 
 def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane import settings
-    from joblane.errors import DeclarationError
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.scope import Scope
-    from joblane.names import check_prefix
     from joblane.record.audit import user_of_process
     from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
@@ -106,15 +104,14 @@ def load_settings(profile: str | None, region: str | None) -> str:
 
 def _check_connection(database: Database, url: str, source: str) -> None:
     """Raise :class:`UnavailableError` if the connection fails; warn if the schema is newer than this code."""
-    from pg8000.exceptions import DatabaseError
-    from pg8000.exceptions import Error as PostgresError
+    from pg8000.exceptions import DatabaseError, Error
 
     from joblane.cli.terminal import say
     from joblane.record import migrations
 
     try:
         connection = database.get()
-    except (PostgresError, OSError) as error:
+    except (Error, OSError) as error:
         raise unavailable(url, source, "connect to", error) from error
     with suppress(DatabaseError):  # a role that may not read the revision gets no warning
         if migrations.is_newer(revision := migrations.applied(connection)):
@@ -123,8 +120,6 @@ def _check_connection(database: Database, url: str, source: str) -> None:
 
 def unavailable(url: str, source: str, action: str, error: Exception) -> UnavailableError:
     """The error for an ``action`` on a database that failed. ``source``: the source of its address."""
-    from joblane.errors import text_of
-
     where = urlsplit(url)
     reason = re.sub(r"^\[Errno -?\d+\] ", "", text_of(error).rstrip("."))
     hint = "" if source == ENVIRONMENT else " Is the local stack up? `joblane status` shows it, `joblane up` starts it."
@@ -181,25 +176,39 @@ def aws_session(profile: str | None, region: str | None) -> Session:
 
 def account_of(session: Session) -> str:
     """Return the id of the account. Raises :class:`MisuseError` and :class:`UnavailableError`."""
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
+    from botocore.exceptions import ClientError
 
     from joblane.inspector.remote import no_credentials
 
-    try:
-        client = session.client("sts", config=Config(connect_timeout=5, retries={"total_max_attempts": 2}))
-        with closing(client):
+    with _client(session, "sts", f"GetCallerIdentity in {session.region_name}") as client:
+        try:
             return str(client.get_caller_identity()["Account"])
+        except ClientError as error:  # every identity may make this call: the credentials are wrong or have expired
+            raise UnavailableError(no_credentials(error)) from error
+
+
+@contextmanager
+def _client(session: Session, service: Any, call: str) -> Iterator[Any]:
+    """A client for a call, whose errors name it if they are not the service's own.
+
+    Raises :class:`MisuseError` and :class:`UnavailableError`.
+    """
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, InvalidRegionError
+
+    from joblane.inspector.remote import no_credentials
+
+    config = Config(connect_timeout=5, retries={"total_max_attempts": 2})
+    try:
+        with closing(session.client(service, config=config)) as client:
+            yield client
     except InvalidRegionError as error:
         raise MisuseError(f"--region: {session.region_name!r} is not the name of an AWS region") from error
-    except ClientError as error:  # every identity may make this call: the credentials are wrong or have expired
-        raise UnavailableError(no_credentials(error)) from error
     except BotoCoreError as error:
         if "redential" in type(error).__name__ or "Token" in type(error).__name__:
             raise UnavailableError(no_credentials(error)) from error
         raise UnavailableError(
-            f"GetCallerIdentity in {session.region_name}: {str(error).rstrip('.')}. Check the network, the proxy, and "
-            "--region."
+            f"{call}: {str(error).rstrip('.')}. Check the network, the proxy, and --region."
         ) from error
 
 
@@ -217,7 +226,7 @@ def use_for_programs(session: Session, profile: str | None) -> None:
 
 def prefix_of(stage: str) -> str:
     """The prefix of a stage on AWS. Raises :class:`MisuseError`, which lists the stages of cdk.json."""
-    stages: Mapping[str, Any] = context()["stages"]
+    stages = context()["stages"]
     on_aws = [name for name, settings in stages.items() if not settings.get("local")]
     if stage not in stages:
         raise MisuseError(f"cdk.json has no stage {stage!r}; its stages on AWS: {', '.join(on_aws) or 'none'}.")
@@ -228,34 +237,23 @@ def prefix_of(stage: str) -> str:
 
 def _outputs(session: Session, stage: str, stack: str) -> dict[str, str]:
     """Return the outputs of the stack, with :data:`~joblane.names.CONTROL_URL`."""
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
-
-    from joblane.inspector.remote import no_credentials
+    from botocore.exceptions import ClientError
 
     where = f"DescribeStacks of {stack} in {session.region_name}"
-    try:
-        client = session.client("cloudformation", config=Config(connect_timeout=5, retries={"total_max_attempts": 2}))
-        (found,) = client.describe_stacks(StackName=stack)["Stacks"]
-    except ClientError as error:
-        text = error.response["Error"].get("Message", str(error))
-        if "does not exist" in text:  # AWS has no error code of its own for this
-            raise UnavailableError(
-                f"{where}: there is no such stack. Deploy stage {stage!r} with the setting `control` in cdk.json, or "
-                "give the --region and --profile of its deployment."
+    with _client(session, "cloudformation", where) as client:
+        try:
+            (found,) = client.describe_stacks(StackName=stack)["Stacks"]
+        except ClientError as error:
+            text = error.response["Error"].get("Message", str(error))
+            if "does not exist" in text:  # AWS has no error code of its own for this
+                raise UnavailableError(
+                    f"{where}: there is no such stack. Deploy stage {stage!r} with the setting `control` in cdk.json, "
+                    "or give the --region and --profile of its deployment."
+                ) from error
+            raise ForbiddenError(
+                f"{where}: {text}. The caller needs cloudformation:DescribeStacks on it, which each of the stage's "
+                "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION grants."
             ) from error
-        raise ForbiddenError(
-            f"{where}: {text}. The caller needs cloudformation:DescribeStacks on it, which each of the stage's "
-            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION grants."
-        ) from error
-    except InvalidRegionError as error:
-        raise MisuseError(f"--region: {session.region_name!r} is not the name of an AWS region") from error
-    except BotoCoreError as error:
-        if "redential" in type(error).__name__ or "Token" in type(error).__name__:
-            raise UnavailableError(no_credentials(error)) from error
-        raise UnavailableError(
-            f"{where}: {str(error).rstrip('.')}. Check the network, the proxy, and --region."
-        ) from error
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     if CONTROL_URL not in outputs:
         raise UnavailableError(

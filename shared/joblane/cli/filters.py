@@ -10,8 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from joblane.cli import completion
-from joblane.cli.commands.options import Types
+from joblane.cli import options
 from joblane.cli.terminal import usage
 from joblane.inspector.durations import ago, duration, moment
 from joblane.inspector.filter import Filter
@@ -34,14 +33,14 @@ class FilterOptions:
             "-s",
             metavar="STATE",
             help="Task state. You can repeat the option.",
-            autocompletion=completion.states,
+            autocompletion=options.states,
         ),
     ] = None
-    type_: Types = None
+    type_: options.Types = None
     queue: Annotated[
         list[str] | None,
         typer.Option(
-            "--queue", "-q", metavar="QUEUE", help="Queue. You can repeat the option.", autocompletion=completion.queues
+            "--queue", "-q", metavar="QUEUE", help="Queue. You can repeat the option.", autocompletion=options.queues
         ),
     ] = None
     tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")] = None

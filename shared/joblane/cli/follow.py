@@ -9,7 +9,6 @@ import typer
 
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
-from joblane.cli.terminal import plural
 from joblane.inspector.shell import argument
 from joblane.record.row.states import ENDED
 
@@ -90,7 +89,7 @@ def _description(view: BulkView) -> str:
 def report(view: BulkView) -> str:
     """The state of a bulk action, as sentences."""
     all_of_it = view.done == view.total > 1
-    number = f"all {plural(view.total)}" if all_of_it else f"{view.done:,} of {plural(view.total)}"
+    number = f"all {terminal.plural(view.total)}" if all_of_it else f"{view.done:,} of {terminal.plural(view.total)}"
     parts = [f"{number} {view.result}"]
     parts += [f"{view.skipped:,} skipped ({view.why_skipped})"] if view.skipped else []
     parts += [f"{view.failed:,} failed{' again' if view.action == 'redrive' else ''}"] if view.failed else []

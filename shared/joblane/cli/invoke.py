@@ -147,7 +147,7 @@ def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseE
 
 
 def _invoked(task: Task[Any, Any], end: Finish) -> Invoked:
-    from joblane.cli.durations import milliseconds
+    from joblane.cli.terminal import milliseconds
 
     took = milliseconds(end.duration_ms)
     if end.state is State.COMPLETED:

@@ -12,12 +12,9 @@ from typer.core import TyperGroup
 from joblane.cli.commands import (
     actions,
     batch,
-    bulk,
     dead,
     deploy,
-    dev,
     enqueue,
-    find,
     limits,
     local,
     overview,
@@ -36,7 +33,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Projects and jobs": {"init": scaffold.init, "new": scaffold.new},
     "Inspect": {
         "ls": tasks.ls,
-        "find": find.find,
+        "find": tasks.find,
         "show": tasks.show,
         "logs": tasks.logs,
         "wait": tasks.wait,
@@ -56,7 +53,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "resume": pause.resume,
         "tick": pause.tick,
     },
-    "Limits": {},  # groups, below
+    "Limits": {},  # of :data:`GROUPS`
     "Tasks by hand": {
         "enqueue": enqueue.enqueue,
         "replay": enqueue.replay,
@@ -64,7 +61,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "invoke": enqueue.invoke,
         "schema": deploy.schema,
     },
-    "Local stack": {"dev": dev.dev, "up": local.up, "down": local.down, "status": local.status},
+    "Local stack": {"dev": local.dev, "up": local.up, "down": local.down, "status": local.status},
     "Deploy": {
         "deploy": deploy.deploy,
         "migrate": deploy.migrate,
@@ -72,6 +69,15 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "costs": deploy.costs,
     },
 }
+GROUPS = (
+    ("Act on tasks", "bulk", actions.group, "Bulk actions: list, show and stop them."),
+    ("Act on tasks", "batch", batch.group, "Batches: list, show, retry and seal them."),
+    ("Inspect", "why", overview.why, "Say why tasks start late: `why slow TYPE`."),
+    ("Pauses and schedules", "schedules", schedules.group, "Schedules: list all, and act on schedules at run time."),
+    ("Limits", "limits", limits.group, "Limits: show, set and reset them."),
+    ("Limits", "line", limits.line_group, "The order of a key: show it, and let the next task run first."),
+)
+"""Commands with commands of their own: the heading, the name, the group, and its help."""
 
 
 class Sections(TyperGroup):
@@ -126,22 +132,8 @@ def where(
 for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, cls=Command, rich_help_panel=_heading)(_command)
-app.add_typer(bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: list, show and stop them.")
-app.add_typer(
-    batch.group, name="batch", rich_help_panel="Act on tasks", help="Batches: list, show, retry and seal them."
-)
-app.add_typer(overview.why, name="why", rich_help_panel="Inspect", help="Say why tasks start late: `why slow TYPE`.")
-app.add_typer(
-    schedules.group,
-    name="schedules",
-    rich_help_panel="Pauses and schedules",
-    help="Schedules: list all, and act on schedules at run time.",
-)
-for _name, _group, _help in (
-    ("limits", limits.group, "Limits: show, set and reset them."),
-    ("line", limits.line_group, "The order of a key: show it, and let the next task run first."),
-):
-    app.add_typer(_group, name=_name, rich_help_panel="Limits", help=_help)
+for _heading, _name, _group, _help in GROUPS:
+    app.add_typer(_group, name=_name, rich_help_panel=_heading, help=_help)
 for _of in app.registered_groups:
     for _found in _of.typer_instance.registered_commands if _of.typer_instance else ():
         _found.cls = Command

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from joblane.cli.durations import short
-from joblane.cli.terminal import LEAST_NAME, fitted, plural, table, word
+from joblane.cli.terminal import LEAST_NAME, fitted, plural, short, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Depth, Lane, Overview, Pause, TenantRow
 from joblane.record.row.states import State

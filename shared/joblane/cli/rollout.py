@@ -1,18 +1,21 @@
-"""The steps of `joblane deploy` after the preflight: `cdk deploy`, a first job by the control API, what to look at."""
+"""The steps of `joblane deploy` after the preflight: `cdk deploy`, a first job by the control API, what to look at.
+
+If stacks failed: which, with the reason that CloudFormation gives and the command for the next step.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joblane.cdk.templates import stacks_of
 from joblane.cli import terminal
-from joblane.cli.durations import milliseconds
 from joblane.cli.exits import Exit
 from joblane.local.deployment import cdk_command, cdk_variables
 from joblane.local.errors import LocalError
@@ -22,8 +25,9 @@ from joblane.project import Project
 
 if TYPE_CHECKING:
     from boto3.session import Session
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import StackEventTypeDef, StackTypeDef
 
-    from joblane.cli.stack_failures import Marks
     from joblane.inspector.inspector import Inspector
 
 PATIENCE = timedelta(minutes=5)
@@ -56,23 +60,17 @@ class Rollout:
         environment = installing_environment(self.project) | cdk_variables(self.project)
         started, before = time.monotonic(), self._marks(session)
         done = subprocess.run(command, cwd=self.project.root, env=environment, check=False)  # noqa: S603
-        terminal.say(f"cdk deploy: {milliseconds(1000 * (time.monotonic() - started))}")
+        terminal.say(f"cdk deploy: {terminal.milliseconds(1000 * (time.monotonic() - started))}")
         if done.returncode:
             raise LocalError(
                 "\n".join([f"`cdk deploy` failed (exit status {done.returncode}).", *self._causes(session, before)])
             )
 
     def _marks(self, session: Session) -> Marks:
-        from joblane.cdk.templates import stacks_of
-        from joblane.cli.stack_failures import marks
-
         with closing(session.client("cloudformation")) as client:
             return marks(client, stacks_of(self.templates))
 
     def _causes(self, session: Session, before: Marks) -> Iterator[str]:
-        from joblane.cdk.templates import stacks_of
-        from joblane.cli.stack_failures import stack_failures
-
         with closing(session.client("cloudformation")) as client:
             failures = list(stack_failures(client, stacks_of(self.templates), before))
         for failure in failures:
@@ -116,3 +114,146 @@ class Rollout:
         if rows:
             terminal.say("Look at the stage:")
             terminal.steps(terminal.messages(), rows)
+
+
+# --- Failed stacks ---------------------------------------------------------------------------------------------------
+
+
+STACK = "AWS::CloudFormation::Stack"
+FAILED = ("CREATE_FAILED", "UPDATE_FAILED", "DELETE_FAILED")
+CONSEQUENCES = ("Resource creation cancelled", "Resource update cancelled")
+"""Reasons of resources that failed because another had failed."""
+NEVER_CREATED = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
+Marks = Mapping[str, tuple[str, object]]
+"""Stack → id and time of its last operation."""
+
+
+@dataclass(frozen=True)
+class StackFailure:
+    """A stack that is in a failed ``status``. ``resource``: logical id of the first that failed; empty if unknown.
+
+    ``stuck``: the resources whose rollback failed, as ``--resources-to-skip`` takes them.
+    """
+
+    stack: str
+    status: str
+    resource: str = ""
+    reason: str = ""
+    stuck: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """A sentence for people."""
+        why = f": {self.resource}: {self.reason}" if self.resource else ""
+        return f"{self.stack} is {self.status}{why}"
+
+    def next_step(self, assembly: Path) -> str:
+        """The command for the next step. ``assembly``: the folder with the templates."""
+        if self.status == "UPDATE_FAILED":
+            return f"cdk rollback {self.stack} --app {assembly}"
+        if self.status == "UPDATE_ROLLBACK_FAILED":
+            return (
+                f"cdk rollback {self.stack} --app {assembly}; if that fails: aws cloudformation "
+                f"continue-update-rollback --stack-name {self.stack} --resources-to-skip "
+                f"{' '.join(self.stuck) or 'RESOURCE, a resource whose rollback failed'}"
+            )
+        if self.status == "DELETE_FAILED":
+            return (
+                f"fix the cause, delete the stack again: aws cloudformation delete-stack --stack-name {self.stack}; "
+                "deploy when it is gone"
+            )
+        if self.status.endswith("_IN_PROGRESS"):
+            return (
+                "wait until the rollback has ended, and repeat the command: aws cloudformation describe-stacks "
+                f"--stack-name {self.stack} --query Stacks[0].StackStatus"
+            )
+        if self.status in NEVER_CREATED:
+            return "fix the cause and deploy again: docs/how-to/deploy.md, If the first deploy fails"
+        return "fix the cause and deploy again: the stack is as it was before the deploy"
+
+
+def marks(client: CloudFormationClient, stacks: Iterable[str]) -> Marks:
+    """Return the marks of the stacks that exist, by which :func:`stack_failures` finds those that changed since."""
+    return {name: _mark(found) for name, found in _described(client, stacks)}
+
+
+def stack_failures(client: CloudFormationClient, stacks: Iterable[str], before: Marks) -> Iterator[StackFailure]:
+    """Find failed stacks and the resources that failed in each, also in nested stacks.
+
+    A stack that a rollback ended before, and that has the same mark as ``before``, does not stop a deploy.
+    """
+    for name, found in _described(client, stacks):
+        status = str(found["StackStatus"])
+        is_old = status.endswith("_COMPLETE") and before.get(name) == _mark(found)
+        if ("FAILED" in status or "ROLLBACK" in status) and not is_old:
+            resource, reason = _cause(client, name)
+            stuck = tuple(_stuck(client, name)) if status == "UPDATE_ROLLBACK_FAILED" else ()
+            yield StackFailure(name, status, resource, reason, stuck)
+
+
+def _described(client: CloudFormationClient, stacks: Iterable[str]) -> Iterator[tuple[str, StackTypeDef]]:
+    from botocore.exceptions import ClientError
+
+    for name in stacks:
+        try:
+            (found,) = client.describe_stacks(StackName=name)["Stacks"]
+        except ClientError:  # it does not exist, or the caller may not see it
+            continue
+        yield name, found
+
+
+def _mark(found: StackTypeDef) -> tuple[str, object]:
+    return found.get("StackId", ""), found.get("LastUpdatedTime", found["CreationTime"])
+
+
+def _cause(client: CloudFormationClient, stack: str) -> tuple[str, str]:
+    """Return logical id and reason of the first resource that failed in the last operation on ``stack``."""
+    first = None
+    for event in _events(client, stack):
+        if _has_failed(event):
+            first = event
+    if first is None:
+        return "", ""
+    if first.get("ResourceType") == STACK and (found := _cause(client, first.get("PhysicalResourceId", "")))[0]:
+        return found
+    return first.get("LogicalResourceId", ""), first.get("ResourceStatusReason", "")
+
+
+def _stuck(client: CloudFormationClient, stack: str, *, nested: bool = False) -> Iterator[str]:
+    """Find the resources that are UPDATE_FAILED because their rollback failed; no others can be skipped.
+
+    One of a nested stack is ``NAME.LOGICAL_ID``, with the name of that stack, not its logical id. Source:
+    ContinueUpdateRollback, CloudFormation API reference.
+    """
+    newest: dict[str, StackEventTypeDef] = {}
+    in_rollback: list[StackEventTypeDef] = []
+    for event in _events(client, stack):
+        if not _is_of_stack(event):
+            newest.setdefault(event.get("LogicalResourceId", ""), event)
+        elif event.get("ResourceStatus") == "UPDATE_ROLLBACK_IN_PROGRESS":
+            in_rollback = [*newest.values()]  # the older events are of the update
+    for event in in_rollback:
+        if event.get("ResourceType") == STACK and event.get("ResourceStatus") == "UPDATE_FAILED":
+            yield from _stuck(client, event.get("PhysicalResourceId", ""), nested=True)
+        elif event.get("ResourceStatus") == "UPDATE_FAILED" and _has_failed(event):
+            prefix = f"{event.get('StackName', '')}." if nested else ""
+            yield f"{prefix}{event.get('LogicalResourceId', '')}"
+
+
+def _events(client: CloudFormationClient, stack: str) -> Iterator[StackEventTypeDef]:
+    """Return the events of the last operation on ``stack``, newest first."""
+    for page in client.get_paginator("describe_stack_events").paginate(StackName=stack):
+        for event in page["StackEvents"]:
+            if _is_of_stack(event) and event.get("ResourceStatus") in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
+                return
+            yield event
+
+
+def _is_of_stack(event: StackEventTypeDef) -> bool:
+    return event.get("PhysicalResourceId") == event.get("StackId")
+
+
+def _has_failed(event: StackEventTypeDef) -> bool:
+    """True for a resource that failed itself, and not because another had failed."""
+    reason = event.get("ResourceStatusReason", "")
+    return not _is_of_stack(event) and event.get("ResourceStatus") in FAILED and not reason.startswith(CONSEQUENCES)

@@ -1,17 +1,17 @@
-"""Tables of the runs of one type or tenant."""
+"""Tables of the runs of one type or tenant, and a chart of runs per minute from block characters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
-from joblane.cli.durations import milliseconds, short
-from joblane.cli.queue_tables import sparkline
+from joblane.cli.queue_tables import BLOCKS, sparkline
 from joblane.cli.task_tables import dollars
-from joblane.cli.terminal import row, table, word
-from joblane.inspector.choices import MOST_ERRORS
+from joblane.cli.terminal import milliseconds, row, short, table, word
 from joblane.inspector.durations import stamp
+from joblane.inspector.filter import MOST_ERRORS
 from joblane.inspector.views import DeadGroup, Lane, Mark, Overview, Percentiles, Performance, TypeView
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
 from joblane.tasks.limit import values_text
@@ -27,13 +27,16 @@ def performance(found: Performance, width: int, *, throughput: bool = True) -> R
     share = f" ({total.unsuccessful / total.number:.1%})" if total.number else ""
     failed = f"{total.unsuccessful:,}{share}, {total.archived:,} archived, {total.lost:,} lost"
     title = f"{found.name or 'no tenant'}: from {stamp(found.periods[0].at)}, every {short(found.step_seconds)}"
+    lines = (
+        ("RUNS", f"{total.number:,}", sparkline([one.number for one in counts], sparks)),
+        ("FAILED", failed, word(sparkline([one.unsuccessful for one in counts], sparks), "red")),
+        ("WAIT", _times(total.wait_ms), _sparks([one.wait_ms for one in counts], sparks)),
+        ("DURATION", _times(total.duration_ms), _sparks([one.duration_ms for one in counts], sparks)),
+        ("COST", f"~{dollars(total.cost_usd)}", ""),
+    )
     made = table("", "", "OVER TIME")
-    if throughput:
-        row(made, "RUNS", f"{total.number:,}", sparkline([one.number for one in counts], sparks))
-    row(made, "FAILED", failed, word(sparkline([one.unsuccessful for one in counts], sparks), "red"))
-    row(made, "WAIT", _times(total.wait_ms), _sparks([one.wait_ms for one in counts], sparks))
-    row(made, "DURATION", _times(total.duration_ms), _sparks([one.duration_ms for one in counts], sparks))
-    row(made, "COST", f"~{dollars(total.cost_usd)}", "")
+    for cells in lines if throughput else lines[1:]:
+        row(made, *cells)
     return Group(word(title, "bold"), made)
 
 
@@ -103,3 +106,44 @@ def _sparks(times: Sequence[Percentiles | None], width: int) -> str:
     each = max(1, -(-len(values) // width))
     peaks = [max(values[at : at + each]) for at in range(0, len(values), each)]
     return sparkline(peaks, len(peaks))
+
+
+AXIS = 7
+"""Columns for the numbers at the left."""
+WIDEST_BAR = 3
+
+
+def chart(started: Sequence[int], failed: Sequence[int], width: int, height: int = 4) -> Group:
+    """Bars of runs per minute, ``height`` lines high, and a red line of failed runs on the same scale below them.
+
+    ``started``, ``failed``: numbers by minute, oldest first. If there are more minutes than columns, a bar is the
+    largest minute of several. Both are on one scale, whose largest number is at the left.
+    """
+    room = max(1, width - AXIS)
+    each = max(1, -(-len(started) // room))
+    bars, bad = _peaks(started, each), _peaks(failed, each)
+    wide = min(WIDEST_BAR, max(1, room // max(1, len(bars))))
+    most = max((*bars, *bad, 1))
+    title = f"RUNS PER MINUTE  {sum(started):,} in {len(started)} minutes, "
+    head = word(title, "bold").append(f"{sum(failed):,} failed", "red" if any(failed) else "dim")
+    lines = [head]
+    for level in range(height - 1, -1, -1):
+        axis = f"{most:>{AXIS - 2},}┤ " if level == height - 1 else f"{'':>{AXIS - 2}}│ "
+        lines.append(
+            Text(axis, "dim").append("".join(_part(value, most, height, level) * wide for value in bars), "blue")
+        )
+    lines.append(Text("failed ", "dim").append("".join(_part(value, most, 1, 0) * wide for value in bad), "red"))
+    first, last = f"{len(started)} minutes ago", "now"
+    blanks = max(1, len(bars) * wide - len(first) - len(last))
+    return Group(*lines, Text(f"{'':>{AXIS}}{first}{' ' * blanks}{last}", "dim"))
+
+
+def _peaks(values: Sequence[int], each: int) -> list[int]:
+    return [max(values[at : at + each]) for at in range(0, len(values), each)]
+
+
+def _part(value: int, most: int, height: int, level: int) -> str:
+    """The block of a bar in one line, of which the lowest is level 0. A bar above 0 is always visible."""
+    full = len(BLOCKS) - 1
+    eighths = max(1, round(value / most * height * full)) if value else 0
+    return BLOCKS[min(full, max(0, eighths - level * full))]

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from joblane.cli import terminal
-from joblane.cli.durations import milliseconds, relative
-from joblane.cli.terminal import LEAST_NAME, WIDE, word
+from joblane.cli.terminal import LEAST_NAME, WIDE, milliseconds, relative, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.schedule_words import in_words
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from joblane.cli import terminal
-from joblane.cli.durations import milliseconds, relative, short
-from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
+from joblane.cli.terminal import BETWEEN, WIDE, filled, milliseconds, relative, row, short, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Attempt, AuditEntry, Relatives, Step, TaskRow, TaskView
@@ -36,27 +35,36 @@ BAR_WIDTH = 30
 
 
 def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
-    """A page of tasks, with more columns on a wide terminal."""
+    """A page of tasks, at least one, with more columns on a wide terminal."""
     wide = width >= WIDE
     tenants = wide and any(task_row.tenant for task_row in rows)
-    titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
-    titles += ["WHEN"] if wide else []
-    lines = []
-    for task_row in rows:
-        age = short((now - task_row.created_at).total_seconds())
-        cells = [task_row.id, task_row.type, task_row.state, *([task_row.queue] if wide else []), age, tries(task_row)]
-        lines.append([*cells, *([task_row.tenant] if tenants else []), *([when(task_row, now)] if wide else [])])
-    last = ("ERROR",) if wide else ()
-    made = table(*titles, *last, right=("AGE", "TRY"), fold=(*folded(titles, lines, width), *last))
-    for task_row, line in zip(rows, lines, strict=True):
-        row(made, *line, *((terminal.line(last_error(task_row)),) if wide else ()))
-    return made
+    return with_ids(
+        [
+            {
+                "ID": task_row.id,
+                "TYPE": task_row.type,
+                "STATE": task_row.state,
+                **({"QUEUE": task_row.queue} if wide else {}),
+                "AGE": short((now - task_row.created_at).total_seconds()),
+                "TRY": tries(task_row),
+                **({"TENANT": task_row.tenant} if tenants else {}),
+                **({"WHEN": when(task_row, now), "ERROR": terminal.line(last_error(task_row))} if wide else {}),
+            }
+            for task_row in rows
+        ],
+        width,
+        right=("AGE", "TRY"),
+    )
 
 
-def folded(titles: Sequence[str], lines: Sequence[Sequence[str | None]], width: int) -> tuple[str, ...]:
-    """The column of ids, if the columns do not fit into the width: an id is folded, as a cut id is of no use."""
-    widths = [max(len(cell or "") for cell in column) + BETWEEN for column in zip(titles, *lines, strict=True)]
-    return ("ID",) if sum(widths) > width else ()
+def with_ids(rows: Sequence[Mapping[str, object]], width: int, *, right: Sequence[str] = ()) -> Table:
+    """A table of rows (title → cell). If the columns do not fit, an id is folded, as a cut id is of no use.
+
+    A column ERROR gets the rest of the width.
+    """
+    columns = {title: (title, *(str(each[title] or "") for each in rows)) for title in rows[0] if title != "ERROR"}
+    needed = sum(max(map(len, cells)) + BETWEEN for cells in columns.values())
+    return filled(rows, right=right, fold=("ID", "ERROR") if needed > width else ("ERROR",))
 
 
 def tries(task_row: TaskRow) -> str:
@@ -118,50 +126,48 @@ def _section(to: Console, title: str, note: str = "") -> None:
 def _facts(view: TaskView, now: datetime) -> Table:
     made = table("", "", fold=("",))
     made.show_header = False
-    for name, value in _named(view, now):
+    for name, value in _named(view, now).items():
         if value:
             row(made, word(name, "dim"), value)
     return made
 
 
-def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
+def _named(view: TaskView, now: datetime) -> dict[str, str | None]:
     task_row = view.row
 
     def at(moment: datetime | None) -> str | None:
         return None if moment is None else f"{stamp(moment)}  {relative(moment, now)}"
 
-    yield "queue", task_row.queue
-    yield "tenant", task_row.tenant
-    yield "owner", view.owner
-    yield "tags", ", ".join(task_row.tags)
-    yield (
-        "attempts",
-        f"{task_row.attempts} of {task_row.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else ""),
-    )
-    yield "redrives", str(view.generation) if view.generation else None
-    yield "created", at(task_row.created_at)
-    yield "due", at(task_row.due_at) if task_row.state in WAITING else None
-    yield "leased until", at(view.lease_until)
-    yield "cancel requested", at(view.cancel_requested_at)
-    yield "deadline", at(view.deadline)
-    yield "ended", at(task_row.finished_at)
-    yield "dead letter", at(view.dead_sent_at)
-    yield "kept until", at(view.expire_at)
-    yield "unique key", view.unique_key
-    yield "options", json.dumps(view.options) if view.options else None
-    yield "headers", ", ".join(f"{name}={value}" for name, value in view.headers.items())
-    yield "items done", str(view.items_done) if view.items_done else None
-    yield "batch", view.batch and (f"{view.batch}, {view.callback} callback" if view.callback else view.batch)
-    yield "enqueued by", view.enqueued_by
-    yield "replay of", view.replay_of
-    yield "replayed as", ", ".join(view.replays)
-    yield "payload", "cleared: its retention has passed, or it was deleted" if view.payload is None else None
+    return {
+        "queue": task_row.queue,
+        "tenant": task_row.tenant,
+        "owner": view.owner,
+        "tags": ", ".join(task_row.tags),
+        "attempts": f"{task_row.attempts} of {task_row.max_retry + 1}{f', {view.runs} runs' if view.runs > 1 else ''}",
+        "redrives": str(view.generation) if view.generation else None,
+        "created": at(task_row.created_at),
+        "due": at(task_row.due_at) if task_row.state in WAITING else None,
+        "leased until": at(view.lease_until),
+        "cancel requested": at(view.cancel_requested_at),
+        "deadline": at(view.deadline),
+        "ended": at(task_row.finished_at),
+        "dead letter": at(view.dead_sent_at),
+        "kept until": at(view.expire_at),
+        "unique key": view.unique_key,
+        "options": json.dumps(view.options) if view.options else None,
+        "headers": ", ".join(f"{name}={value}" for name, value in view.headers.items()),
+        "items done": str(view.items_done) if view.items_done else None,
+        "batch": view.batch and (f"{view.batch}, {view.callback} callback" if view.callback else view.batch),
+        "enqueued by": view.enqueued_by,
+        "replay of": view.replay_of,
+        "replayed as": ", ".join(view.replays),
+        "payload": "cleared: its retention has passed, or it was deleted" if view.payload is None else None,
+    }
 
 
 def _relatives(relatives: Relatives) -> Table:
-    made = table("ID", "TYPE", "STATE", fold=("ID",))
-    for one in relatives.tasks:
-        row(made, one.id, one.type or "", one.state or "removed")
+    rows = [{"ID": one.id, "TYPE": one.type or "", "STATE": one.state or "removed"} for one in relatives.tasks]
+    made = filled(rows, fold=("ID",))
     if relatives.more:
         made.caption, made.caption_justify, made.caption_style = "and more", "left", "dim"
     return made
@@ -183,31 +189,39 @@ def _progress(view: TaskView) -> RenderableType:
 
 def _steps(steps: Sequence[Step], width: int) -> Table:
     """A row for each step that is done."""
-    wide = width >= WIDE
-    made = table("NAME", "DONE", "BYTES", *(("KEY",) if wide else ()), right=("BYTES",), fold=("NAME",))
-    for step in steps:
-        row(made, step.name, stamp(step.done_at), f"{step.bytes:,}", *((step.key,) if wide else ()))
-    return made
+    rows = [
+        {
+            "NAME": step.name,
+            "DONE": stamp(step.done_at),
+            "BYTES": f"{step.bytes:,}",
+            **({"KEY": step.key} if width >= WIDE else {}),
+        }
+        for step in steps
+    ]
+    return filled(rows, right=("BYTES",), fold=("NAME",))
 
 
 def _attempts(view: TaskView, now: datetime, width: int) -> Table:
     """A row for each run. An error that stands above it is not written again."""
-    attempts, wide, before = view.attempts, width >= WIDE, ""
-    more = (("WAITED",), ("MEMORY", "COST*")) if wide else ((), ())
-    titles = ("RUN", "TRY", "STARTED", *more[0], "TOOK", "OUTCOME", *more[1], "ERROR")
-    made = table(*titles, right=("RUN", "TRY", "WAITED", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
-    for attempt in attempts:
-        took = (
-            milliseconds(attempt.duration_ms)
-            if attempt.finished_at
-            else f"{short((now - attempt.started_at).total_seconds())}…"
+    attempts, wide = view.attempts, width >= WIDE
+    errors = [_error(attempt) for attempt in attempts]
+    rows: list[dict[str, object]] = []
+    for attempt, error, before in zip(attempts, errors, ["", *errors], strict=False):
+        since = f"{short((now - attempt.started_at).total_seconds())}…"
+        memory = attempt.memory_mb and f"{attempt.memory_mb} MB"
+        rows.append(
+            {
+                "RUN": attempt.run,
+                "TRY": attempt.attempt,
+                "STARTED": stamp(attempt.started_at),
+                **({"WAITED": milliseconds(attempt.wait_ms)} if wide else {}),
+                "TOOK": milliseconds(attempt.duration_ms) if attempt.finished_at else since,
+                "OUTCOME": attempt.outcome or "active",
+                **({"MEMORY": memory, "COST*": dollars(attempt.cost_usd)} if wide else {}),
+                "ERROR": "as above" if error and (error == before or error in view.why.text) else error,
+            }
         )
-        waited = (milliseconds(attempt.wait_ms),) if wide else ()
-        used = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
-        error = _error(attempt)
-        before, error = error, "as above" if error and (error == before or error in view.why.text) else error
-        outcome, started = attempt.outcome or "active", stamp(attempt.started_at)
-        row(made, attempt.run, attempt.attempt, started, *waited, took, outcome, *used, error)
+    made = filled(rows, right=("RUN", "TRY", "WAITED", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
     if wide and any(attempt.cost_usd is not None for attempt in attempts):
         made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
     return made
@@ -252,14 +266,18 @@ def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) 
 
 def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: bool = True) -> Table:
     """Actions of operators. ``targets``: with their numbers and targets."""
-    wide = width >= WIDE
-    titles = (*(("NO",) if targets else ()), "WHEN", "WHO", "ACTION", *(("TARGET",) if targets else ()), "REASON")
-    made = table(*titles, right=("NO",), fold=("WHO", "TARGET", "REASON"))
-    for entry in entries:
-        at = stamp(entry.at) if wide else relative(entry.at, now)
-        before, after = ((entry.number,), (entry.target,)) if targets else ((), ())
-        row(made, *before, at, entry.who, entry.action, *after, entry.reason or "")
-    return made
+    rows = [
+        {
+            **({"NO": entry.number} if targets else {}),
+            "WHEN": stamp(entry.at) if width >= WIDE else relative(entry.at, now),
+            "WHO": entry.who,
+            "ACTION": entry.action,
+            **({"TARGET": entry.target} if targets else {}),
+            "REASON": entry.reason or "",
+        }
+        for entry in entries
+    ]
+    return filled(rows, right=("NO",), fold=("WHO", "TARGET", "REASON"))
 
 
 def _next(to: Console, view: TaskView, command: str) -> None:

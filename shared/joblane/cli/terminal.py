@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from joblane.inspector.views import Count
+
 
 PIPE_WIDTH = 1000
 """Width for a pipe: nothing is cut or wrapped."""
@@ -183,9 +185,14 @@ def fitted(
             break
         if title in kept:
             kept.remove(title)
-    made = table(*kept, right=right, fold=tuple(fold))
+    return filled([{title: each[title] for title in kept} for each in rows], right=right, fold=tuple(fold))
+
+
+def filled(rows: Sequence[Mapping[str, object]], *, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
+    """A table of rows (title → cell, the same titles in each). ``fold``, ``right``: see :func:`table`."""
+    made = table(*(rows[0] if rows else ()), right=right, fold=fold)
     for each in rows:
-        row(made, *(each[title] for title in kept))
+        row(made, *each.values())
     return made
 
 
@@ -238,3 +245,37 @@ def confirm(question: str, *, yes: bool) -> None:
     if not typer.confirm(question, err=True):
         say("Nothing was done.")
         raise typer.Exit(Exit.FAILED)
+
+
+def short(seconds: float) -> str:
+    """Seconds in at most two units: ``43s``, ``12m``, ``3h20m``, ``5d``."""
+    if seconds < 1:
+        return "0s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minutes}m" if minutes and hours < 10 else f"{hours}h"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours}h" if hours and days < 3 else f"{days}d"
+
+
+def milliseconds(value: float | None) -> str:
+    """``87 ms``, ``4.2 s``, ``4m44s``, ``12m``; a dash for None."""
+    if value is None:
+        return "–"
+    if value < 1000:
+        return f"{value:.0f} ms"
+    if value < 60_000:
+        return f"{value / 1000:.1f} s"
+    minutes, seconds = divmod(round(value / 1000), 60)
+    return f"{minutes}m{seconds}s" if minutes < 10 and seconds else short(value / 1000)
+
+
+def relative(at: datetime, now: datetime) -> str:
+    """``3m ago``, ``in 2h``."""
+    seconds = (at - now).total_seconds()
+    return f"in {short(seconds)}" if seconds >= 1 else f"{short(-seconds)} ago"

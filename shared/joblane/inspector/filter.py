@@ -1,17 +1,29 @@
-"""The filter that chooses tasks, the actions on many tasks, the scopes of a pause, and numbers in the help."""
+"""The choices that operations offer: the filter of tasks, the actions, the scopes of a pause, orders and bounds.
+
+Commands and the page need them too, and a shared page runs without a database driver: this module imports none.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from joblane.names import Queue
-from joblane.record.row.states import State
+from joblane.record.row.states import ENDED, LIVE, WAITING, State
 
 DEFAULT_RATE, DEFAULT_CANARY = 50, 5
 """Tasks a second of a bulk action, and the tasks that a redrive tries first, unless an operator chooses others."""
 MAX_LOG_LINES = 1000
+MAX_RATE = 500
+MAX_CANARY = 100
+MOST_ERRORS = 5
+"""The errors that are shown with the runs of a type."""
+SORTS = ("count", "last")
+"""The orders of the groups: the largest first, or those that came last first."""
+BULK_TYPE = "jobs:bulk"
+"""The task type that carries out bulk actions."""
 STATISTICS_BY = ("type", "tenant")
 """The groups of the statistics."""
 
@@ -53,6 +65,11 @@ class Filter:
     longer: timedelta | None = None
     """Least duration of the last run, exclusive. A run in progress counts with its time so far."""
 
+    @property
+    def removes_obsolete(self) -> bool:
+        """True if a redrive with this filter removes obsolete dead letters: it is of all tasks, or by types only."""
+        return replace(self, types=(), states=()) == Filter()
+
 
 class BulkAction(StrEnum):
     """An action on many tasks at once; the action on each is the same as on a single task."""
@@ -71,3 +88,15 @@ class PauseScope(StrEnum):
     TYPE = "type"
     TENANT = "tenant"
     SCHEDULE = "schedule"
+
+
+ALLOWED: Mapping[str, frozenset[State]] = {
+    BulkAction.RUN: WAITING,
+    BulkAction.RETRY: frozenset({State.ARCHIVED, State.CANCELLED}),
+    BulkAction.ARCHIVE: WAITING,
+    BulkAction.DELETE: WAITING | ENDED,
+    BulkAction.CANCEL: LIVE,
+    "replay": ENDED,
+    "edit": WAITING | {State.ARCHIVED},
+}
+"""The states that allow an action."""

@@ -19,7 +19,7 @@ from joblane.record.flow.limit_status import LimitStatus
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from joblane.inspector.actions import audit, enqueue, order, single
+    from joblane.inspector.actions import audit, single
     from joblane.inspector.bulk import dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
@@ -32,15 +32,14 @@ if TYPE_CHECKING:
         performance,
         run_time_schedules,
         schedules,
-        statistics,
         why_slow,
     )
     from joblane.inspector.tasks import detail, find, listing, logs
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
-    audit, enqueue, order, single = modules("joblane.inspector.actions", "audit enqueue order single")
+    audit, single = modules("joblane.inspector.actions", "audit single")
     dead, start = modules("joblane.inspector.bulk", "dead start")
-    batches, doctor, limits, marks, overview, pauses, performance, statistics, why_slow = modules(
-        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance statistics why_slow"
+    batches, doctor, limits, marks, overview, pauses, performance, why_slow = modules(
+        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance why_slow"
     )
     run_time_schedules, schedules = modules("joblane.inspector.stage", "run_time_schedules schedules")
     detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
@@ -159,7 +158,7 @@ class Inspector:
 
         Raises :class:`~joblane.errors.LimitError`.
         """
-        return order.line(self._scope, type, key, limit)
+        return limits.line(self._scope, type, key, limit)
 
     @needs(VIEW)
     def batches(self, *, limit: int = 50) -> tuple[views.BatchRow, ...]:
@@ -212,7 +211,7 @@ class Inspector:
 
         More than a day: by whole hours, and without runs that were found lost three hours after their start.
         """
-        return statistics.statistics(self._scope, within, by)
+        return performance.statistics(self._scope, within, by)
 
     @needs(VIEW)
     def tenants(self, *, limit: int = 50) -> tuple[views.TenantRow, ...]:
@@ -255,7 +254,7 @@ class Inspector:
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:
         """The declared task types."""
-        return enqueue.types(self._scope)
+        return overview.types(self._scope)
 
     @needs(VIEW)
     def audit(
@@ -499,7 +498,7 @@ class Inspector:
         ``first``: only if this task is the first one. Raises :class:`~joblane.errors.LimitError` if another one is, if
         the first task runs, or if no other one is due.
         """
-        return order.pass_line(self._scope, type, key, first, reason)
+        return limits.pass_line(self._scope, type, key, first, reason)
 
     # --- Edit ------------------------------------------------------------------------------------------------------
 
@@ -524,4 +523,4 @@ class Inspector:
     ) -> views.ActionResult:
         """Enqueue a task. ``options``: see :class:`~joblane.tasks.job.Job`, with durations as numbers of
         seconds and times as ISO 8601 text."""
-        return enqueue.enqueue(self._scope, type, payload, options or {}, reason)
+        return single.enqueue(self._scope, type, payload, options or {}, reason)

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+from starlette.requests import Request
+
 from joblane.inspector.durations import SHAPE, ago, duration, stamp, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
@@ -161,6 +163,11 @@ class Form:
         if self.reason is None:
             raise SelectionError("reason", "a reason is required, for other operators and the audit")
         return self.reason
+
+
+def form(request: Request) -> Form:
+    """The form of an action, which :class:`~joblane.page.security.Guard` has read and checked."""
+    return Form(request.state.form)
 
 
 def _written(time: timedelta) -> str:

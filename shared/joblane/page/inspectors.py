@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import LifoQueue
 
+from starlette.requests import Request
+
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import TypeView
 
@@ -39,3 +41,9 @@ class Desk:
         if self._types is None:
             self._types = inspector.types()
         return self._types
+
+
+def desk(request: Request) -> Desk:
+    """The inspectors for the request: of the person who is signed in, or of the page."""
+    found: Desk = getattr(request.state, "desk", None) or request.app.state.desk
+    return found

@@ -1,10 +1,12 @@
-"""HTML from answers: the templates, the functions that they call, and the page for errors."""
+"""HTML from answers: the templates, the functions that they call, the page for errors, and the way to the next page."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import secrets
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -16,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from joblane.inspector.durations import UNITS, lasting, stamp
 from joblane.inspector.schedule_words import in_words
@@ -31,6 +33,8 @@ FOLDER = Path(__file__).parent
 STATIC_PATH = "/static/"
 ADDRESSES = re.compile(r'(?<=\s)(href|src|action|formaction|hx-get)="/')
 """Addresses in HTML. No escaped value contains a quotation mark."""
+KEPT = 100
+"""Notices that are kept until their page is requested."""
 NOTHING = Markup('<span class="none">–</span>')
 
 
@@ -71,6 +75,36 @@ def problem(
     ``stranger``: the browser is not signed in, so the page has no navigation.
     """
     return render(request, "problem.html", status, title=title, text=text, back=back, stranger=stranger)
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """A page, with the notice of the previous action."""
+    notice = request.app.state.notices.pop(request.query_params.get("note"))
+    return render(request, template, status, notice=notice, **values)
+
+
+def redirect(request: Request, path: str, notice: str, **parameters: Any) -> Response:
+    """Redirect to a page after an action, so that loading the page again does not repeat the action."""
+    note = request.app.state.notices.put(notice)
+    return RedirectResponse(f"{path}?{query(parameters, note=note)}", status_code=303)
+
+
+class Notices:
+    """The notices for pages that are not requested yet, by their keys."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[str, str] = OrderedDict()
+
+    def put(self, text: str) -> str:
+        """Keep a notice. Returns the key for the next page."""
+        key = secrets.token_urlsafe(8)
+        self._texts[key] = text
+        while len(self._texts) > KEPT:
+            self._texts.popitem(last=False)
+        return key
+
+    def pop(self, key: str | None) -> str | None:
+        return self._texts.pop(key, None) if key else None
 
 
 # --- Functions for templates ---------------------------------------------------------------------------------------

@@ -20,16 +20,11 @@ GRACE_SECONDS = 3
 
 
 def listen(port: int) -> socket.socket:
-    """Listen on a port before the address is printed. ``port`` 0: any free port. Raises OSError if it is in use."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((ADDRESS, port))
-        listening.listen()  # a browser that connects before the server runs has to wait, but is not refused
-    except OSError:
-        listening.close()
-        raise
-    return listening
+    """Listen on a port before the address is printed. ``port`` 0: any free port. Raises OSError if it is in use.
+
+    A browser that connects before the server runs has to wait, but is not refused.
+    """
+    return socket.create_server((ADDRESS, port))
 
 
 def server(app: ASGIApp) -> uvicorn.Server:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from joblane.cli.commands.local import StackOptions
-from joblane.cli.commands.options import expanded
+from joblane.cli.options import expanded
 from joblane.local.errors import LocalError
 from joblane.project import Project, ProjectError
 from saas.demo.demo import run

@@ -11,8 +11,7 @@ from pg8000.exceptions import DatabaseError
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.inspector.actions import changes
-from joblane.inspector.choices import ALLOWED
-from joblane.inspector.filter import BulkAction
+from joblane.inspector.filter import ALLOWED, BulkAction
 from joblane.record.row.states import State
 from joblane.tasks.limit import Rate
 from tests.faults.days.samples import PREFIX

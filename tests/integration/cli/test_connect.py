@@ -262,6 +262,8 @@ class Stacks:
             raise self._answer
         return {"Stacks": [self._answer]}
 
+    def close(self) -> None: ...
+
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | Exception) -> Stacks:
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")

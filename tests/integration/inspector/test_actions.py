@@ -15,9 +15,8 @@ import pytest
 from joblane import Payload, SkipRetry, TaskContext, every, task
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.actions.changes import change
-from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import ActionError
-from joblane.inspector.filter import BulkAction
+from joblane.inspector.filter import ALLOWED, BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record.driver.database import Database

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from joblane.inspector.choices import archived_members
 from joblane.inspector.errors import BusyError, SelectionError, UnknownBatchError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import batches
 from joblane.inspector.tasks.filter_sql import reading
-from joblane.inspector.views import Relative
+from joblane.inspector.views import Relative, archived_members
 from joblane.record.row.states import State
 from joblane.tasks.job import Job
 from tests.bulks import TASKS

@@ -14,7 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks import payload_search, selection
+from joblane.inspector.tasks import find, selection
 from joblane.inspector.tasks.find import CERTAIN_PREFIX
 from joblane.inspector.views import Found, FoundKind
 from tests.builders.rows import In, put
@@ -44,7 +44,7 @@ def find_login(payload: Login, ctx: TaskContext) -> None: ...
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payload_search, "SECONDS", 600)
+    monkeypatch.setattr(find, "SECONDS", 600)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def inspector(scope: Scope) -> Inspector:
 
 def bound(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Let a call read this number of rows."""
-    for module in (selection, payload_search):
+    for module in (selection, find):
         monkeypatch.setattr(module, "BOUND", rows)
 
 
@@ -227,7 +227,7 @@ def test_no_hidden_value_is_compared(world: World, payload: dict[str, Any]) -> N
     put(world, find_login, "t", payload)
     put(world, find_login, "gone", payload)
     world.run("update joblane.tasks set type = 'find:gone' where id = 'gone'")
-    found = payload_search.statement({find_login.type: find_login}, "s3cret", Filter(), None, 20)
+    found = find.statement({find_login.type: find_login}, "s3cret", Filter(), None, 20)
     sql = found.sql.replace("strpos(", "pg_temp.compared(")
     world.run(
         "create function pg_temp.compared(whole text, part text) returns int language plpgsql as $$ begin"
@@ -294,7 +294,7 @@ def test_a_call_whose_time_is_over_ends_after_one_more_row(
 ) -> None:
     # given no time at all, and payloads that are not in their row
     expected = fill(world)
-    monkeypatch.setattr(payload_search, "SECONDS", 0)
+    monkeypatch.setattr(find, "SECONDS", 0)
     # when
     calls = walk(inspector, "acme")
     # then each call reads a row, and none is left out

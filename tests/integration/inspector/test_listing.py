@@ -17,7 +17,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
-from joblane.inspector.tasks import detail, listing, payload_search, selection, why
+from joblane.inspector.tasks import detail, find, listing, selection, why
 from joblane.inspector.tasks import row as record
 from joblane.inspector.tasks.filter_sql import checked, reading
 from joblane.inspector.tasks.listing import COUNT_CAP, ids
@@ -285,7 +285,7 @@ SKEWED = KINDS | {
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "BOUND", FEW)
-    monkeypatch.setattr(payload_search, "BOUND", FEW)
+    monkeypatch.setattr(find, "BOUND", FEW)
     monkeypatch.setattr(selection, "NARROW", FEW // 5)
     monkeypatch.setattr(listing, "MOST_STEPS", 1)
     monkeypatch.setattr(overview, "BOUND", FEW)
@@ -310,7 +310,7 @@ def test_no_statement_reads_more_rows_than_the_bound(filled: Scope, explained: E
 def test_a_search_scans_and_sorts_no_table_and_reads_no_more_rows_than_the_bound(
     filled: Scope, explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payload_search, "SECONDS", 600)
+    monkeypatch.setattr(find, "SECONDS", 600)
     inspector = Inspector(filled)
     found = inspector.find("no such text", created_after=START)
     assert found.read == FEW

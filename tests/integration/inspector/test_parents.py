@@ -16,7 +16,7 @@ from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks import detail, why_parents
+from joblane.inspector.tasks import detail, why_held
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Reason, Relative, Why
 from joblane.record.row.states import State, WaitKind
@@ -169,8 +169,8 @@ def test_a_callback_waits_for_the_seal_and_for_the_members(world: World, operato
 def test_the_members_of_a_large_batch_are_not_all_read(
     world: World, operator: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(why_parents, "OPEN", why_parents.OPEN.replace("limit 10000", "limit 2"))
-    monkeypatch.setattr(why_parents, "MOST_COUNTED", 2)
+    monkeypatch.setattr(why_held, "OPEN", why_held.OPEN.replace("limit 10000", "limit 2"))
+    monkeypatch.setattr(why_held, "MOST_COUNTED", 2)
     world.lane(sample_one)
     with world.client.batch("import-7", on_end=JOB) as batch:
         batch.enqueue_many([Job(sample_one, Sample()) for _ in range(3)])
@@ -189,7 +189,7 @@ def test_the_statements_read_each_parent_by_its_id(world: World, operator: Inspe
     world.run("insert into joblane.task_children select 'other-' || n, 'other' from generate_series(1, 20000) n")
     connection = world.database.get()
     for sql, *parameters in (
-        (why_parents.OPEN, "child"),
+        (why_held.OPEN, "child"),
         (detail.PARENT_TASKS, '["a", "b"]'),
         (detail.CHILD_TASKS, "a"),
     ):

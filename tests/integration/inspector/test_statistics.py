@@ -13,7 +13,7 @@ from joblane import SkipRetry, TaskContext
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage.statistics import STATISTICS
+from joblane.inspector.stage.performance import STATISTICS
 from joblane.prices import PRICES, compute
 from joblane.sweep import run_statistics
 from tests.builders.events import message

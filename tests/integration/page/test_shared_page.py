@@ -25,8 +25,7 @@ from joblane.inspector.shared_page import Configuration
 from joblane.page.app import ACTIONS, PAGES, SEARCHES
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
-from joblane.page.hosted.guard import SESSION, SIGN_IN
-from joblane.page.hosted.signing import Signer
+from joblane.page.hosted.guard import SESSION, SIGN_IN, Signer
 from joblane.page.rendering import static
 from joblane.page.views.find import COOKIE
 from joblane.record.flow.limit_status import LimitKind

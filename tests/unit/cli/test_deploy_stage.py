@@ -21,8 +21,7 @@ from joblane.cli import connect, terminal
 from joblane.cli.commands import deploy
 from joblane.cli.exits import Exit
 from joblane.cli.main import app
-from joblane.cli.rollout import Rollout
-from joblane.cli.stack_failures import StackFailure, marks, stack_failures
+from joblane.cli.rollout import Rollout, StackFailure, marks, stack_failures
 from joblane.local.errors import LocalError, MisuseError, UnavailableError
 from joblane.project import Project
 
@@ -81,7 +80,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.setattr("joblane.cdk.preflight.read.read_templates", lambda folder: found.templates)
     monkeypatch.setattr("joblane.cdk.preflight.read.check_deploy", lambda stage, folder: found.findings)
     monkeypatch.setattr("joblane.cli.rollout.subprocess.run", run)
-    monkeypatch.setattr("joblane.cli.stack_failures.marks", lambda client, stacks: {})
+    monkeypatch.setattr("joblane.cli.rollout.marks", lambda client, stacks: {})
     monkeypatch.setattr("joblane.cdk.costs.of_stage", lambda templates, tasks: [])
     monkeypatch.setattr(connect, "account_of", lambda session: "123456789012")
     monkeypatch.setattr(connect, "connect", lambda **target: found.inspector)
@@ -211,7 +210,7 @@ def test_a_failed_deploy_names_stack_reason_and_next_command(
     failure = StackFailure(
         "acme-jobs", "UPDATE_ROLLBACK_FAILED", "JobsMigrationRun95D15400", "no route to host", ("a", "part.b")
     )
-    monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks, before: [failure])
+    monkeypatch.setattr("joblane.cli.rollout.stack_failures", lambda client, stacks, before: [failure])
     with pytest.raises(LocalError) as raised:
         run("--yes")
     text = str(raised.value)
@@ -223,7 +222,7 @@ def test_a_failed_deploy_names_stack_reason_and_next_command(
 
 def test_a_deploy_that_left_no_failed_stack_says_so(steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     steps.status = 1
-    monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks, before: [])
+    monkeypatch.setattr("joblane.cli.rollout.stack_failures", lambda client, stacks, before: [])
     with pytest.raises(LocalError, match=r"No stack is in a failed state.*repeat the command"):
         run("--yes")
 

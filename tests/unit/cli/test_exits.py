@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from joblane.cli import completion, target
 from joblane.cli import connect as connecting
+from joblane.cli import options, target
 from joblane.cli.commands import actions
-from joblane.cli.durations import short
 from joblane.cli.exits import MEANINGS, Exit, exit_of
 from joblane.cli.main import COMMANDS, main
+from joblane.cli.terminal import short
 from joblane.errors import (
     DatabaseUnavailableError,
     DeclarationError,
@@ -142,10 +142,10 @@ def test_every_bulk_action_is_a_command() -> None:
 
 
 def test_the_shell_completes_existing_values() -> None:
-    assert completion.states() == list(State)
-    assert completion.queues() == list(Queue)
-    assert completion.scopes() == list(PauseScope)
-    assert completion.task_types() == [type_ for type_ in discover() if not type_.startswith("jobs:")]
+    assert options.states() == list(State)
+    assert options.queues() == list(Queue)
+    assert options.scopes() == list(PauseScope)
+    assert options.task_types() == [type_ for type_ in discover() if not type_.startswith("jobs:")]
 
 
 def test_the_shell_completes_types_after_an_option(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 from rich.cells import cell_len
 from textual.widgets import Static
 
+from joblane.cli.run_tables import chart
 from joblane.cli.watch import app as watch_app
 from joblane.cli.watch import feed, words
-from joblane.cli.watch.chart import chart
 from joblane.cli.watch.grid import Grid
 from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError

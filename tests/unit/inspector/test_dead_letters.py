@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from joblane import Queue, State
-from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind, Row
-from joblane.inspector.bulk.redrive import wanted
+from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind, Row, wanted
 from joblane.inspector.filter import Filter
 from joblane.json_values import digest
 from joblane.sqs.received import Received

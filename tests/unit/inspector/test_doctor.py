@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from joblane.inspector.stage import doctor, doctor_aws, doctor_database, doctor_work
+from joblane.inspector.stage import doctor, doctor_aws, doctor_database
 from joblane.inspector.views import Grade
 
 
@@ -24,7 +24,7 @@ def test_for_an_unavailable_emulator_credentials_are_not_suspected(
     scope: Any = None
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setattr(doctor_database, "PARTS", ())
-    monkeypatch.setattr(doctor_work, "PARTS", ())
+    monkeypatch.setattr(doctor, "OF_WORK", ())
     monkeypatch.setattr(doctor_aws, "PARTS", (("queues", "sqs:GetQueueUrl", unreachable),))
     # when
     [check] = doctor.checks(scope)

@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 
 from joblane.cdk.packaging import LEFT_OUT_OF_PAGE, LIBRARY, _sources
 from joblane.page.hosted import entry
+from joblane.page.hosted.entry import client_secret, session_key
 from joblane.page.hosted.issuer import IssuerUnavailableError, _is_safe
-from joblane.page.hosted.signing import client_secret, session_key
 from joblane.project import LOCKS
 
 PROGRAM = """

@@ -17,8 +17,7 @@ from joblane.names import Queue
 from joblane.page import chart, sparkline
 from joblane.page.filters import age, described, read, write
 from joblane.page.inspectors import Desk
-from joblane.page.rendering import FOLDER, ago, query, span, usd
-from joblane.page.steps import KEPT, Notices
+from joblane.page.rendering import FOLDER, KEPT, Notices, ago, query, span, usd
 from joblane.record.row.states import State
 from tests.patience import PATIENCE_SECONDS
 

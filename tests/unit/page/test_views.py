@@ -12,10 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError, UnknownTaskError
-from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
-from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.filter import ALLOWED, BulkAction, Filter, PauseScope
 from joblane.inspector.views import (
     Acknowledged,
     ActionResult,

@@ -1,22 +1,23 @@
-"""Actions on tasks, by ids or by a filter: `run`, `retry`, `archive`, `delete`, `cancel`."""
+"""Actions on tasks, by ids or by a filter: `run`, `retry`, `archive`, `delete`, `cancel`; and `bulk`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, target, terminal
-from joblane.cli.commands import options as o
+from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
-from joblane.cli.follow import follow
+from joblane.cli.follow import follow, report
 from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import ActionResult
-
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
 HELP = {
     "run": "Run waiting tasks now.",
     "retry": "Run archived or cancelled tasks again, with new attempts.",
@@ -29,17 +30,17 @@ HELP = {
 def command(action: str) -> Callable[..., None]:
     """The command of an action: on ids, or on the tasks that the options choose."""
 
-    @o.expanded
+    @options.expanded
     def act(
         context: typer.Context,
-        ids: o.Ids = None,
+        ids: options.Ids = None,
         *,
         which: filters.FilterOptions,
-        reason: o.Reason = None,
-        rate: o.Rate = DEFAULT_RATE,
-        yes: o.Yes = False,
-        dry_run: o.DryRun = False,
-        as_json: o.AsJson = False,
+        reason: options.Reason = None,
+        rate: options.Rate = DEFAULT_RATE,
+        yes: options.Yes = False,
+        dry_run: options.DryRun = False,
+        as_json: options.AsJson = False,
     ) -> None:
         unfiltered = which == filters.FilterOptions()
         if not ids and unfiltered:
@@ -116,3 +117,60 @@ def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_ru
             terminal.console().print(terminal.word(f"{action.capitalize()} would change {text}.", "none"))
         raise typer.Exit
     return text
+
+
+# --- Bulk actions ----------------------------------------------------------------------------------------------------
+
+
+@group.command("ls")
+def ls(context: typer.Context, limit: options.Limit = 20, as_json: options.AsJson = False) -> None:
+    """List bulk actions, newest first."""
+    found = target.inspector(context).bulks(limit=limit)
+    terminal.answer(found, as_json=as_json, nothing="There are no bulk actions yet.")
+    console, now = terminal.console(), datetime.now(UTC)
+    explains = console.width >= terminal.WIDE and any(bulk.stopped for bulk in found)
+    rows = [
+        {
+            "ID": bulk.id,
+            "ACTION": bulk.action,
+            "STATE": bulk.shown_state,
+            "CHANGED": bulk.done,
+            "OF": bulk.total,
+            "FAILED": bulk.failed,
+            **(
+                {"SKIPPED": bulk.skipped, "STARTED": terminal.relative(bulk.started_at, now), "WHO": bulk.who}
+                if console.width >= terminal.NARROW
+                else {}
+            ),
+            **({"WHY": bulk.stopped or ""} if explains else {}),
+        }
+        for bulk in found
+    ]
+    console.print(terminal.filled(rows, fold=("ID", "WHO", "WHY")))
+
+
+@group.command("show")
+def show(
+    context: typer.Context,
+    id_: BulkId,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Follow it to its end.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show a bulk action."""
+    inspector = target.inspector(context)
+    view = inspector.bulk_view(id_)
+    if follow_it:
+        raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, just_started=False))
+    terminal.answer(view, as_json=as_json)
+    terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.shown_state}.", "none"))
+
+
+@group.command("abort")
+def abort(context: typer.Context, id_: BulkId, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
+    """Stop a bulk action.
+
+    Tasks that it has changed stay changed.
+    """
+    view = target.inspector(context).abort(id_, reason=reason)
+    terminal.answer(view, as_json=as_json)
+    terminal.console().print(terminal.word(report(view), "none"))

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import target, terminal
-from joblane.cli.commands import options as o
-from joblane.cli.durations import relative
+from joblane.cli import options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
-from joblane.cli.terminal import plural, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.filter import DEFAULT_RATE
+from joblane.inspector.filter import DEFAULT_RATE, BulkAction
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
@@ -28,7 +25,7 @@ BatchId = Annotated[str, typer.Argument(metavar="ID", help="Id of the batch.")]
 
 
 @group.command("ls")
-def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
+def ls(context: typer.Context, limit: options.Limit = 20, as_json: options.AsJson = False) -> None:
     """List batches, newest first."""
     found = target.inspector(context).batches(limit=limit)
     terminal.answer(found, as_json=as_json, nothing="There are no batches.")
@@ -36,8 +33,8 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
     rows = [
         {
             "ID": one.id,
-            "CREATED": relative(one.created_at, now),
-            "SEALED": relative(one.sealed_at, now) if one.sealed_at else word("no", "yellow"),
+            "CREATED": terminal.relative(one.created_at, now),
+            "SEALED": terminal.relative(one.sealed_at, now) if one.sealed_at else terminal.word("no", "yellow"),
             "ON END": _state(one.on_end),
             "ON SUCCESS": _state(one.on_success),
         }
@@ -47,7 +44,7 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
 
 
 @group.command("show")
-def show(context: typer.Context, id_: BatchId, as_json: o.AsJson = False) -> None:
+def show(context: typer.Context, id_: BatchId, as_json: options.AsJson = False) -> None:
     """Show a batch: its members by state, its callbacks, and its archived members."""
     view = target.inspector(context).batch(id_)
     terminal.answer(view, as_json=as_json)
@@ -59,19 +56,18 @@ def retry(
     context: typer.Context,
     id_: BatchId,
     *,
-    canary: o.Canary = 0,
-    rate: o.Rate = DEFAULT_RATE,
-    reason: o.Reason = None,
-    yes: o.Yes = False,
-    dry_run: o.DryRun = False,
-    as_json: o.AsJson = False,
+    canary: options.Canary = 0,
+    rate: options.Rate = DEFAULT_RATE,
+    reason: options.Reason = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Run the archived members of a batch again.
 
     Its on_success callback runs once all members have completed.
     """
-    from joblane.inspector.choices import archived_members
-    from joblane.inspector.filter import BulkAction
+    from joblane.inspector.views import archived_members
 
     inspector = target.inspector(context)
     inspector.batch(id_)  # an unknown batch is an error of its own
@@ -81,7 +77,7 @@ def retry(
         terminal.stop(f"no member of the batch {id_!r} is archived", Exit.NOTHING)
     if dry_run:
         terminal.answer(count, as_json=as_json)
-        terminal.console().print(word(f"{terminal.counted(count)} would be redriven.", "none"))
+        terminal.console().print(terminal.word(f"{terminal.counted(count)} would be redriven.", "none"))
         return
     first = f", the first {min(canary, count.number)} as a canary" if canary else ""
     terminal.confirm(f"Redrive {terminal.counted(count)} of batch {id_}{first}?", yes=yes)
@@ -90,7 +86,7 @@ def retry(
 
 
 @group.command("seal")
-def seal(context: typer.Context, id_: BatchId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
+def seal(context: typer.Context, id_: BatchId, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
     """Seal a batch whose creator cannot do it any more.
 
     From then on only its running members add members, and its callbacks run once its members have ended.
@@ -112,11 +108,11 @@ def _show(view: BatchView, command: str) -> None:
     console, now = terminal.console(), datetime.now(UTC)
     line = Table.grid(padding=(0, 1))
     least = "" if view.exact else "at least "
-    members = f"{view.ended:,} of {least}{plural(view.number, 'member')} ended"
+    members = f"{view.ended:,} of {least}{terminal.plural(view.number, 'member')} ended"
     bar = ProgressBar(total=view.number or 1, completed=view.ended, width=tables.BAR_WIDTH)
-    line.add_row(word(view.row.id, "bold"), bar)
+    line.add_row(terminal.word(view.row.id, "bold"), bar)
     console.print(line)
-    console.print(word(f"{members}. {_sealed(view.row, now)}", "none"))
+    console.print(terminal.word(f"{members}. {_sealed(view.row, now)}", "none"))
     made = terminal.table("STATE", "MEMBERS", right=("MEMBERS",))
     for state in State:
         if number := view.members.get(state):
@@ -125,15 +121,15 @@ def _show(view: BatchView, command: str) -> None:
     callbacks = [(name, one) for name, one in (("on_end", view.row.on_end), ("on_success", view.row.on_success)) if one]
     if callbacks:
         console.print()
-        made = terminal.table("CALLBACK", "ID", "TYPE", "STATE", fold=("ID",))
-        for name, one in callbacks:
-            terminal.row(made, name, one.id, one.type or "", _state(one))
-        console.print(made)
+        rows = [
+            {"CALLBACK": name, "ID": one.id, "TYPE": one.type or "", "STATE": _state(one)} for name, one in callbacks
+        ]
+        console.print(terminal.filled(rows, fold=("ID",)))
     id_ = argument(view.row.id)
     steps = [(f"{command} ls --tag {argument(f'batch:{view.row.id}')}", "its members")]
     if view.dead:
         console.print()
-        console.print(word("Archived members", "bold"))
+        console.print(terminal.word("Archived members", "bold"))
         console.print(tables.tasks(view.dead, now, console.width))
         steps.append((f"{command} batch retry {id_}", "run the archived members again"))
     if view.row.sealed_at is None:
@@ -145,7 +141,7 @@ def _show(view: BatchView, command: str) -> None:
 def _sealed(row: BatchRow, now: datetime) -> str:
     if row.sealed_at is None:
         return "It is not sealed: its callbacks wait until its creator seals it."
-    return f"Sealed at {stamp(row.sealed_at)} ({relative(row.sealed_at, now)})."
+    return f"Sealed at {stamp(row.sealed_at)} ({terminal.relative(row.sealed_at, now)})."
 
 
 def _state(callback: Relative | None) -> str | None:

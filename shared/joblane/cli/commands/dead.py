@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import target, terminal
-from joblane.cli.commands import options as o
-from joblane.cli.durations import relative
+from joblane.cli import options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.filters import time_range
 from joblane.cli.follow import follow
-from joblane.cli.terminal import NARROW, WIDE, plural, word
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, BulkAction, Filter
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
@@ -44,13 +41,13 @@ class Sort(StrEnum):
 def dead(
     context: typer.Context,
     *,
-    type_: o.Types = None,
+    type_: options.Types = None,
     newer: Annotated[
         str | None,
         typer.Option(metavar="AGE", help="Only errors that came after this: an age (10m, 2h, 3d) or a time."),
     ] = None,
     sort: Annotated[Sort, typer.Option(help="The largest group first, or the latest.")] = Sort.COUNT,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show archived tasks and dead letters, grouped by error.
 
@@ -71,13 +68,13 @@ def dead(
         number = sum(found.obsolete.values())
         are, them = ("is obsolete: its task was", "it") if number == 1 else ("are obsolete: their tasks were", "them")
         terminal.say(
-            f"{plural(number, 'dead letter')} {are} retried or deleted. "
+            f"{terminal.plural(number, 'dead letter')} {are} retried or deleted. "
             f"`{target.command(context)} redrive --all` removes {them}."
         )
     if found.unread:
         were = "was" if found.unread == 1 else "were"
         terminal.say(
-            f"{plural(found.unread, 'more dead letter')} {were} not read: "
+            f"{terminal.plural(found.unread, 'more dead letter')} {were} not read: "
             "only a part of each queue is read, and SQS's counts are approximate."
         )
     if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in group.message for group in found.groups)]:
@@ -88,21 +85,19 @@ def dead(
 
 def group_table(groups: Sequence[DeadGroup], width: int, *, fingerprints: bool = True) -> Table:
     """A row for each error. ``fingerprints``: with their fingerprints."""
-    now, wide = datetime.now(UTC), width >= WIDE
-    times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if width >= NARROW else ()
-    names = ("FINGERPRINT",) if fingerprints else ()
-    made = terminal.table("COUNT", *names, *types, *times, "ERROR", right=("COUNT",), fold=("ERROR",))
-    for group in groups:
-        when = (relative(group.first_at, now),) if wide else ()
-        cells = (
-            *((group.fingerprint,) if names else ()),
-            *((group.type,) if types else ()),
-            *when,
-            relative(group.last_at, now),
-        )
-        error = error_of(group) if types or not group.type else f"{group.type}: {error_of(group)}"
-        terminal.row(made, f"{group.count:,}", *cells, error)
-    return made
+    now, types = datetime.now(UTC), width >= terminal.NARROW
+    rows = [
+        {
+            "COUNT": f"{group.count:,}",
+            **({"FINGERPRINT": group.fingerprint} if fingerprints else {}),
+            **({"TYPE": group.type} if types else {}),
+            **({"FIRST": terminal.relative(group.first_at, now)} if width >= terminal.WIDE else {}),
+            "LAST": terminal.relative(group.last_at, now),
+            "ERROR": error_of(group) if types or not group.type else f"{group.type}: {error_of(group)}",
+        }
+        for group in groups
+    ]
+    return terminal.filled(rows, right=("COUNT",), fold=("ERROR",))
 
 
 def error_of(group: DeadGroup) -> str:
@@ -129,14 +124,14 @@ def _next_steps(group: DeadGroup, command: str) -> None:
     to.print()
     terminal.steps(to, [*(details if group.recorded else []), (again, meaning)])
     if group.log_link:
-        to.print(word(f"  Log: {group.log_link}", "none"), soft_wrap=True)
+        to.print(terminal.word(f"  Log: {group.log_link}", "none"), soft_wrap=True)
 
 
 def acknowledge(
     context: typer.Context,
     fingerprint: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="A fingerprint from `joblane dead`.")],
     reason: Annotated[str, typer.Option("--reason", metavar="NOTE", help="Note for other operators.")],
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Mark an error as known, until another task fails with it."""
     result = target.inspector(context).acknowledge(fingerprint, reason=reason)
@@ -151,21 +146,19 @@ def redrive(
         typer.Argument(metavar="FINGERPRINT|ID", help="A fingerprint from `joblane dead`, or ids."),
     ] = None,
     *,
-    type_: o.Types = None,
+    type_: options.Types = None,
     everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
-    canary: o.Canary = 0,
-    rate: o.Rate = DEFAULT_RATE,
-    reason: o.Reason = None,
-    yes: o.Yes = False,
-    dry_run: o.DryRun = False,
-    as_json: o.AsJson = False,
+    canary: options.Canary = 0,
+    rate: options.Rate = DEFAULT_RATE,
+    reason: options.Reason = None,
+    yes: options.Yes = False,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Run archived tasks again, with `--canary` a few of them first.
 
     Choose the tasks by fingerprint, ids, type, or --all. Dead letters without a row are sent back as well.
     """
-    from joblane.inspector.choices import removable
-
     if everything and (which or type_):
         terminal.usage("give --all without a fingerprint, ids or --type", "--all")
     if not (everything or which or type_):
@@ -173,33 +166,35 @@ def redrive(
     inspector = target.inspector(context)
     found = inspector.dead(types=tuple(type_ or ()))
     chosen = _filter(which or [], type_ or [], found.groups)
-    number, removed = _number(inspector, chosen, found, exactly=dry_run), removable(found, chosen)
+    number, removed = _number(inspector, chosen, found, exactly=dry_run), found.removable(chosen)
     if everything and (unreadable := sum(group.count for group in found.groups if not group.type)):
         stay = "stays" if unreadable == 1 else "stay"
-        terminal.say(f"{plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint.")
+        terminal.say(
+            f"{terminal.plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint."
+        )
     if not number and not removed:
         terminal.stop("no archived task or dead letter matches; `joblane dead` lists them", Exit.NOTHING)
     if dry_run:
         from joblane.inspector.views import Count
 
         terminal.answer(Count(number, exact=True), as_json=as_json)
-        terminal.console().print(word(_would(number, removed), "none"))
+        terminal.console().print(terminal.word(_would(number, removed), "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""
-    question = f"Redrive {plural(number)}{first}?" if number else f"Remove {_obsolete(removed)}?"
+    question = f"Redrive {terminal.plural(number)}{first}?" if number else f"Remove {_obsolete(removed)}?"
     terminal.confirm(question, yes=yes or bool(chosen.ids))
     started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
     raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
 
 
 def _would(number: int, removed: int) -> str:
-    parts = [f"{plural(number)} would be redriven"] if number else []
+    parts = [f"{terminal.plural(number)} would be redriven"] if number else []
     parts += [f"{_obsolete(removed)} would be removed"] if removed else []
     return "; ".join(parts) + "."
 
 
 def _obsolete(number: int) -> str:
-    return plural(number, "obsolete dead letter")
+    return terminal.plural(number, "obsolete dead letter")
 
 
 def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
@@ -220,10 +215,8 @@ def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly
     such an id are found only by the redrive itself.
     """
 
-    from joblane.inspector.choices import within
-
     if not chosen.ids:
-        return sum(group.count for group in within(found.groups, chosen))
+        return sum(group.count for group in found.within(chosen))
     if not exactly:
         return len(chosen.ids)
     return int(inspector.count(replace(chosen, states=(State.ARCHIVED,)), action=BulkAction.RETRY).number)

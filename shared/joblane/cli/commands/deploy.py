@@ -13,8 +13,9 @@ import typer
 
 from joblane.cli import extras, filters, target, terminal
 from joblane.cli.exits import Exit
-from joblane.errors import JobError
+from joblane.errors import DeclarationError, JobError, text_of
 from joblane.local.errors import LocalError
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,6 @@ def migrate(
     url = settings.database_url()
     with _translated_errors(url, source, "migrate"):
         from joblane.local.git import deployer, version_of
-        from joblane.project import Project
         from joblane.record.migrate import migrate as bring_up_to_date
         from joblane.record.migrations import newest
 
@@ -94,7 +94,6 @@ def _translated_errors(url: str | None, source: str, action: str) -> Iterator[No
     from sqlalchemy.exc import DBAPIError
 
     from joblane.cli.connect import unavailable
-    from joblane.errors import DeclarationError, text_of
     from joblane.record.driver.connection import is_unavailable
 
     try:
@@ -160,7 +159,6 @@ def deploy(
     from joblane.cli.rollout import Rollout
     from joblane.local.progress import Checklist
     from joblane.local.tools import Tools
-    from joblane.project import Project
     from joblane.tasks.discovery import discover
 
     given, project, steps = target.of(context), Project.here(), Checklist(Console(stderr=True))
@@ -291,7 +289,6 @@ def _synthesised(stage: str, *, deploys: bool = True) -> tuple[Path, str]:
     """The folder to which the templates of ``stage`` are written, and the text that the app printed."""
     from joblane.cdk.preflight.read import synthesise
     from joblane.local.deployment import cdk_json
-    from joblane.project import Project
 
     project = Project.here()
     given = cdk_json(project)

@@ -6,18 +6,23 @@ In these commands `--json` is the payload. For an answer as JSON they have `--as
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 import sys
-from contextlib import nullcontext, redirect_stdout
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import filters, target, terminal
-from joblane.cli.commands import options as o
+from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.inspector.shell import argument
+from joblane.local.errors import LocalError
 from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option
 
 if TYPE_CHECKING:
@@ -61,24 +66,24 @@ else:
     Flags = make_dataclass("Flags", [(name, _flag(name, option), None) for name, option in FLAGS.items()])
 
 
-@o.expanded
+@options.expanded
 def enqueue(
     context: typer.Context,
-    type_: o.Type,
+    type_: options.Type,
     *,
     payload: Payload = None,
     flags: Flags,
-    reason: o.Reason = None,
+    reason: options.Reason = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it has ended; the exit status is that of `wait`.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
-    options = {name: _value(option, getattr(flags, name)) for name, option in FLAGS.items()}
-    if options["process_in"] is not None and options["process_at"] is not None:
+    values = {name: _value(option, getattr(flags, name)) for name, option in FLAGS.items()}
+    if values["process_in"] is not None and values["process_at"] is not None:
         terminal.usage("give --in or --at, not both", "--at")
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
     given_payload = read_payload(payload) or {}
     inspector = target.inspector(context)
     acted = inspector.enqueue(type_, given_payload, options=given, reason=reason)
@@ -96,7 +101,7 @@ def enqueue(
 
 def invoke(
     context: typer.Context,
-    type_: o.Type,
+    type_: options.Type,
     payload: Payload = None,
     tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant of the task.")] = None,
     as_json: AsJson = False,
@@ -131,7 +136,11 @@ def invoke(
 
 
 def replay(
-    context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
+    context: typer.Context,
+    id_: options.Id,
+    payload: Payload = None,
+    reason: options.Reason = None,
+    as_json: AsJson = False,
 ) -> None:
     """Enqueue a copy of an existing task.
 
@@ -146,7 +155,11 @@ def replay(
 
 
 def edit(
-    context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
+    context: typer.Context,
+    id_: options.Id,
+    payload: Payload = None,
+    reason: options.Reason = None,
+    as_json: AsJson = False,
 ) -> None:
     """Change the payload of a waiting or archived task.
 
@@ -157,8 +170,6 @@ def edit(
     if changed is not None:
         _report(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
         return
-    from joblane.cli.editor import edited
-
     before = inspector.task(id_).payload
     if before is None:
         terminal.stop("its payload was cleared; enqueue a new task", Exit.STATE)
@@ -231,3 +242,39 @@ def _report(acted: ActionResult, what: str, *, as_json: bool) -> None:
 def _print(text: str) -> None:
     """Print only ``text`` to the output, for scripts."""
     typer.echo(terminal.clean(text, lines=True))
+
+
+# --- The user's editor -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def edited(before: str) -> Iterator[str | None]:
+    """The saved text; None if it is unchanged. The file is kept if the block raises.
+
+    Raises :class:`LocalError` if the editor fails.
+    """
+    with tempfile.NamedTemporaryFile(
+        "w", suffix=".json", prefix="payload-", encoding="utf-8", delete=False
+    ) as file:  # only its owner can read it
+        file.write(before)
+    path = Path(file.name)
+    try:
+        _run(path)
+        after = path.read_text(encoding="utf-8")
+    except (LocalError, OSError, UnicodeDecodeError):
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        yield None if after == before else after
+    except BaseException:
+        terminal.say(f"Your text is kept. Correct the file, and give it with  --json @{shlex.quote(str(path))}")
+        raise
+    path.unlink(missing_ok=True)
+
+
+def _run(path: Path) -> None:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603 - the user's own editor
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise LocalError(f"The editor {editor!r} failed ({error}); nothing was done.") from error

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from joblane.cli import filters, target, terminal
-from joblane.cli.commands import options as o
-from joblane.cli.durations import relative
+from joblane.cli import filters, options, target, terminal
 from joblane.inspector.durations import stamp, starts
 from joblane.inspector.shell import argument
 
@@ -46,7 +44,7 @@ def ls(
         str | None, typer.Argument(metavar="NAME", help="Task type, or name of a shared limit. Without it: all.")
     ] = None,
     key: Key = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show limits: their values, the tasks that have their slots, and those that wait.
 
@@ -96,7 +94,7 @@ def set_(
         ),
     ] = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, for operators and the audit.")],
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Set values of a limit, in place of the declared ones.
 
@@ -119,7 +117,7 @@ def set_(
 
 @group.command("reset")
 def reset(
-    context: typer.Context, name: Name, key: Key = None, reason: o.Reason = None, as_json: o.AsJson = False
+    context: typer.Context, name: Name, key: Key = None, reason: options.Reason = None, as_json: options.AsJson = False
 ) -> None:
     """Remove what is set for a limit, so that the declared values hold, and end a delay by RateLimited.
 
@@ -132,7 +130,11 @@ def reset(
 
 @line_group.command("show")
 def line_show(
-    context: typer.Context, type_: o.Type, key: LineKey, limit: o.Limit = 20, as_json: o.AsJson = False
+    context: typer.Context,
+    type_: options.Type,
+    key: LineKey,
+    limit: options.Limit = 20,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the tasks of an ordered key, in their order."""
     found = target.inspector(context).line(type_, key, limit=limit)
@@ -147,7 +149,11 @@ def line_show(
 
 @line_group.command("pass")
 def line_pass(
-    context: typer.Context, type_: o.Type, key: LineKey, reason: o.Reason = None, as_json: o.AsJson = False
+    context: typer.Context,
+    type_: options.Type,
+    key: LineKey,
+    reason: options.Reason = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Move the first task of an ordered key to the end of its order, so that the next one runs."""
     acted = target.inspector(context).pass_line(type_, key, reason=reason)
@@ -181,8 +187,8 @@ def _show(found: tuple[LimitStatus, ...]) -> None:
             "RUNNING": f"{one.running:,}",
             "TURNS": f"{one.turns:,}",
             "HELD": terminal.word(f"{one.held:,}", "yellow" if one.held else ""),
-            "OLDEST": relative(one.oldest_held_at, now) if one.oldest_held_at else None,
-            "NEXT START": relative(one.next_start_at, now) if one.next_start_at else None,
+            "OLDEST": terminal.relative(one.oldest_held_at, now) if one.oldest_held_at else None,
+            "NEXT START": terminal.relative(one.next_start_at, now) if one.next_start_at else None,
         }
         for one in found
     ]

@@ -1,27 +1,29 @@
-"""The local stack: `up`, `down`, `status`."""
+"""This machine: `up`, `down`, `status`, and `dev`, which needs no deploy."""
 
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import extras
-from joblane.cli.commands import options as o
+from joblane.cli import extras, options, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.target import program
-from joblane.cli.terminal import say
 from joblane.errors import JobError
-from joblane.local.errors import LocalError
+from joblane.local.errors import LocalError, PortBusyError
 from joblane.project import Project, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from joblane.local.dev.channel import Channel
+    from joblane.local.dev.page import DevPage
     from joblane.local.stack import LocalStack
 
 FIRST_JOB = timedelta(minutes=2)
@@ -85,50 +87,52 @@ class StackOptions:
         )
 
 
-@o.expanded
-def up(options: StackOptions) -> None:
+@options.expanded
+def up(given: StackOptions) -> None:
     """Start the local stack, or deploy the changed code to it.
 
     The stack keeps running. The first time, this fetches its tools; .joblane/ then takes about 700 MB.
     """
     extras.need("local", "cdk")
 
-    stack = options.stack()
+    stack = given.stack()
     stack.check()
     try:
         stack.up()
     except JobError as error:
         raise LocalError("\n".join([str(error), *_left(stack)])) from error
     except KeyboardInterrupt:
-        say("\n".join(["Interrupted.", *_left(stack)]))
+        terminal.say("\n".join(["Interrupted.", *_left(stack)]))
         raise typer.Exit(Exit.INTERRUPTED) from None
     _run_first_job(stack)
-    typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
-    typer.echo(f"Set your shell up: set -a; . {_shown(stack.env_file)}; set +a")
-    typer.echo(f"Watch:             {program()} watch, or {program()} page")
-    typer.echo(f"After a change:    {program()} up")
-    typer.echo(f"Stop:              {program()} down")
+    typer.echo(
+        f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}\n"
+        f"Set your shell up: set -a; . {_shown(stack.env_file)}; set +a\n"
+        f"Watch:             {program()} watch, or {program()} page\n"
+        f"After a change:    {program()} up\n"
+        f"Stop:              {program()} down"
+    )
 
 
-@o.expanded
-def down(options: StackOptions) -> None:
+@options.expanded
+def down(given: StackOptions) -> None:
     """Stop the local stack; its data stays."""
-    options.stack().down()
+    given.stack().down()
     typer.echo("Down.")
 
 
-@o.expanded
-def status(options: StackOptions) -> None:
+@options.expanded
+def status(given: StackOptions) -> None:
     """Show which parts of the local stack run.
 
     Exit status 3 if a part is stopped.
     """
-    parts = options.stack().status()
+    parts = given.stack().status()
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'running' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
         rest = "; `joblane down` stops the rest" if any(runs for runs, _ in parts.values()) else ""
-        say(f"`joblane up` starts what is stopped{rest}.")
+        terminal.say(f"`joblane up` starts what is stopped{rest}.")
         raise typer.Exit(Exit.NOTHING)
 
 
@@ -145,9 +149,7 @@ def _shown(path: Path) -> Path:
 
 def _run_first_job(stack: LocalStack) -> None:
     """Run the job that `joblane init` wrote, and show its row. Do nothing if there is no such job, or if it has run."""
-    from datetime import UTC, datetime
-
-    from joblane.cli import task_tables, terminal
+    from joblane.cli import task_tables
     from joblane.cli.commands.tasks import await_end
     from joblane.cli.connect import connect
     from joblane.cli.scaffold import FIRST_TYPE
@@ -166,3 +168,81 @@ def _run_first_job(stack: LocalStack) -> None:
         await_end(inspector, program(), id_, FIRST_JOB, as_json=False)
         console = terminal.console()
         console.print(task_tables.tasks(inspector.tasks(which).tasks, datetime.now(UTC), console.width))
+
+
+@options.expanded
+def dev(
+    given: StackOptions,
+    *,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the operator's page.")] = True,
+    page_port: Annotated[
+        int,
+        typer.Option(
+            envvar="JOBLANE_PAGE_PORT", metavar="PORT", min=1, max=65535, help="Port of the page on 127.0.0.1."
+        ),
+    ] = 8700,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the logs as JSON lines, as the tasks write them.")
+    ] = False,
+) -> None:
+    """Run the tasks here without a deploy, and reload on save.
+
+    Starts PostgreSQL and queues on 127.0.0.1, and runs tasks and schedules in processes of this machine. It has the
+    database of `joblane up`, and SQS, but no other service of AWS. Ctrl-C stops it; the data stays.
+    """
+    extras.need("local", "cli")
+    from joblane import settings
+    from joblane.local.dev import lock
+    from joblane.local.dev.server import Dev
+    from joblane.local.locked import check_lock
+    from joblane.names import check_prefix
+
+    project = Project.here()
+    check_lock(project.lock)  # which only a deploy installs
+    folder = given.folder_of(project)
+    lock.make_folder(folder, project)
+    Dev(
+        project,
+        folder,
+        aws_port=given.aws_port,
+        postgres_port=given.postgres_port,
+        prefix=check_prefix(settings.prefix()),
+        open_page=partial(_page, page_port) if page else None,
+        raw=as_json,
+    ).run()
+
+
+def _page(port: int) -> DevPage:
+    """Listen for the page, whose process the first request starts."""
+    import secrets
+
+    from joblane.local.dev.page import DevPage
+
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise PortBusyError("The page", port, "JOBLANE_PAGE_PORT") from error
+    keys = {name: secrets.token_urlsafe(32) for name in ("token", "session", "form")}
+    keys["base"] = f"/~{secrets.token_urlsafe(16)}"
+    return DevPage(
+        "joblane.cli.commands.local:serve_page",
+        {"port": port, "keys": keys, "command": program()},
+        listening,
+        f"http://127.0.0.1:{port}/?token={keys['token']}",
+    )
+
+
+def serve_page(_channel: Channel, files: list[int], *, port: int, keys: dict[str, str], command: str) -> None:
+    """Serve the page in a process of `joblane dev`, which starts it again after a save, with the same keys."""
+    from joblane.cli.connect import connect
+    from joblane.page.app import build
+    from joblane.page.inspectors import Desk
+    from joblane.page.security import Keys
+    from joblane.page.server import serve
+    from joblane.tasks import discovery
+
+    Project.here().activate()
+    discovery.leave_out_broken()
+    desk = Desk(lambda: connect(stage=None, profile=None, region=None))
+    app: Any = build(desk, port=port, keys=Keys(**keys), command=command, readable=(LocalError,), say=print)
+    serve(app, socket.socket(fileno=files[0]), say=print)

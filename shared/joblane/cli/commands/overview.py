@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import completion, filters, target, terminal
-from joblane.cli.commands import options as o
-from joblane.cli.durations import milliseconds, short
+from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit
-from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.shell import argument
@@ -35,7 +32,7 @@ def queues(
     by: Annotated[
         str, typer.Option(metavar="KEY", help="queue or tenant.", autocompletion=lambda: ["queue", "tenant"])
     ] = "queue",
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the three queues, or the tenants.
 
@@ -51,7 +48,7 @@ def queues(
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
 
     console = terminal.console()
-    console.print(queue_table(found, console.width, sparks=console.width >= WIDE))
+    console.print(queue_table(found, console.width, sparks=console.width >= terminal.WIDE))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
@@ -73,10 +70,9 @@ def _tenants(context: typer.Context, *, as_json: bool) -> None:
     for row in found:
         if row.pause is not None:
             terminal.say(pause_line(row.pause))
-    if found[0].due:
-        name = argument(found[0].tenant) if found[0].tenant else ""
-        if name:
-            terminal.say(f"Stop one for a while: {target.command(context)} pause tenant {name} --for 1h --reason …")
+    if found[0].due and found[0].tenant:
+        name = argument(found[0].tenant)
+        terminal.say(f"Stop one for a while: {target.command(context)} pause tenant {name} --for 1h --reason …")
 
 
 def stats(
@@ -84,9 +80,9 @@ def stats(
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Only runs that started within this time: 1h, 1d, 1w.")
     ] = "1d",
-    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=completion.groups)] = "type",
+    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=options.groups)] = "type",
     cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show runs by type or tenant, and their costs.
 
@@ -109,7 +105,7 @@ def stats(
 def runs(
     context: typer.Context,
     type_: Annotated[
-        str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)
+        str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=options.task_types)
     ] = None,
     tenant: Annotated[
         str | None, typer.Option(metavar="TENANT", help="The runs of this tenant instead of a type, by hour.")
@@ -117,7 +113,7 @@ def runs(
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")
     ] = "1d",
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the runs of one type or tenant over time.
 
@@ -171,9 +167,9 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
             "RETRIED": f"{statistic.retried:,}",
             "ARCHIVED": f"{statistic.archived:,}",
             "LOST": f"{statistic.lost:,}",
-            "MEAN WAIT": milliseconds(statistic.wait_ms),
-            "MEAN TIME": milliseconds(statistic.duration_ms),
-            "LONGEST": milliseconds(statistic.longest_ms),
+            "MEAN WAIT": terminal.milliseconds(statistic.wait_ms),
+            "MEAN TIME": terminal.milliseconds(statistic.duration_ms),
+            "LONGEST": terminal.milliseconds(statistic.longest_ms),
         }
         for statistic in found
     ]
@@ -205,8 +201,8 @@ def audit(
         str | None, typer.Option(metavar="AGE", help="Only actions after this: an age (10m, 2h, 3d) or a time.")
     ] = None,
     before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower NO than this.")] = None,
-    limit: o.Limit = 50,
-    as_json: o.AsJson = False,
+    limit: options.Limit = 50,
+    as_json: options.AsJson = False,
 ) -> None:
     """List actions of operators, newest first.
 
@@ -225,31 +221,35 @@ def audit(
         terminal.say(f"There may be more entries. For the next page, add --before {found[-1].number}")
 
 
-def types(context: typer.Context, as_json: o.AsJson = False) -> None:
+def types(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the declared task types."""
     found = target.inspector(context).types()
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
-    wide = console.width >= WIDE
-    more = ("KEPT", "BATCH", "MEMORY") if wide else ()
-    numbers = ("RETRIES", "TIMEOUT", *more)
-    made = terminal.table("TYPE", "QUEUES", *numbers, "SCHEDULES", right=numbers, fold=("SCHEDULES",))
-    for declared in found:
-        extra = (short(declared.retention_seconds), declared.batch_size, f"{declared.memory_mb} MB") if wide else ()
-        names = ", ".join(declared.queues)
-        terminal.row(
-            made,
-            declared.type,
-            names,
-            declared.max_retry,
-            short(declared.timeout_seconds),
-            *extra,
-            ", ".join(declared.schedules) or None,
-        )
-    console.print(made)
+    rows = [
+        {
+            "TYPE": declared.type,
+            "QUEUES": ", ".join(declared.queues),
+            "RETRIES": declared.max_retry,
+            "TIMEOUT": terminal.short(declared.timeout_seconds),
+            **(
+                {
+                    "KEPT": terminal.short(declared.retention_seconds),
+                    "BATCH": declared.batch_size,
+                    "MEMORY": f"{declared.memory_mb} MB",
+                }
+                if console.width >= terminal.WIDE
+                else {}
+            ),
+            "SCHEDULES": ", ".join(declared.schedules) or None,
+        }
+        for declared in found
+    ]
+    right = ("RETRIES", "TIMEOUT", "KEPT", "BATCH", "MEMORY")
+    console.print(terminal.filled(rows, right=right, fold=("SCHEDULES",)))
 
 
-def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
+def doctor(context: typer.Context, as_json: options.AsJson = False) -> None:
     """Check a deployment, and say what to do.
 
     Exit status 1 if a check is bad, 5 if a check is unknown and none is bad.
@@ -260,8 +260,8 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
 @why.command("slow")
 def slow(
     context: typer.Context,
-    type_: Annotated[str, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)],
-    as_json: o.AsJson = False,
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=options.task_types)],
+    as_json: options.AsJson = False,
 ) -> None:
     """Say why the tasks of a type start late.
 
@@ -276,10 +276,11 @@ def _judge(found: tuple[Check, ...], *, as_json: bool) -> None:
     if as_json:
         terminal.document(found)
     else:
-        made = terminal.table("GRADE", "CHECK", "FINDING", "WHAT TO DO", fold=("CHECK", "FINDING", "WHAT TO DO"))
-        for check in found:
-            terminal.row(made, check.grade, check.what, check.found, check.do)
-        terminal.console().print(made)
+        rows = [
+            {"GRADE": check.grade, "CHECK": check.what, "FINDING": check.found, "WHAT TO DO": check.do}
+            for check in found
+        ]
+        terminal.console().print(terminal.filled(rows, fold=("CHECK", "FINDING", "WHAT TO DO")))
         counts = {grade: sum(check.grade == grade for check in found) for grade in ("bad", "warning", "unknown")}
         if counts["warning"] > 1:
             counts["warnings"] = counts.pop("warning")

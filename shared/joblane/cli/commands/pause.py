@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import completion, filters, target, terminal
-from joblane.cli.commands import options as o
+from joblane.cli import filters, options, target, terminal
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.shell import argument
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from joblane.inspector.views import Pause
 
 Scope = Annotated[
-    str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes)
+    str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=options.scopes)
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")]
 
@@ -26,17 +25,17 @@ def pause(
     context: typer.Context,
     scope: Annotated[
         str | None,
-        typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes),
+        typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=options.scopes),
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")] = None,
     *,
-    reason: o.Reason = None,
+    reason: options.Reason = None,
     for_: Annotated[
         str | None,
         typer.Option("--for", metavar="DURATION", help="Resume automatically after this time, for example 2h."),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Pause a queue, type, tenant or schedule.
 
@@ -57,7 +56,7 @@ def pause(
 
 
 def resume(
-    context: typer.Context, scope: Scope, name: Name, reason: o.Reason = None, as_json: o.AsJson = False
+    context: typer.Context, scope: Scope, name: Name, reason: options.Reason = None, as_json: options.AsJson = False
 ) -> None:
     """End a pause."""
     chosen, named = _scope(scope), filters.name_of(name, "NAME")
@@ -94,11 +93,18 @@ def resumed_line(was: Pause) -> str:
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
     found = target.inspector(context).pauses()
     terminal.answer(found, as_json=as_json, nothing="Nothing is paused.")
-    made = terminal.table("SCOPE", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
-    for pause in found:
-        until = stamp(pause.until) if pause.until else "until resumed"
-        terminal.row(made, pause.scope, pause.name, stamp(pause.since), until, pause.by, pause.reason)
-    terminal.console().print(made)
+    rows = [
+        {
+            "SCOPE": pause.scope,
+            "NAME": pause.name,
+            "SINCE": stamp(pause.since),
+            "UNTIL": stamp(pause.until) if pause.until else "until resumed",
+            "BY": pause.by,
+            "REASON": pause.reason,
+        }
+        for pause in found
+    ]
+    terminal.console().print(terminal.filled(rows, fold=("NAME", "REASON")))
 
 
 def _scope(text: str) -> PauseScope:
@@ -114,12 +120,12 @@ def _ends(for_: str | None, until: str | None) -> datetime | None:
 
 def tick(
     context: typer.Context,
-    type_: o.Type,
+    type_: options.Type,
     schedule: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the schedule, if the task has several.")
     ] = None,
-    reason: o.Reason = None,
-    as_json: o.AsJson = False,
+    reason: options.Reason = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Send a tick of a periodic task now.
 

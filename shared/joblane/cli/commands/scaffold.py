@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from joblane import installation
-from joblane.cli import completion, terminal
+from joblane.cli import options, terminal
 from joblane.project import Project
 
 
@@ -48,7 +48,7 @@ def init() -> None:
 def new(
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="category:action, for example report:generate.")],
     queue: Annotated[
-        str, typer.Option("--queue", "-q", help="Its home queue.", autocompletion=completion.queues)
+        str, typer.Option("--queue", "-q", help="Its home queue.", autocompletion=options.queues)
     ] = "default",
     schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
     resumable: Annotated[bool, typer.Option("--resumable", help="Long work that continues where it stopped.")] = False,

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import completion, target, terminal
-from joblane.cli.commands import options as o
+from joblane.cli import options, target, terminal
 from joblane.cli.commands.limits import Listing
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
@@ -47,7 +46,7 @@ def ls(
     type_: Annotated[
         str | None,
         typer.Option(
-            "--type", "-t", metavar="TYPE", help="Only schedules of this type.", autocompletion=completion.task_types
+            "--type", "-t", metavar="TYPE", help="Only schedules of this type.", autocompletion=options.task_types
         ),
     ] = None,
     problem: Annotated[
@@ -60,7 +59,7 @@ def ls(
     after: Annotated[
         str | None, typer.Option(metavar="NAME", help="Continue after this name, which the previous page gives.")
     ] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List schedules: those that the code declares, and those made at run time.
 
@@ -81,7 +80,7 @@ def ls(
 
 
 @group.command("show")
-def show(context: typer.Context, name: Name, as_json: o.AsJson = False) -> None:
+def show(context: typer.Context, name: Name, as_json: options.AsJson = False) -> None:
     """Show a schedule made at run time: its next ticks, its last task, its payload and the actions on it."""
     view = target.inspector(context).run_time_schedule(name)
     terminal.answer(view, as_json=as_json)
@@ -89,7 +88,7 @@ def show(context: typer.Context, name: Name, as_json: o.AsJson = False) -> None:
 
 
 @group.command("pause")
-def pause(context: typer.Context, name: Name, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
+def pause(context: typer.Context, name: Name, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
     """Pause a schedule made at run time: it has no ticks until it is resumed.
 
     For a schedule of the code: `joblane pause schedule TYPE:NAME`.
@@ -101,7 +100,7 @@ def pause(context: typer.Context, name: Name, reason: o.Reason = None, as_json: 
 
 
 @group.command("resume")
-def resume(context: typer.Context, name: Name, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
+def resume(context: typer.Context, name: Name, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
     """Resume a schedule made at run time. Ticks of the pause do not run."""
     view = target.inspector(context).resume_schedule(name, reason=reason)
     terminal.answer(view, as_json=as_json)
@@ -110,7 +109,7 @@ def resume(context: typer.Context, name: Name, reason: o.Reason = None, as_json:
 
 
 @group.command("run")
-def run(context: typer.Context, name: Name, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
+def run(context: typer.Context, name: Name, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
     """Run the task of a schedule made at run time now, in addition to its ticks."""
     acted = target.inspector(context).run_schedule(name, reason=reason)
     terminal.answer(acted, as_json=as_json)
@@ -119,7 +118,12 @@ def run(context: typer.Context, name: Name, reason: o.Reason = None, as_json: o.
 
 @group.command("delete")
 def delete(
-    context: typer.Context, name: Name, *, reason: o.Reason = None, yes: o.Yes = False, as_json: o.AsJson = False
+    context: typer.Context,
+    name: Name,
+    *,
+    reason: options.Reason = None,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Delete a schedule made at run time. Its tasks of the past stay.
 

@@ -1,4 +1,4 @@
-"""Inspect tasks: `ls`, `show`, `logs`, `wait`."""
+"""Inspect tasks: `ls`, `find`, `show`, `logs`, `wait`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, target, terminal
-from joblane.cli.commands import options as o
-from joblane.cli.durations import relative
+from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
@@ -25,8 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from joblane.inspector.filter import Filter
     from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import LogLine, TaskView
+    from joblane.inspector.views import Found, FoundGroup, LogLine, TaskView
 
 POLL_SECONDS = 1.0
 LATE = timedelta(minutes=2)
@@ -34,16 +33,16 @@ LATE = timedelta(minutes=2)
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
 
 
-@o.expanded
+@options.expanded
 def ls(
     context: typer.Context,
     *,
     which: filters.FilterOptions,
-    limit: o.Limit = 20,
+    limit: options.Limit = 20,
     after: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Cursor that the previous page printed: show the next page.")
     ] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List tasks, newest first.
 
@@ -67,7 +66,7 @@ def ls(
         terminal.say(f"There are more tasks. For the next page, add --after {shlex.quote(page.after)}")
 
 
-def show(context: typer.Context, id_: o.IdOrPrefix, as_json: o.AsJson = False) -> None:
+def show(context: typer.Context, id_: options.IdOrPrefix, as_json: options.AsJson = False) -> None:
     """Show all details of one task.
 
     Why it is not running, its attempts, its error, its payload, and commands for the next steps.
@@ -81,7 +80,7 @@ def show(context: typer.Context, id_: o.IdOrPrefix, as_json: o.AsJson = False) -
 
 def logs(
     context: typer.Context,
-    id_: o.IdOrPrefix,
+    id_: options.IdOrPrefix,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the task has ended.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", "--as-json", help="JSON: one document; with --follow, an object per line.")
@@ -123,7 +122,8 @@ def _no_lines(view: TaskView, now: datetime) -> str:
     if not ends or now - max(ends) < LATE:
         return "No log lines yet: CloudWatch has them some seconds after they are written."
     return (
-        f"No log lines: its last run ended {relative(max(ends), now)}, and its log is no longer kept, or was deleted."
+        f"No log lines: its last run ended {terminal.relative(max(ends), now)}, and its log is no longer kept, or was"
+        " deleted."
     )
 
 
@@ -142,11 +142,11 @@ def _print_log_line(to: Console, line: LogLine) -> None:
 
 def wait(
     context: typer.Context,
-    id_: o.Id,
+    id_: options.Id,
     timeout: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Longest time to wait, for example 10m or 2h.")
     ] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Wait until a task has ended.
 
@@ -192,3 +192,72 @@ def _update(progress: Progress, line: TaskID, view: TaskView) -> None:
     done, total = (view.progress.done, view.progress.total) if view.progress else (0, None)
     text = (view.progress and view.progress.note) or view.why.text
     progress.update(line, total=total, completed=done, description=f"{view.row.state}: {terminal.clean(text)}")
+
+
+def find(
+    context: typer.Context,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text of 1 to 200 characters.")],
+    *,
+    newer: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Only errors and payloads of tasks newer than this: an age or a time."),
+    ] = None,
+    older: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Only errors and payloads of tasks older than this: an age or a time."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR", help="Cursor that the previous search printed: search further payloads."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find tasks by an id, a tenant, an error or a payload.
+
+    TEXT is an id or its beginning, a tenant, tag, fingerprint or unique key, or a part of a type, of an error or of a
+    value in a payload. Payloads are searched back to 24 hours ago, or to --newer.
+    """
+    created_after, created_before = filters.time_range(newer, older)
+    inspector = target.inspector(context)
+    found = inspector.find(text, created_after=created_after, created_before=created_before, after=after)
+    terminal.answer(found, as_json=as_json)
+    from joblane.cli import task_tables as tables
+
+    console, now, command = terminal.console(), datetime.now(UTC), target.command(context)
+    if found.id is not None:
+        tables.task(console, inspector.task(found.id), now, command)
+        return
+    for group in found.groups:
+        _print(console, group, now, command)
+    if not found.groups:
+        terminal.say("Nothing found." if found.after is None else "Nothing found so far.")
+    if found.searched_to is not None:
+        terminal.say(_searched(found))
+
+
+def _print(to: Console, group: FoundGroup, now: datetime, command: str) -> None:
+    from joblane.cli import task_tables as tables
+
+    listing = "" if group.filter is None else f"{command} ls {_options(group.filter)}"
+    to.print(terminal.word(group.kind, "bold"), terminal.word(listing, "dim"), soft_wrap=True)
+    if group.page.tasks:
+        to.print(tables.tasks(group.page.tasks, now, to.width))
+    elif group.page.searched_to is not None:
+        to.print(terminal.word(f"none since {stamp(group.page.searched_to)}; the listing searches further"))
+    to.print()
+
+
+def _options(filter_: Filter) -> str:
+    """The options of `ls` for a filter of a group."""
+    given = {"--id": filter_.id_prefix, "--tenant": filter_.tenant, "--tag": filter_.tag, "--error": filter_.error}
+    given |= {"--fingerprint": filter_.fingerprint, "--type": next(iter(filter_.types), None)}
+    times = {"--newer": filter_.created_after, "--older": filter_.created_before}
+    given |= {option: None if at is None else at.isoformat() for option, at in times.items()}
+    return " ".join(f"{option} {shlex.quote(value)}" for option, value in given.items() if value)
+
+
+def _searched(found: Found) -> str:
+    assert found.searched_to is not None
+    tasks = terminal.plural(found.read)
+    text = f"Searched the payloads of {tasks}, back to {stamp(found.searched_to)}."
+    return text if found.after is None else f"{text} To search further, add --after {shlex.quote(found.after)}"

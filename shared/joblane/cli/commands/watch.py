@@ -31,7 +31,7 @@ def watch(
     # under FORCE_COLOR, Rich takes a pipe for a terminal
     if once or not (sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
         from joblane.cli.queue_tables import unknown_lines
-        from joblane.cli.watch.frame import frame
+        from joblane.cli.watch.lists import frame
 
         overview, drawn = frame(inspector, console.width, minutes)
         console.print(drawn)

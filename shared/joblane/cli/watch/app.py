@@ -19,11 +19,9 @@ from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import report
 from joblane.cli.terminal import word
 from joblane.cli.watch import dialogs, plans, words
-from joblane.cli.watch import exits as ends
-from joblane.cli.watch.details import Scrolled, details
 from joblane.cli.watch.dialogs import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
-from joblane.cli.watch.feed import RETRY_SECONDS, Answers, Done, Feed, Fetched, act
-from joblane.cli.watch.grid import Grid
+from joblane.cli.watch.feed import RETRY_SECONDS, TERMINATED, Answers, Done, Feed, Fetched, act, await_ends
+from joblane.cli.watch.grid import Grid, Scrolled, details
 from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
@@ -113,7 +111,7 @@ class Watch(App[None]):
         self.set_interval(1, self._draw_notice)
         self._feed.start()
         if not self.is_headless:
-            ends.await_ends(sys.stdin.fileno(), lambda: self.exit(return_code=ends.TERMINATED))
+            await_ends(sys.stdin.fileno(), lambda: self.exit(return_code=TERMINATED))
 
     def on_unmount(self) -> None:
         self._feed.end()

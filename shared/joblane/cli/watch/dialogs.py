@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Input, Static
 
 from joblane.cli.terminal import clean, word
+from joblane.cli.watch.grid import Scrolled
 from joblane.record.audit import MAX_REASON
 
 ANYWHERE = (
@@ -154,25 +155,15 @@ class Confirmation(Dialog):
 class Help(Dialog):
     """The keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q,question_mark", "cancel", show=False),
-        Binding("j", "down", show=False),
-        Binding("k", "up", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,question_mark", "cancel", show=False)]
 
     def __init__(self, text: Text) -> None:
         super().__init__()
         self._text = text
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="box"):
+        with Scrolled(classes="box"):
             yield Static(self._text)
-
-    def action_down(self) -> None:
-        self.query_one(VerticalScroll).scroll_down(animate=False)
-
-    def action_up(self) -> None:
-        self.query_one(VerticalScroll).scroll_up(animate=False)
 
 
 def help_text() -> Text:

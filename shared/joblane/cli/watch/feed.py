@@ -1,7 +1,15 @@
-"""A thread that fetches what `joblane watch` shows, again and again, so that a silent database blocks no key."""
+"""The threads of `joblane watch`.
+
+One fetches what is shown, again and again, so that a silent database blocks no key. Another waits for the loss of the
+terminal.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import select
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -121,3 +129,27 @@ def post(to: Callable[[Message], object], message: Message) -> None:
     """Post a message to an application that may have ended."""
     with suppress(RuntimeError):  # its event loop is closed
         to(message)
+
+
+# --- The ends that no key asks for ------------------------------------------------------------------------------------
+
+
+TERMINATED = 128 + signal.SIGTERM
+HUNG_UP = 128 + signal.SIGHUP
+
+
+def await_ends(file: int, leave: Callable[[], None]) -> None:
+    """Call ``leave`` on SIGTERM, so that the terminal is restored, and end once the terminal of ``file`` is gone.
+
+    The kernel sends SIGHUP only if it is the controlling terminal. Without a signal, Textual reads the end of its input
+    again and again, with a whole processor. To be called in the thread of the event loop.
+    """
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+    terminal = select.poll()
+    terminal.register(file, 0)  # that is, only for its loss
+
+    def run() -> None:
+        if any(event & select.POLLHUP for _, event in terminal.poll()):
+            os._exit(HUNG_UP)  # there is no terminal to restore, and the thread that writes to it may be blocked
+
+    threading.Thread(target=run, name="joblane-watch-terminal", daemon=True).start()

@@ -11,14 +11,25 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from joblane.cli import run_tables
+from joblane.cli import run_tables, terminal
 from joblane.cli.commands.dead import group_table
-from joblane.cli.durations import milliseconds, relative, short
-from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, unknown_lines
+from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, queue_table, unknown_lines
+from joblane.cli.run_tables import chart
 from joblane.cli.schedule_tables import missed_line, schedule_table
-from joblane.cli.task_tables import last_error, tries, when
-from joblane.cli.terminal import BETWEEN, LEAST_NAME, counted, fitted, plural, table, word
-from joblane.cli.watch.chart import chart
+from joblane.cli.task_tables import last_error, tries, when, with_ids
+from joblane.cli.terminal import (
+    BETWEEN,
+    LEAST_NAME,
+    WIDE,
+    counted,
+    fitted,
+    milliseconds,
+    plural,
+    relative,
+    short,
+    table,
+    word,
+)
 from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
@@ -32,6 +43,8 @@ RATHER_SECONDS = 15.0
 """Time between two queries that call SQS or EventBridge Scheduler once for each queue or schedule."""
 LAST_HOUR = timedelta(hours=1)
 LANE_FIELDS = ("types", "queues")
+ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
+"""Tasks in a single frame."""
 EDGES = 2
 """Columns at the edges of the screen that a list leaves free."""
 
@@ -297,3 +310,43 @@ def tabs(shown: View) -> Text:
     for number, view in enumerate(VIEWS, 1):
         line.append(f"{number} {view.title}", "reverse bold" if view is shown else "").append("  ")
     return line
+
+
+# --- The frame of `joblane watch --once`, and of a pipe or a dumb terminal -------------------------------------------
+
+
+def frame(inspector: Inspector, width: int, minutes: int) -> tuple[Overview, RenderableType]:
+    """The queues, running tasks and latest failures, and the overview that the frame shows."""
+    overview = inspector.overview(minutes=minutes)
+    active = inspector.tasks(Filter(states=(State.ACTIVE,)), limit=ACTIVE_SHOWN).tasks
+    failed = inspector.failures(minutes=minutes, limit=FAILED_SHOWN)
+    now = datetime.now(UTC)
+    head = f"{stamp(now)}   {counted(overview.archived, 'archived task')}"
+    parts: list[RenderableType] = [word(head, "dim"), word("")]
+    parts += [queue_table(overview, width, sparks=width >= WIDE), *map(word, pause_lines(overview))]
+    if active:
+        parts += [word(""), word("Active", "bold"), _few(active, now, width, errors=False)]
+    if failed:
+        parts += [word(""), word("Latest failures", "bold"), _few(failed, now, width, errors=True)]
+    return overview, Group(*parts)
+
+
+def _few(rows: Sequence[TaskRow], now: datetime, width: int, *, errors: bool) -> RenderableType:
+    """A row for each task. ``errors``: with the last error of each, if there is room."""
+    wide = width >= WIDE
+    tenants = wide and any(task_row.tenant for task_row in rows)
+    return with_ids(
+        [
+            {
+                "ID": task_row.id,
+                "TYPE": task_row.type,
+                "STATE": task_row.state,
+                "TRY": tries(task_row),
+                **({"TENANT": task_row.tenant or ""} if tenants else {}),
+                "WHEN": relative(task_row.finished_at or task_row.created_at, now),
+                **({"ERROR": terminal.line(last_error(task_row))} if wide and errors else {}),
+            }
+            for task_row in rows
+        ],
+        width,
+    )

@@ -10,11 +10,10 @@ from typing import Any
 from joblane.cli.commands.actions import note_of, result_of
 from joblane.cli.commands.dead import error_of
 from joblane.cli.commands.pause import effect_of, paused_lines, resumed_line
-from joblane.cli.durations import relative
 from joblane.cli.follow import report
 from joblane.cli.queue_tables import pause_line
 from joblane.cli.task_tables import last_error, tries
-from joblane.cli.terminal import plural
+from joblane.cli.terminal import plural, relative
 from joblane.cli.watch.dialogs import Field, required
 from joblane.cli.watch.lists import RowTarget
 from joblane.inspector.durations import duration

@@ -11,9 +11,9 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from joblane.cli.commands.options import expanded
 from joblane.cli.exits import OPTIONS
 from joblane.cli.filters import FilterOptions
+from joblane.cli.options import expanded
 from joblane.cli.terminal import word
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import DeadGroup, TaskRow

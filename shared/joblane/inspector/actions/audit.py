@@ -6,7 +6,7 @@ commit together, and an action that changes nothing leaves no entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -49,7 +49,8 @@ PAST = {
 
 @dataclass(slots=True)
 class Action:
-    """An action in progress. ``details`` of its entry: names and numbers, never a value of a payload.
+    """An action in progress. ``reason``: on one line, or None. ``details`` of its entry: names and numbers, never a
+    value of a payload.
 
     ``changed`` False: nothing had to be changed, so no entry is written.
     """
@@ -57,6 +58,7 @@ class Action:
     connection: Connection
     who: str
     target: str
+    reason: str | None
     details: dict[str, Any] = field(default_factory=dict)
     changed: bool = True
 
@@ -74,10 +76,10 @@ def action(scope: Scope, name: str, target: str, reason: str | None) -> Iterator
         wake_after_commit(scope.sqs, scope.prefix)
         connection.execute_simple("begin")
         connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
-        doing = Action(connection, who, target)
+        doing = Action(connection, who, target, reason)
         yield doing
         if doing.changed:
-            record(connection, who, name, doing.target, reason=reason, details=doing.details)
+            write(connection, who, name, doing.target, reason=reason, details=doing.details)
         connection.commit()
     except PostgresError as error:
         _abandon(database)
@@ -96,16 +98,6 @@ def _abandon(database: Database) -> None:
             database.get().rollback()
             return
     database.drop()
-
-
-# --- Writing -------------------------------------------------------------------------------------------------------
-
-
-def record(
-    connection: Connection, who: str, action: str, target: str, *, reason: str | None, details: Mapping[str, Any]
-) -> None:
-    """Write an entry in the open transaction, or in a transaction of its own."""
-    write(connection, check_who(who), action, target, reason=check_reason(reason), details=details)
 
 
 def check_who(who: str) -> str:

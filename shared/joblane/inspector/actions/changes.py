@@ -15,8 +15,7 @@ from pg8000.exceptions import DatabaseError
 from joblane import telemetry
 from joblane.enqueue.follow_up import FollowUp
 from joblane.errors import sqlstate, text_of
-from joblane.inspector.choices import ALLOWED
-from joblane.inspector.filter import BulkAction
+from joblane.inspector.filter import ALLOWED, BulkAction
 from joblane.names import Queue
 from joblane.record.driver.connection import UNIQUE_VIOLATION, Connection, is_of_row
 from joblane.record.flow.free_slots import LimitNames, Turn

@@ -1,4 +1,4 @@
-"""Actions on one task.
+"""Actions on one task, and a new task by hand.
 
 Each action is one transaction: it locks the row, changes it and writes the audit entry. The task's message is sent
 after the commit; if this process dies in between, the sweep sends it a minute later.
@@ -11,26 +11,30 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from joblane.enqueue.check import check
+from joblane.enqueue.check import check, delay_seconds
+from joblane.enqueue.follow_up import FollowUp
+from joblane.enqueue.insert import insert_tasks
 from joblane.enqueue.wake import wake
-from joblane.errors import EnqueueError, UnreadablePayloadError
+from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
 from joblane.inspector.actions.changes import change, entry_of, send, serve_freed
-from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
-from joblane.inspector.choices import ALLOWED, BULK_TYPE
-from joblane.inspector.errors import ActionError
-from joblane.inspector.filter import BulkAction
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import ALLOWED, BULK_TYPE, BulkAction
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.tasks.why_held import keeps_slot, keeps_time
 from joblane.inspector.views import ActionResult
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.driver.connection import Connection
 from joblane.record.row.conditions import HOLDER
 from joblane.record.row.states import ENDED, State
 from joblane.record.task.insert import BATCH_TAG, NewTask
-from joblane.tasks.job import Job
+from joblane.tasks.job import OPTIONS, Job, check_names
 from joblane.tasks.limit import Flow
 from joblane.tasks.redaction import restored
+from joblane.tasks.task import Task
 
 CLEARED = "its payload was cleared, by retention or by an operator, so it can neither run again nor be replayed"
 SKIPPED = "A tick that was skipped never runs; `joblane replay` makes a new task with its payload"
@@ -188,3 +192,83 @@ def _allow(doing: Action, name: str, found: Record) -> None:
 def _refusal(doing: Action, name: str, found: Record, problem: str | None = None) -> ActionError:
     last = audit.last(doing.connection, found.id)
     return ActionError(found.id, name, found.state, ALLOWED[name], last, problem=problem)
+
+
+# --- A new task -------------------------------------------------------------------------------------------------------
+
+
+def named(scope: Scope, type_: str) -> Task[Any, Any]:
+    """The task of a type, by its present or a former name. Raises :class:`SelectionError`."""
+    task = scope.task(type_)
+    if task is None:
+        raise SelectionError("type", unknown_type(type_, scope.tasks))
+    return task
+
+
+def enqueue(
+    scope: Scope, type_: str, payload: Mapping[str, Any], options: Mapping[str, Any], reason: str | None
+) -> ActionResult:
+    """The audit entry is about the new task, and names the given options."""
+    task = named(scope, type_)
+    given = restored(task.payload, payload, None)  # refuses a masked field that was copied from another task
+    job = Job(task, task.read(given, task.schema_digest), **_options(options))
+    ready = check(job, record=True, prefix=scope.prefix)
+    with audit.action(scope, "enqueue", ready.id, reason) as doing:
+        inserted = insert(doing.connection, ready)
+        doing.target = inserted.id
+        doing.changed = inserted.changed
+        doing.details |= {"type": task.type, "queue": inserted.queue, "options": sorted(options)}
+    failed = send_inserted(scope, inserted)
+    after = inserted.state or (
+        State.SCHEDULED if inserted.due_seconds > 0 else State.HELD if inserted.waits else State.PENDING
+    )
+    id_ = inserted.id
+    return ActionResult(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
+
+
+# --- Writing a new row, and sending its message --------------------------------------------------------------------
+
+
+def insert(connection: Connection, ready: NewTask) -> NewTask:
+    """Write the row in the open transaction. Raises the error of a conflict."""
+    inserted = insert_tasks(connection.run, [ready])[0]
+    if isinstance(inserted, JobError):
+        raise inserted
+    return inserted
+
+
+def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
+    """Send the message after the commit, if SQS can delay it until it is due, and serve the limits of a replaced task.
+
+    Returns failures, like :func:`send`.
+    """
+    if inserted.freed:
+        FollowUp(freed=[inserted.freed]).act(scope.sqs, scope.prefix, scope.database.call)
+    if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
+        return {}
+    entry = inserted.entry
+    entry.delay_seconds = delay_seconds(inserted.due_seconds)
+    return send(scope.sqs, {inserted.id: entry})
+
+
+def note_of(failed: Mapping[str, str]) -> str | None:
+    """The remark about messages that could not be sent."""
+    for why in failed.values():
+        return f"its message could not be sent; the next sweep sends it ({why})"
+    return None
+
+
+# --- Options from JSON ---------------------------------------------------------------------------------------------
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a job; null means left out. The enqueue checks the values."""
+    check_names(given)
+    options = {}
+    for name, value in given.items():
+        if value is not None:
+            try:
+                options[name] = OPTIONS[name].values.from_json(value)
+            except ValueError as error:
+                raise EnqueueError(name, str(error)) from None
+    return options

@@ -23,11 +23,10 @@ from joblane.inspector.bulk.dead_letters import (
     dead_letter_depths,
     identified,
     queues_of,
+    wanted,
 )
-from joblane.inspector.bulk.redrive import wanted
-from joblane.inspector.choices import SORTS, removes_obsolete
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import SORTS, BulkAction, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import checked
@@ -110,7 +109,7 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
     dead_letters, obsolete = _wanted(scope, frozen)
     if canary and any(dead_letter.id is None for dead_letter in dead_letters):
         raise SelectionError("canary", "an unreadable message creates no task to wait for; leave the canary out")
-    none = obsolete > 0 and removes_obsolete(filter_)
+    none = obsolete > 0 and filter_.removes_obsolete
     return start.begin(
         scope,
         start.REDRIVE,
@@ -240,10 +239,9 @@ def acknowledge(scope: Scope, fingerprint: str, note: str) -> ActionResult:
     """Mark a cause as known, until another task fails with it. Raises :class:`SelectionError`."""
     fingerprint = checked(scope, Filter(fingerprint=fingerprint)).fingerprint or ""
     with audit.action(scope, "acknowledge", f"cause:{fingerprint}", note) as doing:
-        said = audit.check_reason(note)
-        if said is None:
+        if doing.reason is None:
             raise SelectionError("reason", "a note is required, for other operators")
         if not doing.connection.run(IS_CAUSE, fingerprint):
             raise SelectionError("filter", f"no archived task has the fingerprint {fingerprint}; see `joblane dead`")
-        doing.connection.run(ACKNOWLEDGE, fingerprint, doing.who, said)
+        doing.connection.run(ACKNOWLEDGE, fingerprint, doing.who, doing.reason)
     return ActionResult(fingerprint, "acknowledge", State.ARCHIVED, State.ARCHIVED)

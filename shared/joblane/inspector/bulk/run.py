@@ -21,8 +21,7 @@ from joblane.errors import SkipRetry
 from joblane.handler.context import TaskContext
 from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
 from joblane.inspector.bulk import dead_letters
-from joblane.inspector.bulk.dead_letters import DeadLetter
-from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, send_back
+from joblane.inspector.bulk.dead_letters import HIDDEN_SECONDS, DeadLetter, send_back
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing

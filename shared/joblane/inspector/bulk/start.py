@@ -12,9 +12,8 @@ from pydantic import TypeAdapter
 from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.inspector.actions import audit
-from joblane.inspector.choices import BULK_TYPE, MAX_CANARY, MAX_RATE
 from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import BULK_TYPE, MAX_CANARY, MAX_RATE, BulkAction, Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
 from joblane.inspector.tasks.listing import count_all
@@ -80,9 +79,7 @@ def begin(
             _check_total(scope, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
         numbers = (str(number) for number in (rate, canary, total))
-        doing.connection.run(
-            INSERT, ready.id, action, json.dumps(document), doing.who, audit.check_reason(reason), *numbers
-        )
+        doing.connection.run(INSERT, ready.id, action, json.dumps(document), doing.who, doing.reason, *numbers)
         insert_tasks(doing.connection.run, [ready])
         doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
     scope.sqs.send_many([ready.entry])  # on failure the sweep sends it

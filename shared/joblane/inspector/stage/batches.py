@@ -7,12 +7,11 @@ from typing import Any
 
 from joblane.enqueue.wake import wake
 from joblane.inspector.actions import audit
-from joblane.inspector.choices import archived_members
 from joblane.inspector.errors import SelectionError, UnknownBatchError
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, reading
-from joblane.inspector.views import BatchRow, BatchView, Relative
+from joblane.inspector.views import BatchRow, BatchView, Relative, archived_members
 from joblane.record.driver.connection import Connection
 from joblane.record.flow.batches import SEAL
 from joblane.record.row.states import State, as_read

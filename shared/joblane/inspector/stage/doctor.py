@@ -1,21 +1,29 @@
 """The checks of a deployment: all required parts exist and are enabled, and the work goes well.
 
-A part that cannot be checked is reported as unknown, and the other parts are still checked.
+A part that cannot be checked is reported as unknown, and the other parts are still checked. The checks of the work:
+failures of the last 15 minutes, tasks that wait past their target, stuck leases, events that wait for the bus, and
+schedules at run time with a problem.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import NOT_IN_DEV, sqlstate, text_of
+from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_aws, doctor_database, doctor_work
+from joblane.inspector.stage import doctor_aws, doctor_database, overview
 from joblane.inspector.stage.aws import is_emulator
+from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
+from joblane.names import SWEEP
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
+from joblane.record.run_statistics import FAILED_OUTCOMES
+from joblane.sweep.events import KEPT
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 UNREACHABLE = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
@@ -36,7 +44,7 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
     """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
     addition to missing migrations, and what is missing in the schema is reported once."""
     is_broken = False
-    for what, part in (*doctor_database.PARTS, *doctor_work.PARTS):
+    for what, part in (*doctor_database.PARTS, *OF_WORK):
         try:
             found = list(part(scope))
             yield from found
@@ -79,3 +87,147 @@ def _aws(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
         if is_emulator():
             do = "check that the local stack runs: `joblane status` shows it, `joblane up` starts it"
         return [Check(Grade.UNKNOWN, what, f"AWS cannot be reached: {str(error).rstrip('.')}", do)]
+
+
+# --- The work ---------------------------------------------------------------------------------------------------------
+
+
+MINUTES = 15
+LEAST_RUNS = 5
+"""With fewer runs that ended in the period, times and shares of failures mean nothing."""
+WARNING_SHARE, BAD_SHARE = 0.1, 0.5
+STUCK = "5 min"
+"""A lease is stuck this long after its end: until then the message, or the next sweep, finds it."""
+
+FAILING = f"""
+select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
+  from joblane.task_attempts
+ where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
+ group by type order by type
+"""
+STUCK_LEASES = f"""
+select type, count(*), min(id)
+  from (select id, type, state, lease_until from joblane.tasks where finished_at is null
+         order by created_at, id limit {BOUND}) as live
+ where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'
+ group by type order by type
+"""
+MOST_SCHEDULES = 1_000
+"""Schedules with a problem that are counted."""
+LATE = "10 min"
+"""A schedule whose next tick has no task so long after its time is late: tasks are created ahead."""
+PROBLEMS = f"""
+select count(*), min(name), (array_agg(problem order by name))[1]
+  from (select name, problem from joblane.schedules where problem is not null order by name limit {MOST_SCHEDULES}) as x
+"""
+LATE_SCHEDULES = f"""
+select count(*), min(name)
+  from (select name from joblane.schedules
+         where paused_at is null and next_at < clock_timestamp() - interval '{LATE}'
+         order by next_at limit {MOST_SCHEDULES}) as x
+"""
+MOST_EVENTS = 10_000
+"""Waiting events are counted up to here."""
+LATE_EVENTS = timedelta(minutes=15)
+"""A sweep sends what a worker has left, within five minutes."""
+WAITING_EVENTS = f"""
+select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8
+  from (select created_at from joblane.events order by created_at, id limit {MOST_EVENTS + 1}) as e
+"""
+REFUSAL = f"""
+select result ->> 'events_refusal' from joblane.tasks
+ where type = '{SWEEP}' and finished_at is not null and state = 'completed' order by created_at desc, id desc limit 1
+"""
+
+
+def failures(scope: Scope) -> Iterator[Check]:
+    """The share of failed runs of each type in the last 15 minutes."""
+    wrong, runs = False, 0
+    for type_, number, failed in scope.connection.run(FAILING):
+        runs += number
+        share = failed / number
+        if number >= LEAST_RUNS and share >= WARNING_SHARE:
+            wrong = True
+            found = f"{failed:,} of {number:,} runs in the last {MINUTES} minutes failed ({share:.0%})"
+            do = f"`joblane dead --type {type_} --newer {MINUTES}m` shows why; `joblane pause type {type_}` stops it"
+            yield Check(Grade.BAD if share >= BAD_SHARE else Grade.WARNING, f"runs of {type_}", found, do)
+    if not wrong:
+        yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
+
+
+def waits(scope: Scope) -> Iterator[Check]:
+    """No task has waited longer than the ``target_wait`` of its type, apart from paused tasks."""
+    wrong = False
+    for (queue, type_), seconds in sorted(overview.read(scope.connection, 1).waits.items()):
+        task = scope.task(type_)
+        if task is not None and seconds > task.target_wait.total_seconds():
+            wrong = True
+            waited, target = lasting(timedelta(seconds=seconds)), lasting(task.target_wait)
+            found = f"a task of queue {queue} has been due for {waited}; the target is {target}"
+            do = f"`joblane ls --type {type_} --state pending` and `joblane show ID` say why"
+            yield Check(Grade.BAD, f"waits of {type_}", found, do)
+    if not wrong:
+        yield Check(Grade.GOOD, "waits", "no due task waits longer than the target of its type")
+
+
+def leases(scope: Scope) -> Iterator[Check]:
+    """No run holds its task long after the end of its lease."""
+    rows = scope.connection.run(STUCK_LEASES)
+    for type_, number, example in rows:
+        found = (
+            f"{number:,} run{'s' * (number != 1)} ended more than {STUCK} ago without a result, for example {example}"
+        )
+        do = "does the sweep run? It sends their messages again, and the next claim counts them as lost"
+        yield Check(Grade.WARNING, f"leases of {type_}", found, do)
+    if not rows:
+        yield Check(Grade.GOOD, "leases", "no run holds a task past its lease")
+
+
+def events(scope: Scope) -> Iterator[Check]:
+    """Events do not wait for the bus. No check if no task declares events and none waits."""
+    [[number, seconds]] = scope.connection.run(WAITING_EVENTS)
+    if not number:
+        if any(task.events for task in scope.tasks.values()):
+            yield Check(Grade.GOOD, "events", "no event waits for the bus")
+        return
+    shown = f"{number:,}" if number <= MOST_EVENTS else f"more than {MOST_EVENTS:,}"
+    age = timedelta(seconds=max(0.0, seconds))
+    refusal = next((text for (text,) in scope.connection.run(REFUSAL)), None)
+    found = f"{shown} event{'s wait' if number != 1 else ' waits'} for the bus, the oldest for {lasting(age)}"
+    if refusal is None and age < LATE_EVENTS:
+        yield Check(Grade.GOOD, "events", found)
+        return
+    do = "does the sweep run, and has its function JOBLANE_EVENT_BUS? It sends them" if refusal is None else ""
+    do = do or f"they are sent as soon as the bus accepts them, and dropped after {KEPT.days} days"
+    yield Check(Grade.BAD, "events", f"{found}: {refusal}" if refusal else found, do)
+
+
+def schedules(scope: Scope) -> Iterator[Check]:
+    """Schedules at run time whose last tick got no task, and those whose next tick is late."""
+    what = "schedules at run time"
+    [[number, name, problem]] = scope.connection.run(PROBLEMS)
+    [[late, late_name]] = scope.connection.run(LATE_SCHEDULES)
+    if number:
+        found = f"{_counted(number)} a problem, for example {name}: {problem}"
+        do = "`joblane schedules --problem` lists them. Put them again with what fits the code, or delete them"
+        yield Check(Grade.WARNING, what, found, do)
+    if late:
+        found = f"{_counted(late)} a tick that is more than {LATE} late, for example {late_name}"
+        do = "does the sweep run? It makes the tasks of their ticks: `joblane ls --type jobs:sweep`"
+        yield Check(Grade.BAD, f"ticks of {what}", found, do)
+    if not number and not late:
+        yield Check(Grade.GOOD, what, "none has a problem, and none is late")
+
+
+def _counted(number: int) -> str:
+    least = "at least " if number == MOST_SCHEDULES else ""
+    return f"{least}{number:,} {'schedule has' if number == 1 else 'schedules have'}"
+
+
+OF_WORK: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
+    ("runs", failures),
+    ("waits", waits),
+    ("leases", leases),
+    ("events", events),
+    ("schedules at run time", schedules),
+)

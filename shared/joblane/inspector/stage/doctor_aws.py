@@ -14,10 +14,10 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_database import NOBODY
-from joblane.inspector.stage.doctor_events import bus
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.views import Check, Grade
 from joblane.names import (
+    SWEEP,
     TICKER,
     Queue,
     cron_group_name,
@@ -28,10 +28,12 @@ from joblane.names import (
     schedule_name,
 )
 from joblane.quotas import MIN_CONCURRENCY
+from joblane.settings import EVENT_BUS
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
 from joblane.tasks.task import Task
 
 DEPLOY = "deploy the stage"
+NO_BUS = "`aws events create-event-bus --name {}`: a deploy does not create it anew; or correct the setting events.bus"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
@@ -232,6 +234,39 @@ def _wrong_schedule(
             yield Check(Grade.WARNING, what, f"it is disabled: paused by {who}", "`joblane resume schedule`")
         else:
             yield Check(Grade.BAD, what, "it is disabled, and it is not paused: its ticks are not sent", DEPLOY)
+
+
+# --- Events -----------------------------------------------------------------------------------------------------------
+
+
+def bus(scope: Scope) -> Iterator[Check]:
+    """The bus exists. EventBridge accepts events for a bus that does not exist, and drops them.
+
+    Source: github.com/aws/aws-cli, issue 9186.
+    """
+    if (name := _bus_of(scope)) is None:
+        return
+    with client("events", scope.region) as aws:
+        try:
+            aws.describe_event_bus(Name=name)
+        except aws.exceptions.ResourceNotFoundException:
+            found = "it does not exist: EventBridge drops the events, and reports no error"
+            yield Check(Grade.BAD, f"bus {name}", found, NO_BUS.format(name))
+            return
+    yield Check(Grade.GOOD, f"bus {name}", "it exists")
+
+
+def _bus_of(scope: Scope) -> str | None:
+    """Return the bus of the deployed functions that send events, from the configuration of one. None: none sends."""
+    if not any(task.events for task in scope.tasks.values()):
+        return None
+    with client("lambda", scope.region) as aws:
+        try:
+            deployed = aws.get_function_configuration(FunctionName=function_name(scope.prefix, SWEEP))
+        except aws.exceptions.ResourceNotFoundException:  # a finding of `functions`
+            return None
+    name: str | None = deployed.get("Environment", {}).get("Variables", {}).get(EVENT_BUS)
+    return name
 
 
 PARTS: tuple[tuple[str, str, Callable[[Scope], Iterator[Check]]], ...] = (

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.inspector.actions.enqueue import limits_of
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
+from joblane.inspector.stage.limits import limits_of
 from joblane.inspector.tasks.filter_sql import check_within
 from joblane.inspector.views import Mark
 from joblane.record.deploys import deploys

@@ -10,17 +10,19 @@ from threading import Event
 from typing import Any
 
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.schedule_words import in_words
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import pauses
+from joblane.inspector.stage import limits, pauses
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, check_number, reading
 from joblane.inspector.tasks.listing import MOST_MINUTES
-from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView, TenantRow
+from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView, TenantRow, TypeView
 from joblane.names import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import LIVE, State, as_read
 from joblane.record.run_statistics import FAILED_OUTCOMES
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
+from joblane.tasks.redaction import shown_schema
 
 MOST_ARCHIVED = 1_000
 """Archived tasks are counted up to here: each is a page of the table, which nothing else reads."""
@@ -263,4 +265,29 @@ def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
     return tuple(
         TenantRow(tenant, due, held, active, later, oldest, started, failed, paused.get(tenant))
         for tenant, due, held, active, later, oldest, started, failed in rows
+    )
+
+
+# --- Types ------------------------------------------------------------------------------------------------------------
+
+
+def types(scope: Scope) -> tuple[TypeView, ...]:
+    return tuple(
+        TypeView(
+            type=task.type,
+            queues=task.lanes,
+            max_retry=task.max_retry,
+            timeout_seconds=task.timeout.total_seconds(),
+            retention_seconds=task.retention.total_seconds(),
+            batch_size=task.batch_size,
+            memory_mb=task.memory_mb,
+            schedules=tuple(in_words(schedule.text, schedule.timezone) for schedule in task.schedules),
+            ordered=task.flow is not None and task.flow.ordered,
+            schema=shown_schema(task.payload, task.schema),
+            target_wait_seconds=task.target_wait.total_seconds(),
+            max_concurrency=task.max_concurrency,
+            key=task.flow.key if task.flow else (),
+            limits=limits.limits_of(task),
+        )
+        for task in sorted(scope.tasks.values(), key=lambda task: task.type)
     )

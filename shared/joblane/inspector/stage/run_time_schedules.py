@@ -18,7 +18,7 @@ from joblane.enqueue.ticks import NAME_PATTERN
 from joblane.enqueue.wake import wake
 from joblane.errors import DeclarationError, ScheduleError, UnknownScheduleError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
+from joblane.inspector.actions.single import insert, named, note_of, send_inserted
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope

@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.errors import DeclarationError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.enqueue import named
+from joblane.inspector.actions.single import named
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope

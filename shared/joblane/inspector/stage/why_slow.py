@@ -11,14 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.errors import LimitError
-from joblane.inspector.actions.enqueue import limits_of
 from joblane.inspector.durations import lasting
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
-from joblane.inspector.stage.doctor_work import LEAST_RUNS, STUCK
+from joblane.inspector.stage.doctor import LEAST_RUNS, STUCK
 from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
@@ -54,10 +53,11 @@ select case when grouping(queue) = 0 then queue end, case when grouping(tenant) 
          - extract(epoch from clock_timestamp()))::float8
   from (select queue, coalesce(tenant, '') as tenant, state, due_at, lease_until, wait_kind from live
          where type = any($2::text[])) as mine
- group by grouping sets ((queue), (tenant))
- order by grouping(queue), coalesce(tenant = any($3::text[]), false) desc, due desc limit {MOST_TENANTS}
+ group by grouping sets ((queue), (tenant), ())
+ order by grouping(queue), grouping(tenant) desc, coalesce(tenant = any($3::text[]), false) desc, due desc
+ limit {MOST_TENANTS + 1}
 """
-"""The live tasks by queue, and by tenant: the paused tenants ($3), then the tenants with the most due tasks."""
+"""The live tasks by queue, in all, and by tenant: the paused tenants ($3), then the tenants with the most due tasks."""
 
 # The latest of a type are at the end of one index if they have ended, and of another if they are live.
 ARRIVED = f"""
@@ -84,21 +84,6 @@ class _Live:
     retry: int = 0
     oldest: float | None = None
     first: float | None = None
-
-    def plus(self, other: _Live) -> _Live:
-        oldest = [each.oldest for each in (self, other) if each.oldest is not None]
-        first = [each.first for each in (self, other) if each.first is not None]
-        return _Live(
-            self.due + other.due,
-            self.active + other.active,
-            self.stopped + other.stopped,
-            self.held + other.held,
-            self.after + other.after,
-            self.later + other.later,
-            self.retry + other.retry,
-            max(oldest, default=None),
-            min(first, default=None),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +113,16 @@ def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
 
 
 def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
-    queues: dict[str, _Live] = {}
-    tenants: dict[str, _Live] = {}
     types = list(task.types)
     with reading(scope.connection) as connection:
         current = pauses.current(connection)
         paused = [pause.name for pause in current if pause.scope is PauseScope.TENANT]
-        for queue, tenant, *numbers in connection.run(LIVE, str(BOUND), types, paused):
-            group, key = (queues, queue) if queue is not None else (tenants, tenant)
-            group[key] = _Live(*numbers)
+        rows = connection.run(LIVE, str(BOUND), types, paused)
+        live = {(queue, tenant): _Live(*numbers) for queue, tenant, *numbers in rows}
         [[arrived]] = connection.run(ARRIVED, types, str(round(RECENT.total_seconds())))
-    total = _Live()
-    for each in queues.values():
-        total = total.plus(each)
+    total = live.pop((None, None))
+    queues = {queue: each for (queue, _), each in live.items() if queue is not None}
+    tenants = {tenant: each for (queue, tenant), each in live.items() if queue is None}
     recent, before = (performance.performance(scope, PauseScope.TYPE, task.type, time) for time in (RECENT, BEFORE))
     return _Subject(task, task.type, total, queues, tenants, recent, before, arrived, current)
 
@@ -185,7 +167,7 @@ def _limits(scope: Scope, subject: _Subject) -> Iterator[Check]:
     if task.flow is None:
         yield Check(Grade.GOOD, "limits", "it has no limit")
         return
-    names = limits_of(task)
+    names = limits.limits_of(task)
     late = datetime.now(UTC) - task.target_wait
     try:
         found = [check for name in names for limit in limits.limits(scope, name, None) for check in _limit(limit, late)]

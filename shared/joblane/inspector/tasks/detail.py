@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from joblane.handler.steps import key_of
 from joblane.inspector.actions import audit
-from joblane.inspector.choices import ALLOWED, BULK_TYPE
+from joblane.inspector.filter import ALLOWED, BULK_TYPE
 from joblane.inspector.links import logs_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
@@ -167,15 +167,13 @@ def _actions(record: Record) -> tuple[str, ...]:
         for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items()
         if record.state in states and not (record.type == BULK_TYPE and "replay" in action)
     ]
-    if record.cancel_requested_at is not None and record.state is State.ACTIVE:
-        allowed.remove("cancel")  # a cancellation was requested already
-    if record.is_skipped_tick:
-        allowed.remove("retry")
-    if record.between_invocations:
-        allowed.remove("edit")
-    if record.has_time or record.is_limited:
-        allowed.remove("run")
-    return tuple(map(str, allowed))
+    refused = {
+        "cancel": record.state is State.ACTIVE and record.cancel_requested_at is not None,  # it was requested already
+        "retry": record.is_skipped_tick,
+        "edit": record.between_invocations,
+        "run": record.has_time or record.is_limited,
+    }
+    return tuple(str(action) for action in allowed if not refused.get(action))
 
 
 def _log_link(scope: Scope, record: Record) -> str | None:

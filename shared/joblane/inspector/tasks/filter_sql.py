@@ -17,10 +17,9 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from joblane.errors import storable
-from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import LONGEST, written
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.names import TYPE_PATTERN, Queue
@@ -42,6 +41,7 @@ select where exists (select from joblane.tasks where type = $1 and finished_at i
           or exists (select from (select type from joblane.tasks where finished_at is null
                                    order by created_at desc, id desc limit {BOUND}) as live where type = $1)
 """
+OF_ID = f"1 to {MAX_ID} printable ASCII characters without spaces"
 FINGERPRINT_PATTERN = re.compile(r"[!-~]{1,64}")
 
 E = TypeVar("E", bound=StrEnum)
@@ -66,12 +66,15 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
             raise SelectionError(
                 each.name, f"a duration of more than 0 s, and of {LONGEST.days} days at most, is required"
             )
-    for id_ in filter_.ids:
-        _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
-    _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
-    _match("parent", filter_.parent, ID_PATTERN, "the id of a task is required")
-    _match("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required")
-    _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "a fingerprint from a listing is required")
+    for name, value, pattern, wanted in (
+        *(("ids", id_, ID_PATTERN, f"{OF_ID} are required") for id_ in filter_.ids),
+        ("id_prefix", filter_.id_prefix, ID_PATTERN, OF_ID),
+        ("parent", filter_.parent, ID_PATTERN, "the id of a task is required"),
+        ("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required"),
+        ("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "a fingerprint from a listing is required"),
+    ):
+        if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
+            raise SelectionError(name, wanted)
     for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):
         text = getattr(filter_, name)
         if text is not None and (not isinstance(text, str) or len(text) > longest or storable(text) != text):
@@ -112,11 +115,6 @@ def check_within(within: object, shortest: timedelta = timedelta(minutes=1)) -> 
     if not isinstance(within, timedelta) or not shortest <= within <= LONGEST_WITHIN:
         given = written(within) if isinstance(within, timedelta) else repr(within)
         raise SelectionError("within", f"{written(shortest)} to {written(LONGEST_WITHIN)} is required, not {given}")
-
-
-def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:
-    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
-        raise SelectionError(field, wanted)
 
 
 def _states(filter_: Filter) -> tuple[State, ...]:

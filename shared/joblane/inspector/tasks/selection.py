@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from joblane.inspector.choices import BULK_TYPE
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import BULK_TYPE, Filter
 from joblane.inspector.tasks.filter_sql import BOUND, position_of
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import ENDED, LIVE, State

@@ -13,8 +13,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
-from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held
-from joblane.inspector.tasks.why_parents import why_parents
+from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held, why_parents
 from joblane.inspector.views import Reason, Why
 from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_DELAY

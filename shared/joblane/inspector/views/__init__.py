@@ -4,7 +4,7 @@ Times are aware UTC. In payloads, results and headers the values of redacted fie
 """
 
 from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
-from joblane.inspector.views.batches import BatchRow, BatchView
+from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
 from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
 from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
 from joblane.inspector.views.schedules import RunTimeSchedulePage, RunTimeScheduleRow, RunTimeScheduleView
@@ -87,4 +87,5 @@ __all__ = [
     "TickView",
     "TypeView",
     "Why",
+    "archived_members",
 ]

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from joblane.inspector.filter import Filter
 from joblane.inspector.views.tasks import AnyState, Relative, TaskRow
-from joblane.record.row.states import ENDED
+from joblane.record.row.states import ENDED, State
+from joblane.record.task.insert import BATCH_TAG
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,8 @@ class BatchView:
     def ended(self) -> int:
         """The number of these that have ended, archived ones included."""
         return sum(number for state, number in self.members.items() if state in ENDED)
+
+
+def archived_members(id_: str) -> Filter:
+    """Return the filter for the members of a batch that a redrive runs again."""
+    return Filter(tag=f"{BATCH_TAG}{id_}", states=(State.ARCHIVED,))

@@ -1,7 +1,12 @@
-"""The function of the shared page."""
+"""The function of the shared page, and the secrets that it reads.
+
+The deploy creates the key of sessions, in Secrets Manager: with a key in Parameter Store, everybody who may read all
+parameters, for example through AWS's policy ``ReadOnlyAccess``, could sign in as anybody.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -18,15 +23,14 @@ from starlette.routing import Route
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.person import Person
 from joblane.inspector.remote import RemoteInspector
-from joblane.inspector.shared_page import Configuration
+from joblane.inspector.shared_page import KEY_LENGTH, Configuration
 from joblane.local.errors import LocalError
 from joblane.page.app import COMMON, assemble
 from joblane.page.hosted.event import respond
-from joblane.page.hosted.guard import SIGN_OUT, SIGNED_IN, HostedGuard, sign_out
-from joblane.page.hosted.issuer import Issuer
-from joblane.page.hosted.signing import Signer, client_secret, session_key
+from joblane.page.hosted.guard import SIGN_OUT, SIGNED_IN, HostedGuard, Signer, sign_out
+from joblane.page.hosted.issuer import Issuer, IssuerUnavailableError
 from joblane.page.inspectors import Desk
-from joblane.page.steps import Notices
+from joblane.page.rendering import Notices
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -88,6 +92,32 @@ def build(
         common={**COMMON, "stage": stage, "command": f"joblane --stage {stage}"},
         more=[Route(SIGN_OUT, sign_out, methods=["POST"])],
     )
+
+
+def session_key(arn: str, client: Any) -> bytes:
+    """Return the key of sessions from its secret. ``client``: of boto3 for Secrets Manager. Raises ValueError."""
+    text = client.get_secret_value(SecretId=arn)["SecretString"]
+    if len(text) < KEY_LENGTH:
+        raise ValueError(f"secret {arn}: {KEY_LENGTH} characters are required")
+    return hashlib.sha256(text.encode()).digest()
+
+
+def client_secret(arn: str, clients: Callable[[str], Any]) -> str:
+    """Return the text of a secret of Secrets Manager, or of a parameter. ``clients``: makes a client for a service.
+
+    Raises :class:`~joblane.page.hosted.issuer.IssuerUnavailableError`.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        if ":secretsmanager:" in arn:
+            return str(clients("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
+        return str(clients("ssm").get_parameter(Name=arn, WithDecryption=True)["Parameter"]["Value"])
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        raise IssuerUnavailableError(f"the secret of the client cannot be read ({code})") from None
+    except (BotoCoreError, KeyError) as error:
+        raise IssuerUnavailableError(f"the secret of the client cannot be read ({type(error).__name__})") from None
 
 
 @cache

@@ -6,8 +6,13 @@ not signed in is sent to the issuer and comes back to the page that it wanted.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,10 +25,9 @@ from joblane.inspector.permission import Permission
 from joblane.inspector.person import Person
 from joblane.inspector.shared_page import Configuration
 from joblane.page.hosted.issuer import Issuer, IssuerUnavailableError, SignInError, error_code
-from joblane.page.hosted.signing import Signer
 from joblane.page.inspectors import Desk
 from joblane.page.rendering import problem
-from joblane.page.security import Guard, cookies_of, own_address
+from joblane.page.security import Guard, cookies_of, equal, own_address
 from joblane.page.views import find
 
 SIGNED_IN, SIGN_OUT, SIGNED_OUT = "/signed-in", "/sign-out", "/signed-out"
@@ -43,6 +47,37 @@ LEVELS: Mapping[Permission, str] = {
     Permission.OPERATE: "see the page, and decide if and when tasks run",
     Permission.EDIT: "see the page, decide if and when tasks run, and change payloads",
 }
+
+
+class Signer:
+    """Signs and reads strings. ``key``: the secret key of the stage, 32 random bytes."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def token(self, purpose: str, text: str) -> str:
+        """A text that only a holder of the key can make. Two purposes never have the same one."""
+        key = hmac.digest(self._key, purpose.encode(), hashlib.sha256)
+        return _encoded(hmac.digest(key, text.encode(), hashlib.sha256))
+
+    def sign(self, purpose: str, value: dict[str, Any], seconds: float) -> str:
+        """A text with ``value``, which can be read for ``seconds``."""
+        kept = {**value, "until": int(time.time() + seconds)}
+        text = json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
+        body = _encoded(text.encode(errors="surrogatepass"))
+        return f"{body}.{self.token(purpose, body)}"
+
+    def read(self, purpose: str, text: str) -> dict[str, Any] | None:
+        """The value in a string; None if it was not signed for this purpose, or is too old."""
+        body, _, token = text.partition(".")
+        if not equal(token, self.token(purpose, body)):
+            return None
+        value: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return value if value.pop("until") > time.time() else None
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 class HostedGuard(Guard):

@@ -187,7 +187,6 @@ class Issuer:
     def _call(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, Any]]:
         """Send a request, and return the status and the JSON object. A redirect is not followed."""
         from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import ConnectionError, HTTPClientError  # noqa: A004
         from botocore.httpsession import URLLib3Session
 
         if self._http is None:
@@ -197,9 +196,7 @@ class Issuer:
         try:
             answer: AWSResponse = self._http.send(request.prepare())
             content = answer.raw.read(MAX_BYTES + 1)
-        except (HTTPClientError, ConnectionError, OSError) as error:
-            raise IssuerUnavailableError(type(error).__name__) from None
-        except Exception as error:  # urllib3's own errors of a body that ends too early
+        except Exception as error:  # botocore's errors, and urllib3's own of a body that ends too early
             raise IssuerUnavailableError(type(error).__name__) from None
         try:
             found = json.loads(content) if len(content) <= MAX_BYTES else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.choices import MAX_CANARY, archived_members
-from joblane.inspector.filter import DEFAULT_RATE
+from joblane.inspector.filter import DEFAULT_RATE, MAX_CANARY
 from joblane.inspector.inspector import Inspector
-from joblane.page.filters import whole
-from joblane.page.steps import form, page, redirect
+from joblane.inspector.views import archived_members
+from joblane.page.filters import form, whole
+from joblane.page.rendering import page, redirect
 from joblane.page.views.bulk import rate_of
 
 MOST = 100

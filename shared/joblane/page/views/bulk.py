@@ -11,13 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.errors import UnknownTaskError
-from joblane.inspector.choices import MAX_RATE
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter
+from joblane.inspector.filter import DEFAULT_RATE, MAX_RATE, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import TaskRow
-from joblane.page.filters import Fields, described, name_of, read, whole, write
-from joblane.page.steps import form, page, redirect
+from joblane.page.filters import Fields, described, form, name_of, read, whole, write
+from joblane.page.rendering import page, redirect
 
 EXAMPLES = 5
 

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.choices import MAX_CANARY, SORTS, removable, within
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter
+from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, MAX_CANARY, SORTS, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.page.filters import Fields, read, whole, write
-from joblane.page.steps import form, page, redirect
+from joblane.page.filters import Fields, form, read, whole, write
+from joblane.page.rendering import page, redirect
 from joblane.page.views.bulk import rate_of
 
 UNREADABLE = ""
@@ -31,7 +30,7 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
     """Count the dead letters that a redrive would send back or remove."""
     wanted = _wanted(request.query_params)
     found = inspector.dead()
-    groups = within(found.groups, wanted)
+    groups = found.within(wanted)
     return page(
         request,
         "redrive.html",
@@ -39,7 +38,7 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         everything=wanted == Filter(),
         types=len({group.type for group in groups}),
         count=sum(group.count for group in groups),
-        obsolete=removable(found, wanted),
+        obsolete=found.removable(wanted),
         fields=write(wanted),
         rate=DEFAULT_RATE,
         canary=DEFAULT_CANARY

@@ -17,9 +17,8 @@ from starlette.responses import RedirectResponse, Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Found, FoundKind
-from joblane.page.filters import Form, read, write
-from joblane.page.rendering import base_of, query
-from joblane.page.steps import form, page
+from joblane.page.filters import Form, form, read, write
+from joblane.page.rendering import base_of, page, query
 
 PATH = "/find"
 COOKIE = "joblane-find"

@@ -13,9 +13,9 @@ from joblane.errors import FieldError
 from joblane.inspector.durations import starts
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.page.filters import Form, age, parsed, whole
-from joblane.page.rendering import query
-from joblane.page.steps import desk, form, page, redirect
+from joblane.page.filters import Form, age, form, parsed, whole
+from joblane.page.inspectors import desk
+from joblane.page.rendering import page, query, redirect
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus
 from joblane.tasks.limit import MAX_AT_A_TIME, MAX_BURST, Rate, values_text
 

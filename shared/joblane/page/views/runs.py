@@ -11,17 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.errors import LimitError
-from joblane.inspector.choices import MOST_ERRORS
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.filter import MOST_ERRORS, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Percentiles, Performance, TypeView
 from joblane.page import chart, marks
 from joblane.page.chart import Column, Series
 from joblane.page.filters import age
-from joblane.page.rendering import query, span
-from joblane.page.steps import desk, page
+from joblane.page.inspectors import desk
+from joblane.page.rendering import page, query, span
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitStatus
 from joblane.tasks.limit import TENANT
 

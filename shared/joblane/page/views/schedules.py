@@ -11,8 +11,9 @@ from starlette.responses import Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ScheduleView
-from joblane.page.filters import PER_PAGE, YES
-from joblane.page.steps import desk, form, page, redirect
+from joblane.page.filters import PER_PAGE, YES, form
+from joblane.page.inspectors import desk
+from joblane.page.rendering import page, redirect
 
 FIELDS = ("text", "tenant", "type", "problem")
 NOTICES = {

@@ -14,8 +14,8 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Minute, Pause
 from joblane.names import Queue
 from joblane.page import marks
-from joblane.page.filters import Form, age, name_of, whole
-from joblane.page.steps import form, page, redirect
+from joblane.page.filters import Form, age, form, name_of, whole
+from joblane.page.rendering import page, redirect
 
 WITHIN = ("1h", "1d", "7d", "30d")
 AUDIT_PER_PAGE = 50

@@ -1,7 +1,9 @@
-"""The listing of tasks by state and filter, a page at a time."""
+"""The tasks: a listing by state and filter, a page at a time, and one task with its actions."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,12 +11,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.choices import ALLOWED
+from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.page.filters import PER_PAGE, SHOWN, read, whole
-from joblane.page.steps import desk, page
+from joblane.inspector.short_id import task_of
+from joblane.inspector.views import ActionResult, TaskView
+from joblane.page.filters import PER_PAGE, SHOWN, form, read, whole
+from joblane.page.inspectors import desk
+from joblane.page.rendering import as_json, page, query, redirect
 
 MOST = 200
 """Tasks of one page: the ids of all selected tasks must fit into an address."""
@@ -31,7 +36,7 @@ FIELDS = {
 """Field of the filter → field of the form."""
 
 
-def show(request: Request, inspector: Inspector) -> Response:
+def listing(request: Request, inspector: Inspector) -> Response:
     """A page of tasks. ``from``: the position that the previous page returned."""
     parameters = request.query_params
     after, status = parameters.get("from") or None, 200
@@ -64,3 +69,75 @@ def _suggested(states: Sequence[str]) -> BulkAction | None:
     """The first action that all listed states allow."""
     listed = {state for state in states if state}
     return next((action for action in BulkAction if listed <= ALLOWED[action]), None)
+
+
+# --- A task -----------------------------------------------------------------------------------------------------------
+
+
+RESULTS = {
+    "run": "It runs as soon as its lane has capacity.",
+    "retry": "It has new attempts, and runs as soon as its lane has capacity.",
+    "archive": "It is archived.",
+    "delete": "Its content is cleared; its id is kept.",
+    "cancel": "It is cancelled, or will be at the next check of its run.",
+    "replay": "This is the new task.",
+    "edit": "It has the new payload.",
+    "replay_with": "This is the new task, with the new payload.",
+}
+EDITS = ("edit", "replay_with")
+
+
+def show(request: Request, inspector: Inspector) -> Response:
+    return _show(request, task_of(inspector, request.query_params.get("id", "")))
+
+
+def _show(request: Request, view: TaskView, status: int = 200, **editing: Any) -> Response:
+    """The page of a task. ``text``, ``problems``: of a payload that was refused."""
+    id_ = view.row.id
+    editing = {"text": as_json(view.payload), "problems": (), "reason": "", "here": f"/task?{query(id=id_)}", **editing}
+    return page(request, "task.html", status, view=view, row=view.row, **editing)
+
+
+def logs(request: Request, inspector: Inspector) -> Response:
+    id_ = task_of(inspector, request.query_params.get("id", "")).row.id
+    return page(request, "logs.html", id=id_, lines=inspector.logs(id_))
+
+
+def act(request: Request, inspector: Inspector) -> Response:
+    """Carry out the action of a button."""
+    given = form(request)
+    id_, action = given.text("id"), given.text("action")
+    if action not in (*BulkAction, "replay"):
+        raise SelectionError("action", f"{', '.join(BulkAction)} and replay are valid")
+    return _done(request, getattr(inspector, action)(id_, reason=given.reason))
+
+
+def edit(request: Request, inspector: Inspector) -> Response:
+    """Change the payload, of this task or for a new task; if it is refused, show it again with its problems."""
+    given = form(request)
+    id_, action, text = given.text("id"), given.text("action"), given.text("payload")
+    if action not in EDITS:
+        raise SelectionError("action", f"{' and '.join(EDITS)} are valid")
+    try:
+        payload = json.loads(text)
+        if not isinstance(payload, dict):
+            raise EnqueueError("payload", "a JSON object is required: {…}")
+        return _done(request, getattr(inspector, action)(id_, payload, reason=given.reason))
+    except json.JSONDecodeError as error:
+        problems = [f"line {error.lineno}, column {error.colno}: {error.msg}"]
+    except (EnqueueError, UnreadablePayloadError) as error:
+        problems = _problems(error)
+    except RecursionError:
+        problems = ["it is nested too deeply"]
+    return _show(request, inspector.task(id_), 422, text=text, problems=problems, reason=given.text("reason"))
+
+
+def _problems(error: JobError) -> list[str]:
+    """A text for each invalid field."""
+    return re.sub(r"^payload: (not a valid \w+: )?", "", str(error)).split("; ")
+
+
+def _done(request: Request, acted: ActionResult) -> Response:
+    action = acted.action.replace("-", "_")
+    notice = f"{action.replace('_', ' ').capitalize()}: done. {RESULTS.get(action, '')}"
+    return redirect(request, "/task", notice, id=acted.new_id or acted.id)

@@ -1,15 +1,51 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, and their completions for the shell.
+
+Completions send nothing, and import no handler.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Annotated, Any
 
 import typer
 
-from joblane.cli import completion
+from joblane.inspector.filter import STATISTICS_BY, PauseScope
+from joblane.names import Queue
+from joblane.project import Project, ProjectError
+from joblane.record.row.states import State
+
+
+def states() -> list[str]:
+    return [*State]
+
+
+def queues() -> list[str]:
+    return [*Queue]
+
+
+def scopes() -> list[str]:
+    """The scopes of a pause."""
+    return [*PauseScope]
+
+
+def groups() -> list[str]:
+    """The groups of the statistics."""
+    return [*STATISTICS_BY]
+
+
+def task_types() -> list[str]:
+    """The declared types, as written in ``@task("…")`` of each handler; none in a folder of another user."""
+    try:
+        handlers = Project.here().handlers.glob("*/handler.py")
+    except ProjectError:
+        return []
+    found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(), re.M) for path in handlers)
+    return sorted(match[1] for match in found if match)
+
 
 AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="Print one JSON document.")]
 Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, for the audit.")]
@@ -27,9 +63,7 @@ Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
 IdOrPrefix = Annotated[str, typer.Argument(metavar="ID", help="Id of the task, or the beginning of it.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of tasks.", show_default=False)]
-Type = Annotated[
-    str, typer.Argument(metavar="TYPE", help="For example data:export.", autocompletion=completion.task_types)
-]
+Type = Annotated[str, typer.Argument(metavar="TYPE", help="For example data:export.", autocompletion=task_types)]
 Types = Annotated[
     list[str] | None,
     typer.Option(
@@ -37,7 +71,7 @@ Types = Annotated[
         "-t",
         metavar="TYPE",
         help="Task type. You can repeat the option.",
-        autocompletion=completion.task_types,
+        autocompletion=task_types,
     ),
 ]
 
