@@ -51,6 +51,7 @@ RESUME_RESERVE = timedelta(seconds=60)
 MAX_RETENTION = timedelta(days=3650)
 MAX_RESULT_BYTES = MAX_MESSAGE_BYTES
 """The maximum size of a result, as JSON: that of an SQS message."""
+MAX_HEADERS = 32
 SNOOZE_CEILING = 20
 """The number of times that a task may raise Snooze."""
 PROMISED_OUTAGE = timedelta(hours=24)

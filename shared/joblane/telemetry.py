@@ -1,10 +1,15 @@
-"""Logs and metrics by Powertools, made on first use."""
+"""Logs and metrics by Powertools, made on first use.
+
+The log line and the metrics of an invocation are Powertools' bytes, for a third of the processor time. A producer needs
+no Powertools, so it is imported with the first log line.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import sys
 import time
 from collections import defaultdict
 from functools import cache, lru_cache
@@ -14,9 +19,12 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from aws_lambda_powertools import Logger
+    from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+else:
+    LambdaPowertoolsFormatter = object
 
-    from joblane.log_line import FrequentLine
-
+TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""Changes with each invocation. Source: Lambda, *Defined runtime environment variables*."""
 stream: TextIO | None = None
 """The stream of log lines. None: the standard output, which of the command line has results only."""
 METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
@@ -37,16 +45,83 @@ def logger() -> Logger:
     """The process's structured logger, one JSON line per record. ``POWERTOOLS_LOG_LEVEL`` sets the level."""
     from aws_lambda_powertools import Logger
 
-    from joblane.log_line import Formatter
+    return Logger(service=_service(), logger_formatter=formatter(_service()), stream=stream)
 
-    return Logger(service=_service(), logger_formatter=Formatter(_service()), stream=stream)
+
+def formatter(service: str) -> LambdaPowertoolsFormatter:
+    """Return the formatter of all log lines."""
+    from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+
+    class Formatter(FrequentFormat, LambdaPowertoolsFormatter):
+        pass
+
+    return Formatter(service)
 
 
 def frequent_line(message: str) -> FrequentLine:
     """Return a line that every invocation writes."""
-    from joblane.log_line import FrequentLine
-
     return FrequentLine(logging.getLogger(logger().service), message)
+
+
+class FrequentRecord(logging.LogRecord):
+    """A record that also keeps its ``extra`` fields together, in a slot: only ``__dict__`` has fields of the line."""
+
+    __slots__ = ("extra",)
+    extra: dict[str, Any]
+
+
+class FrequentLine:
+    """An INFO line with a fixed message, written at one place. All its lines have the same fields."""
+
+    def __init__(self, logger: logging.Logger, message: str) -> None:
+        self._logger, self._message = logger, message
+        self._attributes: dict[str, Any] = {}
+
+    def write(self, extra: dict[str, Any]) -> None:
+        """Write the line. ``extra``: its fields; no value is None."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        if not self._attributes:
+            place = sys._getframe(1)
+            file, line, function = place.f_code.co_filename, place.f_lineno, place.f_code.co_name
+            record = logging.LogRecord(self._logger.name, logging.INFO, file, line, self._message, (), None, function)
+            self._attributes = record.__dict__
+        record = FrequentRecord.__new__(FrequentRecord)
+        now = time.time()
+        record.__dict__.update(self._attributes, created=now, msecs=float(now * 1000 % 1000 // 1), **extra)
+        record.extra = extra
+        self._logger.handle(record)
+
+
+class FrequentFormat(LambdaPowertoolsFormatter):
+    """Added to Powertools' formatter. It writes a :class:`FrequentRecord` with the fixed fields of the previous one.
+
+    If keys were appended to the logger, it writes all fields anew, because their values can change.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__(utc=True, use_rfc3339=True, service=service)
+        encoder = json.JSONEncoder(default=str, separators=(",", ":"), indent=self.json_indent, ensure_ascii=False)
+        self._encode = encoder.encode
+        self._keys: dict[str, Any] | None = None
+        self._fields: dict[str, Any] = {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not isinstance(record, FrequentRecord) or self.thread_safe_get_current_keys():
+            return super().format(record)
+        if self.log_format != self._keys or record.msg != self._fields["message"]:
+            text = super().format(record)
+            fixed = all(isinstance(value, str | None) for value in self.log_format.values())
+            self._keys = dict(self.log_format) if fixed else None
+            self._fields = json.loads(text)
+            return text
+        line = self._fields | record.extra
+        line["timestamp"] = self.formatTime(record)
+        if trace := os.environ.get(TRACE_VARIABLE):
+            line["xray_trace_id"] = trace.split(";")[0].replace("Root=", "")
+        else:
+            line.pop("xray_trace_id", None)
+        return self._encode(line)
 
 
 class Tally:

@@ -33,7 +33,9 @@ from joblane.record.task.claim import CLAIM
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.tasks.job import Job
 from joblane.testing.faults import HookedDatabase
+from joblane.worker import verdict as verdict_module
 from joblane.worker import worker as worker_module
+from joblane.worker.verdict import LOCKED_SECONDS
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event
 from tests.faults.dying_workers import Result
@@ -130,7 +132,8 @@ class RateRun:
         scaled = SimpleNamespace(ceil=lambda seconds: math.ceil(seconds * SPEED) / SPEED)
         with (
             patch.object(claim_module, "math", scaled),
-            patch.object(worker_module, "growing_seconds", lambda *_: worker_module.LOCKED_SECONDS / SPEED),
+            patch.object(worker_module, "growing_seconds", lambda *_: LOCKED_SECONDS / SPEED),
+            patch.object(verdict_module, "growing_seconds", lambda *_: LOCKED_SECONDS / SPEED),
         ):
             yield
 

@@ -21,7 +21,7 @@ from joblane.errors import (
     TaskIdConflictError,
     TaskTimeout,
 )
-from joblane.worker.failure import normalised
+from joblane.worker.outcome import normalised
 
 
 def test_all_errors_except_the_interrupts_have_one_root() -> None:

@@ -30,7 +30,6 @@ OWN_BOUNDS = {
 COINCIDENCES = {
     "MAX_KEY": "a unique key, and the key of a limit",
     "TRACE_ATTRIBUTE": "the emulator imports no module of the library",
-    "TRACE_VARIABLE": "the module of log lines imports Powertools, which no producer needs",
 }
 """Constants of two modules with the same name and value, each with the reason why none imports the other's."""
 RUNTIME = ("tasks", "sqs", "record", "enqueue", "client", "handler", "worker", "sweep")

@@ -12,7 +12,7 @@ from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 from joblane import telemetry
-from joblane.log_line import TRACE_VARIABLE, Formatter, FrequentLine
+from joblane.telemetry import TRACE_VARIABLE, FrequentFormat, FrequentLine
 
 FIELDS = {"task_type": "data:export", "queue": "low", "outcome": "completed"}
 TRACES = ("Root=1-aaa;Parent=b;Sampled=1", None, "Root=1-ccc")
@@ -24,7 +24,7 @@ class Pairs(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.formatters = (
-            Formatter("jobs"),
+            telemetry.formatter("jobs"),
             LambdaPowertoolsFormatter(utc=True, use_rfc3339=True, service="jobs"),
         )
         self.pairs: list[tuple[str, str]] = []
@@ -109,7 +109,7 @@ def test_the_level_of_the_users_code_applies(line: FrequentLine, pairs: Pairs) -
 
 
 def test_the_logger_of_the_library_has_this_formatter() -> None:
-    assert isinstance(telemetry.logger().registered_formatter, Formatter)
+    assert isinstance(telemetry.logger().registered_formatter, FrequentFormat)
 
 
 @pytest.mark.parametrize("names", [("Started",), ("Started", "Archived"), ("Archived",)])

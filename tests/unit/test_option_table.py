@@ -27,7 +27,8 @@ from joblane.inspector.actions.single import _options
 from joblane.inspector.views import ActionResult
 from joblane.record.migrations import versions
 from joblane.record.row.states import State
-from joblane.sqs.message import decode, message_schema
+from joblane.sqs.message import decode
+from joblane.sqs.message_schema import message_schema
 from joblane.tasks import job
 from joblane.tasks.job import OPTIONS, Job, JobOptions, MessageOptions, TickOptions, Values, check_names
 from joblane.tasks.options import MUST, Options

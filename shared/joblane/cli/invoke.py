@@ -40,8 +40,9 @@ from joblane.tasks.scrubbing import scrubber
 from joblane.tasks.task import Task
 from joblane.telemetry import METRICS_DISABLED
 from joblane.worker import outcome
-from joblane.worker.failure import Failure
-from joblane.worker.run import call, completed, ms_since
+from joblane.worker.outcome import Failure
+from joblane.worker.run import completed, ms_since
+from joblane.worker.worker import call_of
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. If this process is killed, the sweep archives the task after this time."""
@@ -111,7 +112,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     context = TaskContext(task, claimed, task.queue, work, producer, seconds=task.timeout.total_seconds())
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:
-        result = call(task, payload, context, work)
+        result = call_of(task)(task, payload, context, work, None)
         end = completed(claimed, result, ms_since(started))
         wake_after_commit(Sqs(), settings.prefix())
         work.finish(end)

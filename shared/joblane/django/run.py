@@ -25,8 +25,8 @@ from joblane.errors import (
     TaskTimeout,
 )
 from joblane.handler.context import session_of
-from joblane.worker.alarm import TIMED_OUT
 from joblane.worker.outcome import storable_result
+from joblane.worker.run import TIMED_OUT
 
 if TYPE_CHECKING:
     from joblane.django.backend import JoblaneBackend

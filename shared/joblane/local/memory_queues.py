@@ -13,8 +13,9 @@ from typing import Any
 from joblane.errors import SendError
 from joblane.names import dead_letter_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
-from joblane.sqs.client import TRACE_ATTRIBUTE, Entry, Sqs
+from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
+from joblane.sqs.message import TRACE_ATTRIBUTE
 
 DEAD_LETTERS = dead_letter_name("")
 """The end of the names of dead-letter queues."""

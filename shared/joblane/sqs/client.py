@@ -15,6 +15,7 @@ from joblane.errors import SendError
 from joblane.forking import follow_forks
 from joblane.quotas import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
 from joblane.settings import SENDER
+from joblane.sqs.message import TRACE_ATTRIBUTE, Attributes
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -28,9 +29,6 @@ SEND_TRIES = 3
 PAUSE_SECONDS = 30
 """The time without brief sends after SQS did not answer one. The sweep sends the messages."""
 PAUSED = f"SQS did not answer within the last {PAUSE_SECONDS} s, so nothing was sent"
-Attributes = Mapping[str, Mapping[str, Any]]
-TRACE_ATTRIBUTE = "AWSTraceHeader"
-"""The system attribute with the trace header of a message. Source: SQS, *Message system attributes*."""
 CONNECTIONS = 8
 """The most batches in flight at once."""
 NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")

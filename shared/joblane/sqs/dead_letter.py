@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from joblane import telemetry
 from joblane.names import dead_letter_name
 from joblane.quotas import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
-from joblane.sqs.client import Attributes, Entry, attribute_size
-from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Message
+from joblane.sqs.client import Entry, attribute_size
+from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Attributes, Message
 
 if TYPE_CHECKING:
-    from joblane.sqs.received import Received
+    from joblane.sqs.message import Received
 
 MAX_REASON = 1000
 """The most characters of a reason."""

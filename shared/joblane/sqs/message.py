@@ -1,16 +1,17 @@
-"""The message: a JSON object that is validated strictly before any SQL, and its JSON Schema.
+"""The message: a JSON object that is validated strictly before any SQL, and the SQS message that it was received in.
 
-:class:`Message` defines its fields: pydantic reads and writes it, and derives the schema from it. An external producer
-has to set only ``type``. ``rec`` is true if the task's row was written first. Then the row's payload counts, and a
-missing row means that the transaction was rolled back.
+:class:`Message` defines its fields: pydantic reads and writes it, and derives its JSON Schema. An external producer has
+to set only ``type``. ``rec`` is true if the task's row was written first. Then the row's payload counts, and a missing
+row means that the transaction was rolled back.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -21,17 +22,14 @@ from typing_extensions import TypedDict
 from joblane.errors import MessageError
 from joblane.json_values import MAX_DEPTH, check_text, check_tree
 from joblane.names import TYPE_PATTERN
+from joblane.quotas import MAX_HEADERS
 from joblane.tasks import options as option_fields
 from joblane.tasks.options import Options
-
-if TYPE_CHECKING:
-    from joblane.tasks.task import Task
 
 VERSION = 1
 MAX_ID = 200
 MAX_TYPE = 100
 """Longer than any declared type. It keeps a refusal that quotes a type short."""
-MAX_HEADERS = 32
 MAX_DIGITS = 4300
 """The most digits of an integer that Python reads. Source: Python, *Integer string conversion length limitation*."""
 ID_PATTERN = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
@@ -41,10 +39,14 @@ TICK_ID_PATTERN = re.compile(
     rf"{TYPE_PATTERN.pattern}:[a-z0-9-]+:\d{{4}}-\d\d-\d\dT\d\d:\d\dZ|@[!-~]+:\d{{4}}-\d\d-\d\dT\d\d:\d\dZ:\d+"
 )
 """The ids of ticks: of a declared schedule, or of one at run time. A producer may not choose such an id."""
+TICK_ID_REFUSED = "MessageError: id: has the form of a tick's id, which only the scheduler gives"
 
 DEAD_ATTRIBUTE = "joblane-dead"
 """The archived generation, on a dead letter. It distinguishes a redrive from an obsolete copy."""
 REASON_ATTRIBUTE = "joblane-reason"
+TRACE_ATTRIBUTE = "AWSTraceHeader"
+"""The system attribute with the trace header of a message. Source: SQS, *Message system attributes*."""
+Attributes = Mapping[str, Mapping[str, Any]]
 
 MUST = {
     "v": f"must be {VERSION}, the message version that this code reads",
@@ -159,18 +161,18 @@ def _to_json(body: dict[str, Any]) -> str:
     return _ENCODER.encode(body) if needs_check else text
 
 
-_MESSAGE = TypeAdapter(Message)
+MESSAGE = TypeAdapter(Message)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def decode(body: str) -> Message:
     """Read a body. Raises :class:`MessageError` with the field and its permitted values."""
     try:
-        message = _MESSAGE.validator.validate_json(body)
+        message = MESSAGE.validator.validate_json(body)
         if "NaN" in body or "Infinity" in body:  # pydantic reads them as numbers
             from_json(body, allow_inf_nan=False)
     except ValidationError as error:
-        raise MessageError(_refusal(error)) from None
+        raise MessageError(refusal_of(error)) from None
     except ValueError as error:
         raise MessageError(f"body: not JSON ({error})") from None
     if message.payload is None and not message.rec:
@@ -187,31 +189,7 @@ def decode(body: str) -> Message:
     return message  # type: ignore[no-any-return]
 
 
-@dataclass(slots=True)
-class _Envelope:
-    """The fields of a large dead letter that are shown. No Python objects are made of its payload."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True)
-
-    type: Annotated[str, Field(max_length=MAX_TYPE, pattern=f"^{TYPE_PATTERN.pattern}$")]
-    id: Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")] | None = None
-    rec: Flag = False
-    tick: Tick | None = None
-
-
-_ENVELOPE = TypeAdapter(_Envelope)
-
-
-def decode_envelope(body: str) -> Message:
-    """Read a body without its payload, headers and options. Raises :class:`MessageError`."""
-    try:
-        read = _ENVELOPE.validator.validate_json(body)
-    except ValidationError as error:
-        raise MessageError(_refusal(error)) from None
-    return Message(read.type, read.id, rec=read.rec, tick=read.tick)
-
-
-def _refusal(error: ValidationError) -> str:
+def refusal_of(error: ValidationError) -> str:
     """Return the reason for refusing a body, without its values."""
     first = error.errors(include_url=False, include_input=False)[0]
     path = [str(step) for step in first["loc"]]
@@ -239,42 +217,110 @@ def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
     return headers
 
 
-def message_schema(task: Task[Any, Any]) -> dict[str, Any]:
-    """Return the JSON Schema of a type's message, for producers in other languages.
+@dataclass(slots=True)
+class Received:
+    """A received message. ``message`` is None if the body is refused, and ``refusal`` is the reason.
 
-    ``type`` is required, and the payload if it has required fields. An option above its maximum is lowered to it.
+    ``receipt`` is valid for this receive only. ``sent_at``: seconds since 1970. ``dead_generation``: the generation on
+    a dead letter, None for any other message. ``group``: the tenant. ``trace``: the trace header.
     """
-    whole = _MESSAGE.json_schema()
-    fields = _plain(whole["properties"], MUST)
-    options = whole["$defs"]["Options"]
-    options["properties"] = _plain(options["properties"], option_fields.MUST)
-    for name in option_fields.DECLARED:
-        options["properties"][name]["maximum"] = option_fields.declared(task, name)
-    payload = dict(task.schema)
-    definitions = payload.pop("$defs", {})
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"A message of {task.type}",
-        "type": "object",
-        "properties": {
-            "v": fields["v"],
-            "type": {"const": task.type},
-            "id": fields["id"] | {"description": f"{MUST['id']}; two messages with the same id are one task"},
-            "payload": payload,
-            "headers": fields["headers"],
-            "options": options,
-            "enqueued_at": fields["enqueued_at"],
-        },
-        "required": ["type", "payload"] if task.schema.get("required") else ["type"],
-        **({"$defs": definitions} if definitions else {}),
-    }
+
+    message_id: str
+    receipt: str
+    queue: str
+    body: str
+    receives: int
+    sent_at: float
+    group: str | None
+    trace: str | None
+    attributes: Attributes
+    dead_generation: int | None
+    message: Message | None
+    refusal: str | None
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Received:
+        """Read a record of a Lambda event for SQS. It never raises for a message that a producer can send.
+
+        Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
+        """
+        return cls._of(
+            message_id=record["messageId"],
+            receipt=record["receiptHandle"],
+            queue=record["eventSourceARN"].rpartition(":")[2],
+            body=record["body"],
+            system=record["attributes"],
+            attributes={name: _as_sent(value) for name, value in (record.get("messageAttributes") or {}).items()},
+        )
+
+    @classmethod
+    def from_receive(
+        cls, message: Mapping[str, Any], queue: str, *, read: Callable[[str], Message] = decode
+    ) -> Received:
+        """Read a message from the response of ReceiveMessage. ``read``: reads its body."""
+        return cls._of(
+            read=read,
+            message_id=message["MessageId"],
+            receipt=message["ReceiptHandle"],
+            queue=queue,
+            body=message["Body"],
+            system=message.get("Attributes", {}),
+            attributes={
+                name: {part: value[part] for part in ("DataType", "StringValue", "BinaryValue") if value.get(part)}
+                for name, value in message.get("MessageAttributes", {}).items()
+            },
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        *,
+        message_id: str,
+        receipt: str,
+        queue: str,
+        body: str,
+        system: Mapping[str, str],
+        attributes: Attributes,
+        read: Callable[[str], Message] = decode,
+    ) -> Received:
+        message, refusal = None, None
+        try:
+            message = read(body)
+            if attributes and not message.rec:
+                message = _traced(message, attributes)
+        except MessageError as error:
+            refusal = str(error)
+        return cls(
+            message_id=message_id,
+            receipt=receipt,
+            queue=queue,
+            body=body,
+            receives=int(system.get("ApproximateReceiveCount", 1)),
+            sent_at=int(system.get("SentTimestamp", 0)) / 1000,
+            group=system.get("MessageGroupId"),
+            trace=system.get(TRACE_ATTRIBUTE),
+            attributes=attributes,
+            dead_generation=_generation(attributes[DEAD_ATTRIBUTE]) if DEAD_ATTRIBUTE in attributes else None,
+            message=message,
+            refusal=refusal,
+        )
 
 
-def _plain(fields: dict[str, dict[str, Any]], must: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the schemas of a model's fields for a reader of JSON Schema: without titles, defaults and null."""
-    plain = {}
-    for name, schema in fields.items():
-        shape = schema.get("anyOf", [schema])[0]
-        kept = {key: value for key, value in shape.items() if key not in ("title", "default")}
-        plain[name] = kept | {"description": must[name]}
-    return plain
+def _traced(message: Message, attributes: Attributes) -> Message:
+    """Return an external message with the trace of its attribute in its headers, unless they have a trace already."""
+    from joblane.sqs.traceparent import HEADER, caller_of, headers_within
+
+    span = caller_of(attributes.get(HEADER, {}).get("StringValue"))
+    return message if span is None else replace(message, headers=headers_within(span, message.headers))
+
+
+def _as_sent(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert an attribute from the form of a Lambda event to the form of SendMessage."""
+    if value.get("binaryValue") is not None:
+        return {"DataType": value["dataType"], "BinaryValue": base64.b64decode(value["binaryValue"])}
+    return {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
+
+
+def _generation(attribute: Mapping[str, Any]) -> int | None:
+    text = attribute.get("StringValue", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

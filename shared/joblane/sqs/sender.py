@@ -44,6 +44,7 @@ from urllib3 import Retry
 from urllib3 import exceptions as urllib3_errors
 
 from joblane.sqs.boto3_sender import MISMATCH, TRACE, Boto3Sender, log_fallback
+from joblane.telemetry import TRACE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +82,6 @@ CALLERS = ("botocore.client", "botocore.endpoint", "botocore.httpsession", "boto
 ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
 AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
 INVOCATION, TRY, LENGTH = "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
-TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
-"""Lambda sets it for each invocation."""
 FIRST_TRY = "attempt=1"
 NO_RESULT: tuple[bytes, HTTPClientError | AWSResponse | None] = b"", None
 ACCEPTED = SimpleNamespace(status_code=200)

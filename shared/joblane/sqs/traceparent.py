@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from joblane.sqs.message import MAX_HEADERS
+from joblane.quotas import MAX_HEADERS
 
 HEADER = "traceparent"
 FORM = re.compile(

@@ -38,7 +38,7 @@ from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
 from joblane.testing.queues import CapturingBus, DeadLetter, KitQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
-from joblane.worker.alarm import TIMED_OUT
+from joblane.worker.run import TIMED_OUT
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

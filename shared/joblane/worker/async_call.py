@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from joblane import telemetry
 from joblane.record.driver.event_loop import process_loop
 from joblane.worker.blocked_loop import watched
-from joblane.worker.failure import is_project_code
+from joblane.worker.outcome import is_project_code
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from joblane.handler.context import TaskContext
     from joblane.record.task.run_session import RunSession
     from joblane.tasks.task import Task
-    from joblane.worker.alarm import Alarm
+    from joblane.worker.run import Alarm
 
 _reported: set[str] = set()
 """The names of coroutines that were reported as left."""

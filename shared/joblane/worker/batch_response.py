@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from joblane.quotas import MAX_DELAY_SECONDS
 
 if TYPE_CHECKING:
-    from joblane.sqs.received import Received
+    from joblane.sqs.message import Received
 
 UNAVAILABLE_FIRST_SECONDS = 15
 UNAVAILABLE_LONGEST_SECONDS = MAX_DELAY_SECONDS

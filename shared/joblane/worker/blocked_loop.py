@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.worker.failure import is_project_code
+from joblane.worker.outcome import is_project_code
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from joblane.record.row.states import State
     from joblane.record.task.claim import Claim
     from joblane.tasks.task import Task
-    from joblane.worker.alarm import Alarm
     from joblane.worker.printed import Printed
+    from joblane.worker.run import Alarm
 
 SEND_SECONDS = 6.0
 """With less time left in the invocation the sweep sends the events: two statements and a call of the bus."""

@@ -17,8 +17,8 @@ from joblane.worker.run import KILL_MARGIN_SECONDS, LOOP_SECONDS
 if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.tasks.task import Task
-    from joblane.worker.alarm import Alarm
     from joblane.worker.printed import Printed
+    from joblane.worker.run import Alarm
 
 
 class Listening:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Sqs
     from joblane.tasks.task import Task
     from joblane.worker.sweep_worker import SweepWorker
-    from joblane.worker.worker import Options
+    from joblane.worker.worker import WorkerOptions
 
 
 def worker_of(
-    task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[Options]
+    task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
 ) -> Worker | SweepWorker:
     """Return the worker of a task type. Arguments: as of :class:`Worker`."""
     if task.type != SWEEP:

@@ -1,16 +1,27 @@
-"""The outcome: one ``match`` decides what the end of a handler means for the task."""
+"""The outcome: one ``match`` decides what the end of a handler means for the task.
+
+A failure is the stored form of an error: class, text, traceback, and a fingerprint that groups equal errors.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import time
-from dataclasses import asdict, replace
+import traceback as tracebacks
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
 from joblane.errors import (
+    MAX_TEXT,
     Continued,
     RateLimited,
     RetryAfter,
@@ -20,6 +31,7 @@ from joblane.errors import (
     TaskCancelled,
     TaskTimeout,
     UnreadablePayloadError,
+    shortened,
     storable,
     text_of,
 )
@@ -29,17 +41,26 @@ from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.tasks.retry import LONGEST, RetryDelay, delay_after
 from joblane.tasks.scrubbing import Scrub, scrubber
-from joblane.worker.failure import Failure
 
 if TYPE_CHECKING:
     from joblane.record.task.claim import Claim
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
 
+PAST_DEADLINE = "DeadlinePassed: the deadline passed while the task ran"
 MISMATCH_DELAY, LONGEST_MISMATCH_DELAY = timedelta(minutes=1), timedelta(minutes=15)
 MISMATCH_PATIENCE = timedelta(hours=1)
 """A payload waits this long for code that knows its schema. A deploy takes less time. The delay doubles from
 ``MISMATCH_DELAY`` to ``LONGEST_MISMATCH_DELAY``."""
+MAX_TRACEBACK = 8_000
+MAX_ERRORS = 50
+"""The most errors of one traceback, including causes and members of exception groups."""
+NOT_PROJECT_CODE = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "/opt/python/", "<")
+"""Prefixes of files outside of the project: this library, the standard library, Lambda's layers, and code without a
+file."""
+CAUSE_LINE = "The above exception was the direct cause of the following exception:"
+CONTEXT_LINE = "During handling of the above exception, another exception occurred:"
+"""Python's own lines between two tracebacks."""
 
 
 def failed(
@@ -63,24 +84,21 @@ def _decide(  # noqa: PLR0911 - a row each
             return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
         case RateLimited():
             return _finish(claim, "rate_limited", State.PENDING, delay=error.delay, counted=False)
-        case SkipRetry():
-            return _archived(task, claim, error, scrub, f"{type(error).__name__}: {text_of(error, scrub)}")
         case UnreadablePayloadError() if _waits_for_code(task, claim):
             return _finish(claim, "mismatch", State.PENDING, delay=_mismatch_delay(claim), counted=False, mismatch=True)
-        case UnreadablePayloadError():
-            return _archived(task, claim, error, scrub, f"UnreadablePayloadError: {text_of(error, scrub)}")
+        case SkipRetry() | UnreadablePayloadError():
+            return _archived(task, claim, error, scrub)
         case Continued():
             return _finish(claim, "continued", State.PENDING, counted=False, continued=True)
         case TaskTimeout() if _past_deadline(claim):
-            return _archived(task, claim, error, scrub, "DeadlinePassed: the deadline passed while the task ran")
+            return _archived(task, claim, error, scrub, reason=PAST_DEADLINE)
         case RetryAfter() if has_attempts_left:
             return _retry(task, claim, error, scrub, error.delay)
         case _ if has_attempts_left:
             return _retry(task, claim, error, scrub, delay_after(_retry_delay(task, claim), claim.attempt, error))
         case _:
             attempt = f"attempt {claim.attempt} of {claim.max_attempts}"
-            reason = f"{attempt} failed: {type(error).__name__}: {text_of(error, scrub)}"
-            return _archived(task, claim, error, scrub, reason)
+            return _archived(task, claim, error, scrub, attempts=f"{attempt} failed: ")
 
 
 def _waits_for_code(task: Task[Any, Any], claim: Claim) -> bool:
@@ -109,8 +127,19 @@ def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scru
     return _finish(claim, outcome, State.RETRY, delay=delay, failure=Failure.of(task.type, error, scrub))
 
 
-def _archived(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, reason: str) -> Finish:
-    return _finish(claim, "archived", State.ARCHIVED, reason=reason, failure=Failure.of(task.type, error, scrub))
+def _archived(
+    task: Task[Any, Any],
+    claim: Claim,
+    error: BaseException,
+    scrub: Scrub,
+    *,
+    reason: str | None = None,
+    attempts: str = "",
+) -> Finish:
+    """``reason`` None: the error, after ``attempts``."""
+    failure = Failure.of(task.type, error, scrub)
+    reason = reason or f"{attempts}{failure.error_type}: {failure.error_message}"
+    return _finish(claim, "archived", State.ARCHIVED, reason=reason, failure=failure)
 
 
 def _finish(
@@ -131,7 +160,7 @@ def _finish(
         outcome,
         state,
         delay_seconds=min(delay, LONGEST).total_seconds(),
-        reason=storable(reason) if reason else None,
+        reason=reason,
         **(asdict(failure) if failure else {}),
         **flags,
     )
@@ -156,3 +185,104 @@ def storable_result(result: Any) -> Any:
             f"the handler's result cannot be stored: {error}; return texts, numbers, lists, dicts or a pydantic model"
         ) from None
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    error_type: str
+    error_message: str
+    fingerprint: str
+    traceback: str
+
+    @classmethod
+    def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
+        """``scrub``: removes redacted values from strings, see :mod:`joblane.tasks.scrubbing`."""
+        name = scrub(storable(type(error).__name__))
+        stack = tracebacks.extract_tb(error.__traceback__)
+        frames = [frame for frame in stack if is_project_code(frame.filename)]
+        where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].name}" if frames else ""
+        message = text_of(error, scrub)
+        key = "|".join((type_, name, normalised(message), where))
+        return cls(
+            error_type=name,
+            error_message=message,
+            fingerprint=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16],
+            traceback=storable(_traceback(error, scrub, message)),
+        )
+
+
+def _traceback(error: BaseException, scrub: Scrub, message: str) -> str:
+    """Return the last :data:`MAX_TRACEBACK` characters of the traceback. Only their texts are scrubbed."""
+    kept: list[str] = []
+    size = 0
+    for part in reversed(list(_parts(error, scrub, set(), message))):
+        text = part if isinstance(part, str) else part()
+        kept.append(text)
+        size += len(text)
+        if size >= MAX_TRACEBACK:
+            break
+    return "".join(reversed(kept))[-MAX_TRACEBACK:]
+
+
+def is_project_code(file: str) -> bool:
+    """True for the project's own code. The fingerprint uses the innermost such frame, not one in a library."""
+    return not file.startswith(NOT_PROJECT_CODE) and "/site-packages/" not in file
+
+
+# The order matters: an address may be quoted, and may contain numbers.
+VARIABLE_PARTS = (
+    (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+"), "@"),
+    (re.compile(r"(?<!\w)(['\"`])(?:(?!\1).)*\1(?!\w)|“[^”]*”|‘[^’]*’"), "'…'"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.,]*(Z|[+-]\d\d:?\d\d)?"), "#"),
+    (re.compile(r"\b(0x)?[0-9a-f]*\d[0-9a-f]*(?:[-:.][0-9a-f]+)*\b|[0-9a-f-]{8,}|\d+", re.IGNORECASE), "#"),
+)
+
+
+def normalised(message: str) -> str:
+    """Replace the quoted values, addresses, ids and numbers in an error message, so that equal errors compare equal."""
+    for pattern, placeholder in VARIABLE_PARTS:
+        message = pattern.sub(placeholder, message)
+    return message
+
+
+Part = str | Callable[[], str]
+"""A part of a traceback, or a function that returns it, because only the last parts are used."""
+
+
+def _parts(error: BaseException, scrub: Scrub, seen: set[int], message: str | None = None) -> Iterator[Part]:
+    """Yield the traceback as Python prints it, causes first, with the errors' texts from :func:`text_of`.
+
+    ``message``: the text of ``error``, if it is known.
+    """
+    for position, link in enumerate(_chain(error, seen)):
+        if position:
+            yield f"\n{CAUSE_LINE if link.__cause__ else CONTEXT_LINE}\n\n"
+        if link.__traceback__ is not None:
+            yield "Traceback (most recent call last):\n"
+            yield from tracebacks.format_tb(link.__traceback__)
+        yield partial(_line, link, scrub, message if link is error else None)
+        for note in getattr(link, "__notes__", ()):
+            yield partial(_note, note, scrub)
+        for number, member in enumerate(link.exceptions if isinstance(link, BaseExceptionGroup) else (), 1):
+            if id(member) not in seen and len(seen) < MAX_ERRORS:
+                yield f"\n{number} of the group:\n\n"
+                yield from _parts(member, scrub, seen)
+
+
+def _line(error: BaseException, scrub: Scrub, message: str | None) -> str:
+    return f"{scrub(type(error).__qualname__)}: {message or text_of(error, scrub)}\n"
+
+
+def _note(note: object, scrub: Scrub) -> str:
+    return f"{scrub(shortened(str(note), MAX_TEXT))}\n"
+
+
+def _chain(error: BaseException, seen: set[int]) -> list[BaseException]:
+    """Return the error and its causes, first cause first. A loop that catches and raises makes thousands of them."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < MAX_ERRORS:
+        seen.add(id(link))
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return chain[::-1]

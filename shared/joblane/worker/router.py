@@ -14,8 +14,7 @@ from joblane import telemetry
 from joblane.names import Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
-from joblane.sqs.message import TICK_ID_PATTERN
-from joblane.sqs.received import Received
+from joblane.sqs.message import TICK_ID_PATTERN, TICK_ID_REFUSED, Received
 
 PATIENCE_SECONDS = 3600
 WAIT_SECONDS = 60
@@ -87,7 +86,7 @@ class Router:
         if message.type not in self._routes:
             return f"UnknownType: {self._unknown(message.type)}"
         if message.tick is not None or TICK_ID_PATTERN.fullmatch(message.id or ""):
-            return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
+            return TICK_ID_REFUSED
         queues = self._routes[message.type]
         front_door = delivery.queue.rpartition("-")[2]
         queue = next((queue for queue in queues if queue == front_door), queues[0])

@@ -1,11 +1,16 @@
-"""The run of a task: the time limit, the handler's call, the outcome, and the commit with the handler's work."""
+"""The run of a task: the time limit, the handler's call, the outcome, and the commit with the handler's work.
+
+The time limit is the process's alarm, which interrupts the handler.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from joblane import telemetry
 from joblane.errors import OUTCOMES, Continued, Interrupt, LeaseLostError, SkipRetry, TaskTimeout
@@ -13,15 +18,19 @@ from joblane.handler.context import TaskContext, close_context
 from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.record.task.run_session import RunSession
+from joblane.sqs.client import Entry
+from joblane.sqs.dead_letter import archived_dead_letter
+from joblane.sqs.message import Message
 from joblane.worker import outcome
-from joblane.worker.alarm import TIMED_OUT, Alarm
 
 if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
     from joblane.enqueue.producer import Producer
     from joblane.names import Queue
     from joblane.record.driver.database import Database
     from joblane.record.task.claim import Claim
-    from joblane.sqs.received import Received
+    from joblane.sqs.message import Received
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
@@ -31,6 +40,9 @@ KILL_MARGIN_SECONDS = 3.0
 """The alarm fires at least this long before Lambda kills the function."""
 LOOP_SECONDS = 1.0
 """An ``async def`` handler is cancelled at its timeout, and the alarm fires this much later if it has not ended."""
+REPEAT_SECONDS = 1.0
+"""The alarm fires again at this interval, in case the handler swallows the first one."""
+TIMED_OUT = "the handler exceeded its timeout"
 
 
 @dataclass(slots=True)
@@ -47,6 +59,8 @@ class Runner:
     """Logs what handlers print. None: it stays on the standard output."""
     wake: Callable[[], None]
     """Makes sure that a sweep follows a write."""
+    call: Callable[..., Any]
+    """Calls the handler: :func:`call`, or ``call_async``."""
 
 
 @dataclass(slots=True)
@@ -59,6 +73,21 @@ class Run:
     """The end of the run. None for a task that did not run, and for a run that has lost its lease."""
     recorded: bool = False
     """True if ``end`` is committed, with the handler's work. Otherwise the worker records it for the whole batch."""
+
+    def message(self, payload: Any = None) -> Message:
+        """Return the task's message. It keeps its type, which may be an older name. ``payload``: for a dead letter."""
+        claim, received = self.claim, self.received.message
+        assert received is not None
+        return Message.of_row(received.type, claim.id, claim.schema, claim.headers, payload)
+
+    def dead_letter(self, reason: str) -> Entry:
+        """Return the dead letter of the task."""
+        message, received = self.message(self.claim.payload), self.received
+        return archived_dead_letter(received.queue, message, reason, self.claim.generation, received.group)
+
+    def again(self, seconds: int) -> Entry:
+        """Return a copy of the message for this many seconds later. Its receives are counted anew."""
+        return Entry(self.received.queue, self.message().encode(), seconds, self.received.group)
 
     def execute(self, runner: Runner, queue: Queue, lambda_context: Any) -> None:
         """Call the handler and decide what its end means. Raises only KeyboardInterrupt."""
@@ -81,7 +110,7 @@ class Run:
                 )
             payload = task.read(claim.payload, claim.schema)
             with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
-                result = call(task, payload, context, work, alarm)
+                result = runner.call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
             if work.in_use:  # otherwise the worker finishes it, and wakes before that
@@ -112,12 +141,8 @@ class Run:
             work.close()
 
 
-def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None = None) -> Any:
-    """Call the handler, and flush its session, which may wait for a lock. ``alarm`` None: without a time limit."""
-    if task.is_async:
-        from joblane.worker.async_call import call_async
-
-        return call_async(task, payload, context, work, alarm)
+def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, _alarm: Alarm | None) -> Any:
+    """Call a handler that is a ``def``, and flush its session, which may wait for a lock."""
     result = task.function(payload, context)
     if work.in_use:
         work.flush()
@@ -156,3 +181,95 @@ def _decisive_error(raised: BaseException, alarm: Alarm) -> BaseException:
 def ms_since(started: float) -> int:
     """Return the milliseconds since ``started``, a value of ``time.perf_counter()``."""
     return round((time.perf_counter() - started) * 1000)
+
+
+class Alarm:
+    """The process's alarm, armed inside ``with alarm.set(seconds):`` and deferred inside ``with alarm.deferred:``.
+
+    Signals reach only the main thread, where Lambda runs handlers. In another thread no alarm is set.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """The time limit."""
+        self._margin = 0.0
+        self._armed = False
+        self.cancel: Callable[[], object] | None = None
+        """Cancels the handler's asyncio task. None: the timeout is raised."""
+        self.fired = False
+        """True if the timeout was raised, or the handler cancelled, since the alarm was set."""
+        self.struck = False
+        """True if the alarm has interrupted an event loop at any point."""
+        self.deferred = _Deferred(self)
+        """The context for the library's own statements. An alarm that fires inside is raised at its end."""
+
+    def set(self, seconds: float, margin: float) -> Alarm:
+        """Raise :class:`TaskTimeout` after the start of the body, or before it if no time is left.
+
+        ``margin``: the seconds after the time limit at which the alarm fires. Until then the code in the body ends
+        itself, see :meth:`expire`.
+        """
+        self.seconds = seconds
+        self._margin = margin
+        self.fired = self.struck = False
+        return self
+
+    def __enter__(self) -> None:
+        if self.seconds <= 0:
+            raise TaskTimeout(TIMED_OUT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGALRM, self._fire)
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, max(self.seconds + self._margin, 0.001), REPEAT_SECONDS)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.silence()
+
+    def silence(self) -> None:
+        """Stop the alarm. Code that catches :class:`TaskTimeout` calls this first: it may have fired on the way out."""
+        if self._armed:
+            self._armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self.deferred.missed = False
+
+    def _fire(self, _number: int, _frame: FrameType | None) -> None:
+        if self._armed and self.deferred.active:
+            self.deferred.missed = True
+        elif self._armed:
+            self.struck = self.cancel is not None
+            self._raise()
+
+    def expire(self) -> None:
+        """End the handler: cancel its asyncio task, or raise the timeout in the calling code."""
+        if self.deferred.active:
+            self.deferred.missed = True
+        elif self.cancel is not None:
+            self.fired = True
+            self.cancel()
+        else:
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        self.fired = True
+        raise TaskTimeout(TIMED_OUT)
+
+
+class _Deferred:
+    """A context in which the alarm does not interrupt. Asyncio tasks may be inside at the same time."""
+
+    active = 0
+    """The number of tasks inside."""
+    missed = False
+    """True if the alarm fired inside. To wait for the next one could let a loop of such contexts run for ever."""
+
+    def __init__(self, alarm: Alarm) -> None:
+        self._alarm = alarm
+
+    def __enter__(self) -> None:
+        self.active += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.active -= 1
+        if self.missed and error is None and not self.active:
+            self.missed = False
+            self._alarm.expire()

@@ -25,8 +25,7 @@ from joblane.enqueue.wake import (
     planned_entry,
 )
 from joblane.names import SWEEP
-from joblane.sqs.message import Message
-from joblane.sqs.received import Received
+from joblane.sqs.message import Message, Received
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.worker import Worker
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
     from joblane.tasks.task import Task
-    from joblane.worker.worker import Options
+    from joblane.worker.worker import WorkerOptions
 
 AT = f"{SWEEP}:at:"
 """The beginning of the id of a sweep that was woken after a commit, or planned. The rest is the start of the 15 seconds
@@ -46,7 +45,7 @@ class SweepWorker:
     """Serves ``jobs:sweep``, as :class:`Worker` serves a task."""
 
     def __init__(
-        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[Options]
+        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
     ) -> None:
         self._sqs, self._prefix = sqs, prefix
         self._worker = Worker(self._noted(task), database, sqs, prefix, **options)

@@ -10,101 +10,73 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 from joblane import telemetry
 from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake_after_commit
-from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
+from joblane.errors import TaskCancelled, sqlstate, text_of
 from joblane.names import SWEEP, lane_name
-from joblane.quotas import EARLY_RECEIVES, FINISH_MARGIN, LEASE_MARGIN, MAX_DELAY_SECONDS
-from joblane.record.driver.connection import (
-    INSUFFICIENT_PRIVILEGE,
-    LOCK_NOT_AVAILABLE,
-    NO_SCHEMA,
-    ROLLED_BACK,
-    TIMED_OUT,
-    is_of_row,
-)
+from joblane.quotas import FINISH_MARGIN, LEASE_MARGIN
+from joblane.record.driver.connection import ADVICE, ROLLED_BACK, TIMED_OUT, is_of_row
 from joblane.record.driver.database import DATABASE_ERRORS
 from joblane.record.row.states import State
-from joblane.record.task.claim import Claim, Verdict, arrival, claim
+from joblane.record.task.claim import Claim, Verdict, arrival, claim, refusal
 from joblane.record.task.finish import cancel_requested, finish
 from joblane.record.task.run_session import CANCELLED
 from joblane.sqs.client import Entry
-from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
-from joblane.sqs.message import TICK_ID_PATTERN, Message
-from joblane.sqs.received import Received
-from joblane.sqs.tick import is_early, tick_id
+from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
+from joblane.sqs.message import Received
+from joblane.sqs.tick import tick_id
 from joblane.tasks.event_kinds import LISTENERS
 from joblane.worker import outcome
-from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.events import Ends
-from joblane.worker.run import KILL_MARGIN_SECONDS, Run, Runner
+from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner, call
 from joblane.worker.run_log import Ended, RunLog, fields_of
+from joblane.worker.verdict import decide
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.flow.free_slots import LimitNames
-    from joblane.record.task.finish import Finish
     from joblane.sqs.client import Sqs
     from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
 
 P = ParamSpec("P")
 T = TypeVar("T")
-ADVICE = {
-    UNDEFINED_FUNCTION: "run `joblane migrate`; ",
-    LOCK_NOT_AVAILABLE: "a table is locked (pg_blocking_pids() finds the holder); ",
-    NO_SCHEMA: "run `joblane migrate`; ",
-    INSUFFICIENT_PRIVILEGE: "run `joblane migrate`, which grants the rights; ",
-}
-"""SQLSTATE → what an operator can do."""
-EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
 MOST_SLOW_CLAIMS = 2
 """Claims of an invocation that may exceed the time limit: that of the batch, and one of a row that is too large."""
-LOCKED_SECONDS = 5
-"""The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
-lock for a short time, but a transaction that enqueues may hold it for minutes."""
 
 
-class Options(TypedDict, total=False):
+class WorkerOptions(TypedDict, total=False):
     """The optional arguments of a :class:`Worker`."""
 
     printed: Printed | None
+    """Logs what handlers print. None: it stays on the standard output."""
     log: RunLog | None
+    """The report of the invocations. None: a new one."""
     bus: EventBus | None
+    """Gets the events of ended tasks. None: the worker sends none."""
 
 
 class Worker:
     """Serves one task type."""
 
     def __init__(
-        self,
-        task: Task[Any, Any],
-        database: Database,
-        sqs: Sqs,
-        prefix: str,
-        *,
-        printed: Printed | None = None,
-        log: RunLog | None = None,
-        bus: EventBus | None = None,
+        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
     ) -> None:
-        """``printed``: logs what handlers print. None: it stays on the standard output. ``log``: the report of its
-        invocations; None: a new one. ``bus``: gets the events of ended tasks; None: the worker sends none."""
         self.task, self.database, self.sqs, self.prefix = task, database, sqs, prefix
         self.logger = telemetry.logger()
-        self.log = log or RunLog(task)
+        self.log = options.get("log") or RunLog(task)
         self._wakes = task.type != SWEEP  # it plans its next run itself, and would wake itself for ever
-        producer = Producer.within(database, sqs, prefix, task)
-        if task.is_async:
-            import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
-        self.runner = Runner(task, database, database.another(), Alarm(), producer, self.log, printed, self.wake)
-        self.ends = Ends(task, database, bus, self.runner.alarm, printed)
+        producer, printed = Producer.within(database, sqs, prefix, task), options.get("printed")
+        side, alarm = database.another(), Alarm()
+        self.runner = Runner(task, database, side, alarm, producer, self.log, printed, self.wake, call_of(task))
+        self.ends = Ends(task, database, options.get("bus"), alarm, printed)
         self.lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
@@ -124,6 +96,15 @@ class Worker:
         """Run a statement that writes and commits by itself. Raises :data:`DATABASE_ERRORS`."""
         self.wake()
         return self.database.call(statement, *args, **kwargs)
+
+
+def call_of(task: Task[Any, Any]) -> Callable[..., Any]:
+    """Return the function that calls the task's handler. Most tasks do not import asyncio."""
+    if not task.is_async:
+        return call
+    from joblane.worker.async_call import call_async
+
+    return call_async
 
 
 class Batch:
@@ -179,22 +160,21 @@ class Batch:
         forwarded: list[Received] = []
         entries: list[Entry] = []
         for delivery in deliveries:
-            message, entry = delivery.message, None
-            id_ = message.id if message is not None else None
+            message, entry, id_ = delivery.message, None, ""
             if message is None:
                 entry = refused_dead_letter(delivery, f"MessageError: {delivery.refusal}")
-            elif (refusal := self._refusal(message, delivery.group)) is not None:
-                entry = refused_dead_letter(delivery, refusal)
-            elif message.tick is not None and is_early(message.tick, delivery.sent_at):
-                entry = refused_dead_letter(delivery, EARLY_TICK)
+            elif (why := refusal(self._task, message, delivery.group, delivery.sent_at)) is not None:
+                entry = refused_dead_letter(delivery, why)
             elif message.tick is not None:
                 id_ = tick_id(self._task, message.tick, delivery.sent_at)
-            elif id_ is None:
+            elif message.id is None:
                 copy = with_id(delivery, delivery.queue)
                 entry = copy if fits(copy) else refused_dead_letter(delivery, NO_ROOM)
-            if entry is not None or id_ is None:
+            else:
+                id_ = message.id
+            if entry is not None:
                 forwarded.append(delivery)
-                entries += [entry] if entry else []
+                entries.append(entry)
             elif id_ in claimable:
                 self._response.keep(delivery, 0)  # the other copy in this batch is handled first
             else:
@@ -202,21 +182,6 @@ class Batch:
         if forwarded:
             self._send(forwarded, entries)
         return claimable
-
-    def _refusal(self, message: Message, group: str | None) -> str | None:
-        """Return the reason why a message cannot be claimed here, or None."""
-        if message.type not in self._task.types:
-            return f"MessageError: type: this is a lane of {self._task.type!r}, not of {message.type!r}"
-        if message.rec:
-            return None if message.id else "MessageError: id: a message that says rec has the id of its row"
-        if TICK_ID_PATTERN.fullmatch(message.id or ""):
-            return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
-        if self._task.flow is not None and self._task.flow.key:
-            try:
-                self._task.flow.row(self._task.type, self._task.as_written(message.payload or {}), group)
-            except EnqueueError as error:
-                return f"MessageError: {error}"
-        return None
 
     # --- Claim, run, finish ----------------------------------------------------------------------------------------
 
@@ -250,51 +215,25 @@ class Batch:
 
     def _decide(self, run: Run) -> None:
         """Decide on a message whose task does not run now."""
-        verdict, wait = run.claim.verdict, run.claim.wait_seconds
-        match verdict:
-            case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
-                self._keep_early(run)
-            case Verdict.LEASED:
-                self._response.keep(run.received, wait + 1)
-            case Verdict.LOCKED:
-                if run.received.receives > 1:  # the first time it may be another run's claim or finish
-                    what = "the task's row is locked by another transaction; SQS will deliver the message again"
-                    self._worker.logger.warning(what, extra=self._log_fields(run.claim))
-                self._response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
-            case Verdict.ARCHIVED:
-                self._archived.append(run.claim)
-                self._note_end(run.claim, State.ARCHIVED)
-                self._dead.append(run)
-            case Verdict.SEND_DEAD_LETTER:
-                self._dead.append(run)
-            case Verdict.TAKEN:  # another task holds the unique key: the message stays a dead letter of this task
-                reason = run.claim.reason or "DuplicateTask: its unique key is held by another task"
-                self._send([run.received], [self._dead_letter(run, reason)])
-            case Verdict.CONFLICT:
-                reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
-                self._send([run.received], [refused_dead_letter(run.received, reason)])
-            case Verdict.REFUSED:
-                reason = f"the database cannot store this message: {run.claim.reason}"
-                self._send([run.received], [refused_dead_letter(run.received, reason)])
-            case Verdict.WAIT | Verdict.HELD | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
-                fields = self._log_fields(run.claim) | {"verdict": verdict}
-                self._worker.logger.info("message acknowledged", extra=fields)
+        if run.claim.verdict is Verdict.ARCHIVED:
+            self._archived.append(run.claim)
+            self._note_end(run.claim, State.ARCHIVED)
+        if run.claim.verdict in (Verdict.ARCHIVED, Verdict.SEND_DEAD_LETTER):
+            self._dead.append(run)
+        elif isinstance(decided := decide(run, self._log_fields(run.claim)), Entry):
+            self._send([run.received], [decided])
+        elif decided is not None:
+            self._response.keep(run.received, decided)
 
     def _claim(self, deliveries: Mapping[str, Received]) -> list[Run] | None:
         """Claim all messages in one statement, in order. None: one is refused or too large, so claim each alone."""
         if not deliveries:
             return []
+        task, lanes = self._task, self._worker.lanes
         arrivals = [
-            arrival(
-                self._task,
-                delivery.message,
-                id_,
-                self._worker.lanes[delivery.queue],
-                tenant=delivery.group,
-                dead_generation=delivery.dead_generation,
-            )
-            for id_, delivery in deliveries.items()
-            if delivery.message is not None
+            arrival(task, each.message, id_, lanes[each.queue], tenant=each.group, dead_generation=each.dead_generation)
+            for id_, each in deliveries.items()
+            if each.message is not None
         ]
         lease = timedelta(milliseconds=self._context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
@@ -331,13 +270,15 @@ class Batch:
             elif run.recorded:
                 self._recorded.append((run.claim, end, run.received.group))
                 self._note_end(run.claim, end.state)
-                if end.look or end.released:
-                    self._note_finish(end)
+                if end.released:
+                    self._to_follow().children += end.released
+                if end.look:
+                    self._to_follow().ended.append(end.id)
                 if end.state is State.ARCHIVED:
                     self._dead.append(run)
                 elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
                     if end.outcome == "rate_limited":  # a new message, so that waits do not use up its receives
-                        self._send_again(run, end.visibility_seconds)
+                        self._send([run.received], [run.again(end.visibility_seconds)])
                     else:
                         self._response.keep(run.received, end.visibility_seconds)
 
@@ -420,13 +361,6 @@ class Batch:
         if claim.release:
             (following.children if claim.verdict is Verdict.HELD else following.ended).append(claim.id)
 
-    def _note_finish(self, end: Finish) -> None:
-        """Note the children that follow a finish."""
-        following = self._to_follow()
-        following.children += end.released
-        if end.look:
-            following.ended.append(end.id)
-
     def _free(self, run: Run, limits: LimitNames) -> None:
         """Note that a run does not use its slots any more."""
         following = self._to_follow()
@@ -445,31 +379,10 @@ class Batch:
     def _send_dead_letters(self) -> None:
         """Send the dead letters of archived tasks. Their marks follow."""
         runs, self._dead = self._dead, []
-        dead_letters = [self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs]
+        dead_letters = [run.dead_letter((run.end or run.claim).reason or "archived") for run in runs]
         failed = self._send([run.received for run in runs], dead_letters)
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         self._to_follow().dead += sent
-
-    def _dead_letter(self, run: Run, reason: str) -> Entry:
-        message = self._message(run, run.claim.payload)
-        return archived_dead_letter(run.received.queue, message, reason, run.claim.generation, run.received.group)
-
-    def _message(self, run: Run, payload: Any) -> Message:
-        claimed, received = run.claim, run.received.message
-        type_ = received.type if received else self._task.type  # the message may have an older name
-        return Message.of_row(type_, claimed.id, claimed.schema, claimed.headers, payload)
-
-    def _keep_early(self, run: Run) -> None:
-        """Keep a message that is early until its task is due. If it was received often, a copy takes its place."""
-        if run.received.receives > EARLY_RECEIVES:
-            self._send_again(run, run.claim.wait_seconds)
-        else:
-            self._response.keep(run.received, run.claim.wait_seconds)
-
-    def _send_again(self, run: Run, seconds: int) -> None:
-        """Send a copy of a message, whose receives are counted anew, and acknowledge the message."""
-        entry = Entry(run.received.queue, self._message(run, None).encode(), seconds, run.received.group)
-        self._send([run.received], [entry])
 
     def _send(self, deliveries: Sequence[Received], entries: Sequence[Entry]) -> Iterable[int]:
         """Send one entry per message before the message is acknowledged. If SQS refuses the entry, keep the message.

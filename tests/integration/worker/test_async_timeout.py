@@ -20,7 +20,7 @@ from joblane.errors import SkipRetry
 from joblane.record.driver.event_loop import process_loop
 from joblane.worker import blocked_loop
 from joblane.worker import run as worker_run
-from joblane.worker.alarm import REPEAT_SECONDS
+from joblane.worker.run import REPEAT_SECONDS
 from tests.builders.events import message
 from tests.integration.worker.test_async import (
     body,

@@ -17,9 +17,9 @@ import pytest
 
 from joblane import Payload, RetryAfter, Snooze, TaskContext, task
 from joblane.quotas import MAX_MESSAGE_BYTES
+from joblane.record.task.claim import EARLY_TICK
 from joblane.sqs.message import decode
 from joblane.worker.router import Router
-from joblane.worker.worker import EARLY_TICK
 from tests.builders.events import LambdaContext, event, record
 from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_one

@@ -11,7 +11,7 @@ from joblane import Queue, State
 from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind, Row, wanted
 from joblane.inspector.filter import Filter
 from joblane.json_values import digest
-from joblane.sqs.received import Received
+from joblane.sqs.message import Received
 from joblane.tasks.discovery import discover
 from tests.builders.events import record
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import MAX_REASON, archived_dead_letter, fits, printable, refused_dead_letter, with_id
-from joblane.sqs.message import Message, decode
-from joblane.sqs.received import Received
+from joblane.sqs.message import Message, Received, decode
 from tests.builders.events import record
 from tests.sends import check, size_of
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from joblane.errors import MessageError
 from joblane.json_values import MAX_DEPTH, canonical, check_tree, digest, needs_walk
-from joblane.sqs.message import MAX_HEADERS, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers, decode
+from joblane.quotas import MAX_HEADERS
+from joblane.sqs.message import MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers, decode
 
 SECRET = "hunter2"
 

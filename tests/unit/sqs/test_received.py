@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblane.sqs.dead_letter import unchanged_copy
-from joblane.sqs.received import Received
+from joblane.sqs.message import Received
 from tests.builders.events import record
 
 LANE = "jobs-low-data-export"

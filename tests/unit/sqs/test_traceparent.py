@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from joblane.sqs.message import MAX_HEADERS
+from joblane.quotas import MAX_HEADERS
 from joblane.sqs.traceparent import HEADER, caller_of, headers_within, log_fields, span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -23,7 +23,7 @@ from joblane import Payload, Redacted, SkipRetry
 from joblane.errors import MAX_TEXT, text_of
 from joblane.tasks.redaction import MASK
 from joblane.tasks.scrubbing import scrubbed, scrubber
-from joblane.worker.failure import Failure
+from joblane.worker.outcome import Failure
 
 TOKEN = "pl4nted'\"\\ü\n💥/+ &tail"
 

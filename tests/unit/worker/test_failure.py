@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joblane.worker.failure import MAX_TRACEBACK, Failure, normalised
+from joblane.worker.outcome import MAX_TRACEBACK, Failure, normalised
 
 
 @pytest.mark.parametrize(

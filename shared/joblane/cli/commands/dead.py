@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from joblane.inspector.views import DeadGroup, DeadLetters
 
 SIGNS = {"#": "# stands for a number, an id or a time", "…": "'…' for a quoted text", "@": "@ for an address"}
-"""Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.failure.normalised`."""
+"""Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.outcome.normalised`."""
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-"""The form of fingerprints made by :class:`joblane.worker.failure.Failure`."""
+"""The form of fingerprints made by :class:`joblane.worker.outcome.Failure`."""
 
 
 class Sort(StrEnum):

@@ -120,7 +120,7 @@ def schema(
 
     For producers in other languages.
     """
-    from joblane.sqs.message import message_schema
+    from joblane.sqs.message_schema import message_schema
     from joblane.tasks.discovery import discover, load_for_person
 
     for found in discover().values() if type_ is None else [load_for_person(filters.type_of(type_))]:

@@ -35,10 +35,10 @@ from joblane.names import Queue, dead_letter_name, lane_name
 from joblane.record.row.states import State, as_read
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues
-from joblane.sqs.message import decode, decode_envelope
-from joblane.sqs.received import Received
+from joblane.sqs.envelope import decode_envelope
+from joblane.sqs.message import Received, decode
 from joblane.sweep.unmarked_dead_letters import expected_dead_letters
-from joblane.worker.failure import normalised
+from joblane.worker.outcome import normalised
 
 MAX_READ = 100
 """Messages that are read from one dead-letter queue."""

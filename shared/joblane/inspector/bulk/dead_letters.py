@@ -34,11 +34,10 @@ from joblane.record.row.states import ENDED, State, as_read
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
-from joblane.sqs.message import REASON_ATTRIBUTE
-from joblane.sqs.received import Received
+from joblane.sqs.message import REASON_ATTRIBUTE, Received
 from joblane.sqs.tick import tick_id
 from joblane.tasks.task import Task
-from joblane.worker.failure import normalised
+from joblane.worker.outcome import normalised
 
 FINGERPRINT = "message:"
 """The prefix of fingerprints of dead letters without a row."""

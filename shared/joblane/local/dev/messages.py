@@ -12,7 +12,8 @@ from typing import Any
 
 from joblane.local.memory_queues import QueuedMessage
 from joblane.quotas import MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
-from joblane.sqs.client import TRACE_ATTRIBUTE, Attributes, Entry
+from joblane.sqs.client import Entry
+from joblane.sqs.message import TRACE_ATTRIBUTE, Attributes
 
 ALLOWED = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 """Source: SendMessage, SQS API reference."""

@@ -13,13 +13,13 @@ from joblane.errors import JobError
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.lambda_context import LambdaContext
-from joblane.log_line import TRACE_VARIABLE
 from joblane.names import folder_of, function_name
 from joblane.project import Project
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.tasks import discovery
+from joblane.telemetry import TRACE_VARIABLE
 from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
 from joblane.worker.run_log import Ended, RunLog

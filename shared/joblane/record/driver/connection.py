@@ -18,7 +18,7 @@ from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import sqlstate
+from joblane.errors import UNDEFINED_FUNCTION, sqlstate
 from joblane.record.driver.login import LoginError
 from joblane.record.driver.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
 
@@ -40,6 +40,13 @@ ROLLED_BACK = "40"
 succeed if it is repeated."""
 INSUFFICIENT_PRIVILEGE, NO_SCHEMA, UNDEFINED_TABLE = "42501", "3F000", "42P01"
 """SQLSTATEs of a missing right, a missing schema and a missing table."""
+ADVICE = {
+    UNDEFINED_FUNCTION: "run `joblane migrate`; ",
+    LOCK_NOT_AVAILABLE: "a table is locked (pg_blocking_pids() finds the holder); ",
+    NO_SCHEMA: "run `joblane migrate`; ",
+    INSUFFICIENT_PRIVILEGE: "run `joblane migrate`, which grants the rights; ",
+}
+"""SQLSTATE → what an operator can do."""
 PING_AFTER_SECONDS = 30
 """A connection is tested before use after it was idle for this long. A test before every use would cost a round
 trip."""

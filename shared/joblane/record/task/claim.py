@@ -73,10 +73,13 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import InterfaceError
 
+from joblane.errors import EnqueueError
 from joblane.record.driver.connection import read_json
 from joblane.record.row.new import document
 from joblane.record.row.options import AS_DECLARED, TaskOptions
 from joblane.record.sql_functions import VERSION
+from joblane.sqs.message import TICK_ID_PATTERN, TICK_ID_REFUSED
+from joblane.sqs.tick import is_early
 from joblane.tasks.options import NONE
 
 if TYPE_CHECKING:
@@ -161,6 +164,30 @@ LACKS_MESSAGES = (
 )
 CENTURY_SECONDS = 3_155_760_000.0
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
+
+
+EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
+
+
+def refusal(task: Task[Any, Any], message: Message, tenant: str | None, sent_at: float) -> str | None:
+    """Return the reason why a message cannot be claimed as one of ``task``. None: it can.
+
+    ``sent_at``: seconds since 1970.
+    """
+    if message.type not in task.types:
+        return f"MessageError: type: this is a lane of {task.type!r}, not of {message.type!r}"
+    if message.tick is not None and is_early(message.tick, sent_at):
+        return EARLY_TICK
+    if message.rec:
+        return None if message.id else "MessageError: id: a message that says rec has the id of its row"
+    if TICK_ID_PATTERN.fullmatch(message.id or ""):
+        return TICK_ID_REFUSED
+    if task.flow is not None and task.flow.key:
+        try:
+            task.flow.row(task.type, task.as_written(message.payload or {}), tenant)
+        except EnqueueError as error:
+            return f"MessageError: {error}"
+    return None
 
 
 def arrival(
