@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aws_cdk import App
 
-from joblane.cdk.partition import part_of
+from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.shares import shares
 from joblane.cdk.stacks.monitoring import MonitoringStack

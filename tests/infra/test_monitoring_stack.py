@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 
-from joblane.cdk.app import Synthesised
-from joblane.cdk.partition import part_of
+from joblane.cdk.app import Synthesised, concurrency
+from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
-from joblane.cdk.summary import concurrency
 from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, longest_gap
 from joblane.cdk.watching.dashboard import DEPLOYS, FINDINGS
 from joblane.cdk.watching.lane_alarms import alarms_of_part

@@ -12,8 +12,7 @@ import pytest
 
 import joblane.cdk.constructs.jobs
 from joblane.cdk.app import Synthesised
-from joblane.cdk.constructs.nested_stacks import Parts
-from joblane.cdk.partition import part_of
+from joblane.cdk.constructs.nested_stacks import Parts, part_of
 from joblane.cdk.templates import NESTED
 from tests.infra import templates
 from tests.infra.conftest import Synth

@@ -12,9 +12,14 @@ from joblane import settings
 from joblane.cdk.app import context_of_file
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.database import Aurora
-from joblane.cdk.settings.load import host_architecture, load_stage, with_schedules_of
+from joblane.cdk.settings.load import (
+    host_architecture,
+    load_stage,
+    placeholders,
+    refuse_placeholders,
+    with_schedules_of,
+)
 from joblane.cdk.settings.network import NewNetwork
-from joblane.cdk.settings.placeholders import placeholders, refuse_placeholders
 from joblane.cdk.settings.section import SecretReference
 from joblane.project import Project
 from joblane.tasks.discovery import discover

@@ -36,19 +36,20 @@ from joblane.cdk.costs import Extra
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
-from joblane.cdk.settings.load import load_stage, with_schedules_of
-from joblane.cdk.settings.placeholders import placeholders, refuse_placeholders, sentence
+from joblane.cdk.settings.load import load_stage, placeholders, refuse_placeholders, sentence, with_schedules_of
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
 from joblane.cdk.stacks.monitoring import MonitoringStack
-from joblane.cdk.summary import concurrency
 from joblane.cdk.templates import Template, read_assembly, whole
 from joblane.cdk.watching.alarms import Alarm
 from joblane.errors import JobError
+from joblane.names import WEIGHTS, lane_name
 from joblane.project import Project
+from joblane.quotas import MIN_CONCURRENCY
+from joblane.settings import SHORT_MINUTES
 from joblane.tasks.discovery import discover, discover_functions
 from joblane.tasks.function import Function
 
@@ -217,6 +218,38 @@ class JoblaneApp(Generic[S]):
             for each in filter(Stack.is_stack, app.node.children):
                 cast(Stack, each).add_stack_tag(key, value)
         return jobs
+
+
+def concurrency(jobs: Jobs) -> str:
+    """Return a table with a line per lane, largest share first, the formula above it and the sum below.
+
+    The last lines name settings that the stage does not set.
+    """
+    stage, tasks = jobs.stage, jobs.tasks
+    lanes = [
+        (lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task)
+        for task in tasks.values()
+        for queue in task.lanes
+    ]
+    budget, total = stage.concurrency_budget, sum(weight for _, weight, _ in lanes)
+    width = max((len(name) for name, _, _ in lanes), default=0)
+    formula = f"{budget} × weight / {total}, at least {MIN_CONCURRENCY}, at most the task's max_concurrency"
+    lines = [f"stage {stage.name}: MaximumConcurrency = {formula}"]
+    for name, weight, task in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
+        declared = f"  (declared: {task.max_concurrency})" if task.max_concurrency else ""
+        lines.append(f"  {name:{width}}  weight {weight}  {jobs.shares[name]:4}{declared}")
+    lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
+    if stage.sweep_minutes > SHORT_MINUTES and not stage.local:
+        lines.append(
+            f"  sweep: planned, and every {stage.sweep}; programs that enqueue by SQL alone cannot wake it and need "
+            '"sweep": "5 minutes"'
+        )
+    unset = sorted({name for task in tasks.values() for name in task.environment} - {*stage.settings, *jobs.variables})
+    if unset:
+        lines.append(f"  settings that tasks declare and the stage does not set: {', '.join(unset)}")
+    if stage.alarms_of_nobody:
+        lines.append('  alarms: nobody is notified; set monitoring.email to an address, or "off" if that is intended')
+    return "\n".join(lines)
 
 
 def declared_settings(tasks: Tasks, functions: Mapping[str, Function]) -> list[str]:

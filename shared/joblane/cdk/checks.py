@@ -18,7 +18,7 @@ from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
-from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
+from joblane.cdk.templates import Properties, Template, name_of, of_type, stacks_of, variables, whole
 from joblane.names import SWEEP, Queue, dead_letter_name, lane_name
 from joblane.quotas import LEASE_MARGIN, MIN_CONCURRENCY, VISIBILITY_FACTOR, VISIBILITY_MARGIN
 
@@ -167,7 +167,7 @@ def _slots(mappings: Iterable[Mapped]) -> dict[bool, int]:
     """Return the sums of ``MaximumConcurrency``: of functions with a database (True), and of the others."""
     found = {True: 0, False: 0}
     for mapped in mappings:
-        found["DATABASE_URL" in _environment(mapped.function)] += mapped.max_concurrency or 0
+        found["DATABASE_URL" in variables(mapped.function)] += mapped.max_concurrency or 0
     return found
 
 
@@ -208,7 +208,7 @@ def _raise_connections(stage: Stage, connections: int) -> str:
 def _queues(template: Template) -> Iterator[str]:
     seen: set[str] = set()
     for logical_id, queue in of_type(template, "AWS::SQS::Queue"):
-        name = _name(queue, "QueueName", logical_id)
+        name = name_of(queue, "QueueName", logical_id)
         if name in seen:
             yield f"queue {name}: two queues have this name; rename a task"
         seen.add(name)
@@ -235,8 +235,8 @@ def _queues(template: Template) -> Iterator[str]:
 
 def _environments(template: Template) -> Iterator[str]:
     for logical_id, function in of_type(template, "AWS::Lambda::Function"):
-        called = _name(function, "FunctionName", logical_id)
-        for name in (name for name, value in _environment(function).items() if "{{resolve:" in json.dumps(value)):
+        called = name_of(function, "FunctionName", logical_id)
+        for name in (name for name, value in variables(function).items() if "{{resolve:" in json.dumps(value)):
             yield (
                 f"function {called}: its variable {name} is a dynamic reference, and everyone who may read the "
                 "configuration of the function would read the secret; refer to it in the stage's settings by "
@@ -260,9 +260,9 @@ def mappings_of(template: Template) -> Iterator[Mapped]:
         queue, function = _properties(template, queue_id), _properties(template, function_id)
         yield Mapped(
             properties=properties,
-            source=_name(queue, "QueueName", queue_id),
+            source=name_of(queue, "QueueName", queue_id),
             queue=queue,
-            function_name=_name(function, "FunctionName", function_id),
+            function_name=name_of(function, "FunctionName", function_id),
             function=function,
         )
 
@@ -284,14 +284,4 @@ def _logical_id(value: Any, names: Mapping[Any, str]) -> str:
 
 def _properties(template: Template, logical_id: str) -> Properties:
     found: Properties = template.get("Resources", {}).get(logical_id, {}).get("Properties", {})
-    return found
-
-
-def _name(resource: Properties, key: str, logical_id: str) -> str:
-    name = resource.get(key, logical_id)
-    return name if isinstance(name, str) else logical_id
-
-
-def _environment(function: Properties) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = function.get("Environment", {}).get("Variables", {})
     return found

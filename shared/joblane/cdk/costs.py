@@ -12,7 +12,7 @@ from typing import Any
 
 from joblane.cdk.database_hours import MONTH, UNTIL_IDLE, Awake, Tasks, awake, moments, sweeps
 from joblane.cdk.errors import SynthError
-from joblane.cdk.templates import Properties, Template, of_type
+from joblane.cdk.templates import Properties, Template, metadata, of_type
 from joblane.names import SWEEP, Queue
 from joblane.prices import PRICES
 from joblane.tasks.schedule_overrides import apply_all, with_sweep
@@ -164,12 +164,6 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
     ]
 
 
-def smallest(tasks: Tasks, extras: Extras) -> list[Line]:
-    """Return the lines of the smallest stage: no network, no API, and an existing database with its secret."""
-    secret = Line("The secret of the database", 1, "Secret", "the password of the functions' user")
-    return [polling(mapped_queues(tasks)), secret, *periodic(tasks, extras)]
-
-
 def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
     """Return the lines of resources in the templates that cost by the hour or the month."""
     templates = list(templates)
@@ -203,12 +197,8 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
 
 def _scaling(templates: Templates) -> list[Properties]:
     """Return the range of capacity of each Aurora cluster."""
-    found = [properties for template in templates for _, properties in of_type(template, "AWS::RDS::DBCluster")]
-    return [
-        cluster["ServerlessV2ScalingConfiguration"]
-        for cluster in found
-        if "ServerlessV2ScalingConfiguration" in cluster
-    ]
+    clusters = [cluster for template in templates for _, cluster in of_type(template, "AWS::RDS::DBCluster")]
+    return [scaling for cluster in clusters if (scaling := cluster.get("ServerlessV2ScalingConfiguration"))]
 
 
 def _aurora(scaling: Properties, instances: int, tasks: Tasks) -> Line:
@@ -268,11 +258,9 @@ def as_in_stage(templates: Templates, tasks: Tasks) -> Tasks:
 
 
 def _metadata(templates: Templates) -> Mapping[str, Any]:
-    all_metadata = [template.get("Metadata", {}) for template in templates]
-    found = next((metadata[METADATA] for metadata in all_metadata if METADATA in metadata), None)
-    if found is None:
+    if (found := metadata(templates, METADATA)) is None:
         raise SynthError("none of the templates contains jobs of Joblane; run the synth of the stage again")
-    return dict(found)
+    return found
 
 
 def total(lines: Iterable[Line]) -> float:

@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,30 +113,20 @@ def build_packages(stage: Stage, project: Project) -> Packages:
 def build_page(platform: str | None, target: Path, uv: str) -> Package:
     """Zip the page with its packages, of ``platform`` (None: this machine). It has no database driver."""
     lock = without_provided(text_of(LOCKS / "page.txt"))
-    where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
-    files = {path.relative_to(LIBRARY.parent): path.read_bytes() for path in _sources(LIBRARY, LEFT_OUT_OF_PAGE)}
-    contents = [(name.as_posix(), content) for name, content in sorted(files.items())]
-    sources = (part for content in contents for part in content)
-    digest = _digest(LAYOUT, RUNNING, python, where, lock, *LEFT_OUT_OF_LAYER, *sources)
-    package = Package(target / f"page-{where}-{digest[:16]}.zip", digest)
-    if not package.path.exists():
-        with _scratch(target) as scratch:
-            _install(uv, lock, platform, python, scratch)
-            _remove(scratch)
-            for name, content in contents:
-                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                (scratch / name).write_bytes(content)
-            if python == RUNNING:
-                _compile(scratch, "/var/task")
-            _zip(scratch, package.path, level=6)
-    return package
+    where, python = _platform(platform)
+    contents = _contents([LIBRARY], LEFT_OUT_OF_PAGE)
 
+    def fill(folder: Path) -> None:
+        _install(uv, lock, platform, python, folder)
+        _remove(folder)
+        _write(contents, folder)
+        if python == RUNNING:
+            _compile(folder, "/var/task")
 
-def _remove(folder: Path) -> None:
-    """Remove the files of packages that no function needs."""
-    for pattern in LEFT_OUT_OF_LAYER:
-        for path in list(folder.glob(pattern)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    digest = _digest(
+        LAYOUT, RUNNING, python, where, lock, *LEFT_OUT_OF_LAYER, *(part for content in contents for part in content)
+    )
+    return _built(target, f"page-{where}", digest, fill, level=6)
 
 
 # --- Code ----------------------------------------------------------------------------------------------------------
@@ -145,21 +134,32 @@ def _remove(folder: Path) -> None:
 
 def build_code(folders: Iterable[Path], target: Path) -> Package:
     """Zip ``folders``, each under its own name, without the parts that no function imports."""
-    files = {path.relative_to(folder.parent): path for folder in folders for path in _sources(folder)}
-    contents = [(name.as_posix(), path.read_bytes()) for name, path in sorted(files.items())]
-    digest = _digest(LAYOUT, RUNNING, *(part for name, content in contents for part in (name, content)))
-    package = Package(target / f"code-{digest[:16]}.zip", digest)
-    if not package.path.exists():
-        with _scratch(target) as scratch:
-            for name, content in contents:
-                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-                (scratch / name).write_bytes(content)
-            _compile(scratch, "/var/task")
-            _zip(scratch, package.path, level=9)
-    return package
+    contents = _contents(folders, LEFT_OUT_OF_LIBRARY)
+
+    def fill(folder: Path) -> None:
+        _write(contents, folder)
+        _compile(folder, "/var/task")
+
+    return _built(
+        target, "code", _digest(LAYOUT, RUNNING, *(part for content in contents for part in content)), fill, level=9
+    )
 
 
-def _sources(folder: Path, left_out_of_library: Sequence[str] = LEFT_OUT_OF_LIBRARY) -> Iterator[Path]:
+def _contents(folders: Iterable[Path], left_out_of_library: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Return the name and the content of each file."""
+    files = {
+        path.relative_to(folder.parent): path for folder in folders for path in _sources(folder, left_out_of_library)
+    }
+    return [(name.as_posix(), path.read_bytes()) for name, path in sorted(files.items())]
+
+
+def _write(contents: Iterable[tuple[str, bytes]], folder: Path) -> None:
+    for name, content in contents:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _sources(folder: Path, left_out_of_library: Sequence[str]) -> Iterator[Path]:
     left_out = {folder / name for name in left_out_of_library} if folder.name == LIBRARY.name else set()
 
     def kept(path: Path) -> bool:
@@ -181,20 +181,24 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
     Only wheels are installed, and their hashes are checked.
     """
     wanted = without_provided(text_of(lock))
-    where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
+    where, python = _platform(platform)
+
+    def fill(folder: Path) -> None:
+        _install(uv, wanted, platform, python, folder / "python")
+        _remove(folder / "python")
+        if python == RUNNING:
+            _compile(folder, "/opt")
+        else:
+            message = f"joblane: the layer has no bytecode, so functions start slower; Python {python} builds it"
+            print(message, file=sys.stderr)  # noqa: T201
+
     digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER)
-    package = Package(target / f"layer-{where}-{digest[:16]}.zip", digest)
-    if not package.path.exists():
-        with _scratch(target) as scratch:
-            _install(uv, wanted, platform, python, scratch / "python")
-            _remove(scratch / "python")
-            if python == RUNNING:
-                _compile(scratch, "/opt")
-            else:
-                message = f"joblane: the layer has no bytecode, so functions start slower; Python {python} builds it"
-                print(message, file=sys.stderr)  # noqa: T201
-            _zip(scratch, package.path, level=6)
-    return package
+    return _built(target, f"layer-{where}", digest, fill, level=6)
+
+
+def _platform(name: str | None) -> tuple[str, str]:
+    """Return the name of the platform and the version of its Python. ``name`` None: this machine."""
+    return (name, PYTHON) if name else (f"{sys.platform}-{machine.machine()}", RUNNING)
 
 
 def _install(uv: str, requirements: str, platform: str | None, python: str, target: Path) -> None:
@@ -211,6 +215,13 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
     if done.returncode:
         problem = f"the dependency layer cannot be built for {platform or 'this machine'}"
         raise SynthError(failure(problem, done.stderr))
+
+
+def _remove(folder: Path) -> None:
+    """Remove the files of packages that no function needs."""
+    for pattern in LEFT_OUT_OF_LAYER:
+        for path in list(folder.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_layer(layer: Path, architecture: Architecture) -> None:
@@ -247,12 +258,20 @@ def find_uv(project: Project) -> str:
 # --- Both ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A temporary folder next to the zips, so that a finished zip is moved in one step."""
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
-        yield Path(folder)
+def _built(target: Path, name: str, digest: str, fill: Callable[[Path], None], level: int) -> Package:
+    """Return the zip ``NAME-DIGEST`` of the files that ``fill`` writes into a folder. An existing zip is used again.
+
+    ``level``: of zlib, 6 by default. 9 is 0.5 to 1 % smaller and takes up to four times as long, so it is for the code
+    only, which is small.
+    """
+    package = Package(target / f"{name}-{digest[:16]}.zip", digest)
+    if not package.path.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        # next to the zips, so that a finished zip is moved in one step
+        with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
+            fill(Path(folder))
+            _zip(Path(folder), package.path, level)
+    return package
 
 
 def _digest(*parts: str | bytes) -> str:
@@ -276,11 +295,7 @@ def _compile(folder: Path, mounted_at: str) -> None:
 
 
 def _zip(folder: Path, target: Path, level: int) -> None:
-    """Zip ``folder``, always with the same times and permissions, and move the complete zip to ``target``.
-
-    ``level``: of zlib, 6 by default. 9 is 0.5 to 1 % smaller and takes up to four times as long, so it is for the code
-    only, which is small.
-    """
+    """Zip ``folder``, always with the same times and permissions, and move the complete zip to ``target``."""
     unfinished = folder.with_suffix(".zip")
     with zipfile.ZipFile(unfinished, "w") as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

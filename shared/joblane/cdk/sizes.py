@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
+from joblane.cdk.templates import Properties, Template, name_of, of_type, stacks_of, variables, whole
 
 MAX_RESOURCES = 500
 """Resources of a stack, each nested one by itself."""
@@ -149,10 +149,9 @@ def _resolved(value: Any) -> Any:
 
 def _environments(template: Template) -> Iterator[str]:
     for name, function in _functions(template):
-        variables = function.get("Environment", {}).get("Variables", {})
         sizes = {
             key: len(key) + len((value if isinstance(value, str) else json.dumps(value)).encode())
-            for key, value in variables.items()
+            for key, value in variables(function).items()
         }
         if sum(sizes.values()) > MAX_ENVIRONMENT_BYTES:
             largest = max(sizes, key=lambda key: sizes[key])
@@ -164,8 +163,7 @@ def _environments(template: Template) -> Iterator[str]:
 
 def _functions(template: Template) -> Iterator[tuple[str, Properties]]:
     for logical_id, function in of_type(template, "AWS::Lambda::Function"):
-        name = function.get("FunctionName", logical_id)
-        yield name if isinstance(name, str) else logical_id, function
+        yield name_of(function, "FunctionName", logical_id), function
 
 
 def _role_of(function: Properties) -> str:

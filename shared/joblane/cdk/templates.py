@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,32 @@ Properties = Mapping[str, Any]
 Template = Mapping[str, Any]
 
 NESTED = "AWS::CloudFormation::Stack"
+
+
+def metadata(templates: Iterable[Template], key: str) -> Mapping[str, Any] | None:
+    """Return the metadata ``key`` of the first template that has it, or None."""
+    return next((found for template in templates if (found := template.get("Metadata", {}).get(key))), None)
+
+
+def strings(node: object, *path: object) -> Iterator[tuple[tuple[object, ...], str]]:
+    """Yield each string in a tree of JSON, with the keys and the positions that lead to it."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, Mapping | list):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from strings(value, *path, key)
+
+
+def variables(function: Properties) -> Mapping[str, Any]:
+    """Return the environment variables of a function."""
+    found: Mapping[str, Any] = function.get("Environment", {}).get("Variables", {})
+    return found
+
+
+def name_of(resource: Properties, key: str, logical_id: str) -> str:
+    """Return the name of a resource, or its logical id if the template does not have the name as a string."""
+    name = resource.get(key, logical_id)
+    return name if isinstance(name, str) else logical_id
 
 
 def of_type(template: Template, kind: str) -> Iterator[tuple[str, Properties]]:

@@ -11,7 +11,7 @@ from typing import Any
 from django.apps import apps
 from django.db import connections
 from django.tasks import Task as DjangoTaskFunction
-from django.tasks import TaskResult, TaskResultStatus
+from django.tasks import TaskResult, TaskResultStatus, task_backends
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
@@ -195,6 +195,11 @@ def no_handler(queue_name: str) -> str:
         f"Queue {queue_name!r} has no handler: write functions/{folder}/handler.py with the line "
         f"`{folder} = django_tasks({queue_name!r})`, or run `manage.py joblane new {type_of(queue_name)}`"
     )
+
+
+def joblane_backends() -> list[JoblaneBackend]:
+    """Return the backends of ``TASKS`` that are Joblane's."""
+    return [backend for backend in task_backends.all() if isinstance(backend, JoblaneBackend)]
 
 
 @cache

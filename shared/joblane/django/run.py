@@ -57,13 +57,10 @@ def prepare() -> None:
         )
     if not apps.ready:
         django.setup()
-    from django.tasks import task_backends
+    from joblane.django.backend import joblane_backends
 
-    from joblane.django.backend import JoblaneBackend
-
-    for backend in task_backends.all():
-        if isinstance(backend, JoblaneBackend):
-            _ = backend.registered
+    for backend in joblane_backends():
+        _ = backend.registered
 
 
 def run_task(queue_name: str, payload: DjangoTask, ctx: TaskContext, *, atomic: bool) -> Any:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import connections
-from django.tasks import task_backends
 from django.test import TransactionTestCase
 
 from joblane import settings
-from joblane.django.backend import JoblaneBackend
+from joblane.django.backend import joblane_backends
 from joblane.django.database import url_of
 from joblane.record.migrate import migrate
 from joblane.testing import JobTester
@@ -34,23 +31,19 @@ class JobTestCase(TransactionTestCase):  # type: ignore[misc]
     def setUpClass(cls) -> None:
         """Create Joblane's tables."""
         super().setUpClass()
-        for backend in _backends():
+        for backend in joblane_backends():
             migrate(url_of(connections[backend.database].settings_dict), prefix=settings.prefix())
 
     def setUp(self) -> None:
         """Start the kit."""
         super().setUp()
-        backends = _backends()
+        backends = joblane_backends()
         self.jobs = self.enterContext(JobTester(url_of(connections[backends[0].database].settings_dict)))
         self.jobs.register(*(backend.declared(name) for backend in backends for name in sorted(backend.queues)))
 
     def _fixture_teardown(self) -> None:
-        for backend in _backends():
+        for backend in joblane_backends():
             with connections[backend.database].cursor() as cursor:
                 cursor.execute(TABLES, [list(KEPT)])
                 cursor.execute(f"truncate {', '.join(name for (name,) in cursor.fetchall())}")
         super()._fixture_teardown()
-
-
-def _backends() -> list[Any]:
-    return [backend for backend in task_backends.all() if isinstance(backend, JoblaneBackend)]

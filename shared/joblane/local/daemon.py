@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -91,20 +92,13 @@ class Daemon:
 
     def stop(self) -> None:
         """Terminate the program, then kill the rest of its process group. Does nothing if it does not run."""
-        process = self._process()
-        if process is not None:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-            await_end([process], STOP_SECONDS)
+        if (process := self._process()) is not None:
+            end([process], signal.SIGTERM, STOP_SECONDS)
         self.kill()
 
     def kill(self) -> None:
         """Kill the program and its process group, including children of a program that was killed before."""
-        group = self._group()
-        for member in group:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-        await_end(group, STOP_SECONDS)
+        end(self._group(), signal.SIGKILL, STOP_SECONDS)
         self._file.unlink(missing_ok=True)
 
     def _state(self) -> _State | None:
@@ -151,6 +145,14 @@ def is_alive(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
+
+
+def end(processes: Sequence[psutil.Process], number: signal.Signals, seconds: float) -> bool:
+    """Send a signal to all processes, and wait for their end as :func:`await_end` does."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+    return await_end(processes, seconds)
 
 
 def await_end(processes: Sequence[psutil.Process], seconds: float) -> bool:

@@ -147,6 +147,14 @@ class MemoryQueues(Sqs):
         """Delete a message from the queue that it was sent to. Does nothing if it is not there."""
         self.queues[message.entry.queue].pop(message.message_id, None)
 
+    def delete_handled(self, batch: Sequence[QueuedMessage], response: Mapping[str, Any]) -> list[QueuedMessage]:
+        """Delete the messages of an invocation. Return those that its response names as failures, which stay."""
+        failed = {item["itemIdentifier"] for item in response["batchItemFailures"]}
+        for message in batch:
+            if message.message_id not in failed:
+                self.delete(message)
+        return [message for message in batch if message.message_id in failed]
+
     def next_visible_at(self, queue: str) -> float | None:
         """Return the time from which the queue has a visible message, maybe in the past; None if it is empty."""
         return min((message.visible_at for message in self.queues[queue].values()), default=None)

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from joblane.installation import install
-from joblane.local.daemon import START_SECONDS, await_end, is_alive
+from joblane.local.daemon import START_SECONDS, end, is_alive
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
 
@@ -141,23 +141,15 @@ class Postgres:
         """End the sessions and stop the server. Does nothing if it does not run."""
         if (process := self._process()) is not None:
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast shutdown, immediate shutdown, kill
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-                if await_end([process], STOP_SECONDS):
+                if end([process], number, STOP_SECONDS):
                     break
         self._reap()
 
     def kill(self) -> None:
         """Kill the server and all its sessions at once, as a crash of the machine would."""
-        process = self._process()
-        if process is None:
-            return
-        processes = [process, *process.children(recursive=True)]
-        for member in processes:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-        await_end(processes, STOP_SECONDS)
-        self._reap()
+        if (process := self._process()) is not None:
+            end([process, *process.children(recursive=True)], signal.SIGKILL, STOP_SECONDS)
+            self._reap()
 
     def __enter__(self) -> Postgres:
         self.start()
@@ -220,9 +212,8 @@ class Postgres:
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 if process.name() == "postgres" and process.cwd() == str(self.data):
-                    process.kill()
                     left.append(process)
-        await_end(left, STOP_SECONDS)
+        end(left, signal.SIGKILL, STOP_SECONDS)
 
     def _process(self) -> psutil.Process | None:
         lines = self._pid_file()

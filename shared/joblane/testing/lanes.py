@@ -144,10 +144,7 @@ class Lanes:
     def _handle(self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage]) -> None:
         """Invoke the function in a process, and delete the messages that it acknowledges."""
         response = self._invoke(task, database, batch, [message.record() for message in batch])
-        kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
-        for message in batch:
-            if message.message_id not in kept:
-                self._queues.delete(message)
+        self._queues.delete_handled(batch, response)
 
     def _handle_copy(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """Deliver the same messages to another process, with receipts for which its response has no effect."""

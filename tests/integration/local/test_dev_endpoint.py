@@ -18,8 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from joblane.errors import NOT_IN_DEV
-from joblane.local.dev.endpoint import Endpoint
-from joblane.local.dev.http import config, listen
+from joblane.local.dev.endpoint import Endpoint, config, listen
 from joblane.local.dev.messages import md5_of_attributes
 from joblane.local.dev.queues import DevQueues
 from joblane.local.emulator import guarded

@@ -6,7 +6,7 @@ import random
 import string
 from collections import Counter
 
-from joblane.cdk.partition import PARTS, part_of
+from joblane.cdk.constructs.nested_stacks import PARTS, part_of
 
 TYPES_IN_A_STACK = 50
 """Types of ten resources, of which a stack holds 500. Source: CloudFormation quotas."""

@@ -44,6 +44,7 @@ from joblane.quotas import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
 from joblane.tasks.function import Function
 from joblane.tasks.task import EVERY_LANE, Task
 
+MEASURING = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl"]
 T = TypeVar("T")
 
 
@@ -51,7 +52,8 @@ class Jobs(Construct):
     """Front doors with their router; for each task a function, lanes, schedules, and only the permissions it declares.
 
     ``access``: to the database. ``buckets``: by the names in ``Grants.buckets``. The resources of a type are in one of
-    the nested stacks of :mod:`joblane.cdk.partition`. A local stage has none: its emulator has no nested stacks.
+    the nested stacks of :mod:`joblane.cdk.constructs.nested_stacks`. A local stage has none, because its emulator does
+    not know them.
 
     Attributes, each by name:
 
@@ -243,22 +245,28 @@ class Jobs(Construct):
                 function, granted, remove_statements(granted) if granted.removes else write_statements(granted)
             )
         self._grant_enqueue(task, function)
-        if task.type.startswith(SYSTEM_TYPES):
-            self._grant_front_door_attributes(function)
+        if task.type.startswith(SYSTEM_TYPES):  # it shows and sends no message
+            function.allow(MEASURING, [queue_arn(front_door.name) for front_door in self._front_doors.values()])
         if task.grants.dead_letters:
-            self._grant_dead_letters(function)
+            self._grant_dead_letters(function, takes=True)
         if self._events and (task.events or task.type == SWEEP):  # the sweep sends what the others could not
             self._events.allow_sending(function)
         if task.type == SWEEP:
-            function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], self._every_lane())
-            self._grant_receiving_dead_letters(function)
+            function.allow(MEASURING, self._every_lane())
+            self._grant_dead_letters(function, takes=False)
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
         """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, of those that the end of
         a task can start, and waking the sweep."""
         follows = (task.follower,) if task.follower else ()
-        if EVERY_LANE in task.grants.enqueue:
-            self._grant_every_lane(function)
+        if EVERY_LANE in task.grants.enqueue:  # and their DLQs: by a name pattern that no front door matches
+            function.allow(SENDING, self._every_lane())
+            acknowledge_wildcards(
+                function.role,
+                self._every_lane(),
+                "The database may hold tasks of types that are no longer deployed. A lane that was kept still accepts "
+                "their messages, and without permission for a lane SQS does not say that the lane no longer exists.",
+            )
             return
         problem = f"task {task.type!r}: grants.enqueue: no task"
         wanted = [_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
@@ -280,50 +288,29 @@ class Jobs(Construct):
         sweep = self.tasks[SWEEP]
         return list(dict.fromkeys([*lanes, *self._lanes_of(sweep, SWEEP)]))
 
-    def _grant_every_lane(self, function: TaskFunction) -> None:
-        """Allow sending to all lanes and their DLQs by a name pattern that no front door matches."""
-        patterns = self._every_lane()
-        function.allow(SENDING, patterns)
-        acknowledge_wildcards(
-            function.role,
-            patterns,
-            "The database may hold tasks of types that are no longer deployed. A lane that was kept still accepts "
-            "their messages, and without permission for a lane SQS does not say that the lane no longer exists.",
-        )
+    def _grant_dead_letters(self, function: TaskFunction, *, takes: bool) -> None:
+        """Allow receiving dead letters, to detect those that SQS itself moved. It does not allow deleting them.
 
-    def _grant_front_door_attributes(self, function: TaskFunction) -> None:
-        """Allow reading the attributes of the front doors. It shows and sends no message."""
-        front_doors = [queue_arn(front_door.name) for front_door in self._front_doors.values()]
-        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], front_doors)
-
-    def _grant_dead_letters(self, function: TaskFunction) -> None:
-        """Allow taking messages from every dead-letter queue, and sending dead letters of front doors back to these."""
-        front_doors, lanes = [front_door.name for front_door in self._front_doors.values()], self._lanes_dead_letters()
-        others = [*map(dead_letter_name, front_doors), self._cron.dead_letters]
-        function.allow(RECEIVING, [*lanes, *map(queue_arn, others)])
-        function.permit(send_statement(front_doors))
-        self._accept_dead_letters(function, lanes)
-
-    def _grant_receiving_dead_letters(self, function: TaskFunction) -> None:
-        """Allow receiving dead letters, to detect those that SQS itself moved. It does not allow deleting them."""
-        others, lanes = [front_door.name for front_door in self._front_doors.values()], self._lanes_dead_letters()
-        dead_letters = [*lanes, *map(queue_arn, map(dead_letter_name, others))]
-        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"], dead_letters)
-        self._accept_dead_letters(function, lanes)
-
-    def _every_lane(self) -> list[str]:
-        return [queue_arn(f"{self.stage.prefix}-{queue}-*") for queue in Queue]
-
-    def _lanes_dead_letters(self) -> list[str]:
-        return [dead_letter_name(lanes) for lanes in self._every_lane()]
-
-    def _accept_dead_letters(self, function: TaskFunction, lanes: list[str]) -> None:
+        ``takes``: allow taking messages from every dead-letter queue, and sending dead letters of front doors back to
+        these.
+        """
+        front_doors = [front_door.name for front_door in self._front_doors.values()]
+        lanes = [dead_letter_name(lanes) for lanes in self._every_lane()]
+        others = [queue_arn(dead_letter_name(name)) for name in front_doors]
+        if takes:
+            function.allow(RECEIVING, [*lanes, *others, queue_arn(self._cron.dead_letters)])
+            function.permit(send_statement(front_doors))
+        else:
+            function.allow([*MEASURING, "sqs:ReceiveMessage"], [*lanes, *others])
         acknowledge_wildcards(
             function.role,
             lanes,
             "Each lane has a dead-letter queue, and that of a type that is no longer deployed may still hold messages. "
             "A list of hundreds of queues would be longer than IAM allows.",
         )
+
+    def _every_lane(self) -> list[str]:
+        return [queue_arn(f"{self.stage.prefix}-{queue}-*") for queue in Queue]
 
     # --- Functions with their own handler --------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
-from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
+from joblane.cdk.templates import NESTED, Properties, Template, metadata, of_type, read_assembly, stacks_of, whole
 from joblane.inspector.unavailable import DENIED
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError, UnavailableError
@@ -167,7 +167,12 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
             account=settings["account_concurrency"],
             lanes=sharing_lanes(settings["prefix"], tasks),
             throttled_hours=min(
-                (_throttled_hours(queue) for queue in queues.values() if "RedrivePolicy" in queue), default=0
+                (
+                    queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] / 3600
+                    for queue in queues.values()
+                    if "RedrivePolicy" in queue
+                ),
+                default=0,
             ),
         ),
         database_connections=settings["database_connections"],
@@ -177,9 +182,7 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
 
 def read_metadata(templates: Mapping[str, Template]) -> Mapping[str, Any]:
     """Return the settings of the stage that the jobs stack's template contains."""
-    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
-    settings: Mapping[str, Any] | None = next((found for each in all_metadata if (found := each.get("Joblane"))), None)
-    if settings is None:
+    if (settings := metadata(templates.values(), "Joblane")) is None:
         raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
     return settings
 
@@ -194,10 +197,6 @@ def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
         "slots": sum(found.max_concurrency or 0 for found in mappings if found.reserved is None),
         "reserved": sum(properties.get("ReservedConcurrentExecutions") or 0 for properties in functions),
     }
-
-
-def _throttled_hours(queue: Properties) -> float:
-    return float(queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] / 3600)
 
 
 def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[Place, Properties]]:

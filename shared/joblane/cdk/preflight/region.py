@@ -14,7 +14,7 @@ from joblane.cdk.costs import pausing
 from joblane.cdk.database_hours import Tasks, sentences
 from joblane.cdk.preflight.findings import Finding, note, refused, unchecked
 from joblane.cdk.settings.network import ZONES
-from joblane.cdk.templates import Template, of_type
+from joblane.cdk.templates import Template, of_type, strings
 from joblane.inspector.stage.doctor_mail import Mail, problems
 
 RDS_ROLE = "AWSServiceRoleForRDS"
@@ -51,7 +51,8 @@ class Needs:
         """Return the needs of the stage with these templates, by stack."""
         kinds = {resource["Type"] for template in templates.values() for resource in template["Resources"].values()}
         named = {part[1].lower() for kind in kinds if len(part := kind.split("::")) == 3 and part[0] == "AWS"}
-        senders = {found for template in templates.values() for found in _values(template, "ses:FromAddress")}
+        texts = list(strings([*templates.values()]))
+        senders = {text for path, text in texts if path[-1] == "ses:FromAddress"}
         subnets = [found for template in templates.values() for _, found in of_type(template, "AWS::EC2::Subnet")]
         zones = {found["AvailabilityZone"] for found in subnets if isinstance(found.get("AvailabilityZone"), str)}
         parameters = [template.get("Parameters", {}).get("BootstrapVersion", {}) for template in templates.values()]
@@ -61,30 +62,8 @@ class Needs:
             cluster="AWS::RDS::DBCluster" in kinds,
             sender=min(senders, default=None),
             bootstrap=next((found["Default"] for found in parameters if "Default" in found), None),
-            secrets=frozenset(found for text in _texts([*templates.values()]) for found in RESOLVED.findall(text)),
+            secrets=frozenset(found for _, text in texts for found in RESOLVED.findall(text)),
         )
-
-
-def _texts(node: object) -> Iterator[str]:
-    """Find all strings in a template."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping | list):
-        for value in node.values() if isinstance(node, Mapping) else node:
-            yield from _texts(value)
-
-
-def _values(node: object, key: str) -> Iterator[str]:
-    """Find the strings under ``key`` anywhere in a template."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == key and isinstance(value, str):
-                yield value
-            else:
-                yield from _values(value, key)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _values(value, key)
 
 
 def services(needs: Needs, region: str, offered: Mapping[str, Collection[str]]) -> Iterator[Finding]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from joblane.cdk.preflight.findings import Finding, note, refused
-from joblane.cdk.templates import Template, of_type
+from joblane.cdk.templates import Template, of_type, variables
 
 # From PostgreSQL 16 a role with CREATEROLE grants only roles that it has with ADMIN OPTION. On RDS rds_superuser may
 # grant rds_iam. Source: PostgreSQL, *CREATE ROLE*; RDS, *Creating a database account using IAM authentication*.
@@ -39,14 +38,12 @@ class Wanted:
         """Return what the migration of these templates does; None if it grants nothing."""
         for template in templates.values():
             for _, function in of_type(template, "AWS::Lambda::Function"):
-                variables = function.get("Environment", {}).get("Variables", {})
-                if user := variables.get("DATABASE_USER"):
-                    return cls(user, variables.get("DATABASE_USER_LOGIN") == "iam", _user_of(variables["DATABASE_URL"]))
+                given = variables(function)
+                if user := given.get("DATABASE_USER"):
+                    url = given["DATABASE_URL"]
+                    role = urlsplit(url).username if isinstance(url, str) else None
+                    return cls(user, given.get("DATABASE_USER_LOGIN") == "iam", role)
         return None
-
-
-def _user_of(url: Any) -> str | None:
-    return urlsplit(url).username if isinstance(url, str) else None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
-"""Reads a stage from the context of ``cdk.json``, and refuses wrong settings by name."""
+"""Reads a stage from the context of ``cdk.json``, and refuses wrong settings by name.
+
+A setting that still holds a name of the examples, such as ``example.com``, is wrong: under this name nothing answers.
+"""
 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +18,7 @@ from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings import apis, events
 from joblane.cdk.settings.database import GivenDatabase
 from joblane.cdk.settings.stage import VERSION, Architecture, Stage
+from joblane.cdk.templates import strings
 from joblane.errors import DeclarationError
 from joblane.tasks import schedule_overrides as schedules
 from joblane.tasks.task import Task
@@ -26,6 +31,10 @@ RIGHT: Mapping[str, str] = {
     VERSION: "1 to 64 ASCII characters without spaces are required",
 }
 """Pattern of a setting → the value that is right."""
+RESERVED = re.compile(r"(^|[@/.])(example\.(com|net|org)|[a-z0-9-]+\.(example|invalid))($|[^a-z0-9.-])", re.IGNORECASE)
+"""Names that nobody can own. Source: RFC 2606."""
+SECRETS = {"secret", "migration_secret"}
+"""Fields with the name or ARN of a secret, which is no address."""
 S = TypeVar("S", bound=Stage)
 
 
@@ -126,6 +135,27 @@ def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict
         return schedules.apply_all(tasks, schedules.with_sweep(stage.schedules, stage.sweep_minutes))
     except DeclarationError as error:
         raise StageError(f"cdk.json: stage {stage.name!r}: schedules: {error}") from None
+
+
+def placeholders(stage: Stage) -> list[str]:
+    """Return the settings with such a name, for example ``api.authorizer.issuer``. A local stage has none."""
+    given = {} if stage.local else stage.model_dump(mode="json", exclude={"name", "tags"})
+    return [
+        ".".join(map(str, path)) for path, text in strings(given) if RESERVED.search(text) and not SECRETS & {*path}
+    ]
+
+
+def refuse_placeholders(stage: Stage) -> None:
+    """Raise :class:`StageError` with a sentence for each setting with such a name."""
+    if found := placeholders(stage):
+        raise StageError(
+            f"cdk.json: stage {stage.name!r}: {'; '.join(map(sentence, found))}. "
+            "For `cdk synth`, `diff` or `ls`, add -c deploys=false"
+        )
+
+
+def sentence(setting: str) -> str:
+    return f"{setting}: it still has a name of the examples, under which nothing answers; write your own"
 
 
 def host_architecture() -> Architecture:

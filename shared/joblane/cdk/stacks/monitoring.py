@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import cast
 
 from aws_cdk import ArnFormat, CfnParameter, Duration, NestedStack, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -15,10 +16,10 @@ from constructs import Construct
 from joblane.cdk.constructs.alarm_topics import AlarmTopics
 from joblane.cdk.constructs.event_bus import bus_name
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.cdk.partition import part_of
+from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import dashboard
-from joblane.cdk.watching.alarms import Alarm, Links, Silence
+from joblane.cdk.watching.alarms import Alarm, Links, Silence, in_use
 from joblane.cdk.watching.lane_alarms import alarms_of_part
 from joblane.cdk.watching.queries import queries_of
 from joblane.cdk.watching.stage_alarms import alarms_of_stage
@@ -60,7 +61,7 @@ class MonitoringStack(Stack):
         of_stage = alarms_of_stage(
             monitoring, jobs.tasks, prefix=stage.prefix, functions=others, webhook_bus=webhook_bus
         )
-        alarms = [*of_stage, *more]
+        alarms = in_use([*of_stage, *more])
         self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))
@@ -123,7 +124,7 @@ class MonitoringStack(Stack):
                 alarm_name=f"{self._prefix}-{alarm.name}",
                 alarm_description=alarm.description(links),
                 metric=_metric(alarm),
-                threshold=alarm.threshold,
+                threshold=cast(float, alarm.threshold),
                 comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
                 if alarm.below
                 else cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,

@@ -8,11 +8,11 @@ Sources: CloudWatch, *Using metric math*; its pricing, whose unit is an "alarm m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -31,10 +31,8 @@ MAX_NAMES = 350
 """Characters of the names of types or functions in a description."""
 MAX_METRICS = 10
 """Metrics that one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
-MAX_RANGE, LONGEST_RANGE = timedelta(days=1), timedelta(days=7)
-"""All evaluated periods of an alarm together: with periods below an hour, and with longer ones.
-
-Source: PutMetricAlarm, CloudWatch API reference."""
+LONGEST_RANGE = timedelta(days=7)
+"""All evaluated periods of an alarm together, if each is an hour. Source: PutMetricAlarm, CloudWatch API reference."""
 FIVE, QUARTER, HOUR = timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1)
 MAX_PERIODS = 30
 """Periods of an alarm about silence. With fewer and longer ones it would fire later: a period with a run counts until
@@ -42,6 +40,7 @@ it has left the evaluated range, which is some periods longer. Source: CloudWatc
 treat missing data*."""
 
 Metrics = Mapping[str, cloudwatch.IMetric]
+T = TypeVar("T")
 
 
 class Silence(StrEnum):
@@ -92,6 +91,7 @@ class Alarm:
 
     The alarm fires when ``expression`` over ``metrics`` (the one metric itself if the expression is empty) reaches
     ``threshold`` in ``rings_after`` of the last ``periods`` periods. With ``below`` it fires below ``threshold``.
+    A stage has no alarm whose threshold is ``off``.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Alarm:
     topic: Topic
     is_state: bool
     metrics: Metrics
-    threshold: float
+    threshold: Count | float
     path: str = "/"
     silence: Silence = Silence.FINE
     expression: str = ""
@@ -116,6 +116,15 @@ class Alarm:
         end = "" if self.is_state else f" {NO_END}"
         lines = [f"Run: {links.command(self.run)}", *page, f"Runbook: {links.section(self.heading)}"]
         return "\n".join([self.says, *lines, f"{self.silence}{end}"])
+
+
+def in_use(alarms: Iterable[Alarm]) -> list[Alarm]:
+    """Leave out the alarms that are off."""
+    return [alarm for alarm in alarms if alarm.threshold != "off"]
+
+
+def in_seconds(minutes: Count) -> Count:
+    return minutes if minutes == "off" else minutes * 60
 
 
 def silence(
@@ -151,7 +160,7 @@ def silence(
     )
 
 
-def archived(tasks: int) -> str:
+def archived(tasks: Count) -> str:
     """Return what ``tasks`` archived tasks within :data:`QUARTER` mean."""
     many = "1 task was" if tasks == 1 else f"{tasks} tasks were"
     return (
@@ -167,6 +176,11 @@ def listed(names: Sequence[str]) -> str:
         shown.pop()
     left = len(names) - len(shown)
     return ", ".join(shown) + (f" and {left} more" if left else "")
+
+
+def in_groups(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield ``things`` in groups of at most ``size``, in their order, for alarms, widgets and queries."""
+    return (things[start : start + size] for start in range(0, len(things), size))
 
 
 # --- Metrics -------------------------------------------------------------------------------------------------------

@@ -14,9 +14,8 @@ from typing import Any
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.constructs.code import Tasks
-from joblane.cdk.watching.alarms import Links, account_metric, own_metric
+from joblane.cdk.watching.alarms import Links, account_metric, in_groups, own_metric
 from joblane.cdk.watching.graphs import GRAPHS_OF_ROW, GROUPS, HEIGHT, WIDTH, GraphKind, kinds, of_stage
-from joblane.cdk.watching.groups import in_groups
 from joblane.names import (
     SWEEP,
     function_name,

@@ -2,32 +2,33 @@
 
 Throttles and runs near their timeout have an alarm for the types of one part, or several if an alarm cannot read them
 all. Their cause is shared, or nobody has to be woken, so an alarm for each type would only send more mails. A new or
-renamed type changes the alarms of its part alone, see :mod:`joblane.cdk.partition`.
+renamed type changes the alarms of its part alone, see :mod:`joblane.cdk.constructs.nested_stacks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.settings.apis import Monitoring, Percent
 from joblane.cdk.watching.alarms import (
     MAX_METRICS,
     QUARTER,
     Alarm,
+    T,
     Topic,
     Watched,
     archived,
     function_metric,
+    in_groups,
+    in_use,
     listed,
 )
-from joblane.cdk.watching.groups import in_groups
 from joblane.inspector.durations import written
 from joblane.names import Queue, function_name
 from joblane.tasks.task import Task
 
-T = TypeVar("T")
 WORST_WAIT, WORST_TIME = "p95", "p99"
 """Percentiles. With few runs a single slow run decides; with many runs several have to be slow."""
 
@@ -36,17 +37,15 @@ def alarms_of_part(part: int, tasks: Sequence[Task[Any, Any]], monitoring: Monit
     """Return the alarms of ``tasks``, which are all types of ``part``."""
     lanes = [Watched(task, queue, prefix) for task in tasks for queue in task.lanes]
     functions = [function_name(prefix, task.type) for task in tasks]
+    alarms = [alarm for lane in lanes for alarm in _of_lane(lane, monitoring)]
+    alarms += [*_near_timeout(f"{part:02}", lanes, monitoring), *throttles(f"{part:02}", functions, monitoring)]
+    return in_use(alarms)
+
+
+def _of_lane(lane: Watched, monitoring: Monitoring) -> list[Alarm]:
+    type_, target = lane.task.type, lane.task.target_wait
     return [
-        *(alarm for lane in lanes for alarm in _of_lane(lane, monitoring)),
-        *_near_timeout(f"{part:02}", lanes, monitoring),
-        *throttles(f"{part:02}", functions, monitoring),
-    ]
-
-
-def _of_lane(lane: Watched, monitoring: Monitoring) -> Iterator[Alarm]:
-    type_ = lane.task.type
-    if isinstance(monitoring.archived, int):
-        yield Alarm(
+        Alarm(
             name=f"archived-{lane.name}",
             heading="archived",
             says=f"{type_}: {archived(monitoring.archived)}",
@@ -57,12 +56,9 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> Iterator[Alarm]:
             metrics={"archived": lane.metric("Archived", period=QUARTER)},
             threshold=monitoring.archived,
             period=QUARTER,
-        )
-    if isinstance(monitoring.failing_percent, int):
-        yield _failing(lane, monitoring.failing_percent, monitoring.failing_runs)
-    if monitoring.waiting:
-        target = lane.task.target_wait
-        yield Alarm(
+        ),
+        _failing(lane, monitoring.failing_percent, monitoring.failing_runs),
+        Alarm(
             name=f"waiting-{lane.name}",
             heading="waiting-too-long",
             says=f"{type_}: tasks of queue {lane.queue} started more than {written(target)} (its target_wait) after "
@@ -72,11 +68,12 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> Iterator[Alarm]:
             topic=Topic.URGENT if lane.queue is Queue.CRITICAL else Topic.LATER,
             is_state=True,
             metrics={"wait": lane.metric("WaitMs", WORST_WAIT)},
-            threshold=target / timedelta(milliseconds=1),
-        )
+            threshold=target / timedelta(milliseconds=1) if monitoring.waiting else "off",
+        ),
+    ]
 
 
-def _failing(lane: Watched, percent: int, runs: int) -> Alarm:
+def _failing(lane: Watched, percent: Percent, runs: int) -> Alarm:
     """Runs that were killed write no metric, so Lambda's own errors are counted in addition.
 
     A missing metric counts as 0 in a sum. Source: CloudWatch, *Using metric math*, basic arithmetic functions.
@@ -104,8 +101,6 @@ def _near_timeout(group: str, lanes: Sequence[Watched], monitoring: Monitoring) 
 
     A resumable task is left out: it uses each invocation to its end and continues in the next one.
     """
-    if not isinstance(monitoring.near_timeout_percent, int):
-        return
     for name, some in _in_tens(group, [lane for lane in lanes if not lane.task.resumable]):
         shares = [f"100 * d{n} / {lane.task.timeout // timedelta(milliseconds=1)}" for n, lane in enumerate(some)]
         yield Alarm(
@@ -128,8 +123,6 @@ def _near_timeout(group: str, lanes: Sequence[Watched], monitoring: Monitoring) 
 
 def throttles(group: str, functions: Sequence[str], monitoring: Monitoring) -> Iterator[Alarm]:
     """Yield the alarms ``throttles-GROUP`` for ``functions``."""
-    if not isinstance(monitoring.throttles, int):
-        return
     for name, some in _in_tens(group, functions):
         metrics = {f"t{n}": function_metric(function, "Throttles") for n, function in enumerate(some)}
         yield Alarm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from joblane.cdk.watching.groups import in_groups
+from joblane.cdk.watching.alarms import in_groups
 from joblane.names import log_group_name
 
 MAX_LOG_GROUPS = 50

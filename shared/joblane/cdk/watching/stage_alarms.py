@@ -1,4 +1,4 @@
-"""The alarms of the whole stage: refused messages, the findings of the sweep, and the silence of the sweep."""
+"""The alarms of the whole stage: refused messages, the findings of the sweep and its silence, and events."""
 
 from __future__ import annotations
 
@@ -11,22 +11,33 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.settings.apis import Count, Monitoring
 from joblane.cdk.watching.alarms import (
-    FIVE,
     QUARTER,
     Alarm,
     Topic,
     account_metric,
     archived,
     function_metric,
+    in_seconds,
+    in_use,
     longest_gap,
     own_metric,
     queue_metric,
+    rule_metric,
     silence,
 )
-from joblane.cdk.watching.event_alarms import alarms_of_events
 from joblane.cdk.watching.lane_alarms import throttles
 from joblane.inspector.durations import written
-from joblane.names import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, function_name, lane_name
+from joblane.names import (
+    SWEEP,
+    Queue,
+    cron_group_name,
+    dead_letter_name,
+    event_bus_name,
+    front_door_name,
+    function_name,
+    lane_name,
+    webhook_name,
+)
 from joblane.tasks.task import Task
 
 UNREAD = timedelta(minutes=30)
@@ -49,18 +60,22 @@ def alarms_of_stage(
     """
     sends = any(task.events for task in tasks.values())
     has_critical = any(task.queue is Queue.CRITICAL for task in tasks.values())
-    return [
-        *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else throttles("shared", functions, monitoring)),
-        *_of_dead_letters(prefix, monitoring),
-        *(_of_sweep(tasks[SWEEP], prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
-        *(alarms_of_events(monitoring, prefix=prefix, webhook_bus=webhook_bus) if sends else ()),
-    ]
+    return in_use(
+        [
+            *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else ()),
+            *(() if monitoring.is_stage else throttles("shared", functions, monitoring)),
+            _of_dead_letters(prefix, monitoring),
+            *(_of_sweep(tasks[SWEEP], prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
+            *([_refused(webhook_bus, prefix, monitoring)] if sends and webhook_bus else ()),
+            *(_of_events(prefix, monitoring) if sends else ()),
+        ]
+    )
 
 
-def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
+def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> list[Alarm]:
     """A metric of the whole stage in place of a metric for every type. The alarms name no type and no function."""
-    if isinstance(monitoring.archived, int):
-        yield Alarm(
+    return [
+        Alarm(
             name="archived",
             heading="archived",
             says=f"All types together: {archived(monitoring.archived)}",
@@ -71,9 +86,8 @@ def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
             metrics={"archived": own_metric(prefix, "Archived", statistic="Sum", period=QUARTER)},
             threshold=monitoring.archived,
             period=QUARTER,
-        )
-    if isinstance(monitoring.throttles, int):
-        yield Alarm(
+        ),
+        Alarm(
             name="throttles",
             heading="throttles",
             says="Lambda throttled a function of this account in this region, which may belong to another stage or "
@@ -83,19 +97,18 @@ def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
             is_state=False,
             metrics={"throttles": account_metric("Throttles", "Sum")},
             threshold=monitoring.throttles,
-        )
+        ),
+    ]
 
 
-def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
+def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Alarm:
     """The dead-letter queues of front doors and schedules. Those of lanes have alarms of their own."""
-    if not isinstance(monitoring.refused, int):
-        return
     queues = [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
     metrics = {
         f"q{n}": queue_metric(dead_letter_name(name), "ApproximateNumberOfMessagesVisible", "Maximum")
         for n, name in enumerate(queues)
     }
-    yield Alarm(
+    return Alarm(
         name="refused",
         heading="refused",
         says="A front door refused messages, or EventBridge could not send ticks. They are in one of these dead-letter "
@@ -110,13 +123,17 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
     )
 
 
-def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has_critical: bool) -> Iterator[Alarm]:
-    def reported(name: str, metric: str, threshold: Count, **text: Any) -> Iterator[Alarm]:
-        if isinstance(threshold, int):
-            metrics = {"found": own_metric(prefix, metric, statistic="Maximum", period=FIVE, task_type=SWEEP)}
-            yield Alarm(name=name, metrics=metrics, threshold=threshold, **text)
+def _reported(prefix: str, name: str, metric: str, threshold: Count, **fields: Any) -> Alarm:
+    """An alarm on a metric that the sweep writes."""
+    metrics = {"found": own_metric(prefix, metric, statistic="Maximum", task_type=SWEEP)}
+    return Alarm(name=name, metrics=metrics, threshold=threshold, **fields)
 
-    yield from reported(
+
+def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has_critical: bool) -> Iterator[Alarm]:
+    reported = partial(_reported, prefix)
+    late = "tasks are due for longer than the target_wait of their type and have not started. The sweep's log names the"
+    snapshot = monitoring.old_snapshot_minutes
+    yield reported(
         "moved-by-sqs",
         "DeadLettersMovedBySqs",
         monitoring.moved_by_sqs,
@@ -128,8 +145,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.URGENT,
         is_state=False,
     )
-    late = "tasks are due for longer than the target_wait of their type and have not started. The sweep's log names the"
-    yield from reported(
+    yield reported(
         "waiting",
         "WaitingTooLong",
         1 if monitoring.waiting else "off",
@@ -139,7 +155,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.LATER,
         is_state=True,
     )
-    yield from reported(
+    yield reported(
         "waiting-critical",
         "CriticalWaitingTooLong",
         1 if monitoring.waiting and has_critical else "off",
@@ -149,7 +165,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.URGENT,
         is_state=True,
     )
-    yield from reported(
+    yield reported(
         "missed-tick",
         "MissedTick",
         monitoring.missed_ticks,
@@ -160,7 +176,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.URGENT,
         is_state=False,
     )
-    yield from reported(
+    yield reported(
         "stuck-lease",
         "StuckLeases",
         monitoring.stuck_leases,
@@ -172,11 +188,10 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.URGENT,
         is_state=True,
     )
-    snapshot = monitoring.old_snapshot_minutes
-    yield from reported(
+    yield reported(
         "old-snapshot",
         "OldestSnapshotSeconds",
-        snapshot * 60 if isinstance(snapshot, int) else "off",
+        in_seconds(snapshot),
         heading="an-old-snapshot",
         says=f"A transaction, a standby or a replication slot has kept dead rows for {snapshot} minutes, so tasks with "
         "limits start more slowly. The sweep's log names it.",
@@ -227,4 +242,50 @@ def _failing_sweeps(prefix: str, completed: cloudwatch.Metric) -> Alarm:
         threshold=1,
         period=QUARTER,
         rings_after=2,
+    )
+
+
+def _of_events(prefix: str, monitoring: Monitoring) -> list[Alarm]:
+    minutes, reported = monitoring.events_late_minutes, partial(_reported, prefix, heading="events-that-wait")
+    return [
+        reported(
+            "events-late",
+            "EventsOldestSeconds",
+            in_seconds(minutes),
+            says=f"Events have waited for {minutes} minutes to be sent to the event bus. Their tasks have ended as "
+            "usual. The sweep's log has the error.",
+            run="doctor",
+            topic=Topic.LATER,
+            is_state=True,
+        ),
+        reported(
+            "events-dropped",
+            "EventsDropped",
+            monitoring.events_dropped,
+            says="Events were deleted unsent, so no target gets them. The sweep's log has the reason.",
+            run="doctor",
+            topic=Topic.LATER,
+            is_state=False,
+        ),
+    ]
+
+
+def _refused(bus: str, prefix: str, monitoring: Monitoring) -> Alarm:
+    """Events that EventBridge could not deliver to the webhook, whether the dead-letter queue has them or not."""
+    queue = dead_letter_name(event_bus_name(prefix))
+    return Alarm(
+        name="events-refused",
+        heading="an-event-target-that-refuses",
+        says=f"The webhook refused events, or did not accept them within 24 hours. They are in {queue}, and nothing "
+        "sends them again.",
+        run="doctor",
+        topic=Topic.LATER,
+        is_state=False,
+        metrics={
+            "kept": queue_metric(queue, "ApproximateNumberOfMessagesVisible", "Maximum"),
+            "failed": rule_metric(bus, webhook_name(prefix), "FailedInvocations", "Sum"),
+        },
+        # EventBridge writes its metric only if it is not 0
+        expression="FILL(kept, 0) + FILL(failed, 0)",
+        threshold=monitoring.events_refused,
     )

@@ -10,11 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+import uvicorn
 
 from joblane.errors import NOT_IN_DEV
 from joblane.local.deployment import ACCOUNT
@@ -27,7 +32,9 @@ from joblane.local.dev.messages import (
     whole_number,
 )
 from joblane.local.dev.queues import NO_LIMIT, DevQueues
+from joblane.local.errors import PortBusyError
 from joblane.local.ministack import HEALTH_PATH
+from joblane.local.ports import HOST
 from joblane.local.stack import REGION
 from joblane.names import dead_letter_name
 from joblane.quotas import MAX_BATCH, MAX_MESSAGE_BYTES, MAX_VISIBILITY, QUEUE_RETENTION
@@ -72,9 +79,9 @@ class Endpoint:
             "SendMessageBatch": self._send_batch,
             "ReceiveMessage": self._receive_message,
             "DeleteMessage": self._delete_message,
-            "DeleteMessageBatch": self._delete_batch,
+            "DeleteMessageBatch": partial(self._each, self._delete_message),
             "ChangeMessageVisibility": self._change_visibility,
-            "ChangeMessageVisibilityBatch": self._change_batch,
+            "ChangeMessageVisibilityBatch": partial(self._each, self._change_visibility),
             "PurgeQueue": self._purge,
         }
 
@@ -116,8 +123,7 @@ class Endpoint:
 
     def _name(self, given: Json) -> str:
         """Return the name of the request's queue. Raises :class:`AwsError` if it does not exist."""
-        name = str(given.get("QueueUrl") or "").rpartition("/")[2]
-        return self._existing(name)
+        return self._existing(str(given.get("QueueUrl") or "").rpartition("/")[2])
 
     def _existing(self, name: str) -> str:
         if name not in self._queues.rules:
@@ -167,12 +173,11 @@ class Endpoint:
 
     def _send_batch(self, given: Json) -> Json:
         name = self._name(given)
-        entries = _entries(given)
-        size = sum(checked_entry(name, item, whole=False).size for item in entries)
+        size = sum(checked_entry(name, item, whole=False).size for item in _entries(given))
         if size > MAX_MESSAGE_BYTES:
             text = f"Batch requests cannot be longer than {MAX_MESSAGE_BYTES} bytes. You have sent {size} bytes."
             raise AwsError("BatchRequestTooLong", text)
-        return _each(entries, lambda item: self._send_message({"QueueUrl": name, **item}))
+        return self._each(self._send_message, given)
 
     async def _receive_message(self, given: Json) -> Json:
         name = self._name(given)
@@ -199,10 +204,6 @@ class Endpoint:
             self._queues.delete(message)
         return {}
 
-    def _delete_batch(self, given: Json) -> Json:
-        name = self._name(given)
-        return _each(_entries(given), lambda item: self._delete_message({"QueueUrl": name, **item}))
-
     def _change_visibility(self, given: Json) -> Json:
         name, receipt = self._name(given), _receipt(given)
         if given.get("VisibilityTimeout") is None:
@@ -212,9 +213,19 @@ class Endpoint:
             self._queues.set_visibility(name, {receipt: seconds or 0})
         return {}
 
-    def _change_batch(self, given: Json) -> Json:
-        name = self._name(given)
-        return _each(_entries(given), lambda item: self._change_visibility({"QueueUrl": name, **item}))
+    def _each(self, operation: Callable[[Json], Json], given: Json) -> Json:
+        """Do the operation for each entry of a batch, and return the batch's answer.
+
+        An entry that is refused does not stop others.
+        """
+        queue = {"QueueUrl": self._name(given)}
+        done, failed = [], []
+        for item in _entries(given):
+            try:
+                done.append({"Id": item["Id"], **operation({**queue, **item})})
+            except AwsError as error:
+                failed.append({"Id": item["Id"], "Code": error.code, "Message": error.text, "SenderFault": True})
+        return {"Successful": done, **({"Failed": failed} if failed else {})}
 
     # --- Logs ------------------------------------------------------------------------------------------------------
 
@@ -234,17 +245,6 @@ class Endpoint:
         for detail_type, detail in events:
             self._show(detail_type, detail)
         return {"FailedEntryCount": 0, "Entries": [{"EventId": str(uuid.uuid4())} for _ in events]}
-
-
-def _each(entries: list[Json], call: Callable[[Json], Json]) -> Json:
-    """Call for each entry of a batch, and return the batch's answer. An entry that is refused does not stop others."""
-    done, failed = [], []
-    for item in entries:
-        try:
-            done.append({"Id": item["Id"], **call(item)})
-        except AwsError as error:
-            failed.append({"Id": item["Id"], "Code": error.code, "Message": error.text, "SenderFault": True})
-    return {"Successful": done, **({"Failed": failed} if failed else {})}
 
 
 def _entries(given: Json) -> list[Json]:
@@ -270,6 +270,44 @@ def _receipt(given: Json) -> str:
 
 
 # --- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+class Server(uvicorn.Server):
+    """A server that leaves the signals to the command."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave each signal to its handler of this process."""
+        yield
+
+
+def listen(port: int) -> socket.socket:
+    """Listen on the port of the queues. Raises :class:`PortBusyError`."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise PortBusyError("The queues of `joblane dev`", port, "JOBLANE_AWS_PORT") from error
+    return listening
+
+
+def config(app: Any) -> uvicorn.Config:
+    """Return the settings of the server, without an access log."""
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="error",
+        lifespan="off",
+        ws="none",
+        http="h11",
+        loop="asyncio",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+    )
 
 
 async def _read(receive: Any) -> bytes | None:

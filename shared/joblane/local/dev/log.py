@@ -74,7 +74,9 @@ class Log:
         )
 
     def add(self, type_: str, text: str, request_id: str | None, task_ids: Sequence[str]) -> None:
-        """Write a line of a process. ``task_ids``: the tasks of its invocation, if it is in one."""
+        """Write a line of a process, unless it is empty. ``task_ids``: the tasks of its invocation, if it is in one."""
+        if not text:
+            return
         self._keep(type_, text, request_id, task_ids)
         if self._raw:
             self._print(text)

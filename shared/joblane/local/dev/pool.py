@@ -139,7 +139,12 @@ class Pool:
 
     async def _begin(self, worker: Worker) -> None:
         """Start the process, and wait until it has imported its handler."""
-        worker.process = await self._start(self.type, lambda line: self._add_line(worker, line))
+        worker.process = await self._start(
+            self.type,
+            lambda line: self._log.add(
+                self.type, line, worker.request_id, worker.task_ids if worker.request_id else ()
+            ),
+        )
         if self._closing:
             worker.process.kill()
         message = await worker.process.receive()
@@ -190,10 +195,7 @@ class Pool:
                 self._log.say(f"{self.type}: process {process.pid} is killed: {why}.", RED)
             await self._lose(worker, batch, request_id)
             return
-        kept = {item["itemIdentifier"] for item in answer["response"]["batchItemFailures"]}
-        for message in batch:
-            if message.message_id not in kept:
-                self._queues.delete(message)
+        self._queues.delete_handled(batch, answer["response"])
         worker.request_id, worker.since = None, asyncio.get_running_loop().time()
         if worker.generation != self._generation or self._closing:
             process.kill()
@@ -219,10 +221,6 @@ class Pool:
     def _forget(self, worker: Worker) -> None:
         if worker in self._workers:
             self._workers.remove(worker)
-
-    def _add_line(self, worker: Worker, line: str) -> None:
-        if line:
-            self._log.add(self.type, line, worker.request_id, worker.task_ids if worker.request_id else ())
 
     # --- Reload and end --------------------------------------------------------------------------------------------
 

@@ -15,9 +15,7 @@ from joblane.local import env_file
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
 from joblane.local.dev.control import Control
-from joblane.local.dev.database import await_end
-from joblane.local.dev.endpoint import Endpoint
-from joblane.local.dev.http import Server, config, listen
+from joblane.local.dev.endpoint import Endpoint, Server, config, listen
 from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
 from joblane.local.dev.page import DevPage, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
@@ -39,7 +37,7 @@ from joblane.worker.router import Router
 
 END_SECONDS = 0.8
 """Time for running tasks to end after Ctrl-C."""
-IDLE_CHECK_SECONDS = 30.0
+IDLE_CHECK_SECONDS, POSTGRES_CHECK_SECONDS = 30.0, 0.5
 ROUTED = 10
 """Messages that the router takes at once, as on AWS."""
 
@@ -95,7 +93,8 @@ class Dev:
         self._pools: dict[str, Pool] = {}
         self._reported: set[str] = set()
         self._routes: dict[str, Sequence[str]] = {}
-        self._router = Router({}, self._new_queues(), self._prefix)
+        self._queues = DevQueues(self._prefix, self._changed)
+        self._router = Router({}, self._queues, self._prefix)
         self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search, self._log.show_event)
         self._zygote.listen()
         self._control = Control(
@@ -158,18 +157,14 @@ class Dev:
         self._stop.set()
 
     def _lost_zygote(self) -> None:
-        self._problem = "The process that starts the others was killed, and they with it. Run `joblane dev` again."
-        self._stop.set()
+        text = "The process that starts the others was killed, and they with it. Run `joblane dev` again."
+        self._fail(LocalError(text))
 
     async def _end(self) -> None:
         self._env_file.unlink(missing_ok=True)
         self._postgres_started.add_done_callback(lambda task: task.cancelled() or task.exception())
-        left = [
-            id_
-            for ids in await asyncio.gather(*(each.close(END_SECONDS) for each in self._pools.values()))
-            for id_ in ids
-        ]
-        if left:
+        closed = await asyncio.gather(*(pool.close(END_SECONDS) for pool in self._pools.values()))
+        if left := [id_ for ids in closed for id_ in ids]:
             self._log.say(f"Still running, and started again by the next `joblane dev`: {', '.join(map(short, left))}")
         self._control.stop()
         if self._page_process is not None:
@@ -179,10 +174,6 @@ class Dev:
         await asyncio.wait([self._postgres_started])
 
     # --- The declarations ------------------------------------------------------------------------------------------
-
-    def _new_queues(self) -> DevQueues:
-        self._queues = DevQueues(self._prefix, self._changed)
-        return self._queues
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of the project's processes: this one's, with the settings of the stage `local`."""
@@ -211,11 +202,9 @@ class Dev:
     async def _spawn_control(self, since: str | None) -> Process:
         arguments = {"since": since, "stamp": str(self._folder / "postgres" / "migrated")}
         target = "joblane.local.dev.control_process:serve"
-        return await self._zygote.spawn(target, arguments, self._environment(), self._control_line)
-
-    def _control_line(self, line: str) -> None:
-        if line:
-            self._log.add("control", line, None, ())
+        return await self._zygote.spawn(
+            target, arguments, self._environment(), lambda line: self._log.add("control", line, None, ())
+        )
 
     async def _declare(self, declared: Mapping[str, Any]) -> str:
         """Make the queues, and return the address of the database, once it has started."""
@@ -254,7 +243,8 @@ class Dev:
                 report_broken=self._report_broken,
             )
         if not self._endpoint.ready.is_set():
-            self._write_env_file(declared)
+            given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
+            env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
             self._banner(declared, recovered)
             self._endpoint.ready.set()
             if self._page_process is not None:
@@ -265,18 +255,13 @@ class Dev:
         for pool in self._pools.values():
             pool.serve()
 
-    def _write_env_file(self, declared: Mapping[str, Any]) -> None:
-        given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
-        env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
-
     def _banner(self, declared: Mapping[str, Any], recovered: int) -> None:
         types = [type_ for type_ in declared["types"] if not type_.startswith(OWN_TYPES)]
         shown = self._env_file
         if shown.is_relative_to(Path.cwd()):
             shown = shown.relative_to(Path.cwd())
-        database = f"{HOST}:{self._postgres.port}"
-        count, kind = len(types), "task type" if len(types) == 1 else "task types"
-        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {count} {kind}")
+        database, kind = f"{HOST}:{self._postgres.port}", "task type" if len(types) == 1 else "task types"
+        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {len(types)} {kind}")
         self._log.say(f"Your programs:  set -a; . {shown}; set +a")
         if self._page is not None:
             self._log.say(f"Page:           {self._page.address}")
@@ -303,11 +288,26 @@ class Dev:
         """Start the server again each time it was killed. An error of the start ends the command."""
         await self._postgres_started
         while True:
-            await await_end(self._postgres, self._log)
+            await self._await_end_of_postgres()
             self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
             await self._postgres_started
             self._log.say("PostgreSQL runs again.", GREEN)
             self._keep(self._control.run())
+
+    async def _await_end_of_postgres(self) -> None:
+        """Return when the running server has ended by itself, and say so, as of a server that a signal has stopped."""
+        was_stopped = False
+        while self._postgres.running:
+            if (stopped := self._postgres.stopped) != was_stopped:
+                was_stopped = stopped
+                wait = f"PostgreSQL is stopped by a signal: tasks wait until `kill -CONT {self._postgres.pid}`."
+                self._log.say(wait if stopped else "PostgreSQL runs again.", RED if stopped else GREEN)
+            await asyncio.sleep(POSTGRES_CHECK_SECONDS)
+        self._log.say(
+            f"PostgreSQL was killed, and starts again. Its log is {self._postgres.log}. A run that it has interrupted "
+            "counts as an attempt.",
+            RED,
+        )
 
     # --- Messages --------------------------------------------------------------------------------------------------
 
@@ -327,11 +327,8 @@ class Dev:
             return
         while batch := self._queues.receive_some(front_door, ROUTED):
             response = self._router.handle({"Records": [message.record() for message in batch]}, None)
-            kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
-            for message in batch:
-                if message.message_id not in kept:
-                    self._queues.delete(message)
-                elif message.receives == 1:
+            for message in self._queues.delete_handled(batch, response):
+                if message.receives == 1:
                     self._log.say(
                         f"A message in {front_door} is of no declared type that takes messages from a front door. It "
                         f"waits an hour for one: {sorted(self._router.types)}",
@@ -348,17 +345,18 @@ class Dev:
     # --- Processes -------------------------------------------------------------------------------------------------
 
     async def _start_worker(self, type_: str, on_line: Any) -> Process:
-        target = "joblane.local.dev.worker_process:serve"
-        return await self._zygote.spawn(target, {"type": type_}, self._environment(), on_line)
+        return await self._zygote.spawn(
+            "joblane.local.dev.worker_process:serve", {"type": type_}, self._environment(), on_line
+        )
 
     async def _start_page(self, page: DevPage) -> Process:
         return await self._zygote.spawn(
-            page.target, page.arguments, self._environment(), self._page_line, [page.listening.fileno()]
+            page.target,
+            page.arguments,
+            self._environment(),
+            lambda line: self._log.add("page", line, None, ()),
+            [page.listening.fileno()],
         )
-
-    def _page_line(self, line: str) -> None:
-        if line:
-            self._log.add("page", line, None, ())
 
     async def _check_idle(self) -> None:
         while True:

@@ -41,8 +41,11 @@ class Command(BaseCommand):  # type: ignore[misc]
                 raise
             raise CommandError(text) from None
         if not os.environ.get("DATABASE_URL", "").strip() and not _has_own_database(arguments):
+            from joblane.django.backend import joblane_backends
+
             try:
-                os.environ["DATABASE_URL"] = url_of(connections[_alias()].settings_dict)
+                alias = next((backend.database for backend in joblane_backends()), "default")
+                os.environ["DATABASE_URL"] = url_of(connections[alias].settings_dict)
             except ValueError as error:
                 raise CommandError(str(error)) from None
         main(list(arguments))
@@ -51,12 +54,3 @@ class Command(BaseCommand):  # type: ignore[misc]
 def _has_own_database(arguments: Sequence[str]) -> bool:
     """True if the database of Django's settings is not that of the command, as for a stage on AWS."""
     return not arguments or arguments[0].startswith("--stage") or any(name in arguments for name in OWN_DATABASE)
-
-
-def _alias() -> str:
-    from django.tasks import task_backends
-
-    from joblane.django.backend import JoblaneBackend
-
-    backends = [backend for backend in task_backends.all() if isinstance(backend, JoblaneBackend)]
-    return backends[0].database if backends else "default"
