@@ -20,7 +20,7 @@ lock for a short time, but a transaction that enqueues may hold it for minutes."
 
 
 def decide(run: Run, log_fields: dict[str, Any]) -> Entry | int | None:  # noqa: PLR0911 - a row each
-    """Return the entry to send in place of the message, or its visibility timeout in seconds.
+    """Return the entry to send instead of the message, or its visibility timeout in seconds.
 
     None: the message is acknowledged, or claimed alone.
     """
