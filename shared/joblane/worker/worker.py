@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.flow.free_slots import LimitNames
+    from joblane.record.task.finish import Finish
     from joblane.sqs.client import Sqs
     from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
@@ -270,10 +271,8 @@ class Batch:
             elif run.recorded:
                 self._recorded.append((run.claim, end, run.received.group))
                 self._note_end(run.claim, end.state)
-                if end.released:
-                    self._to_follow().children += end.released
-                if end.look:
-                    self._to_follow().ended.append(end.id)
+                if end.look or end.released:
+                    self._note_finish(end)
                 if end.state is State.ARCHIVED:
                     self._dead.append(run)
                 elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
@@ -360,6 +359,13 @@ class Batch:
             following.freed.append(claim.limits)
         if claim.release:
             (following.children if claim.verdict is Verdict.HELD else following.ended).append(claim.id)
+
+    def _note_finish(self, end: Finish) -> None:
+        """Note the children that follow a finish."""
+        following = self._to_follow()
+        following.children += end.released
+        if end.look:
+            following.ended.append(end.id)
 
     def _free(self, run: Run, limits: LimitNames) -> None:
         """Note that a run does not use its slots any more."""
