@@ -47,7 +47,7 @@ WORDS = {
 CEILINGS = {
     r"(?:that|those) of|those with": (192, "the noun again"),
     r"a text|texts": (187, "a string, a message, a label"),
-    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (123, "created, recreated, dynamic"),
+    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (122, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (34, "even if, including"),
     r"by (?:SQL|IAM|the API|Amazon SES)": (67, "with, through, using"),
     r"nobody|somebody": (82, "no process, an operator, a user"),

@@ -482,3 +482,19 @@ def shortened(text: str, longest: int) -> str:
     """Return the first ``longest`` storable characters of ``text``. An ellipsis is in place of the others."""
     kept = storable(text[: 4 * longest])
     return kept if len(kept) <= longest and len(text) <= 4 * longest else kept[: longest - 1] + "…"
+
+
+MAX_SHOWN = 90
+
+
+def shown(value: object) -> str:
+    """Return a wrong value for an error message, a string of more than 90 characters cut.
+
+    Another object than a string, a number or a timedelta is shown as its type, because it can hold a secret.
+    """
+    if isinstance(value, timedelta):
+        return str(value)
+    if type(value) is str:
+        return repr(value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…")
+    is_printable = value is None or type(value) in (bool, float) or (type(value) is int and abs(value) < 10**MAX_SHOWN)
+    return repr(value) if is_printable else type(value).__name__

@@ -284,7 +284,9 @@ def enqueue_options() -> str:
             default = one.default if one.default is not dataclasses.MISSING else {}
             range_ = option.range(f"the declared `{one.name}`" if option.declared == "always" else None)
             range_ = "; ".join(filter(None, (range_, f"at most {option.most:,}" if option.most else "")))
-            text = f"{texts[one.name]} A schedule refuses it." if option.not_of_ticks else texts[one.name]
+            text = texts[one.name]
+            text += " A `MessageClient` refuses it." if option.needs_row else ""
+            text += " A schedule refuses it." if option.not_of_ticks else ""
             entries.append(Entry(one.name, kind_of(one.type), shown_default(default), range_, text))
     return options(entries)
 

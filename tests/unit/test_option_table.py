@@ -23,14 +23,24 @@ from joblane.enqueue.check import check
 from joblane.enqueue.check_schedule import checked_row
 from joblane.enqueue.ticks import Stored
 from joblane.errors import EnqueueError, ScheduleError
-from joblane.inspector.actions.single import _options
 from joblane.inspector.views import ActionResult
 from joblane.record.migrations import versions
 from joblane.record.row.states import State
 from joblane.sqs.message import decode
 from joblane.sqs.message_schema import message_schema
 from joblane.tasks import job
-from joblane.tasks.job import OPTIONS, Job, JobOptions, MessageOptions, TickOptions, Values, check_names
+from joblane.tasks.job import (
+    NEED_A_ROW,
+    NOT_OF_TICKS,
+    OPTIONS,
+    Job,
+    JobOptions,
+    MessageOptions,
+    TickOptions,
+    Values,
+    check_names,
+    options_from_json,
+)
 from joblane.tasks.options import MUST, Options
 from tests.builders.views import type_view
 from tests.inspector import FakeInspector
@@ -119,8 +129,8 @@ def test_a_schedule_refuses_an_option_of_one_task_with_the_reason(name: str) -> 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_inspector_reads_an_option_from_json(name: str) -> None:
     value, written, _ = example(name)
-    assert _options({name: written}) == {name: value}
-    assert _options({name: None}) == {}
+    assert options_from_json({name: written}) == {name: value}
+    assert options_from_json({name: None}) == {}
 
 
 @pytest.fixture
@@ -185,11 +195,32 @@ def test_the_reference_has_an_option_with_its_range(name: str) -> None:
     facts, text = section.partition("\n###")[0].strip().split("\n\n", 1)
     assert ("Range: " in facts) == bool(OPTIONS[name].range() or OPTIONS[name].most)
     assert ("A schedule refuses it." in text) == bool(OPTIONS[name].not_of_ticks)
+    assert ("A `MessageClient` refuses it." in text) == OPTIONS[name].needs_row
 
 
 def test_an_unknown_option_is_refused_with_the_names_of_the_table() -> None:
     with pytest.raises(EnqueueError, match=f"^colour: there is no such option; there are {', '.join(OPTIONS)}$"):
         check_names({"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("parents", NEED_A_ROW), ("max_wait", NEED_A_ROW), ("delay", NOT_OF_TICKS)]
+)
+def test_the_hint_of_an_unknown_option_names_none_that_the_call_refuses(name: str, refused: Mapping[str, Any]) -> None:
+    with pytest.raises(EnqueueError, match=f"^{name}: there is no such option; there are ") as caught:
+        check_names({name: 1}, others=refused)
+    assert not refused.keys() & set(re.findall(r"\w+", str(caught.value).partition("there are ")[2]))
+
+
+@pytest.mark.parametrize("name", NEED_A_ROW)
+def test_a_message_client_refuses_an_option_that_needs_a_row_by_its_name(name: str) -> None:
+    given = Job(table_plain, Empty(), **{name: example(name)[0]})
+    with pytest.raises(EnqueueError, match=f"^{name}: it needs a row, and a MessageClient writes none$"):
+        check(given, record=False, prefix="jobs")
+
+
+def test_a_message_client_takes_an_option_that_needs_a_row_at_its_default() -> None:
+    check(Job(table_plain, Empty(), **(NEED_A_ROW | {"after": []})), record=False, prefix="jobs")
 
 
 def test_the_checks_in_sql_have_the_bounds_of_the_table() -> None:
@@ -274,4 +305,4 @@ def test_a_new_option_is_in_client_schedule_command_line_page_schema_and_referen
 
 
 def test_the_options_of_a_message_client_need_no_row() -> None:
-    assert {name for name in MessageOptions.__annotations__ if job.OPTIONS[name].needs_row} == set()
+    assert JobOptions.__annotations__.keys() - MessageOptions.__annotations__.keys() == NEED_A_ROW.keys()

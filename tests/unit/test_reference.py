@@ -97,7 +97,7 @@ def test_every_public_member_of_a_class_is_in_the_reference(model: type, name: s
 NAMES = {
     JobClient: "acancel aenqueue aenqueue_many aget await_end batch cancel close enqueue enqueue_many get limits "
     "schedules wait",
-    MessageClient: "aenqueue aenqueue_many enqueue enqueue_many",
+    MessageClient: "aenqueue aenqueue_many close enqueue enqueue_many",
     Context: "acheck aeach aenqueue aenqueue_many aisolated aprogress aresume astep async_session attempt batch check "
     "connection deadline each enqueue enqueue_many headers idempotency_key isolated log_fields logger max_retry "
     "new_batch progress queue remaining resume session settings step task_id traceparent type",

@@ -130,7 +130,8 @@ def time_of(text: str | None, option: str) -> datetime | None:
 def one_of(kind: type[E], value: str, option: str) -> E:
     """Return the member of an enumeration with a value. Another value ends the command."""
     if value not in list(kind):
-        usage(f"{value!r} is not valid. {meant(value, kind)}Valid: {', '.join(kind)}", option)
+        hint = "Repeat --state for each value. " if option == "--state" and "," in value else meant(value, kind)
+        usage(f"{value!r} is not valid. {hint}Valid: {', '.join(kind)}", option)
     return kind(value)
 
 

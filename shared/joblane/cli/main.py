@@ -70,8 +70,8 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     },
 }
 GROUPS = (
-    ("Act on tasks", "bulk", actions.group, "Bulk actions: list, show and stop them."),
-    ("Act on tasks", "batch", batch.group, "Batches: list, show, retry and seal them."),
+    ("Act on tasks", "bulk", actions.group, "Bulk actions: ls, show and abort."),
+    ("Act on tasks", "batch", batch.group, "Batches: ls, show, retry and seal."),
     ("Inspect", "why", overview.why, "Say why tasks start late: `why slow TYPE`."),
     ("Pauses and schedules", "schedules", schedules.group, "Schedules: list all, and act on schedules at run time."),
     ("Limits", "limits", limits.group, "Limits: show, set and reset them."),

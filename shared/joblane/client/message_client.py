@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from joblane import settings
 from joblane.enqueue.check import check
@@ -16,7 +16,7 @@ from joblane.errors import EnqueueError, JobError, SendError
 from joblane.forking import follow_forks
 from joblane.names import check_prefix
 from joblane.sqs.client import Sqs
-from joblane.tasks.job import Job, JobOptions, MessageOptions, check_names
+from joblane.tasks.job import NEED_A_ROW, Job, MessageOptions, check_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="Payload")
 
 
-REFUSED = JobOptions.__annotations__.keys() - MessageOptions.__annotations__.keys()
 OF_A_TRANSACTION = ("session", "connection", "after_commit")
 
 
@@ -38,7 +37,8 @@ class MessageClient:
 
     So a task has no row before it runs, a delay is at most 15 minutes, a message has at most 1 MiB, and the options
     that need a row are refused: ``owner``, ``key``, ``after``, ``debounce``, and unique keys. One client serves any
-    number of threads.
+    number of threads. It keeps its connections to SQS until :meth:`close`, or until the end of
+    ``with MessageClient() as sender:``.
     """
 
     def __init__(self) -> None:
@@ -84,6 +84,22 @@ class MessageClient:
         """Send the messages of many tasks as :meth:`enqueue_many` does, without blocking the event loop."""
         return await self._threads.call(partial(self.enqueue_many, list(jobs)))
 
+    def close(self) -> None:
+        """Close the connections to SQS. The client can be used again."""
+        self._sqs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._threads.call(self.close, always=True)
+
     def _checked(self, job: Job) -> NewTask:
         return check(job, record=False, prefix=self._prefix)
 
@@ -118,9 +134,9 @@ class MessageClient:
 
 
 def _job(task: Task[P, Any], payload: P, options: MessageOptions) -> Job:
-    """Return the job of a call. Raises :class:`EnqueueError` for an option that is unknown, or needs a row."""
+    """Return the job of a call. Raises :class:`EnqueueError` for an unknown option."""
     for name in OF_A_TRANSACTION:
         if name in options:
             raise EnqueueError(name, "a MessageClient writes no row; make JobClient()")
-    check_names(options, others=REFUSED)
+    check_names(options, others=NEED_A_ROW)
     return Job(task, payload, **options)

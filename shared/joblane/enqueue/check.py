@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.check_options import (
-    NO_ROW,
     check_duration,
     check_moment,
     check_needs_no_row,
@@ -48,18 +47,18 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
             f"a function declared by @task is required, not {type(task).__name__}; import it from its handler, or from "
             "a package of declarations",
         )
+    if not record:
+        check_needs_no_row(job)
     queue = task.queue if job.queue is None else _lane(task, job.queue)
     delay, at = _when(job.process_in, job.process_at)
     seconds = seconds_until(at) if at else delay or 0.0
     debounce, latest = None, seconds
-    if (debounced := _debounce(job, record=record)) is not None:
+    if (debounced := _debounce(job)) is not None:
         debounce, delay = debounced[0], debounced[1].total_seconds()
         seconds, latest = delay, debounce.longest
-    if not record:
-        if seconds > MAX_DELAY_SECONDS:
-            when = "process_at" if at else "process_in"
-            raise EnqueueError(when, "at most 15 minutes are possible with a MessageClient")
-        check_needs_no_row(job)
+    if not record and seconds > MAX_DELAY_SECONDS:
+        when = "process_at" if at else "process_in"
+        raise EnqueueError(when, "at most 15 minutes are possible with a MessageClient")
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
     tenant = None if job.tenant is None else _tenant(job.tenant)
     payload = task.write(job.payload)
@@ -69,7 +68,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         why = "it is before the task is due" if left else "it has passed"
         raise EnqueueError("deadline", f"{why}, so the task would be archived without a run")
     on_conflict = member(OnConflict, "on_conflict", job.on_conflict)
-    unique = _unique(job, queue, payload, record=record)
+    unique = _unique(job, queue, payload)
     message = Message(
         task.type,
         id_,
@@ -125,7 +124,7 @@ def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
     return queue
 
 
-def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool) -> Unique | None:
+def _unique(job: Job, queue: Queue, payload: Mapping[str, Any]) -> Unique | None:
     task = job.task
     unique_for = task.unique_for
     if job.unique_for is not None:
@@ -137,8 +136,6 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
             if getattr(job, name) != default:
                 raise EnqueueError(name, "give unique_for too, or declare it on the task")
         return None
-    if not record:
-        raise EnqueueError("unique_for", NO_ROW)
     key = job.unique_key
     if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
@@ -146,7 +143,7 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
     return Unique(key_of(task.type, queue, payload, key), unique_for.total_seconds(), until)
 
 
-def _debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | None:
+def _debounce(job: Job) -> tuple[Debounce, timedelta] | None:
     """Return the debounce of a job, and the time until it is due. None: it has none.
 
     Raises :class:`EnqueueError` with the argument's name.
@@ -158,8 +155,6 @@ def _debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | None:
         return None
     keep = member(Keep, "keep", job.keep)
     check_duration("debounce", debounce)
-    if not record:
-        raise EnqueueError("debounce", NO_ROW)
     for name, value in (("process_in", job.process_in), ("process_at", job.process_at)):
         if value is not None:
             raise EnqueueError(name, f"give {name} or debounce, not both: debounce says when the task is due")

@@ -10,9 +10,20 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from joblane.errors import DeclarationError, EnqueueError, MessageError
+from joblane.errors import DeclarationError, EnqueueError, MessageError, shown
 from joblane.json_values import check_text
-from joblane.tasks.job import DURATION, DURATIONS, MOMENT, NUMBER, OPTIONS, TEXTS, Values, in_words
+from joblane.tasks.job import (
+    DURATION,
+    DURATIONS,
+    MAX_SECONDS,
+    MOMENT,
+    NEED_A_ROW,
+    NUMBER,
+    OPTIONS,
+    TEXTS,
+    Values,
+    in_words,
+)
 from joblane.tasks.options import EARLIEST, NONE, Options, is_storable
 from joblane.tasks.retry import check_retry_delay
 
@@ -24,9 +35,9 @@ E = TypeVar("E", bound=StrEnum)
 OWN = tuple(each.name for each in fields(Options))
 _own = attrgetter(*OWN)
 NOT_GIVEN = _own(NONE)
-NEED_A_ROW = tuple(name for name, option in OPTIONS.items() if option.needs_row)
 _that_need_a_row = attrgetter(*NEED_A_ROW)
-NO_ROW = "it needs a row, and a MessageClient writes none"
+WITHOUT_ROW = tuple(NEED_A_ROW.values())
+NO_ROW = "needs a row, and a MessageClient writes none"
 
 
 def check_options(job: Job, *, record: bool) -> Options:
@@ -46,9 +57,14 @@ def check_options(job: Job, *, record: bool) -> Options:
 
 
 def check_needs_no_row(job: Job) -> None:
-    """Refuse options that need a row."""
-    if any(_that_need_a_row(job)):
-        raise EnqueueError(next(name for name in NEED_A_ROW if getattr(job, name)), NO_ROW)
+    """Refuse options that need a row, by the name of the first that the caller gives."""
+    given = _that_need_a_row(job)
+    if given != WITHOUT_ROW:
+        for (name, default), value in zip(NEED_A_ROW.items(), given, strict=True):
+            if value not in (default, []):
+                raise EnqueueError(name, f"it {NO_ROW}")
+    if job.task.unique_for is not None:
+        raise EnqueueError("task", f"{job.task.type!r}: unique_for, which the task declares, {NO_ROW}")
 
 
 def member(enum: type[E], name: str, value: Any) -> E:
@@ -58,7 +74,7 @@ def member(enum: type[E], name: str, value: Any) -> E:
     try:
         return enum(value)
     except ValueError:
-        raise EnqueueError(name, f"{value!r} is not one of {', '.join(enum)}") from None
+        raise EnqueueError(name, f"{shown(value)} is not one of {', '.join(enum)}") from None
 
 
 def check_duration(name: str, value: object, task: Task[Any, Any] | None = None) -> timedelta:
@@ -66,7 +82,7 @@ def check_duration(name: str, value: object, task: Task[Any, Any] | None = None)
     option = OPTIONS[name]
     maximum = option.high if task is None else getattr(task, name)
     if not isinstance(value, timedelta) or not option.low <= value <= maximum:
-        raise _out_of_bounds(name, value, "a timedelta from ", maximum, task)
+        raise _out_of_bounds(name, value, maximum, task)
     return value
 
 
@@ -86,18 +102,24 @@ def check_moment(name: str, value: object, _: object = None) -> datetime:
     raise EnqueueError(name, "a time within the calendar is required")
 
 
-def _out_of_bounds(name: str, value: object, kind: str, maximum: Any, task: Task[Any, Any] | None) -> EnqueueError:
+def _out_of_bounds(name: str, value: Any, maximum: Any, task: Task[Any, Any] | None) -> EnqueueError:
     why = f", which {task.type!r} declares," if task else ""
-    given = value if isinstance(value, timedelta) else repr(value)
-    hint = f"; write timedelta(seconds={given})" if kind and isinstance(value, (int, float)) else ""
-    return EnqueueError(name, f"{kind}{OPTIONS[name].range(in_words(maximum))}{why} is required, not {given}{hint}")
+    required = f"{OPTIONS[name].range(in_words(maximum))}{why} is required, not "
+    if isinstance(value, timedelta):
+        return EnqueueError(name, required + in_words(value))
+    given, hint = shown(value), ""
+    if OPTIONS[name].values is DURATION:
+        required = f"a timedelta from {required}"
+        if type(value) in (int, float) and abs(value) < MAX_SECONDS:
+            hint = f"; write timedelta(seconds={given})"
+    return EnqueueError(name, f"{required}{given}{hint}")
 
 
 def _number(name: str, value: object, task: Task[Any, Any] | None) -> int:
     option = OPTIONS[name]
     maximum = option.high if task is None else getattr(task, name)
     if type(value) is not int or not option.low <= value <= maximum:
-        raise _out_of_bounds(name, value, "", maximum, task)
+        raise _out_of_bounds(name, value, maximum, task)
     return value
 
 

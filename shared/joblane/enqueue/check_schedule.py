@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.ticks import MAX_NAME, NAME_PATTERN, Stored
-from joblane.errors import DeclarationError, PayloadError, ScheduleError, UnreadablePayloadError
+from joblane.errors import DeclarationError, PayloadError, ScheduleError, UnreadablePayloadError, shown
 from joblane.record.schedules import Missed
-from joblane.tasks.job import OPTIONS, Job, check_names
+from joblane.tasks.job import NOT_OF_TICKS, OPTIONS, Job, check_names
 from joblane.tasks.schedule import Schedule, parse
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ def checked_row(
     ``job``: the task, its payload and its tenant. ``check``: the check of an enqueue. Raises :class:`EnqueueError`.
     """
     name, times, policy = checked_name(name), _checked_times(schedule), _checked_policy(missed)
-    refused = {option: facts.not_of_ticks for option, facts in OPTIONS.items() if facts.not_of_ticks}
-    check_names(options, others=refused, more=("missed",))
-    for option in sorted(options.keys() & refused.keys()):
-        raise ScheduleError(option, refused[option])
+    check_names(options, others=NOT_OF_TICKS, more=("missed",))
+    for option in sorted(options.keys() & NOT_OF_TICKS.keys()):
+        raise ScheduleError(option, NOT_OF_TICKS[option])
     given = {option: value for option, value in options.items() if value is not None}
     new = check(replace(job, **given))
     row = {
@@ -75,4 +74,4 @@ def _checked_policy(given: Missed | str) -> Missed:
     try:
         return Missed(given)
     except ValueError:
-        raise ScheduleError("missed", f"{given!r} is not one of {', '.join(Missed)}") from None
+        raise ScheduleError("missed", f"{shown(given)} is not one of {', '.join(Missed)}") from None

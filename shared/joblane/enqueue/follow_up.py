@@ -23,9 +23,10 @@ from joblane.sqs.client import PAUSED, Sqs
 if TYPE_CHECKING:
     pass
 
-NOT_DONE = (
-    "the work that follows a commit failed in the database; the sweep starts the tasks that may start. It sends a "
-    "dead letter that is not marked once more, with the same id and generation"
+NOT_DONE = "the work that follows a commit failed in the database; the sweep starts the tasks that may start"
+NOT_MARKED = (
+    "sent dead letters could not be marked in the database; the sweep sends them once more, with the same ids and "
+    "generations, and the successors of their tasks"
 )
 MOST_LOGGED = 100
 
@@ -59,7 +60,8 @@ class FollowUp:
                 for turns in steps:
                     send_turns(sqs, prefix, turns, brief=brief)
             except (*DATABASE_ERRORS, JobError) as error:
-                telemetry.logger().warning(NOT_DONE, extra={"error": text_of(error), name: _names(items)[:MOST_LOGGED]})
+                message = NOT_MARKED if items is self.dead else NOT_DONE
+                telemetry.logger().warning(message, extra={"error": text_of(error), name: _names(items)[:MOST_LOGGED]})
         if release is not None and not release.is_done:
             wake(sqs, prefix)
 

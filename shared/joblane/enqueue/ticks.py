@@ -16,7 +16,7 @@ from joblane.enqueue.check import check, with_row_id
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record import schedules
 from joblane.record.schedules import Missed
-from joblane.tasks.job import OPTIONS, Job
+from joblane.tasks.job import NOT_OF_TICKS, Job, options_from_json
 from joblane.tasks.unique import Unique
 
 if TYPE_CHECKING:
@@ -56,8 +56,11 @@ class Stored:
         return cls(**{name: row[name] for name in cls.__slots__})
 
     def job(self, task: Task[Any, Any]) -> Job:
-        """Return the job of a tick, without its time. Raises :class:`UnreadablePayloadError`."""
-        options = {name: OPTIONS[name].values.from_json(value) for name, value in self.options.items()}
+        """Return the job of a tick, without its time.
+
+        Raises :class:`EnqueueError` and :class:`UnreadablePayloadError`.
+        """
+        options = options_from_json(self.options, others=NOT_OF_TICKS)
         return Job(task, task.read(self.payload, self.schema), tenant=self.tenant, **options)
 
 

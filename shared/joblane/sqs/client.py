@@ -129,6 +129,12 @@ class Sqs:
         for name in ("client", "brief_client", "sender", "brief_sender"):
             self.__dict__.pop(name, None)
 
+    def close(self) -> None:
+        """Close the connections. The next use opens new ones."""
+        for name in ("client", "brief_client"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
     @made_once
     def client(self) -> SQSClient:
         return _client(connect_seconds=5, read_seconds=10, tries=SEND_TRIES)

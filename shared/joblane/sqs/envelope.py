@@ -14,7 +14,7 @@ from joblane.sqs.message import ID_PATTERN, MAX_TYPE, Flag, Message, Tick, refus
 
 @dataclass(slots=True)
 class Envelope:
-    """The fields of a large dead letter that are shown. No Python objects are made of its payload."""
+    """The fields of a large dead letter that are shown. Its payload does not become Python objects."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True)
 

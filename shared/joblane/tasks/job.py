@@ -185,6 +185,7 @@ class Option:
     declared: Literal["always", "without a row"] | None = None
     """The task's attribute of this name is the maximum: of every task, or of a task without a row."""
     needs_row: bool = False
+    """A ``MessageClient`` refuses it."""
     not_of_ticks: str = ""
     """The reason why a schedule refuses it. Empty: a schedule takes it."""
 
@@ -207,12 +208,15 @@ class Option:
         return f"{in_words(self.low)} to {maximum or in_words(self.high)}{self.values.unit}"
 
 
+UNITS = {unit: timedelta(**{f"{unit}s": 1}) for unit in ("day", "hour", "minute", "second")}
+
+
 def in_words(bound: timedelta | float) -> str:
-    """Return a bound as text, a timedelta in days or seconds."""
+    """Return a bound as text, a timedelta in the largest unit without a rest."""
     if not isinstance(bound, timedelta):
         return f"{bound:,}"
-    in_days = bound and not bound % timedelta(days=1)
-    number, unit = (bound.days, "day") if in_days else (bound.total_seconds(), "second")
+    unit = next((unit for unit in ("day", "hour", "minute") if bound and not bound % UNITS[unit]), "second")
+    number = bound / UNITS[unit]
     return f"{number:.10g} {unit}{'' if number == 1 else 's'}"
 
 
@@ -305,7 +309,7 @@ class Job:
     The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
     owner: str | None = field(default=None, metadata=_option(TEXT, needs_row=True))
     """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
-    from verified claims. A ``MessageClient`` refuses it."""
+    from verified claims."""
     tags: Sequence[str] = field(
         default=(),
         metadata=_option(
@@ -371,13 +375,14 @@ class Job:
             needs_row=True,
         ),
     )
-    """Longest time for which this task holds its unique key. A ``MessageClient`` refuses it."""
+    """Longest time for which this task holds its unique key."""
     unique_key: str | None = field(
-        default=None, metadata=_option(TEXT, "--unique-key", help="Unique key. Default: from queue and payload")
+        default=None,
+        metadata=_option(TEXT, "--unique-key", help="Unique key. Default: from queue and payload", needs_row=True),
     )
     """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
     in the declaration. None: a digest of queue and payload."""
-    unique_until: Until | str | None = field(default=None, metadata=_option(_choice(Until)))
+    unique_until: Until | str | None = field(default=None, metadata=_option(_choice(Until), needs_row=True))
     """When the key is released: ``"finish"`` (the task ends) or ``"start"`` (its first run starts)."""
     on_conflict: OnConflict | str = field(
         default=OnConflict.RAISE,
@@ -386,6 +391,7 @@ class Job:
             "--on-conflict",
             help="If the key is held",
             label="If the key is held",
+            needs_row=True,
             not_of_ticks="a tick whose unique key is held by another task is cancelled; leave it out",
         ),
     )
@@ -400,25 +406,29 @@ class Job:
     )
     """Time for which no further enqueue with the unique key must come before the task runs. Each enqueue pushes the
     waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
-    ``process_at`` and ``on_conflict``. A ``MessageClient`` refuses it. None: no debounce."""
-    longest: timedelta | None = field(default=None, metadata=_option(DURATION, not_of_ticks=NOT_DEBOUNCED))
+    ``process_at`` and ``on_conflict``. None: no debounce."""
+    longest: timedelta | None = field(
+        default=None, metadata=_option(DURATION, needs_row=True, not_of_ticks=NOT_DEBOUNCED)
+    )
     """Time after the first enqueue at which a debounced task is due, however often it is pushed: at least ``debounce``,
     and at most ``unique_for``. None: ten times ``debounce``."""
-    keep: Keep | str = field(default=Keep.LAST, metadata=_option(_choice(Keep), not_of_ticks=NOT_DEBOUNCED))
+    keep: Keep | str = field(
+        default=Keep.LAST, metadata=_option(_choice(Keep), needs_row=True, not_of_ticks=NOT_DEBOUNCED)
+    )
     """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
     enqueue; the others only push the task."""
     key: str | None = field(default=None, metadata=_option(TEXT, needs_row=True))
-    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. A ``MessageClient`` refuses it.
-    None: the key that the task declares."""
+    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the
+    task declares."""
     after: Sequence[str | WithId] = field(
         default=(), metadata=_option(IDS, most=MAX_PARENTS, needs_row=True, not_of_ticks=NO_PARENTS)
     )
     """Tasks that have to end before this one runs, its *parents*: ids, or results of an enqueue. Each has to exist in
     this stage's database. This task does not wait for a parent that has completed. Refused with
-    ``on_conflict="replace"``, and by a ``MessageClient``. For more parents, use a batch. A task can have any number of
+    ``on_conflict="replace"``. For more parents, use a batch. A task can have any number of
     children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
     on_parent_dead: OnParentDead | str = field(
-        default=OnParentDead.HOLD, metadata=_option(_choice(OnParentDead), not_of_ticks=NO_PARENTS)
+        default=OnParentDead.HOLD, metadata=_option(_choice(OnParentDead), needs_row=True, not_of_ticks=NO_PARENTS)
     )
     """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
     ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,
@@ -427,6 +437,12 @@ class Job:
 
 OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(Job) if each.metadata}
 """Option → its facts, in the order of the fields of :class:`Job`."""
+NEED_A_ROW: dict[str, Any] = {
+    each.name: each.default for each in fields(Job) if each.name in OPTIONS and OPTIONS[each.name].needs_row
+}
+"""Option that a ``MessageClient`` refuses → its default."""
+NOT_OF_TICKS = {name: option.not_of_ticks for name, option in OPTIONS.items() if option.not_of_ticks}
+"""Option that a schedule refuses → the reason."""
 
 ELSEWHERE = {
     "countdown": "process_in",
@@ -458,6 +474,23 @@ def check_names(options: Mapping[str, object], *, others: Collection[str] = (), 
 
     names = [name for name in (*OPTIONS, *more) if name not in others]
     for name in options.keys() - OPTIONS.keys():
-        near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, names)
+        near = {ELSEWHERE[name]} & {*names} if name in ELSEWHERE else get_close_matches(name, names)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
         raise EnqueueError(name, f"there is no such option; {hint}")
+
+
+def options_from_json(given: Mapping[str, Any], *, others: Collection[str] = ()) -> dict[str, Any]:
+    """Return the options of a job. Null means left out, and the check of an enqueue refuses values out of bounds.
+
+    Raises :class:`EnqueueError` for an unknown option and for JSON of another form. ``others``: options that are
+    refused later, with a reason.
+    """
+    check_names(given, others=others)
+    options = {}
+    for name, value in given.items():
+        if value is not None:
+            try:
+                options[name] = OPTIONS[name].values.from_json(value)
+            except ValueError as error:
+                raise EnqueueError(name, str(error)) from None
+    return options

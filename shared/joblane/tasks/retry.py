@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from joblane.errors import DeclarationError
+from joblane.errors import DeclarationError, shown
 
 RetryDelay = timedelta | Sequence[timedelta] | Callable[[int, BaseException], timedelta]
 """A wait; a wait for each failed attempt, the last repeated; or a function of the failed attempt (from 1) and its
@@ -36,7 +36,7 @@ def check_retry_delay(value: RetryDelay | None) -> RetryDelay:
     if not delays or not all(isinstance(delay, timedelta) and timedelta(0) <= delay <= LONGEST for delay in delays):
         raise DeclarationError(
             f"retry_delay: a timedelta from 0 to {LONGEST.days} days, a list of them, or a function (attempt, error) "
-            f"-> timedelta, not {value!r}"
+            f"-> timedelta, not {shown(value)}"
         )
     return value
 

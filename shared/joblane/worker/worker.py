@@ -83,6 +83,8 @@ class Worker:
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         deliveries = [Received.read(record) for record in event["Records"]]
+        if not deliveries:
+            return {"batchItemFailures": []}
         self.runner.producer.keeps_chain = len(deliveries) == 1
         batch = Batch(self, lambda_context)
         batch.handle(deliveries)

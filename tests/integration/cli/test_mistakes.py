@@ -45,6 +45,19 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "ack 0123456789abcdef --reason x": (3, "no archived task has the fingerprint 0123456789abcdef"),
     # wrong values
     "ls --state archve": (2, "--state: 'archve' is not valid. Did you mean 'archived'"),
+    "ls --state held,pending": (
+        2,
+        "--state: 'held,pending' is not valid. Repeat --state for each value. Valid: scheduled",
+    ),
+    "why 019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e": (
+        2,
+        "why slow TYPE` is about a type; `",
+    ),
+    "enqueue sample:one --in 5000d": (2, "--in: 0 seconds to 3650 days is required, not 5000 days"),
+    "enqueue sample:one --timeout 90m": (
+        2,
+        "--timeout: 1 second to 20 seconds, which 'sample:one' declares, is required, not 90 minutes",
+    ),
     "ls --queue lwo": (2, "--queue: 'lwo' is not valid. Did you mean 'low'? Valid: critical, default, low"),
     "pause typ sample:one": (2, "SCOPE: 'typ' is not valid. Did you mean 'type'? Valid: queue, type"),
     "dead --sort lats": (2, "--sort: 'lats' is not valid. Did you mean 'last'? Valid: count, last"),

@@ -106,9 +106,16 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"queue": Queue.LOW}, "queue", "'sample:one' has no lane in 'low'; it has one in: default. Add it by also="),
     ({"process_in": 60}, "process_in", "a timedelta from 0 seconds to 3650 days is required, not 60"),
     ({"process_in": "soon"}, "process_in", "a timedelta from 0 seconds to 3650 days is required, not 'soon'"),
-    ({"process_in": timedelta(seconds=-1)}, "process_in", "from 0 seconds to 3650 days is required"),
-    ({"process_in": timedelta(days=3651)}, "process_in", "from 0 seconds to 3650 days is required"),
-    ({"process_in": timedelta.max}, "process_in", "from 0 seconds to 3650 days is required"),
+    ({"process_in": timedelta(seconds=-1)}, "process_in", "0 seconds to 3650 days is required"),
+    ({"process_in": timedelta(days=3651)}, "process_in", "0 seconds to 3650 days is required, not 3651 days"),
+    ({"process_in": True}, "process_in", "from 0 seconds to 3650 days is required, not True"),
+    ({"process_in": float("nan")}, "process_in", "from 0 seconds to 3650 days is required, not nan"),
+    ({"process_in": 10**5000}, "process_in", "from 0 seconds to 3650 days is required, not int"),
+    ({"process_in": Sample(do=SECRET)}, "process_in", "from 0 seconds to 3650 days is required, not Sample"),
+    ({"queue": Sample(do=SECRET)}, "queue", "Sample is not one of critical, default, low"),
+    ({"retry_delay": Sample(do=SECRET)}, "retry_delay", "(attempt, error) -> timedelta, not Sample"),
+    ({"timeout": "x" * 100_000}, "timeout", f"declares, is required, not '{'x' * 90}…'"),
+    ({"process_in": timedelta.max}, "process_in", "0 seconds to 3650 days is required"),
     ({"process_at": datetime(2030, 1, 1)}, "process_at", "an aware datetime is required"),  # noqa: DTZ001
     ({"process_at": 1893456000}, "process_at", "an aware datetime is required, not int"),
     ({"process_at": "2030-01-01T00:00:00Z"}, "process_at", "an aware datetime is required, not str"),
@@ -151,6 +158,7 @@ def test_bad_options_are_refused_by_name_before_anything_is_written(world: World
             assert str(caught.value).startswith(f"{field}: ")
             assert why in str(caught.value)
             assert SECRET not in str(caught.value)
+            assert ("timedelta(seconds=" in str(caught.value)) == (options == {"process_in": 60})
 
 
 def test_bad_options_of_one_among_many_are_refused_with_its_position(world: World, sends: Sends) -> None:
@@ -254,9 +262,7 @@ def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
 def test_without_a_record_what_only_a_row_can_hold_is_refused(bare: MessageClient) -> None:
     with pytest.raises(EnqueueError, match="owner: it needs a row"):
         bare.enqueue(sample_one, Sample(), owner="ann")  # type: ignore[call-arg]
-    with pytest.raises(
-        EnqueueError, match="retention: a timedelta from 0 seconds to 1 day, which 'sample:one' declares"
-    ):
+    with pytest.raises(EnqueueError, match="retention: 0 seconds to 1 day, which 'sample:one' declares"):
         bare.enqueue(sample_one, Sample(), retention=timedelta(days=2))
     assert bare.enqueue(sample_one, Sample(), retention=timedelta(hours=2)).sent
 
@@ -693,6 +699,23 @@ def test_without_a_record_what_needs_a_row_is_refused(bare: MessageClient, optio
         bare.enqueue(sample_one, Sample(), **options)
     assert str(caught.value).startswith(named)
     assert "owner, " not in str(caught.value)
+
+
+def test_without_a_record_a_client_closes_its_connections_at_the_end_of_a_block(
+    bare: MessageClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Mock(side_effect=bare._sqs.client.close)
+    monkeypatch.setattr(bare._sqs.client, "close", close)
+
+    async def main() -> None:
+        async with bare as sender:
+            assert (await sender.aenqueue(sample_one, Sample())).sent
+
+    with bare as sender:
+        sender.enqueue(sample_one, Sample())
+    assert close.call_count == 1
+    asyncio.run(main())  # it can be used again
+    assert close.call_count == 2
 
 
 def test_without_a_record_an_event_loop_does_not_wait_for_sqs(bare: MessageClient, world: World) -> None:

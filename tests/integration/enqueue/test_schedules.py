@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +19,11 @@ from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Payload, TaskContext, cron, every, task
 from joblane.errors import EnqueueError, PayloadError, ScheduleError, UnknownScheduleError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from tests.django_database import django_database
 from tests.samples import Sample, sample_batch, sample_one
-from tests.world import World
+from tests.world import PREFIX, World
 
 OFTEN = every(minutes=1)
 DAILY = cron("0 6 * * *", timezone="Europe/Berlin")
@@ -181,6 +184,19 @@ def test_run_now_enqueues_a_task_of_the_schedule_and_leaves_its_ticks(world: Wor
         schedules.run_now("s", task=sample_batch)
     with pytest.raises(ScheduleError, match="task: the schedule is of type 'sample:one', which this project"):
         schedules.run_now("s")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("colour", "there is no such option"), ("timeout", "a number of seconds")]
+)
+def test_run_now_names_an_option_of_the_stored_schedule_that_is_wrong(world: World, name: str, problem: str) -> None:
+    schedules = world.client.schedules
+    schedules.put("s", sample_one, Sample(), DAILY)
+    world.run("update joblane.schedules set options = $1::jsonb", json.dumps({name: "red"}))
+    inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {"sample:one": sample_one}, "ann"))
+    for run in (lambda: schedules.run_now("s", task=sample_one), lambda: inspector.run_schedule("s")):
+        with pytest.raises(EnqueueError, match=f"^{name}: {problem}"):
+            run()
 
 
 def test_all_options_of_a_schedule_are_those_of_its_tasks(world: World) -> None:

@@ -71,7 +71,7 @@ def test_a_task_whose_lane_is_missing_is_left_to_the_sweep(inspector: Inspector)
         ({"process_in": True}, "process_in: a number of seconds"),
         ({"process_in": 1e300}, "process_in: a number of seconds"),
         ({"process_in": float("nan")}, "process_in: a number of seconds"),
-        ({"process_in": -1}, "process_in: a timedelta from 0 seconds to 3650 days"),
+        ({"process_in": -1}, "process_in: 0 seconds to 3650 days is required, not -1 seconds"),
         ({"retry_delay": ["1"]}, "retry_delay: a number of seconds"),
         ({"process_at": "tomorrow"}, "process_at: a time with its zone"),
         ({"process_at": "2126-01-31T12:00:00"}, "process_at: a time with its zone"),

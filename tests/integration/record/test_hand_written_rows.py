@@ -60,9 +60,9 @@ REFUSED = (
     "asks = 1", "longest_seconds = 1", *(f"asks = {asks}, longest_seconds = {seconds}" for asks, seconds in (
         (0, 1), (2000000001, 1), (1, 0), (1, 315360001),
     )),
-    *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "[5]")),
+    *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "true", "[5]")),
     *(f"options = '{{\"retry_delay\": {value}}}'" for value in (
-        '"x"', "5", '{"a": 1}', '["x"]', "[-1]", "[[1]]", "[1e9]",
+        '"x"', "5", '{"a": 1}', '["x"]', "[true]", "[-1]", "[[1]]", "[1e9]",
     )),
     *(f"on_archived = {on_archived}" for on_archived in (
         "'[]'::jsonb", "'1'", """'{"type": "a:b"}'::jsonb""", f"'{SUCCESSOR}'::jsonb - 'max_attempts'",

@@ -30,6 +30,7 @@ from joblane.sweep import ticks as duty
 from joblane.sweep.next_sweep import NextSweep
 from joblane.sweep.sweep import sweep
 from joblane.sweep.ticks import Ticks, make_ticks
+from joblane.tasks.job import NOT_OF_TICKS, OPTIONS
 from joblane.tasks.schedule import Schedule, cron
 from joblane.tasks.task import Task
 from tests import logs
@@ -261,23 +262,26 @@ def sample_looked(payload: Looked, ctx: TaskContext) -> None:
 
 
 def test_an_error_of_a_payload_class_blocks_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a payload that its class accepts no more, by an error of its own, and an option of another version
+    # given a payload that its class accepts no more, by an error of its own, and options of another version
     schedules = world.client.schedules
     schedules.put("bad", sample_looked, Looked(country="xx"), OFTEN)
-    schedules.put("newer", sample_strict, Strict(number=1), OFTEN)
+    for name, options in (("newer", '{"delay": "red"}'), ("wrong", '{"timeout": "red"}')):
+        schedules.put(name, sample_strict, Strict(number=1), OFTEN)
+        world.run("update joblane.schedules set options = $2::jsonb where name = $1", name, options)
     put(world, "good")
-    world.run("""update joblane.schedules set options = '{"colour": "red"}' where name = 'newer'""")
     monkeypatch.delitem(COUNTRIES, "xx")
     forget_ticks(world)
     # when
     made = make_ticks(world.database.get(), (TASKS | {sample_looked.type: sample_looked}).get, PREFIX)
     # then
-    assert (made.made in FULL, made.problems) == (True, 2)
+    assert (made.made in FULL, made.problems) == (True, 3)
     raised = "reading the schedule's payload and options raised it"
+    taken = [name for name in OPTIONS if name not in NOT_OF_TICKS]
     assert world.run("select name, problem from joblane.schedules order by name") == [
         ["bad", f"KeyError: {raised}"],
         ["good", None],
-        ["newer", f"KeyError: {raised}"],
+        ["newer", f"EnqueueError: delay: there is no such option; there are {', '.join(taken)}"],
+        ["wrong", "EnqueueError: timeout: a number of seconds is required"],
     ]
 
 

@@ -71,7 +71,7 @@ def test_a_part_of_the_follow_up_that_fails_stops_no_other_part(world: World, mo
     monkeypatch.setattr(follow_up, "mark_dead_sent", refuse)
     with lines() as logged:
         deliver(world, "a")
-    [warning] = [line for line in logged.fields if line["message"] == follow_up.NOT_DONE]
+    [warning] = [line for line in logged.fields if line["message"] == follow_up.NOT_MARKED]
     assert (warning["error"], warning["task_ids"]) == ("the connection is lost", ["a"])
     assert (len(world.dead_letters(sample_one)), world.row("a")["dead_sent_at"]) == (1, None)
     assert len(world.take(sample_only)) == 1

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,6 +87,12 @@ def test_a_row_holds_the_successor_for_the_case_that_its_task_is_archived() -> N
     stored = TaskOptions.of(Options(timeout=5, retry_delay=[1.0]))
     assert stored.row() == {"timeout": 5, "retry_delay": [1.0]}
     assert TaskOptions.read(stored.row()) == stored
+
+
+@pytest.mark.parametrize("row", [{"timeout": True}, {"retry_delay": [True]}, {"timeout": 0.5}, {"retry_delay": 5}, []])
+def test_options_that_the_table_refuses_are_refused_when_a_row_is_read(row: Any) -> None:
+    with pytest.raises(ValueError, match="options: "):
+        TaskOptions.read(row)
 
 
 @given(

@@ -11,6 +11,7 @@ from joblane.local.memory_queues import MemoryQueues
 from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry
 from joblane.worker.sweep_worker import SweepWorker
+from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record
 
 
@@ -26,6 +27,12 @@ class RefusingQueues(MemoryQueues):
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
         self.visibilities += receipts.values()
+
+
+def test_an_event_without_messages_has_no_failures() -> None:
+    database, queues = Database("postgresql://nobody@127.0.0.1:1/none"), RefusingQueues()
+    for worker in (Worker(jobs_sweep, database, queues, "jobs"), SweepWorker(jobs_sweep, database, queues, "jobs")):
+        assert worker.handle(event(), LambdaContext()) == {"batchItemFailures": []}
 
 
 def test_a_hop_that_sqs_refuses_for_long_comes_back_at_its_time() -> None:

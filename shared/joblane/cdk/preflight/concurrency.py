@@ -112,7 +112,7 @@ def _slots(demand: Demand, account: Account) -> Iterator[Finding]:
         )
         return
     # Lambda retries a throttled message for one visibility timeout, and then SQS counts one receive. Source: Lambda,
-    # *Handling errors for an SQS event source*, and the sums of joblane.limits.Numbers
+    # *Handling errors for an SQS event source*, and the sums of joblane.quotas.Numbers
     yield note(
         "Lambda concurrency",
         f"{has}; no concurrency_budget fits, because each lane gets {MIN_CONCURRENCY}. The deploy works. When many "

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joblane.cli import filters, options, target, terminal
-from joblane.cli.exits import Exit
+from joblane.cli.exits import Exit, exit_of
+from joblane.errors import EnqueueError
 from joblane.inspector.shell import argument
 from joblane.local.errors import LocalError
 from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option
@@ -86,7 +87,12 @@ def enqueue(
     given = {name: value for name, value in values.items() if value is not None}
     given_payload = read_payload(payload) or {}
     inspector = target.inspector(context)
-    acted = inspector.enqueue(type_, given_payload, options=given, reason=reason)
+    try:
+        acted = inspector.enqueue(type_, given_payload, options=given, reason=reason)
+    except EnqueueError as error:
+        if error.field not in given or exit_of(error) is not Exit.USAGE:
+            raise
+        terminal.usage(error.problem, FLAGS[error.field].flags[0])
     id_ = acted.new_id or acted.id
     if wait:
         from joblane.cli.commands.tasks import await_end

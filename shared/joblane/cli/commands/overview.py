@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 
     from joblane.inspector.views import Check, Statistic
 
-why = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+class Why(TyperGroup):
+    """A group that knows no id of a task."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"} and not ctx.resilient_parsing:
+            of = target.command(ctx)
+            terminal.usage(f"`{of} why slow TYPE` is about a type; `{of} show ID` says why a task waits")
+        return super().parse_args(ctx, args)
+
+
+why = typer.Typer(cls=Why, no_args_is_help=True, rich_markup_mode=None)
 
 LEFT_OUT_FIRST = ("LONGEST", "MEAN WAIT", "LOST", "RETRIED", "MEAN TIME", "COMPLETED")
 """Columns of `stats` in the order in which they are left out of a narrow table."""

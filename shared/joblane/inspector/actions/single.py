@@ -31,7 +31,7 @@ from joblane.record.driver.connection import Connection
 from joblane.record.row.conditions import HOLDER
 from joblane.record.row.states import ENDED, State
 from joblane.record.task.insert import BATCH_TAG, NewTask
-from joblane.tasks.job import OPTIONS, Job, check_names
+from joblane.tasks.job import Job, options_from_json
 from joblane.tasks.limit import Flow
 from joblane.tasks.redaction import restored
 from joblane.tasks.task import Task
@@ -211,7 +211,7 @@ def enqueue(
     """The audit entry is about the new task, and names the given options."""
     task = named(scope, type_)
     given = restored(task.payload, payload, None)  # refuses a masked field that was copied from another task
-    job = Job(task, task.read(given, task.schema_digest), **_options(options))
+    job = Job(task, task.read(given, task.schema_digest), **options_from_json(options))
     ready = check(job, record=True, prefix=scope.prefix)
     with audit.action(scope, "enqueue", ready.id, reason) as doing:
         inserted = insert(doing.connection, ready)
@@ -256,19 +256,3 @@ def note_of(failed: Mapping[str, str]) -> str | None:
     for why in failed.values():
         return f"its message could not be sent; the next sweep sends it ({why})"
     return None
-
-
-# --- Options from JSON ---------------------------------------------------------------------------------------------
-
-
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a job; null means left out. The enqueue checks the values."""
-    check_names(given)
-    options = {}
-    for name, value in given.items():
-        if value is not None:
-            try:
-                options[name] = OPTIONS[name].values.from_json(value)
-            except ValueError as error:
-                raise EnqueueError(name, str(error)) from None
-    return options

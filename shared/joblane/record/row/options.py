@@ -61,4 +61,4 @@ AS_DECLARED = TaskOptions()
 
 
 def _is_number(value: Any, least: float, most: float) -> bool:
-    return isinstance(value, (int, float)) and least <= value <= most
+    return type(value) in (int, float) and least <= value <= most
