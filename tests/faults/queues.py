@@ -88,6 +88,8 @@ class Queues:
         self._numbers = 0
         self.in_flight = 0
         """The number of batches that were received and are not acknowledged yet."""
+        self.is_open = True
+        """False: nothing is received any more."""
         self.counts: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         """Subject → messages sent, dead letters aside."""
@@ -166,7 +168,7 @@ class Queues:
             while True:
                 now = self._clock.now()
                 lanes = [lane for lane in self._lanes.values() if lane.batch and _visible(lane, now)]
-                if lanes:
+                if lanes and self.is_open:
                     lane = self._random.choice(lanes)
                     visible = _visible(lane, now)
                     batch = self._random.sample(visible, min(lane.batch, len(visible)))

@@ -139,6 +139,8 @@ class Run:
             self._storm()
             self._calm()
             self._probe()
+            self.queues.is_open = False  # else the next planned sweep may begin while the evidence is read
+            self._until(lambda: self.queues.in_flight == 0)
             self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
             self._findings.wrong += check(self.evidence())
             self._count_endings()
