@@ -30,7 +30,7 @@ def send(sqs, entries, **named):
     return {} if is_before_commit(entries[0].body) else die()
 
 url, where = sys.argv[1:]
-setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", send)}[where])
+setattr(*{"before the entry": (audit, "write", die), "before the send": (Sqs, "send_many", send)}[where])
 Inspector(Scope(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
 """
 
