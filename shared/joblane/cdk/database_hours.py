@@ -52,7 +52,7 @@ class Awake:
 
 def sentences(found: Awake, dollars: float) -> tuple[str, str]:
     """Return what keeps a database awake and what that costs, and what to do about it. ``dollars``: of a month."""
-    by_type = ", ".join(f"{type_} ({_hours(time)})" for type_, time in found.types.items())
+    by_type = ", ".join(f"{type_} ({time / timedelta(hours=1):,.1f})" for type_, time in found.types.items())
     if found.is_always:
         frequent = [type_ for type_, time in found.types.items() if time >= MONTH] or [*found.types]
         do = '"sweep": "6 hours"' if SWEEP in frequent else "fewer ticks of these types in `schedules`"
@@ -65,10 +65,6 @@ def sentences(found: Awake, dollars: float) -> tuple[str, str]:
     if len(found.types) == 1:
         return why, "no change is needed; jobs and requests wake it in addition"
     return why, "types that run at the same time share a wake: give them common times in `schedules`"
-
-
-def _hours(time: timedelta) -> str:
-    return f"{time / timedelta(hours=1):,.1f}"
 
 
 def awake(tasks: Tasks, pause: timedelta) -> Awake:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
-from types import ModuleType
 from typing import Any
 
 from django.apps import apps
@@ -157,20 +156,17 @@ class JoblaneBackend(BaseTaskBackend):  # type: ignore[misc]
 
         A module is imported because an application or the settings name it, and never because a message names it.
         """
-        found: dict[str, Any] = {}
-        for module in self._task_modules():
-            for item in vars(module).values():
-                if isinstance(item, DjangoTaskFunction):
-                    found.setdefault(item.module_path, item)
-        return found
-
-    def _task_modules(self) -> list[ModuleType]:
-        modules = [
-            importlib.import_module(f"{config.name}.tasks")
+        names = [
+            f"{config.name}.tasks"
             for config in apps.get_app_configs()
             if config.module is not None and module_has_submodule(config.module, "tasks")
         ]
-        return [*modules, *(importlib.import_module(name) for name in self._modules)]
+        found: dict[str, Any] = {}
+        for name in (*names, *self._modules):
+            for item in vars(importlib.import_module(name)).values():
+                if isinstance(item, DjangoTaskFunction):
+                    found.setdefault(item.module_path, item)
+        return found
 
     def task_of(self, path: str, queue_name: str, **changes: Any) -> Any:
         """Return the registered task of a path, in a queue. Raises ``InvalidTask``."""

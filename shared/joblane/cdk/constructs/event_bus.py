@@ -92,7 +92,9 @@ class EventBus(Construct):
     def _add_webhook(self, stage: Stage, webhook: Webhook, tasks: Iterable[Task[Any, Any]]) -> None:
         """Add the rule, its target and the queue for events that the target refuses, in the scope ``Webhook``."""
         scope, name = Construct(self, "Webhook"), webhook_name(stage.prefix)
-        rule_arn = self._arn_of_rule(name)
+        # the ARN of a rule on the default bus has no name of a bus. Source: EventBridge, *Resources*
+        rule_name = name if self._name == DEFAULT_BUS else f"{self._name}/{name}"
+        rule_arn = Stack.of(self).format_arn(service="events", resource="rule", resource_name=rule_name)
         refused = dead_letter_name(event_bus_name(stage.prefix))
         queue = dead_letter_queue(
             scope,
@@ -144,11 +146,6 @@ class EventBus(Construct):
             ],
         )
         rule.node.add_dependency(queue)  # the rule names it, and has no reference to it
-
-    def _arn_of_rule(self, name: str) -> str:
-        """Source: EventBridge, *Resources*: the ARN of a rule on the default bus has no name of a bus."""
-        own = name if self._name == DEFAULT_BUS else f"{self._name}/{name}"
-        return Stack.of(self).format_arn(service="events", resource="rule", resource_name=own)
 
 
 def _pattern(stage: Stage, webhook: Webhook, tasks: Iterable[Task[Any, Any]]) -> dict[str, Any]:

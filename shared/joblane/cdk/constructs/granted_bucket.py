@@ -34,27 +34,21 @@ class GrantedBucket:
         return [self.bucket.arn_for_objects(f"{folder}*") for folder in self.folders]
 
 
-def write_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Allow writing objects, multipart uploads and their abortion. The bucket's lifecycle deletes objects."""
-    return [iam.PolicyStatement(actions=["s3:PutObject", "s3:AbortMultipartUpload"], resources=granted.objects)]
+def grant_objects(to: JobFunction, granted: GrantedBucket, *, reads: bool) -> None:
+    """Allow a function that ``reads`` to read objects, even by links that it signs, and a task to write or remove them.
 
-
-def read_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Allow reading objects, also by links that the function signs."""
-    return [iam.PolicyStatement(actions=["s3:GetObject"], resources=granted.objects)]
-
-
-def remove_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Allow listing and removing objects."""
-    within = {"StringLike": {"s3:prefix": [f"{folder}*" for folder in granted.folders]}}
-    return [
-        iam.PolicyStatement(actions=["s3:DeleteObject"], resources=granted.objects),
-        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[granted.bucket.bucket_arn], conditions=within),
-    ]
-
-
-def grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.PolicyStatement]) -> None:
-    to.permit(*statements)
+    Writing includes multipart uploads and their abortion. The bucket's lifecycle deletes what was written.
+    """
+    if reads:
+        to.allow(["s3:GetObject"], granted.objects)
+    elif granted.removes:
+        within = {"StringLike": {"s3:prefix": [f"{folder}*" for folder in granted.folders]}}
+        to.allow(["s3:DeleteObject"], granted.objects)
+        to.permit(
+            iam.PolicyStatement(actions=["s3:ListBucket"], resources=[granted.bucket.bucket_arn], conditions=within)
+        )
+    else:
+        to.allow(["s3:PutObject", "s3:AbortMultipartUpload"], granted.objects)
     to.function.add_environment(granted.variable, granted.bucket.bucket_name)
     reason = "Object keys are created at run time; only their folder is known at the deploy."
     acknowledge_wildcards(to.role, granted.objects, reason)

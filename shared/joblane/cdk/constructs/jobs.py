@@ -18,13 +18,7 @@ from constructs import Construct
 from joblane.cdk.constructs.code import Shared, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, add_schedules
 from joblane.cdk.constructs.event_bus import EventBus, bus_name, check_events
-from joblane.cdk.constructs.granted_bucket import (
-    GrantedBucket,
-    grant_objects,
-    read_statements,
-    remove_statements,
-    write_statements,
-)
+from joblane.cdk.constructs.granted_bucket import GrantedBucket, grant_objects
 from joblane.cdk.constructs.migration import Migration
 from joblane.cdk.constructs.nested_stacks import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
@@ -241,9 +235,7 @@ class Jobs(Construct):
         """Allow what the task declares, and what Joblane's own tasks need."""
         for name in task.grants.buckets:
             granted = _look_up(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
-            grant_objects(
-                function, granted, remove_statements(granted) if granted.removes else write_statements(granted)
-            )
+            grant_objects(function, granted, reads=False)
         self._grant_enqueue(task, function)
         if task.type.startswith(SYSTEM_TYPES):  # it shows and sends no message
             function.allow(MEASURING, [queue_arn(front_door.name) for front_door in self._front_doors.values()])
@@ -337,7 +329,7 @@ class Jobs(Construct):
         function.function.node.add_dependency(self.migration.run)
         for bucket in declared.reads:
             granted = _look_up(self._buckets, bucket, f"{where}: reads: no bucket")
-            grant_objects(function, granted, read_statements(granted))
+            grant_objects(function, granted, reads=True)
         if declared.inspects:
             mails = any(task.grants.mail for task in self.tasks.values())
             bus = bus_name(self.stage) if self._events else None

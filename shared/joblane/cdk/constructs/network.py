@@ -132,11 +132,24 @@ class StageNetwork(Construct):
         match settings:
             case NewNetwork():
                 self.vpc, self.functions, self.database = self._create(settings)
-                self._log_rejected_traffic(stage)
+                # only traffic that the security groups reject: rare in these subnets, and a sign of a fault
+                self.vpc.add_flow_log(
+                    "Refused",
+                    destination=ec2.FlowLogDestination.to_cloud_watch_logs(
+                        log_group(self, "FlowLogs", stage=stage, name=f"/joblane/{stage.prefix}/network")
+                    ),
+                    traffic_type=ec2.FlowLogTrafficType.REJECT,
+                )
                 self._add_gateway(S3)
             case ExistingNetwork():
-                self.vpc, self.functions = self._import(settings)
-                self.database = self.functions
+                self.vpc = ec2.Vpc.from_vpc_attributes(  # without a call to AWS
+                    self,
+                    "Vpc",
+                    vpc_id=settings.vpc_id,
+                    availability_zones=list(settings.availability_zones),
+                    private_subnet_ids=list(settings.subnet_ids),
+                )
+                self.functions = self.database = ec2.SubnetSelection(subnets=self.vpc.private_subnets)
 
     def add_endpoints(self, services: Iterable[str]) -> None:
         """Add an endpoint for each of ``services``, with ``egress`` ``endpoints``; else do nothing.
@@ -221,26 +234,6 @@ class StageNetwork(Construct):
             for subnet in private:
                 gateways.configure_subnet(subnet)
         return vpc, functions, database
-
-    def _import(self, settings: ExistingNetwork) -> tuple[ec2.IVpc, ec2.SubnetSelection]:
-        """Import the VPC from the settings, without a call to AWS."""
-        vpc = ec2.Vpc.from_vpc_attributes(
-            self,
-            "Vpc",
-            vpc_id=settings.vpc_id,
-            availability_zones=list(settings.availability_zones),
-            private_subnet_ids=list(settings.subnet_ids),
-        )
-        return vpc, ec2.SubnetSelection(subnets=vpc.private_subnets)
-
-    def _log_rejected_traffic(self, stage: Stage) -> None:
-        """Log only traffic that the security groups reject: rare in these subnets, and a sign of a fault."""
-        group = log_group(self, "FlowLogs", stage=stage, name=f"/joblane/{stage.prefix}/network")
-        self.vpc.add_flow_log(
-            "Refused",
-            destination=ec2.FlowLogDestination.to_cloud_watch_logs(group),
-            traffic_type=ec2.FlowLogTrafficType.REJECT,
-        )
 
 
 def _name(service: str) -> str:

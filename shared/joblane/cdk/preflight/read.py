@@ -277,8 +277,12 @@ def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
     pages = client.get_paginator("list_queues").paginate(
         QueueNamePrefix=f"{prefix}-", PaginationConfig={"PageSize": PAGE}
     )
-    addresses = {url.rpartition("/")[2]: url for page in pages for url in page.get("QueueUrls", [])}
-    addresses = {name: url for name, url in addresses.items() if _is_of(prefix, name)}
+    listed = {url.rpartition("/")[2]: url for page in pages for url in page.get("QueueUrls", [])}
+    addresses = {
+        name: url
+        for name, url in listed.items()
+        if name.startswith(prefix) and AFTER_THE_PREFIX.fullmatch(name, len(prefix))
+    }
 
     def count(url: str) -> int:
         attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(ATTRIBUTES))["Attributes"]
@@ -286,10 +290,6 @@ def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(addresses, pool.map(count, addresses.values()), strict=True))
-
-
-def _is_of(prefix: str, queue: str) -> bool:
-    return queue.startswith(prefix) and AFTER_THE_PREFIX.fullmatch(queue, len(prefix)) is not None
 
 
 def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Account:
@@ -375,6 +375,7 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         return connection.run(query) if exists else []
 
     ((max_connections, kept),) = connection.run(CONNECTIONS)
+    found = connection.run(READ_ROLES, wanted.user, wanted.role) if wanted else []
     return DatabaseState(
         address=address,
         revision=revision,
@@ -386,7 +387,7 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
         max_connections=max_connections,
         kept_connections=kept,
-        roles=[*roles(wanted, _read_roles(connection, wanted))] if wanted else [],
+        roles=[*roles(wanted, Roles(*found[0]) if found else None)] if wanted else [],
         changes=[*_changes(connection)] if revision == migrations.newest() else [],
     )
 
@@ -397,8 +398,3 @@ def _changes(connection: Connection) -> Iterator[Finding]:
     for each in differences(connection):
         if each.severity is not Severity.NOTE:
             yield (refused if each.is_refused else note)(each.what, each.found, each.do)
-
-
-def _read_roles(connection: Connection, wanted: Wanted) -> Roles | None:
-    rows = connection.run(READ_ROLES, wanted.user, wanted.role)
-    return Roles(*rows[0]) if rows else None

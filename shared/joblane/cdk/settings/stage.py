@@ -31,6 +31,13 @@ SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 """Names of settings whose values are secrets, which a template must not have."""
 DEFAULT_CONNECTIONS = 100
 """Source: PostgreSQL, *max_connections*."""
+NOT_LOCAL = {
+    "control": "an emulator does not verify signatures; leave it out, `joblane` reaches the stack directly",
+    "network": "a local stage has no network; leave it out",
+    "monitoring": "a local stage has no metrics; leave it out",
+    "events": "a local stage has a bus of its own, and sends to no webhook; leave it out",
+}
+"""Setting that a local stage does not take → the reason."""
 OWN_TAGS = "joblane:"
 VERSION = r"^[\x21-\x7e]{1,64}$"
 TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
@@ -162,18 +169,11 @@ class Stage(Settings):
     def _reachable(self) -> Self:
         if self.local != isinstance(self.database, LocalDatabase):
             raise ValueError("database: kind aurora or existing is required; only a local stage uses DATABASE_URL")
-        if self.local and self.control is not None:
-            raise ValueError(
-                "control: an emulator does not verify signatures; leave it out, `joblane` reaches the stack directly"
-            )
+        for name, why in NOT_LOCAL.items():
+            if self.local and getattr(self, name) is not None:
+                raise ValueError(f"{name}: {why}")
         if self.page is not None and self.control is None:
             raise ValueError('page: "control": {} is required with it, because the page calls the control API')
-        if self.local and self.network is not None:
-            raise ValueError("network: a local stage has no network; leave it out")
-        if self.local and self.monitoring is not None:
-            raise ValueError("monitoring: a local stage has no metrics; leave it out")
-        if self.local and self.events is not None:
-            raise ValueError("events: a local stage has a bus of its own, and sends to no webhook; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
             raise ValueError('network: {"kind": "new"} or an existing network is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:

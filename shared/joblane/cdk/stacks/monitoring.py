@@ -67,7 +67,8 @@ class MonitoringStack(Stack):
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))
             for part, tasks in groupby(by_part, key=lambda task: part_of(task.type)):
                 of_part = alarms_of_part(part, list(tasks), monitoring, stage.prefix)
-                nested = self._nested(f"Part{part:02}", f"{describes}, part {part}")
+                page = {} if page_url is None else {PAGE_URL: page_url}
+                nested = NestedStack(self, f"Part{part:02}", description=f"{describes}, part {part}", parameters=page)
                 self._add_alarms(nested, of_part, self._links_in(nested))
                 alarms += of_part
         cloudwatch.Dashboard(
@@ -93,10 +94,6 @@ class MonitoringStack(Stack):
                 query_string=query,
                 log_group_names=groups,
             )
-
-    def _nested(self, id_: str, description: str) -> NestedStack:
-        page = {} if self._links.page is None else {PAGE_URL: self._links.page}
-        return NestedStack(self, id_, description=description, parameters=page)
 
     def _links_in(self, nested: NestedStack) -> Links:
         """Return the links with the address of the page as a parameter of ``nested``.

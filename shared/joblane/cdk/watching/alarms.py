@@ -33,6 +33,7 @@ MAX_METRICS = 10
 """Metrics that one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
 LONGEST_RANGE = timedelta(days=7)
 """All evaluated periods of an alarm together, if each is an hour. Source: PutMetricAlarm, CloudWatch API reference."""
+VISIBLE = "ApproximateNumberOfMessagesVisible"
 FIVE, QUARTER, HOUR = timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1)
 MAX_PERIODS = 30
 """Periods of an alarm about silence. With fewer and longer ones it would fire later: a period with a run counts until

@@ -11,7 +11,7 @@ from typing import Any
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.constructs.code import Tasks
-from joblane.cdk.watching.alarms import Watched, account_metric, function_metric, own_metric, queue_metric
+from joblane.cdk.watching.alarms import VISIBLE, Watched, account_metric, function_metric, own_metric, queue_metric
 from joblane.inspector.durations import written
 from joblane.names import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 from joblane.tasks.task import Task
@@ -124,9 +124,6 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
     def waits(percentile: str) -> GraphKind:
         return times("wait", "WaitMs", percentile, lines=lambda some: _targets((lane.task for lane in some), 1000))
 
-    def of_lanes(name: str, metric: str) -> GraphKind:
-        return of_queues(name, lambda lane: partial(queue_metric, _name(lane), metric, "Maximum"))
-
     def of_functions(
         name: str, metric: str, statistic: str = "Sum", lines: Mapping[str, float] | None = None
     ) -> GraphKind:
@@ -146,7 +143,7 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
         GraphKind("dead letters of lanes", {None: Graph("Dead letters of lanes", _visible(prefix, dead_letters))}),
         of_functions("concurrent executions", "ConcurrentExecutions", "Maximum", _limits(tasks, prefix, shares)),
         times("duration", "DurationMs", "p99"),
-        of_lanes("messages in lanes", "ApproximateNumberOfMessagesVisible"),
+        of_queues("messages in lanes", lambda lane: partial(queue_metric, _name(lane), VISIBLE, "Maximum")),
         of_functions("throttles", "Throttles"),
         of_functions("errors", "Errors"),
         waits("p95"),
@@ -183,8 +180,6 @@ def _name(lane: Watched) -> str:
 def _visible(prefix: str, queues: Iterable[str]) -> dict[str, MakeMetric]:
     """Return the messages in dead-letter queues, by the name of the queue or lane."""
     return {
-        name.removeprefix(f"{prefix}-").removesuffix("-dlq"): partial(
-            queue_metric, name, "ApproximateNumberOfMessagesVisible", "Maximum"
-        )
+        name.removeprefix(f"{prefix}-").removesuffix("-dlq"): partial(queue_metric, name, VISIBLE, "Maximum")
         for name in queues
     }

@@ -12,6 +12,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from joblane.cdk.settings.apis import Count, Monitoring
 from joblane.cdk.watching.alarms import (
     QUARTER,
+    VISIBLE,
     Alarm,
     Topic,
     account_metric,
@@ -104,10 +105,7 @@ def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> list[Alarm]:
 def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Alarm:
     """The dead-letter queues of front doors and schedules. Those of lanes have alarms of their own."""
     queues = [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
-    metrics = {
-        f"q{n}": queue_metric(dead_letter_name(name), "ApproximateNumberOfMessagesVisible", "Maximum")
-        for n, name in enumerate(queues)
-    }
+    metrics = {f"q{n}": queue_metric(dead_letter_name(name), VISIBLE, "Maximum") for n, name in enumerate(queues)}
     return Alarm(
         name="refused",
         heading="refused",
@@ -282,7 +280,7 @@ def _refused(bus: str, prefix: str, monitoring: Monitoring) -> Alarm:
         topic=Topic.LATER,
         is_state=False,
         metrics={
-            "kept": queue_metric(queue, "ApproximateNumberOfMessagesVisible", "Maximum"),
+            "kept": queue_metric(queue, VISIBLE, "Maximum"),
             "failed": rule_metric(bus, webhook_name(prefix), "FailedInvocations", "Sum"),
         },
         # EventBridge writes its metric only if it is not 0

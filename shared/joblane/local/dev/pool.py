@@ -54,6 +54,10 @@ class Worker:
     def is_free(self) -> bool:
         return self.ready and self.request_id is None
 
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
 
 class Pool:
     """``start``: starts a process of the type, with a function for its lines of output. ``broken``: the handler cannot
@@ -151,11 +155,10 @@ class Pool:
         if message is not None and message["kind"] == "ready":
             worker.ready, worker.since = True, asyncio.get_running_loop().time()
             if worker.generation != self._generation:  # saved in the meantime
-                worker.process.kill()
-                self._forget(worker)
+                self._end(worker)
             self.serve()
             return
-        self._forget(worker)
+        self._workers.remove(worker)
         await worker.process.close()
         if worker.generation == self._generation and not self._closing:
             self.broken = True
@@ -198,16 +201,14 @@ class Pool:
         self._queues.delete_handled(batch, answer["response"])
         worker.request_id, worker.since = None, asyncio.get_running_loop().time()
         if worker.generation != self._generation or self._closing:
-            process.kill()
-            self._forget(worker)
+            self._end(worker)
         self.serve()
 
     async def _lose(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str) -> None:
         """The process has ended within an invocation: end its leases, so that its tasks can run again at once."""
         process = worker.process
         assert process is not None
-        process.kill()
-        self._forget(worker)
+        self._end(worker)
         await process.close()
         if self._closing:
             return
@@ -218,7 +219,8 @@ class Pool:
         self._log.say(f"{text}. The message is delivered again.", YELLOW)
         self._queues.give_back(batch, min(max(message.receives for message in batch) - 1, LONGEST_PAUSE_SECONDS))
 
-    def _forget(self, worker: Worker) -> None:
+    def _end(self, worker: Worker) -> None:
+        worker.kill()
         if worker in self._workers:
             self._workers.remove(worker)
 
@@ -230,9 +232,8 @@ class Pool:
         self.broken = False
         running: list[str] = []
         for worker in list(self._workers):
-            if worker.is_free and worker.process is not None:
-                worker.process.kill()
-                self._forget(worker)
+            if worker.is_free:
+                self._end(worker)
             elif worker.request_id is not None:
                 running += worker.task_ids
                 loop, request_id = asyncio.get_running_loop(), worker.request_id
@@ -253,9 +254,8 @@ class Pool:
         """End the processes that had no message for :data:`IDLE_SECONDS`."""
         now = asyncio.get_running_loop().time()
         for worker in list(self._workers):
-            if worker.is_free and now - worker.since > IDLE_SECONDS and worker.process is not None:
-                worker.process.kill()
-                self._forget(worker)
+            if worker.is_free and now - worker.since > IDLE_SECONDS:
+                self._end(worker)
 
     async def close(self, seconds: float) -> list[str]:
         """Stop receiving; give running tasks ``seconds`` to end. Return the ids of the tasks that did not."""
@@ -266,8 +266,7 @@ class Pool:
             await asyncio.wait(self._runs, timeout=seconds)
         left = [id_ for worker in busy if worker.request_id is not None for id_ in worker.task_ids]
         for worker in self._workers:
-            if worker.process is not None:
-                worker.process.kill()
+            worker.kill()
         for task in self._runs:
             task.cancel()
         return left
