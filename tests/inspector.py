@@ -32,9 +32,9 @@ from joblane.inspector.views import (
     Pause,
     Paused,
     Performance,
-    RunTimeSchedulePage,
-    RunTimeScheduleRow,
-    RunTimeScheduleView,
+    SchedulePage,
+    SchedulePause,
+    ScheduleRow,
     ScheduleView,
     Statistic,
     TaskPage,
@@ -73,7 +73,7 @@ class FakeInspector:
     limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
     marked: list[Mark] = field(default_factory=list)
     batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
-    scheduled: list[RunTimeScheduleRow] = field(default_factory=lambda: [views.run_time_row()])
+    scheduled: list[ScheduleRow] = field(default_factory=lambda: [views.schedule_row(), views.declared_row()])
     tenant: str = "acme"
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
@@ -130,7 +130,7 @@ class FakeInspector:
             queues.append(
                 replace(one, front_door=Depth(), pause=self.paused.get((PauseScope.QUEUE, one.queue)), lanes=lanes)
             )
-        paused = tuple(Paused(pause, 12) for pause in self.paused.values() if pause.scope is not PauseScope.SCHEDULE)
+        paused = tuple(Paused(pause, 12) for pause in self.paused.values())
         return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True), paused)
 
     def _pauses(self) -> tuple[Pause, ...]:
@@ -175,19 +175,21 @@ class FakeInspector:
     def _dead(self, types: tuple[str, ...], since: datetime | None, sort: str) -> DeadLetters:
         return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.obsolete)
 
-    def _schedules(self) -> tuple[ScheduleView, ...]:
-        pause = self.paused.get((PauseScope.SCHEDULE, "tenant:cleanup:nightly"))
-        return (replace(views.schedule(), name="nightly", pause=pause),)
+    def _schedules(
+        self, tenant: str | None, origin: str | None, after: str | None, limit: int, **others: object
+    ) -> SchedulePage:
+        given = {"tenant": tenant, "type": others["type"], "origin": origin}
+        chosen = [
+            row for row in self.scheduled if all(value in (None, getattr(row, name)) for name, value in given.items())
+        ]
+        found = [row for row in chosen if row.name > (after or "")][:limit]
+        more = found[-1].name if found and found[-1] is not chosen[-1] else None
+        return SchedulePage(tuple(found), Count(len(chosen), exact=True), more)
 
-    def _run_time_schedules(self, limit: int, **_: object) -> RunTimeSchedulePage:
-        found = tuple(self.scheduled[:limit])
-        after = found[-1].name if len(self.scheduled) > limit else None
-        return RunTimeSchedulePage(found, Count(len(self.scheduled), exact=True), after)
-
-    def _run_time_schedule(self, name: str) -> RunTimeScheduleView:
+    def _schedule(self, name: str) -> ScheduleView:
         for row in self.scheduled:
             if row.name == name:
-                return replace(views.run_time_schedule(), row=row, audit=tuple(self.entries))
+                return views.schedule(row, audit=tuple(self.entries))
         raise UnknownScheduleError(name)
 
     def _limits(self, name: str | None, key: str | None) -> tuple[LimitStatus, ...]:
@@ -265,25 +267,24 @@ class FakeInspector:
         made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else views.NOW, until)
         return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
 
-    def _pause_schedule(self, name: str, reason: str | None) -> RunTimeScheduleView:
-        view = self._run_time_schedule(name)
-        return self._scheduled(replace(view.row, paused_at=views.NOW, next_at=None))
+    def _pause_schedule(self, name: str, reason: str | None, until: datetime | None) -> ScheduleView:
+        row = self._schedule(name).row
+        return self._changed(replace(row, pause=SchedulePause(views.NOW, until, "op", reason), next_at=until))
 
-    def _resume_schedule(self, name: str, reason: str | None) -> RunTimeScheduleView:
-        view = self._run_time_schedule(name)
-        return self._scheduled(replace(view.row, paused_at=None, next_at=views.run_time_row().next_at))
+    def _resume_schedule(self, name: str, reason: str | None) -> ScheduleView:
+        return self._changed(replace(self._schedule(name).row, pause=None, next_at=views.schedule_row().next_at))
 
-    def _scheduled(self, row: RunTimeScheduleRow) -> RunTimeScheduleView:
+    def _changed(self, row: ScheduleRow) -> ScheduleView:
         self.scheduled = [row if one.name == row.name else one for one in self.scheduled]
-        return self._run_time_schedule(row.name)
+        return self._schedule(row.name)
 
-    def _delete_schedule(self, name: str, reason: str | None) -> RunTimeScheduleRow:
-        row = self._run_time_schedule(name).row
+    def _delete_schedule(self, name: str, reason: str | None) -> ScheduleRow:
+        row = self._schedule(name).row
         self.scheduled.remove(row)
         return row
 
     def _run_schedule(self, name: str, reason: str | None) -> ActionResult:
-        self._run_time_schedule(name)
+        self._schedule(name)
         return ActionResult("new", "run_schedule", None, State.PENDING, "new")
 
     def _set_limit(self, **_: Any) -> tuple[LimitStatus, ...]:

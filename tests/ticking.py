@@ -1,26 +1,32 @@
-"""Days of schedules at run time in virtual time: every tick is one task, and its message arrives at its time.
+"""Days of schedules in virtual time: every tick is one task, and its message arrives at its time.
 
-The database's session has a clock of its own, which is set forward by a step. The sweep runs once after each.
+Of the ticks of the code, most come in time, some late, and some never. The database's session has a clock of its own,
+which is set forward by a step. The sweep runs once after each.
 """
 
 from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
-from joblane import TaskContext, task
+from joblane import TaskContext, cron, task
 from joblane.enqueue.ticks import TICK_PATTERN
 from joblane.record.driver.connection import Connection
-from joblane.record.schedules import schedule_of
+from joblane.record.schedules import UNDELIVERED, register, schedule_of
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
+from joblane.sqs.tick import written
 from joblane.sweep.sweep import sweep
 from joblane.sweep.ticks import make_ticks
+from joblane.tasks.schedule import Schedule
+from joblane.tasks.task import Task
 from tests.faults.clock import RENAME
 from tests.samples import Sample
 
@@ -34,16 +40,29 @@ create function pg_catalog.now() returns timestamptz language sql stable
 """
 AHEAD = "set virtual.ahead = '{} s'"
 INSERT = """
-insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, revision, next_at)
-select x.name, 'sample:ticking', '{"number": 1}', x.tenant, x.expression, x.timezone, x.missed, 1, x.next_at
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, ticks_a_day, revision,
+                               next_at)
+select x.name, 'sample:ticking', '{"number": 1}', x.tenant, x.expression, x.timezone, x.missed, x.ticks_a_day, 1,
+       x.next_at
   from json_to_recordset($1::json) as x(name text, tenant text, expression text, timezone text, missed text,
-                                        next_at timestamptz)
+                                        ticks_a_day float8, next_at timestamptz)
+"""
+CAME = """
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
+                           finished_at, expire_at)
+select x.id, 'sample:ticked', 'default', 'completed', '{"number": 1}', '', 4, 604800, now(), now() + interval '7 days'
+  from json_array_elements_text($1::json) as x(id)
 """
 CHUNK = 10_000
 
 
 @task("sample:ticking", overlap="allow")
 def sample_ticking(payload: Sample, ctx: TaskContext) -> None:
+    pass
+
+
+@task("sample:ticked", overlap="allow")
+def sample_ticked(payload: Sample, ctx: TaskContext) -> None:
     pass
 
 
@@ -68,9 +87,12 @@ class Arrivals(Sqs):
 class Days:
     """Schedules over virtual days. ``made``: schedule → the times of its ticks that got a task, in order.
 
-    ``late``: the ticks due for a minute. ``latest_seconds``: of the others, the longest time from a tick to the
-    arrival of its message. ``longest_seconds``: of a sweep, with all its sends. ``cpu_seconds``: of this process, in
-    all sweeps.
+    ``came``: id of a tick of the code → when it came. ``missed``: those that a sweep called missed. ``made_of_code``:
+    those that it made.
+
+    ``late``: the ticks due for a minute. ``latest_seconds``: of the others, the longest time from a tick to the arrival
+    of its message. ``longest_seconds``: of a sweep, with all its sends. ``cpu_seconds``: of this process, in all
+    sweeps.
     """
 
     connection: Connection
@@ -82,6 +104,13 @@ class Days:
     cpu_seconds: float = 0.0
     sweeps: int = 0
     begins: dict[str, datetime] = field(default_factory=dict)
+    tasks: dict[str, Task[Any, Any]] = field(default_factory=lambda: {sample_ticking.type: sample_ticking})
+    declared: dict[str, Schedule] = field(default_factory=dict)
+    coming: list[tuple[datetime, str]] = field(default_factory=list)
+    came: dict[str, datetime] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+    made_of_code: dict[str, datetime] = field(default_factory=dict)
+    sent_until: datetime | None = None
 
     def __post_init__(self) -> None:
         self.connection.execute_simple(CLOCK)
@@ -93,17 +122,48 @@ class Days:
 
     def put(self, schedules: Iterable[tuple[str, str, str, str]]) -> None:
         """Insert schedules: name, expression, time zone, and policy."""
-        rows = list[dict[str, str]]()
+        rows = list[dict[str, Any]]()
         for name, expression, timezone, missed in schedules:
             self.begins[name] = schedule_of(expression, timezone).next_after(self.now)
             rows.append(
                 {
                     "name": name, "expression": expression, "timezone": timezone, "missed": missed,
                     "tenant": f"tenant-{len(rows) % 1000}", "next_at": self.begins[name].isoformat(),
+                    "ticks_a_day": schedule_of(expression, timezone).ticks_a_day,
                 }
             )  # fmt: skip
         for start in range(0, len(rows), CHUNK):
             self.connection.run(INSERT, json.dumps(rows[start : start + CHUNK]))
+
+    def declare(self, number: int) -> None:
+        """Register schedules of the code, at different minutes of the hour, half of them with ``skip``."""
+        declared = [
+            cron(f"{position % 60} * * * *", name=f"c{position}", missed=("latest", "skip")[position % 2])
+            for position in range(number)
+        ]
+        self.tasks |= {sample_ticked.type: replace(sample_ticked, schedules=tuple(declared))}
+        register(self.connection, self.tasks)
+        self.declared = {f"{sample_ticked.type}:{schedule.name}": schedule for schedule in declared}
+        self.sent_until = self.now
+
+    def _bring(self) -> None:
+        """Send the ticks of the code: most in time, some late, some never. Write the rows of those that have come."""
+        if not self.declared or self.sent_until is None:
+            return
+        for name, schedule in self.declared.items():
+            for tick in takewhile(lambda tick: tick <= self.now, schedule.after(self.sent_until)):
+                id_ = f"{name}:{written(tick)}"
+                fate = zlib.crc32(id_.encode()) % 10
+                if fate < 8:
+                    late = UNDELIVERED + timedelta(minutes=15 + fate) if fate < 2 else timedelta(0)
+                    self.coming.append((tick + late, id_))
+        self.sent_until = self.now
+        for at, id_ in list(self.coming):
+            if at <= self.now:
+                self.coming.remove((at, id_))
+                if id_ not in self.made_of_code:
+                    self.came[id_] = at
+        self.connection.run(CAME, json.dumps([*self.came, *self.made_of_code]))
 
     def travel(self, by: timedelta) -> None:
         """Let time pass without a sweep."""
@@ -112,15 +172,23 @@ class Days:
 
     def sweep(self) -> None:
         """Run a sweep, and note the tasks that it has made and sent. They are removed."""
+        self._bring()
         sqs, started, cpu = Arrivals(self.travelled), time.monotonic(), time.process_time()
-        tasks = {sample_ticking.type: sample_ticking}
-        while not make_ticks(self.connection, tasks.get, PREFIX).is_over:
-            pass
+        while not (made := make_ticks(self.connection, self.tasks.get, PREFIX)).is_over:
+            self.missed += made.missed
+        self.missed += made.missed
         sweep(self.connection, sqs, PREFIX)
         self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
         self.cpu_seconds += time.process_time() - cpu
         self.sweeps += 1
-        for id_, due_at in self.connection.run("select id, due_at from joblane.tasks order by id"):
+        for id_, due_at in self.connection.run(
+            "select id, due_at from joblane.tasks where state <> 'completed' order by id"
+        ):
+            if not id_.startswith("@"):
+                assert id_ in self.missed, id_
+                self.made_of_code[id_] = self.now
+                sqs.arrives.pop(id_)
+                continue
             found = TICK_PATTERN.fullmatch(id_)
             assert found is not None
             tick = datetime.fromisoformat(found["time"])
@@ -147,7 +215,7 @@ class Days:
         """Check that each tick up to the next one of each schedule got one task. Return their number."""
         number = 0
         for name, expression, timezone, next_at in self.connection.run(
-            "select name, expression, timezone, next_at from joblane.schedules"
+            "select name, expression, timezone, next_at from joblane.schedules where origin = 'run_time'"
         ):
             ends, moment, expected = next_at, self.begins[name], list[datetime]()
             assert ends > self.now, name
@@ -157,6 +225,26 @@ class Days:
             assert self.made[name] == expected, name
             number += len(expected)
         return number
+
+    def check_code(self, since: datetime) -> int:
+        """Check the ticks of the code that were due 30 minutes before the last sweep. Return the number of missed ones.
+
+        ``since``: the time from which they are looked for.
+        """
+        missed = set[str]()
+        for name, schedule in self.declared.items():
+            ticks = list(takewhile(lambda tick: tick <= self.now - UNDELIVERED, schedule.after(since)))
+            ids = [f"{name}:{written(tick)}" for tick in ticks]
+            late = [id_ for id_, tick in zip(ids, ticks, strict=True) if not self._came_by(id_, tick + UNDELIVERED)]
+            missed.update(late)
+            made = [id_ for id_ in ids if id_ in self.made_of_code]
+            assert made == (late if schedule.missed == "latest" else []), name  # an hour later the next one comes
+        assert sorted(self.missed) == sorted(missed)
+        return len(missed)
+
+    def _came_by(self, id_: str, moment: datetime) -> bool:
+        """True if a tick had come when the first sweep after ``moment`` looked for it."""
+        return id_ in self.came and self.came[id_] < moment
 
 
 def mixed(number: int) -> Iterable[tuple[str, str, str, str]]:

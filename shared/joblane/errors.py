@@ -124,14 +124,24 @@ class LaneError(EnqueueError):
 
 
 class ScheduleError(EnqueueError):
-    """A schedule at run time has a wrong argument, or another transaction is changing it. Nothing was changed.
+    """A schedule has a wrong argument, or another transaction is changing it. Nothing was changed.
 
     Correct the argument that ``field`` names. If another transaction is changing the schedule, try again.
     """
 
 
+class DeclaredScheduleError(ScheduleError):
+    """The code declares the schedule, so no program can put or delete it. Nothing was changed.
+
+    Change the declaration and deploy, or choose another name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__("name", f"the code declares the schedule {name!r}: change it there, or choose another name")
+
+
 class UnknownScheduleError(JobError, LookupError):
-    """No schedule at run time has this name. Nothing was changed.
+    """No schedule has this name. Nothing was changed.
 
     Check the name.
     """

@@ -107,6 +107,11 @@ def webhook_name(prefix: str) -> str:
     return f"{prefix}-webhook"
 
 
+def full_schedule_name(type_: str, name: str) -> str:
+    """Return the name of a schedule of the code in ``joblane.schedules``. The ids of its ticks begin with it."""
+    return f"{type_}:{name}"
+
+
 def schedule_name(type_: str, schedule: str, number: int = 1) -> str:
     """``data-export.nightly`` in its group, and ``data-export.nightly.2`` for a second expression."""
     return f"{slug_of(type_)}.{schedule}" + (f".{number}" if number > 1 else "")

@@ -21,6 +21,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_database
 from joblane.local.postgres import Postgres
 from joblane.names import Queue
+from joblane.record import schedules
 from joblane.record.deploys import write_deploy
 from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
@@ -67,14 +68,15 @@ select 'tenant', 'tenant-' || t, '', 3600, date_trunc('hour', now(), 'UTC') - n 
   from generate_series(0, 199) as t, generate_series(0, 719) as n
 """
 SCHEDULES = """
-insert into joblane.schedules (name, type, payload, tenant, expression, timezone, revision, next_at, last_at, last_task,
-                               problem)
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, ticks_a_day, revision, next_at,
+                               last_at, last_task, problem, paused_at)
 select 'tenant-' || lpad(n::text, 6, '0') || '-nightly', $1, '{}', 'tenant-' || n % 5000, n % 60 || ' 6 * * *',
-       'Europe/Berlin', n, now() + interval '1 hour', now() - interval '23 hours', 'task-' || n,
-       case when n % 20 = 0 then 'the type is not declared' end
+       'Europe/Berlin', 1, n, now() + interval '1 hour', now() - interval '23 hours', 'task-' || n,
+       case when n % 20 = 0 then 'the type is not declared' end, case when n % 50 = 1 then now() end
   from generate_series(1, 100000) as n
 """
-"""100,000 schedules that were made at run time, of 5,000 tenants; 5,000 have a problem."""
+"""100,000 schedules that were made at run time, of 5,000 tenants; 5,000 have a problem, 2,000 are paused. Those of the
+code are there, too."""
 AUDIT = """
 insert into joblane.audit (at, who, action, target, reason, bulk)
 select now() - (300000 - n) * interval '8 s', 'ann', 'retry', md5(n::text)::uuid::text, 'fixed', 'bulk-' || n / 100000
@@ -131,6 +133,7 @@ def fill(url: str, database: Database) -> None:
     connection.run(ACTIONS, types[0])
     connection.run(BULKS)
     connection.run(SCHEDULES, types[0])
+    schedules.register(connection, _tasks())
     for number in range(200):
         write_deploy(connection, f"v{number}", "ann")
     for table in ("tasks", "task_attempts", "run_statistics", "audit", "schedules"):
@@ -191,17 +194,21 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "line:": lambda: _refused(lambda: inspector.line(types[0], "7")),
         "batches:": inspector.batches,
         "batch:": lambda: _refused(lambda: inspector.batch("unknown")),
-        "schedules:": inspector.schedules,
-        "run_time_schedules: the first page": lambda: inspector.run_time_schedules(limit=200),
-        "run_time_schedules: a later page": lambda: inspector.run_time_schedules(after="tenant-099000", limit=200),
-        "run_time_schedules: a tenant": lambda: inspector.run_time_schedules(tenant="tenant-77"),
-        "run_time_schedules: a type": lambda: inspector.run_time_schedules(type=types[0], limit=200),
-        "run_time_schedules: a type without any": lambda: inspector.run_time_schedules(type="no:type"),
-        "run_time_schedules: a part of a name": lambda: inspector.run_time_schedules(text="019999"),
-        "run_time_schedules: a part of no name": lambda: inspector.run_time_schedules(text="nobody"),
-        "run_time_schedules: a problem": lambda: inspector.run_time_schedules(problem=True, limit=200),
-        "run_time_schedule:": lambda: inspector.run_time_schedule("tenant-077777-nightly"),
-        "run_time_schedule: an unknown name": lambda: _refused(lambda: inspector.run_time_schedule("tenant-07")),
+        "schedules: the first page": lambda: inspector.schedules(limit=200),
+        "schedules: a later page": lambda: inspector.schedules(after="tenant-099000", limit=200),
+        "schedules: a tenant": lambda: inspector.schedules(tenant="tenant-77"),
+        "schedules: a type": lambda: inspector.schedules(type=types[0], limit=200),
+        "schedules: a type without any": lambda: inspector.schedules(type="no:type"),
+        "schedules: a part of a name": lambda: inspector.schedules(text="019999"),
+        "schedules: a part of no name": lambda: inspector.schedules(text="nobody"),
+        "schedules: a problem": lambda: inspector.schedules(problem=True, limit=200),
+        "schedules: of the code": lambda: inspector.schedules(origin="code", limit=200),
+        "schedules: made at run time": lambda: inspector.schedules(origin="run_time", limit=200),
+        "schedules: paused": lambda: inspector.schedules(paused=True, limit=200),
+        "schedules: the most frequent": lambda: inspector.schedules(sort="ticks", limit=200),
+        "schedules: the most frequent of a tenant": lambda: inspector.schedules(tenant="tenant-77", sort="ticks"),
+        "schedule:": lambda: inspector.schedule("tenant-077777-nightly"),
+        "schedule: an unknown name": lambda: _refused(lambda: inspector.schedule("tenant-07")),
         "tenants:": inspector.tenants,
         "failures: 1 hour": inspector.failures,
         "failures: 4 hours": lambda: inspector.failures(minutes=240),

@@ -20,6 +20,7 @@ from joblane.page.inspectors import Desk
 from joblane.page.security import Keys, address_of
 from joblane.page.server import listen, server
 from joblane.record.driver.database import Database
+from joblane.record.schedules import register
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
 from joblane.testing.databases import Databases
@@ -86,6 +87,7 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
         patch.setenv("DATABASE_URL", url)
         patch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
         world.deploy(discover(times={}).values())
+        register(world.database.get(), discover(times={}))
         seed(world.database.get(), TASKS)
         made: list[Database] = []
 

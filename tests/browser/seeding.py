@@ -124,10 +124,10 @@ select c.id, p.parent, 'hold' from child c, unnest(c.after) p(parent)
 """
 TICKS = """
 with ticks as (
-  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, tick, max_attempts, attempts, runs,
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, schedule, max_attempts, attempts, runs,
                              retention_seconds, created_at, due_at, finished_at, expire_at)
   select 'tenant:cleanup:0:' || to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'), 'tenant:cleanup', 'low',
-         'completed', '{}', '', at::text, 4, 1, 1, 604800, at, at, at, now() + interval '1 day'
+         'completed', '{}', '', 'tenant:cleanup:0', 4, 1, 1, 604800, at, at, at, now() + interval '1 day'
     from (select (date_trunc('day', now() at time zone 'UTC') - n * interval '1 day' + interval '2 hours')
                  at time zone 'UTC' as at from generate_series(0, 9) n where n <> 4) as days
    where at <= now()
@@ -138,10 +138,10 @@ select id, 1, 1, 0, due_at, due_at, 'completed', 400 + 90 * extract(day from due
 """
 
 SCHEDULES = """
-insert into joblane.schedules (name, type, payload, tenant, expression, timezone, revision, next_at, last_at, last_task,
-                               problem, paused_at)
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, ticks_a_day, revision, next_at,
+                               last_at, last_task, problem, paused_at)
 select name, type, jsonb_build_object('tenant_id', '6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11', 'user_id', 'auth0|1',
-                                      'export_type', 'full'), tenant, expression, 'Europe/Berlin', 1,
+                                      'export_type', 'full'), tenant, expression, 'Europe/Berlin', 1, 1,
        now() + interval '5 hours', now() - interval '19 hours',
        (select id from joblane.tasks where state = 'completed' and type = 'data:export' order by id limit 1), problem,
        paused_at

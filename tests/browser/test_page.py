@@ -549,41 +549,41 @@ def test_a_batch_is_opened_retried_and_sealed(visit: Visit, site: Site) -> None:
     assert [entry.reason for entry in site.inspector.audit(target="batch:import-8")] == ["the importer died"]
 
 
-def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:
+def test_a_schedule_of_the_code_runs_now(visit: Visit, site: Site) -> None:
     page = visit().go("/schedules")
     expect(page.get_by_text("every day at 02:00")).to_be_visible()
-    expect(page.get_by_role("img", name="Durations of the last ticks of tenant:cleanup")).to_be_visible()
-    page.get_by_text("History").click()
-    expect(page.get_by_text(re.compile("missed$"))).to_have_count(2)  # its mark, and its line of the history
-    page.get_by_label("Run now: tenant:cleanup").click()
-    page.locator("details[open]").get_by_label("Reason").fill("it was missed")
-    page.get_by_role("button", name="Send a tick now").click()
-    expect(page.get_by_text("Sent: tenant:cleanup:")).to_be_visible()
+    page.get_by_role("link", name="tenant:cleanup:0", exact=True).click()
+    expect(page.get_by_role("img", name="Durations of the last ticks of tenant:cleanup:0")).to_be_visible()
+    page.get_by_text("History", exact=True).last.click()
+    expect(page.get_by_role("button", name="Delete the schedule")).to_have_count(0)
+    page.get_by_label("Reason").fill("it was missed")
+    page.get_by_role("button", name="Run now").click()
+    expect(page.get_by_text("Enqueued: ")).to_be_visible()
     [entry] = site.inspector.audit(limit=1)
-    assert (entry.action, entry.reason) == ("tick", "it was missed")
+    assert (entry.action, entry.target, entry.reason) == ("run_schedule", "schedule:tenant:cleanup:0", "it was missed")
 
 
 def test_a_schedule_of_a_tenant_is_found_paused_and_resumed(visit: Visit, site: Site) -> None:
     # given
     page = visit().go("/schedules")
-    expect(page.get_by_role("heading", name="Declared in the code")).to_be_visible()
-    expect(page.get_by_text("3 schedules")).to_be_visible()
+    expect(page.get_by_role("link", name="tenant:cleanup:0", exact=True)).to_be_visible()
     # when it is searched
     page.get_by_role("textbox", name="Tenant").fill("acme")
     page.get_by_label("Name contains").fill("NIGHT")
     page.get_by_role("button", name="Filter").click()
     # then
-    expect(page.get_by_role("heading", name="Declared in the code")).to_have_count(0)
+    expect(page.get_by_role("link", name="tenant:cleanup:0", exact=True)).to_have_count(0)
     expect(page.get_by_text("every day at 06:00 Europe/Berlin")).to_be_visible()
     page.get_by_role("link", name="acme-nightly", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("acme-nightly")
-    # when it is paused
+    # when it is paused for a day
     page.get_by_label("Reason").fill("a holiday")
-    page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_text("Paused. It has no ticks until it is resumed.")).to_be_visible()
-    expect(page.get_by_text("Would be next")).to_be_visible()
+    page.locator("#pause summary").click()
+    page.get_by_label("For", exact=True).select_option("1 day")
+    page.get_by_role("button", name="Pause the schedule").click()
+    expect(page.get_by_text("Paused: it has no ticks until 2")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text("Resumed.")).to_be_visible()
+    expect(page.get_by_text("Resumed: its next tick is at")).to_be_visible()
     # then
     entries = site.inspector.audit(target="schedule:acme-nightly")
     assert [(entry.action, entry.reason) for entry in entries] == [

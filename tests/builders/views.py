@@ -37,9 +37,8 @@ from joblane.inspector.views import (
     Relative,
     Relatives,
     RunCounts,
-    RunTimeSchedulePage,
-    RunTimeScheduleRow,
-    RunTimeScheduleView,
+    SchedulePage,
+    ScheduleRow,
     ScheduleView,
     Statistic,
     TaskPage,
@@ -265,53 +264,60 @@ def batch(**changes: Any) -> BatchView:
     return replace(made, **changes)
 
 
-def schedule() -> ScheduleView:
-    ticks = (TickView(before(hours=1), "a", None), TickView(before(hours=2), "b", State.COMPLETED, 1_200))
-    return ScheduleView(
-        type="tenant:cleanup",
-        name="0",
-        text="0 2 * * *",
-        timezone="UTC",
-        overlap="skip",
-        next=(NOW + timedelta(hours=5, minutes=30, seconds=20),),
-        ticks=ticks,
-        pause=None,
-        on_aws="ENABLED",
-        missed=2,
-        missed_at=(before(hours=1), before(hours=20)),
-    )
-
-
-def run_time_row(**changes: Any) -> RunTimeScheduleRow:
-    made = RunTimeScheduleRow(
+def schedule_row(**changes: Any) -> ScheduleRow:
+    """A schedule that was made at run time."""
+    made = ScheduleRow(
         name="acme-nightly",
+        origin="run_time",
         type=TYPE,
         tenant="acme",
         text="0 6 * * *",
         timezone="Europe/Berlin",
         missed="latest",
-        paused_at=None,
+        ticks_a_day=1.0,
+        pause=None,
         next_at=NOW + timedelta(hours=5, minutes=30, seconds=20),
         last_at=before(hours=18),
-        last=Relative("acme-nightly-task", TYPE, State.COMPLETED),
+        ticks=(TickView(before(hours=18), "acme-nightly-task", State.COMPLETED, 900),),
         problem=None,
     )
     return replace(made, **changes)
 
 
-def run_time_page(*rows: RunTimeScheduleRow, **changes: Any) -> RunTimeSchedulePage:
-    found = rows or (run_time_row(),)
-    return replace(RunTimeSchedulePage(found, Count(len(found), exact=True), None), **changes)
+def declared_row(**changes: Any) -> ScheduleRow:
+    """A schedule of the code, with a missed tick."""
+    made = ScheduleRow(
+        name="tenant:cleanup:nightly",
+        origin="code",
+        type="tenant:cleanup",
+        tenant=None,
+        text="0 2 * * *",
+        timezone="UTC",
+        missed="latest",
+        ticks_a_day=1.0,
+        pause=None,
+        next_at=NOW + timedelta(hours=5, minutes=30, seconds=20),
+        last_at=None,
+        ticks=(TickView(before(hours=1), "a", None), TickView(before(hours=2), "b", State.COMPLETED, 1_200)),
+        problem=None,
+        missing=2,
+        missing_at=(before(hours=1), before(hours=20)),
+        on_aws="ENABLED",
+        can_be_deleted=False,
+    )
+    return replace(made, **changes)
 
 
-def run_time_schedule(**changes: Any) -> RunTimeScheduleView:
-    """``changes``: of the view, and of its row."""
-    of_row = {name: changes.pop(name) for name in tuple(changes) if name in RunTimeScheduleRow.__dataclass_fields__}
-    row = run_time_row(**of_row)
-    made = RunTimeScheduleView(
-        row=row,
+def schedule_page(*rows: ScheduleRow, **changes: Any) -> SchedulePage:
+    return replace(SchedulePage(rows, Count(len(rows), exact=True), None), **changes)
+
+
+def schedule(row: ScheduleRow | None = None, **changes: Any) -> ScheduleView:
+    made = ScheduleView(
+        row=row or schedule_row(),
         payload={"export_type": "full", "token": "[redacted]"},
         options={"timeout": 60},
+        overlap="skip",
         next=tuple(NOW + timedelta(days=days, hours=5) for days in range(3)),
         created_at=before(hours=100),
         updated_at=before(hours=50),

@@ -184,7 +184,7 @@ class _Maker:
         schedule = task.schedules[0]
         for _ in range(2):
             moment = FIRST_TICK + timedelta(minutes=5 * len(self._mix.ticks))
-            self._mix.ticks.add(id_of(task.type, schedule.name, moment))
+            self._mix.ticks.add(id_of(task.type, str(schedule.name), moment))
             entry = tick_entry(PREFIX, task, schedule, moment)
             yield {"send": entry.queue, "body": entry.body}
             yield {"send": entry.queue, "body": entry.body}

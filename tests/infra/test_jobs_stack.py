@@ -478,12 +478,13 @@ def test_the_database_is_migrated_before_its_functions_change(template: Template
         assert runs[0] in functions[name], name
 
 
-def test_the_migration_runs_again_with_new_code_and_has_a_service_timeout(
+def test_the_migration_runs_again_with_new_code_or_times_and_has_a_service_timeout(
     template: Template,
 ) -> None:
     [run] = templates.of_type(template, "Custom::Migration").values()
     assert run["Code"] == "c0de" * 16
     assert run["Database"] == run["Functions"] == f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}"
+    assert json.loads(run["Schedules"])["jobs:sweep"] == 360  # minutes
     function = templates.functions(template)["acme-migrate"]
     assert int(run["ServiceTimeout"]) == function["Timeout"] + 60
     assert templates.target(template, run["ServiceToken"]) == "acme-migrate"

@@ -446,7 +446,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
-        "run_time_schedule": [("good",), ("old",)],
+        "schedule": [("good",), ("old",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
@@ -575,7 +575,7 @@ def test_values_that_are_not_taken_out_would_be_found(
         "edit",
         "schedule",
         "inspector.tasks",
-        "inspector.run_time_schedule",
+        "inspector.schedule",
         "jobs show",
         "jobs schedules",
         "jobs invoke",

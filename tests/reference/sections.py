@@ -51,7 +51,7 @@ from joblane.names import Queue
 from joblane.project import KEYS, Project, ProjectError
 from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.migrations.comments import Described, described
-from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule
+from joblane.record.schedules import Origin, PutSchedule, StoredSchedule
 from joblane.record.task.status import Progress, TaskStatus
 from joblane.secret_values import SecretError
 from joblane.settings import MissingSettingError
@@ -63,7 +63,7 @@ from joblane.tasks.job import OPTIONS, Job, OnParentDead
 from joblane.tasks.limit import Limit, Rate
 from joblane.tasks.listeners import on
 from joblane.tasks.payload import ArchivedTask
-from joblane.tasks.schedule import MACROS, cron, every
+from joblane.tasks.schedule import MACROS, Missed, cron, every
 from joblane.tasks.task import Grants
 from joblane.tasks.unique import OnConflict, Until
 from joblane.testing import (
@@ -114,6 +114,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.DatabaseUnavailableError,
         errors.LimitError,
         errors.ScheduleError,
+        errors.DeclaredScheduleError,
         errors.UnknownScheduleError,
     ),
     "Outcomes that a handler raises": (
@@ -214,7 +215,11 @@ def links() -> Mapping[str, str]:
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
     found |= {"Schedules": "enqueue.md#schedules-at-run-time", "PutSchedule": "enqueue.md#putschedule"}
-    found |= {"RunTimeSchedule": "enqueue.md#runtimeschedule", "Missed": "enqueue.md#missed"}
+    found |= {
+        "StoredSchedule": "enqueue.md#storedschedule",
+        "Missed": "enqueue.md#missed",
+        "Origin": "enqueue.md#origin",
+    }
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {f"JobClient.{name}": f"enqueue.md#{name}" for name in CLIENT_METHODS}
@@ -745,7 +750,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "schedules": lambda: "\n\n".join(
             [*map(said, doc(Schedules, "Schedules").text), members(Schedules, title="schedules.")]
         ),
-        "schedule_classes": partial(class_and_fields, PutSchedule, RunTimeSchedule, Missed),
+        "schedule_classes": partial(class_and_fields, PutSchedule, StoredSchedule, Missed, Origin),
         "options": enqueue_options,
         "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until, OnParentDead),
     },

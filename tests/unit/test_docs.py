@@ -256,7 +256,7 @@ def test_every_command_in_a_sentence_exists_with_its_options(page: Path) -> None
     [
         ("make nothing", "make has no target nothing"),
         ("joblane drop", "joblane has no command drop"),
-        ("joblane tick data:export --plan x", "joblane tick has no --plan"),
+        ("joblane retry x --plan y", "joblane retry has no --plan"),
         ("joblane --stage dev bulk halt x", "joblane bulk has no command halt"),
         ("joblane --stadium dev ls", "joblane has no --stadium"),
         ("joblane bulk abort x --force", "joblane bulk abort has no --force"),

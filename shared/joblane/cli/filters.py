@@ -127,6 +127,14 @@ def time_of(text: str | None, option: str) -> datetime | None:
     return None if text is None else parsed(moment, text, option)
 
 
+def end_of(for_: str | None, until: str | None) -> datetime | None:
+    """The end of a pause, by the options --for and --until."""
+    if for_ is not None and until is not None:
+        usage("give --for or --until, not both", "--until")
+    length = duration_of(for_, "--for")
+    return time_of(until, "--until") if length is None else datetime.now(UTC) + length
+
+
 def one_of(kind: type[E], value: str, option: str) -> E:
     """Return the member of an enumeration with a value. Another value ends the command."""
     if value not in list(kind):

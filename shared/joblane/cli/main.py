@@ -27,7 +27,7 @@ from joblane.cli.commands import (
 )
 from joblane.cli.exits import Exit, epilog, exit_of, message_of
 from joblane.cli.target import Target
-from joblane.cli.usage import Command
+from joblane.cli.usage import Command, UsageError
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Projects and jobs": {"init": scaffold.init, "new": scaffold.new},
@@ -48,11 +48,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     },
     "Act on tasks": {action: actions.command(action) for action in actions.HELP},
     "Dead letters": {"dead": dead.dead, "ack": dead.acknowledge, "redrive": dead.redrive},
-    "Pauses and schedules": {
-        "pause": pause.pause,
-        "resume": pause.resume,
-        "tick": pause.tick,
-    },
+    "Pauses and schedules": {"pause": pause.pause, "resume": pause.resume},
     "Limits": {},  # of :data:`GROUPS`
     "Tasks by hand": {
         "enqueue": enqueue.enqueue,
@@ -73,7 +69,12 @@ GROUPS = (
     ("Act on tasks", "bulk", actions.group, "Bulk actions: ls, show and abort."),
     ("Act on tasks", "batch", batch.group, "Batches: ls, show, retry and seal."),
     ("Inspect", "why", overview.why, "Say why tasks start late: `why slow TYPE`."),
-    ("Pauses and schedules", "schedules", schedules.group, "Schedules: list all, and act on schedules at run time."),
+    (
+        "Pauses and schedules",
+        "schedules",
+        schedules.group,
+        "Schedules: list, pause, resume, run and delete them.",
+    ),
     ("Limits", "limits", limits.group, "Limits: show, set and reset them."),
     ("Limits", "line", limits.line_group, "The order of a key: show it, and let the next task run first."),
 )
@@ -82,6 +83,12 @@ GROUPS = (
 
 class Sections(TyperGroup):
     """Help that lists the commands under the headings above."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command of the arguments. A command that is gone names the one that does its work."""
+        if args[0] == "tick":
+            raise UsageError("Use `joblane schedules run NAME`; `joblane schedules` lists the names")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands by heading; commands without a heading get a section of their own."""

@@ -58,6 +58,11 @@ Canary = Annotated[
     ),
 ]
 Rate = Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Tasks a second.")]
+For = Annotated[
+    str | None,
+    typer.Option("--for", metavar="DURATION", help="Resume automatically after this time, for example 2h."),
+]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")]
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]

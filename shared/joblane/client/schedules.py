@@ -1,4 +1,4 @@
-"""The schedules made at run time, for programs: ``JobClient.schedules``."""
+"""Schedules, for programs: ``JobClient.schedules``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import transaction_of
 from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
 from joblane.errors import ScheduleError
-from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule, listing
+from joblane.record.schedules import PutSchedule, StoredSchedule, listing
 from joblane.tasks.job import Job
-from joblane.tasks.schedule import Schedule
+from joblane.tasks.schedule import Missed, Schedule
 
 if TYPE_CHECKING:
     from joblane.enqueue.insert import Execute
@@ -45,6 +45,9 @@ class Schedules:
     declaration holds for them as for every task: its limits, attempts, retention and redacted fields. If it has
     ``overlap="skip"`` or ``unique_for``, a tick is cancelled while the schedule's last task, or the holder of the
     unique key, is still live.
+
+    :meth:`pause`, :meth:`resume`, :meth:`run_now` and :meth:`get` take a schedule of the code as well, by its full
+    name: ``"mail:digest:0"``. The others are for those made at run time.
 
     Each method has an asynchronous form: ``aput``, ``aget``, ``alist``, ``apause``, ``aresume``, ``adelete`` and
     ``arun_now``, which take the sessions and connections of :meth:`JobClient.aenqueue`.
@@ -247,7 +250,7 @@ class Schedules:
 
     # --- Reading -------------------------------------------------------------------------------------------------
 
-    def get(self, name: str, *, session: AnySession | None = None, connection: object = None) -> RunTimeSchedule | None:
+    def get(self, name: str, *, session: AnySession | None = None, connection: object = None) -> StoredSchedule | None:
         """Return a schedule, or None if no schedule has this name.
 
         Args:
@@ -264,7 +267,7 @@ class Schedules:
 
     async def aget(
         self, name: str, *, session: AnyAsyncSession | None = None, connection: object = None
-    ) -> RunTimeSchedule | None:
+    ) -> StoredSchedule | None:
         """Return a schedule as :meth:`get` does, without blocking the event loop."""
         where = _placed(session, connection, is_async=True)
         return await self._producer.achange(where, partial(self._changes.get, name=checked_name(name)), writes=False)
@@ -278,7 +281,7 @@ class Schedules:
         limit: int = 100,
         session: AnySession | None = None,
         connection: object = None,
-    ) -> Sequence[RunTimeSchedule]:
+    ) -> Sequence[StoredSchedule]:
         """Return schedules in the order of their names.
 
         Args:
@@ -306,7 +309,7 @@ class Schedules:
         limit: int = 100,
         session: AnyAsyncSession | None = None,
         connection: object = None,
-    ) -> Sequence[RunTimeSchedule]:
+    ) -> Sequence[StoredSchedule]:
         """Return schedules as :meth:`list` does, without blocking the event loop."""
         where = _placed(session, connection, is_async=True)
         return await self._producer.achange(where, self._listing(tenant, type, after, limit), writes=False)
@@ -325,7 +328,7 @@ class Schedules:
 
     def _listing(
         self, tenant: str | None, type_: str | None, after: str | None, limit: int
-    ) -> Callable[[Execute], tuple[Sequence[RunTimeSchedule], builtins.list[NewTask]]]:
+    ) -> Callable[[Execute], tuple[Sequence[StoredSchedule], builtins.list[NewTask]]]:
         if builtins.type(limit) is not int or not 1 <= limit <= MOST_LISTED:
             raise ScheduleError("limit", f"1 to {MOST_LISTED} is required, not {limit!r}")
         given = {"tenant": tenant, "type": type_, "after": after}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.ticks import MAX_NAME, NAME_PATTERN, Stored
 from joblane.errors import DeclarationError, PayloadError, ScheduleError, UnreadablePayloadError, shown
-from joblane.record.schedules import Missed
+from joblane.record.schedules import Origin
 from joblane.tasks.job import NOT_OF_TICKS, OPTIONS, Job, check_names
-from joblane.tasks.schedule import Schedule, parse
+from joblane.tasks.schedule import Missed, Schedule, parse
 
 if TYPE_CHECKING:
     from joblane.record.task.insert import NewTask
@@ -37,6 +37,7 @@ def checked_row(
     new = check(replace(job, **given))
     row = {
         "name": name,
+        "origin": Origin.RUN_TIME,
         "type": new.task.type,
         "payload": new.payload,
         "schema": new.task.schema_digest,
@@ -45,6 +46,7 @@ def checked_row(
         "expression": times.text,
         "timezone": times.timezone,
         "missed": policy,
+        "ticks_a_day": times.ticks_a_day,
     }
     try:
         Stored.of(row | {"revision": 0}).job(new.task)
@@ -67,6 +69,8 @@ def _checked_times(given: Schedule | str) -> Schedule:
     for field in ("payload", "name"):
         if getattr(times, field):
             raise ScheduleError("schedule", f"give the {field} to put, not to cron(…) or every(…)")
+    if times.missed is not Missed.LATEST:
+        raise ScheduleError("schedule", "give the policy for missed ticks to put, not to cron(…) or every(…)")
     return times
 
 

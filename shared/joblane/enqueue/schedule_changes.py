@@ -1,4 +1,4 @@
-"""The changes of schedules at run time, in the transaction of their caller."""
+"""The changes of schedules, in the transaction of their caller."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from joblane.enqueue.ticks import (
     keyed,
     start_of_ids,
     tick_tasks,
-    written,
 )
-from joblane.errors import DeclarationError, JobError, ScheduleError, UnknownScheduleError
+from joblane.errors import DeclarationError, DeclaredScheduleError, JobError, ScheduleError, UnknownScheduleError
 from joblane.record import schedules
 from joblane.record.schedules import (
     CANCEL_TICKS,
     DELETE,
     GET,
+    GONE,
     LOCK,
     PAUSE,
     RESUME,
     WRITE,
+    Origin,
     PutSchedule,
-    RunTimeSchedule,
+    StoredSchedule,
     read,
     schedule_of,
 )
+from joblane.sqs.tick import written
 from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
 
@@ -56,9 +58,18 @@ TRY_AGAIN = "it has not ended within 5 seconds. Nothing was changed; try again"
 class _Locked:
     """A locked schedule. ``row`` None: no schedule has the name."""
 
+    name: str
     now: datetime
     revision: int
     row: Mapping[str, Any] | None
+
+    @property
+    def is_of_code(self) -> bool:
+        return self.row is not None and self.row["origin"] == Origin.CODE
+
+    @property
+    def is_paused(self) -> bool:
+        return self.row is not None and self.row["paused_at"] is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,8 @@ class ScheduleChanges:
         name = row["name"]
         locked = self._locked(run, name)
         old, now = locked.row, locked.now
+        if locked.is_of_code:
+            raise DeclaredScheduleError(name)
         if old is not None and old["tenant"] != row["tenant"]:
             raise ScheduleError(
                 "tenant",
@@ -98,32 +111,36 @@ class ScheduleChanges:
                 "delete that schedule first",
             )
         if old is not None and old["problem"] is None and all(old[column] == row[column] for column in COMPARED):
-            next_at = RunTimeSchedule.of(old).next_at
+            next_at = StoredSchedule.of(old).next_at
             return PutSchedule(name, created=False, changed=False, next_at=next_at), []
-        is_paused = old is not None and old["paused_at"] is not None
         next_at = times.next_after(now)
         if old is not None and (old["expression"], old["timezone"]) == (row["expression"], row["timezone"]):
             next_at = min(next_at, _time(old["next_at"]))  # it may be late
-        ticks, following = ([], next_at) if is_paused else due_ticks(times, next_at, now, row["missed"])
-        ticks = self._without_begun(run, name, ticks, now)
+        if old is not None and old["paused_until"] is not None:
+            next_at = _first(times, _time(old["paused_until"]))
+        ticks, following = ([], next_at) if locked.is_paused else due_ticks(times, next_at, now, row["missed"])
+        ticks = self._without_begun(run, locked, ticks)
         row["revision"] = locked.revision
         tasks = self._tasks(Stored.of(row), task, ticks)
         run(WRITE, json.dumps(row | self._moved(tasks, ticks, following), ensure_ascii=False))
-        next_tick = None if is_paused else schedules.by_database(ticks[0] if ticks else following)
+        next_tick = None if locked.is_paused else schedules.by_database(ticks[0] if ticks else following)
         return PutSchedule(name, created=old is None, changed=True, next_at=next_tick), tasks
 
     def resume(self, run: Execute, *, name: str, task: Task[Any, Any] | None) -> tuple[bool, list[NewTask]]:
         """End a pause, and return the tasks of the ticks in the next 15 minutes. False: there is no pause."""
-        locked = self._locked(run, name)
-        if locked.row is None:
-            raise UnknownScheduleError(name)
-        if locked.row["paused_at"] is None:
+        locked = self._known(run, name)
+        if not locked.is_paused:
             return False, []
-        stored = Stored.of({**locked.row, "revision": locked.revision})
+        if locked.is_of_code:
+            passed = {"passed_until": locked.now.isoformat()}
+            document = {"name": name, "revision": locked.revision, **self._moved([], [], locked.now), **passed}
+            run(RESUME, json.dumps(document))
+            return True, []
+        stored = Stored.of({**(locked.row or {}), "revision": locked.revision})
         times = schedule_of(stored.expression, stored.timezone)
         next_at = times.next_after(locked.now)
         ticks, following = due_ticks(times, next_at, locked.now, stored.missed)
-        ticks = self._without_begun(run, name, ticks, locked.now)
+        ticks = self._without_begun(run, locked, ticks)
         try:
             tasks = self._tasks(stored, _task_of(stored.type, task), ticks) if ticks or task else []
         except JobError:
@@ -134,23 +151,47 @@ class ScheduleChanges:
         run(RESUME, json.dumps(document))
         return True, tasks
 
-    def pause(self, run: Execute, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
-        """Pause a schedule, and cancel its ticks. False: it is paused already."""
-        locked = self._locked(run, name)
-        if locked.row is None:
-            raise UnknownScheduleError(name)
-        if locked.row["paused_at"] is not None:
+    def pause(
+        self,
+        run: Execute,
+        *,
+        name: str,
+        until: datetime | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
+        """Pause a schedule, and cancel its ticks. False: it is paused already, and nothing changes.
+
+        ``until``: the end of the pause, an aware time. None: until it is resumed.
+        """
+        locked = self._known(run, name)
+        if until is not None and until <= locked.now:
+            raise ScheduleError("until", "a time in the future is required, by the database's clock")
+        if locked.is_paused:
             return (False, NOTHING), []
-        cancelled = self._cancel_ticks(run, name, PAUSED, locked.now)
-        run(PAUSE, json.dumps({"name": name}))
+        cancelled = self._cancel_ticks(run, locked, PAUSED)
+        document: dict[str, Any] = {"name": name, "revision": locked.revision, "by": by, "reason": reason}
+        if until is not None:
+            document |= {"until": schedules.by_database(until).isoformat(), "next_at": self._after_pause(locked, until)}
+            if locked.is_of_code:
+                document["passed_until"] = (until - timedelta(microseconds=1)).isoformat()
+        run(PAUSE, json.dumps(document))
         return (True, cancelled), []
+
+    def _after_pause(self, locked: _Locked, until: datetime) -> str:
+        """Return the time of the first tick after a pause. Of a schedule of the code: the end of the pause."""
+        row = locked.row or {}
+        times = None if locked.is_of_code else schedule_of(row["expression"], row["timezone"])
+        return schedules.by_database(until if times is None else _first(times, until)).isoformat()
 
     def delete(self, run: Execute, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
         """Delete a schedule, and cancel its ticks. False: there is none."""
         locked = self._locked(run, name)
         if locked.row is None:
             return (False, NOTHING), []
-        cancelled = self._cancel_ticks(run, name, DELETED, locked.now)
+        if locked.is_of_code and locked.row["problem"] != GONE:
+            raise DeclaredScheduleError(name)
+        cancelled = self._cancel_ticks(run, locked, DELETED)
         run(DELETE, json.dumps({"name": name}))
         return (True, cancelled), []
 
@@ -165,34 +206,40 @@ class ScheduleChanges:
         job = stored.job(_task_of(stored.type, task))
         return (keyed(stored, job), {SCHEDULE: name}), []
 
-    def get(self, run: Execute, *, name: str) -> tuple[RunTimeSchedule | None, list[NewTask]]:
+    def get(self, run: Execute, *, name: str) -> tuple[StoredSchedule | None, list[NewTask]]:
         found = self.found(run, statement=GET, document=json.dumps({"name": name}))[0]
         return found[0] if found else None, []
 
-    def found(self, run: Execute, *, statement: str, document: str) -> tuple[Sequence[RunTimeSchedule], list[NewTask]]:
+    def found(self, run: Execute, *, statement: str, document: str) -> tuple[Sequence[StoredSchedule], list[NewTask]]:
         """Return the schedules of the rows that a statement returns."""
-        return [RunTimeSchedule.of(read(row[0])) for row in run(statement, document)], []
+        return [StoredSchedule.of(read(row[0])) for row in run(statement, document)], []
+
+    def _known(self, run: Execute, name: str) -> _Locked:
+        """Lock a schedule. Raises :class:`UnknownScheduleError`."""
+        locked = self._locked(run, name)
+        if locked.row is None:
+            raise UnknownScheduleError(name)
+        return locked
 
     def _locked(self, run: Execute, name: str) -> _Locked:
         [[answer]] = run(LOCK, json.dumps({"name": name}))
         if answer is None:
             raise ScheduleError("name", f"another transaction is changing the schedule {name!r}; {TRY_AGAIN}")
         document = read(answer)
-        return _Locked(_time(document["now"]), document["revision"], document["row"])
+        return _Locked(name, _time(document["now"]), document["revision"], document["row"])
 
-    def _without_begun(self, run: Execute, name: str, ticks: Sequence[datetime], now: datetime) -> list[datetime]:
-        """Return the ticks whose tasks have not begun, and cancel the tasks of ticks after ``now``, to be made anew.
+    def _without_begun(self, run: Execute, locked: _Locked, ticks: Sequence[datetime]) -> list[datetime]:
+        """Return the ticks whose tasks have not begun, and cancel the tasks of later ticks, to be made anew.
 
-        Time passes while the cancel waits for a task, so ``now`` decides in both.
+        Time passes while the cancel waits for a task, so the time of the lock decides in both.
         """
-        begun = self._cancel_ticks(run, name, CHANGED, now, only_later=True).begun
+        begun = self._cancel_ticks(run, locked, CHANGED, only_later=True).begun
         return [tick for tick in ticks if tick not in begun]
 
-    def _cancel_ticks(
-        self, run: Execute, name: str, reason: str, now: datetime, *, only_later: bool = False
-    ) -> Cancelled:
-        """Cancel the tasks of ticks that have not begun. ``only_later``: only those of ticks after ``now``."""
-        start = start_of_ids(name)
+    def _cancel_ticks(self, run: Execute, locked: _Locked, reason: str, *, only_later: bool = False) -> Cancelled:
+        """Cancel the tasks of ticks that have not begun. ``only_later``: only those after the time of the lock."""
+        name, now = locked.name, locked.now
+        start = start_of_ids(name, Origin.CODE if locked.is_of_code else Origin.RUN_TIME)
         later = f"{start}{written(now)};"  # after the tick of this minute
         document = {
             "low": later if only_later else start + written(now - LOOK_BACK),
@@ -218,6 +265,11 @@ class ScheduleChanges:
             "last_at": schedules.by_database(ticks[-1]).isoformat() if ticks else None,
             "last_task": tasks[-1].id if ticks else None,
         }
+
+
+def _first(times: Schedule, moment: datetime) -> datetime:
+    """Return the first tick at or after a time."""
+    return times.next_after(moment - timedelta(microseconds=1))
 
 
 def _time(text: str) -> datetime:

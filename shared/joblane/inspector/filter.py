@@ -87,7 +87,6 @@ class PauseScope(StrEnum):
     QUEUE = "queue"
     TYPE = "type"
     TENANT = "tenant"
-    SCHEDULE = "schedule"
 
 
 ALLOWED: Mapping[str, frozenset[State]] = {

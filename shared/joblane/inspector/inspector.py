@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         overview,
         pauses,
         performance,
-        run_time_schedules,
         schedules,
         why_slow,
     )
@@ -38,10 +37,9 @@ if TYPE_CHECKING:
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, single = modules("joblane.inspector.actions", "audit single")
     dead, start = modules("joblane.inspector.bulk", "dead start")
-    batches, doctor, limits, marks, overview, pauses, performance, why_slow = modules(
-        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance why_slow"
+    batches, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
+        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance schedules why_slow"
     )
-    run_time_schedules, schedules = modules("joblane.inspector.stage", "run_time_schedules schedules")
     detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
 
 VIEW, OPERATE, EDIT = Permission
@@ -175,35 +173,43 @@ class Inspector:
         return batches.batch(self._scope, id)
 
     @needs(VIEW)
-    def schedules(self) -> tuple[views.ScheduleView, ...]:
-        """All schedules that the code declares, with their next times and last ticks."""
-        return schedules.schedules(self._scope)
-
-    @needs(VIEW)
-    def run_time_schedules(
+    def schedules(
         self,
         *,
         tenant: str | None = None,
         type: str | None = None,  # noqa: A002
         text: str | None = None,
+        origin: str | None = None,
         problem: bool = False,
+        paused: bool = False,
+        sort: str = "name",
         after: str | None = None,
         limit: int = 50,
-    ) -> views.RunTimeSchedulePage:
-        """A page of schedules that were created at run time, in the order of their names.
+    ) -> views.SchedulePage:
+        """A page of schedules: those that the code declares, and those made at run time.
 
-        ``text``: a part of the name, upper and lower case of ASCII are equal. ``problem`` True: only those with a
-        problem. ``after``: the position that the previous page returned. ``limit``: 1 to 200. A page reads at most
-        20,000 schedules, see :class:`~joblane.inspector.views.RunTimeSchedulePage`.
+        ``text``: a part of the name, upper and lower case of ASCII are equal. ``origin``: ``code`` or ``run_time``;
+        None: both. ``problem``, ``paused`` True: only those with a problem, or paused. ``sort``: ``name``, or ``ticks``
+        for the ticks a day, most first. ``after``: the position that the previous page returned. ``limit``: 1 to 200. A
+        page reads at most 20,000 schedules, see :class:`~joblane.inspector.views.SchedulePage`.
         """
-        return run_time_schedules.listing(
-            self._scope, tenant=tenant, type_=type, text=text, problem=problem, after=after, limit=limit
+        return schedules.listing(
+            self._scope,
+            tenant=tenant,
+            type_=type,
+            text=text,
+            origin=origin,
+            problem=problem,
+            paused=paused,
+            sort=sort,
+            after=after,
+            limit=limit,
         )
 
     @needs(VIEW)
-    def run_time_schedule(self, name: str) -> views.RunTimeScheduleView:
-        """A schedule that was created at run time. Raises :class:`~joblane.errors.UnknownScheduleError`."""
-        return run_time_schedules.one(self._scope, name)
+    def schedule(self, name: str) -> views.ScheduleView:
+        """A schedule. Raises :class:`~joblane.errors.UnknownScheduleError`."""
+        return schedules.one(self._scope, name)
 
     @needs(VIEW)
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
@@ -406,7 +412,7 @@ class Inspector:
     def pause(
         self, scope: PauseScope, name: str, *, reason: str | None = None, until: datetime | None = None
     ) -> views.Pause:
-        """Start no more tasks of a queue, type or tenant, or no more ticks of a schedule."""
+        """Start no more tasks of a queue, type or tenant."""
         return pauses.pause(self._scope, scope, name, reason, until)
 
     @needs(OPERATE)
@@ -415,43 +421,41 @@ class Inspector:
         return pauses.resume(self._scope, scope, name, reason)
 
     @needs(OPERATE)
-    def tick(self, type: str, *, schedule: str | None = None, reason: str | None = None) -> views.ActionResult:  # noqa: A002
-        """Send a tick of a periodic task now, even if its schedule is off in this stage."""
-        return schedules.tick(self._scope, type, schedule, reason)
-
-    @needs(OPERATE)
-    def pause_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
-        """Pause a schedule that was created at run time: it has no ticks until it is resumed.
+    def pause_schedule(
+        self, name: str, *, reason: str | None = None, until: datetime | None = None
+    ) -> views.ScheduleView:
+        """Pause a schedule: it has no ticks until it is resumed, or until ``until``.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is paused already.
         """
-        return run_time_schedules.pause(self._scope, name, reason)
+        return schedules.pause(self._scope, name, reason, until)
 
     @needs(OPERATE)
-    def resume_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
-        """Resume a schedule that was created at run time, from its next time on.
+    def resume_schedule(self, name: str, *, reason: str | None = None) -> views.ScheduleView:
+        """Resume a schedule, from its next time on.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is not paused.
         """
-        return run_time_schedules.resume(self._scope, name, reason)
+        return schedules.resume(self._scope, name, reason)
 
     @needs(OPERATE)
-    def delete_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleRow:
-        """Delete a schedule that was created at run time. Returns it as it was. Tasks that it has started stay.
+    def delete_schedule(self, name: str, *, reason: str | None = None) -> views.ScheduleRow:
+        """Delete a schedule that was made at run time. Returns it as it was. Tasks that it has started stay.
 
-        Raises :class:`~joblane.errors.UnknownScheduleError`.
+        Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
+        the code declares it.
         """
-        return run_time_schedules.delete(self._scope, name, reason)
+        return schedules.delete(self._scope, name, reason)
 
     @needs(OPERATE)
     def run_schedule(self, name: str, *, reason: str | None = None) -> views.ActionResult:
-        """Enqueue the task of a schedule that was created at run time now. Its next time stays as it is.
+        """Enqueue the task of a schedule now. Its next time stays as it is.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`.
         """
-        return run_time_schedules.run(self._scope, name, reason)
+        return schedules.run(self._scope, name, reason)
 
     @needs(OPERATE)
     def set_limit(

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 
 from joblane.tasks.schedule import values_of
 
+ORIGINS = {"code": "code", "run_time": "run time"}
+"""Origin of a schedule → its words."""
 MOST_TIMES = 4
 """Times of a day, or days of a month, that are listed. A schedule with more, and without a step, stays in cron."""
 WEEKDAYS = ("Sundays", "Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays")
@@ -23,6 +25,11 @@ MONTHS = (
     "November",
     "December",
 )
+
+
+def a_day(ticks: float) -> str:
+    """A number of ticks a day: ``1,440``, ``0.14``."""
+    return f"{ticks:,.0f}" if ticks >= 10 else f"{ticks:.2g}"
 
 
 def in_words(text: str, timezone: str) -> str:

@@ -77,7 +77,6 @@ ACTIONS: dict[str, View] = {
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
     "/dead/acknowledge": dead.acknowledge,
-    "/schedules/tick": schedules.tick,
     "/schedules/act": schedules.act,
     "/enqueue/start": enqueue.start,
     "/limits/set": limits.set_values,

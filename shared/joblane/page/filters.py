@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -63,7 +63,7 @@ def read(fields: Fields, now: datetime) -> Filter:
         created_before=created_before,
         ended_after=ended_after,
         ended_before=ended_before,
-        lease_over=_checked("lease_over", first("lease_over")),
+        lease_over=checked("lease_over", first("lease_over")),
         longer=None if (text := first("longer")) is None else age("longer", text),
         **texts,
     )
@@ -158,6 +158,12 @@ class Form:
         return self.text("reason") or None
 
     @property
+    def end(self) -> datetime | None:
+        """The end of a pause. ``for``: its duration; empty: until it is resumed. Raises :class:`SelectionError`."""
+        length = self.text("for")
+        return datetime.now(UTC) + age("for", length) if length else None
+
+    @property
     def required_reason(self) -> str:
         """Raises :class:`SelectionError`."""
         if self.reason is None:
@@ -179,7 +185,7 @@ def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:
     return tuple(name_of(kind, field, text) for text in fields.getlist(field) if text)
 
 
-def _checked(field: str, text: str | None) -> bool:
+def checked(field: str, text: str | None) -> bool:
     """Raises :class:`SelectionError`."""
     if text not in (None, YES):
         raise SelectionError(field, f"{YES} is valid, or leave it out")

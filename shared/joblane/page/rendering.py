@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from joblane.inspector.durations import UNITS, lasting, stamp
-from joblane.inspector.schedule_words import in_words
+from joblane.inspector.schedule_words import a_day, in_words
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import sparkline, timeline
@@ -192,6 +192,7 @@ def _environment() -> Environment:
         "rate": rate_text,
         "values": values,
         "argument": argument,
+        "a_day": a_day,
     }
     made.globals |= {
         "time_tag": time_tag,

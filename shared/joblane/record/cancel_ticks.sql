@@ -16,7 +16,7 @@ begin
   begin
     with not_begun as materialized (
       select t.id from joblane.tasks t
-       where t.id >= low and t.id < high and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ:\d+$'
+       where t.id >= low and t.id < high and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ(:\d+)?$'
          and t.runs = 0 and case when t.finished_at is null then t.state in @waiting
                                  else t.state in ('archived', 'cancelled') and not t.cleared and not @skipped_tick end
        order by t.id for no key update
@@ -38,6 +38,6 @@ begin
   return answer || jsonb_build_object('begun', (
     select coalesce(jsonb_agg(substr(t.id, time_at, 17)), '[]') from joblane.tasks t
      where t.id > given ->> 'later' and t.id < high and t.runs > 0
-       and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ:\d+$'));
+       and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ(:\d+)?$'));
 end
 $$

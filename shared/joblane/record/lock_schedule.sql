@@ -13,6 +13,9 @@ begin
   exception when lock_not_available or deadlock_detected then
     return null;
   end;
+  if s.paused_until <= clock_timestamp() then  -- the pause has ended
+    s.paused_at := null; s.paused_until := null;
+  end if;
   return json_build_object('now', clock_timestamp(), 'revision', nextval('joblane.schedules_seq'),
                            'row', case when s.name is not null then row_to_json(s) end)::text;
 end

@@ -14,6 +14,7 @@ from pg8000.exceptions import DatabaseError
 from joblane import settings, telemetry
 from joblane.errors import DeclarationError, sqlstate, text_of
 from joblane.names import check_prefix
+from joblane.record import schedules
 from joblane.record.deploys import write_deploy
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.driver.database import Database
@@ -144,6 +145,7 @@ def migrate(
         in_turn(lambda: found.extend(upgrade(url)))
         in_turn(lambda: take_stage(database.get(), prefix, settings.project()))
         in_turn(lambda: register(database.get(), tasks))
+        in_turn(lambda: schedules.register(database.get(), tasks))
         upgrade_project(url, settings.migrations())
         if version:
             in_turn(lambda: write_deploy(database.get(), version, by))
@@ -172,7 +174,7 @@ def migration_sql(url: str | None) -> str:
                 restoring = [each.sql for each in accepted(database.get()) if each.is_restored]
     project = settings.project()
     take = WRITE_STAGE.format(prefix=literal(prefix), project=literal(project) if project else "null")
-    return script(current, [*restoring, take, register_statement(tasks)])
+    return script(current, [*restoring, take, register_statement(tasks), schedules.register_statement(tasks)])
 
 
 def _check(connection: Connection, prefix: str) -> str | None:

@@ -64,7 +64,7 @@ INSERT_REST = "insert_rest"
 NAMES = (*(file.rpartition("/")[2] for file in FILES), INSERT_REST)
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
-    "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots", "hold_for_parents", "cancelled_by_parent",
+    "duplicate", "tick_skipped", "hold", "start_later", "run_with_slots", "hold_for_parents", "cancelled_by_parent",
 )  # fmt: skip
 """The transitions of the claim."""
 SERVED = ("hold", "turn", "start_later", "park", "released", "cancelled_by_parent", "cancelled")

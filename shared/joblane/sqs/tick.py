@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane.names import lane_name
+from joblane.names import full_schedule_name, lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message, Tick
 
@@ -30,7 +30,7 @@ def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
     """
     written = _TIME.fullmatch(tick["at"])
     if written:
-        return f"{task.type}:{tick['schedule']}:{written[1]}Z"
+        return f"{full_schedule_name(task.type, tick['schedule'])}:{written[1]}Z"
     return id_of(task.type, tick["schedule"], _last_fire(task, tick["schedule"], sent_at))
 
 
@@ -49,9 +49,14 @@ def is_early(tick: Tick, sent_at: float) -> bool:
     return at > datetime.fromtimestamp(sent_at, UTC) + EARLY
 
 
-def id_of(type_: str, schedule: str | None, moment: datetime) -> str:
+def id_of(type_: str, schedule: str, moment: datetime) -> str:
     """Return the id of the tick at ``moment``, an aware time."""
-    return f"{type_}:{schedule}:{moment.astimezone(UTC):%Y-%m-%dT%H:%M}Z"
+    return f"{full_schedule_name(type_, schedule)}:{written(moment)}"
+
+
+def written(moment: datetime) -> str:
+    """Return a time as it is in an id."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
 
 
 def tick_entry(prefix: str, task: Task[Any, Any], schedule: Schedule, moment: datetime) -> Entry:

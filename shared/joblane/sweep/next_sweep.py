@@ -57,7 +57,8 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
           from (select u.sweep_at from joblane.tasks u where u.dead_letter_unsent
                  order by u.finished_at, u.id limit {MOST_DEAD_LETTERS}) as d)::float8,
        (select extract(epoch from min(s.next_at) - interval '{TICK_MINUTES} minutes')
-          from joblane.schedules s where s.paused_at is null)::float8
+          from joblane.schedules s
+         where s.origin = 'run_time' and (s.paused_at is null or s.paused_until is not null))::float8
 """
 # The clocks of the database and of the functions may differ, so a time is compared by its distance from now.
 PLANNED = """

@@ -1,4 +1,8 @@
-"""The tasks of the ticks of schedules at run time. The sweep makes them up to 15 minutes ahead, and then sends them.
+"""The tasks of the ticks of schedules.
+
+The sweep makes the tasks of schedules at run time up to 15 minutes ahead. EventBridge Scheduler sends the ticks of
+schedules of the code; the sweep looks for their tasks 30 minutes after their time, and makes the newest that did not
+come, if the policy of the schedule wants it.
 
 The tasks of a schedule's ticks and its next time are written in one transaction. Their messages are sent by the walk
 that follows, or by the next sweep if this one is killed. Only schedules that fire soon are read.
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,15 +21,27 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
 from joblane.enqueue.insert import insert_tasks
-from joblane.enqueue.ticks import GRACE, Stored, due_ticks, tick_tasks
+from joblane.enqueue.ticks import GRACE, Stored, due_ticks, past_ticks, tick_id, tick_tasks
 from joblane.errors import DeclarationError, JobError, UnknownTypeError, text_of
+from joblane.names import full_schedule_name
 from joblane.record import schedules
 from joblane.record.driver.connection import is_of_row
-from joblane.record.schedules import DUE, DUE_BY_NAME, MOVE, read, schedule_of
+from joblane.record.schedules import (
+    DUE,
+    DUE_BY_NAME,
+    MOVE,
+    UNDELIVERED,
+    WITHOUT_TASK,
+    Origin,
+    read,
+    schedule_of,
+)
+from joblane.tasks.schedule import Missed
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection, Row
     from joblane.record.task.insert import NewTask
+    from joblane.tasks.schedule import Schedule
     from joblane.tasks.task import Task
 
 BATCH = 1_000
@@ -40,14 +56,44 @@ WRONG_TIMES = timedelta(hours=1)
 class Ticks:
     """The result of one call.
 
-    ``made``: tasks. ``late``: schedules with ticks that were missed. ``problems``: schedules whose ticks got no task.
-    ``is_over``: False if schedules are left that fire soon.
+    ``made``: tasks. ``late``: schedules at run time with ticks that were missed. ``missed``: the ids of ticks of the
+    code that did not come. ``problems``: schedules whose ticks got no task. ``is_over``: False if schedules are left
+    that fire soon.
     """
 
     made: int = 0
     late: int = 0
+    missed: list[str] = field(default_factory=list)
     problems: int = 0
     is_over: bool = True
+
+
+@dataclass(slots=True)
+class _Due:
+    """A schedule of which the sweep makes ticks.
+
+    ``schedule``: its times; None: they cannot be read, and ``problem`` says why. ``sent``: the ticks that the scheduler
+    should have sent, of a schedule of the code.
+    """
+
+    stored: Stored
+    next_at: datetime
+    now: datetime
+    schedule: Schedule | None = None
+    problem: str | None = None
+    sent: Sequence[datetime] = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], now_text: str) -> _Due:
+        next_at, now = (schedules.by_schedules(datetime.fromisoformat(text)) for text in (row["next_at"], now_text))
+        due = cls(Stored.of(row), next_at, now)
+        try:
+            due.schedule = schedule_of(due.stored.expression, due.stored.timezone)
+        except DeclarationError as error:
+            due.problem = _text(error)
+        if due.schedule is not None and due.stored.origin == Origin.CODE:
+            due.sent = past_ticks(due.schedule, next_at, now)
+        return due
 
 
 @dataclass(slots=True)
@@ -60,13 +106,18 @@ class _Planned:
     tasks: Sequence[NewTask] = ()
     ticks: Sequence[datetime] = ()
     is_late: bool = False
-    """True if ticks were missed."""
+    """True if ticks of a schedule at run time were missed."""
+    passed_until: datetime | None = None
+    """The time up to which ticks of a schedule of the code that have no task run no more."""
+    missed: Sequence[str] = ()
+    """The ids of the ticks of the code that did not come."""
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "next_at": schedules.by_database(self.next_at).isoformat(),
+            "passed_until": self.passed_until and self.passed_until.isoformat(),
             "last_at": schedules.by_database(self.ticks[-1]).isoformat() if self.tasks else None,
             "last_task": self.tasks[-1].id if self.tasks else None,
             "problem": self.problem,
@@ -80,8 +131,8 @@ def make_ticks(
     *,
     may_continue: Callable[[], bool] = lambda: True,
 ) -> Ticks:
-    """Make the tasks of the ticks of the next 15 minutes, in batches, until no tick is left or ``may_continue()`` is
-    false.
+    """Make the tasks of the ticks of the next 15 minutes, and of those of the code that did not come, in batches, until
+    no tick is left or ``may_continue()`` is false.
 
     ``task_of``: returns the task of a type, or None if no task has it.
     """
@@ -128,7 +179,7 @@ class _Making:
         connection.execute_simple("begin")
         try:
             rows = connection.run(statement, parameter)
-            planned = [self._planned(row, names) for row in rows]
+            planned = list(self._all_planned(rows, names))
             if tasks := [task for each in planned for task in each.tasks]:
                 insert_tasks(connection.run_each, tasks, room=0)
             self._move(planned)
@@ -138,20 +189,52 @@ class _Making:
                 connection.rollback()
             raise
         self._count(planned)
-        return len(rows)
+        return len(planned)
 
-    def _planned(self, row: Row, names: list[str]) -> _Planned:
-        document, now_text = read(row[0]), row[1]
-        names.append(document["name"])
-        stored = Stored.of(document)
-        now = schedules.by_schedules(datetime.fromisoformat(now_text))
-        next_at = schedules.by_schedules(datetime.fromisoformat(document["next_at"]))
-        try:
-            schedule = schedule_of(stored.expression, stored.timezone)
-        except DeclarationError as error:
-            return _Planned(stored.name, stored.type, now + WRONG_TIMES, problem=_text(error))
-        ticks, following = due_ticks(schedule, next_at, now, stored.missed)
-        planned = _Planned(stored.name, stored.type, following, is_late=next_at < now - GRACE)
+    def _all_planned(self, rows: Sequence[Row], names: list[str]) -> Iterator[_Planned]:
+        """Plan each schedule of the rows. One statement looks for the tasks of all ticks of the code."""
+        due = [_Due.of(read(document), now) for document, now in rows]
+        names += [each.stored.name for each in due]
+        expected = [tick_id(each.stored, tick) for each in due for tick in each.sent]
+        missing = {id_ for (id_,) in self.connection.run(WITHOUT_TASK, json.dumps(expected))} if expected else set()
+        for each in due:
+            is_of_code = each.stored.origin == Origin.CODE
+            if is_of_code and not self._declares(each.stored):
+                continue  # newer code has it, and looks for its ticks; or a deploy was rolled back, and it has no ticks
+            if each.schedule is None:
+                yield _Planned(each.stored.name, each.stored.type, each.now + WRONG_TIMES, problem=each.problem)
+            elif is_of_code:
+                yield self._of_code(each, each.schedule, missing)
+            else:
+                yield self._at_run_time(each, each.schedule)
+
+    def _declares(self, stored: Stored) -> bool:
+        """True if this code has a schedule of the code, at the same times."""
+        task = self.task_of(stored.type)
+        times = (stored.expression, stored.timezone)
+        return task is not None and any(
+            full_schedule_name(task.type, str(each.name)) == stored.name and (each.text, each.timezone) == times
+            for each in task.schedules
+        )
+
+    def _of_code(self, due: _Due, schedule: Schedule, missing: Collection[str]) -> _Planned:
+        """Plan a schedule whose ticks the scheduler sends. The newest that did not come runs, if no later one has."""
+        stored, until = due.stored, due.now - UNDELIVERED
+        has_come = {tick: tick_id(stored, tick) not in missing for tick in due.sent}
+        missed = [tick for tick in due.sent if tick <= until and not has_come[tick]]
+        planned = _Planned(stored.name, stored.type, schedule.next_after(until), passed_until=until)
+        planned.missed = [tick_id(stored, tick) for tick in missed]
+        newest = missed[-1:] if stored.missed == Missed.LATEST else []
+        runs = [tick for tick in newest if not any(has_come[later] for later in due.sent if later > tick)]
+        return self._with_tasks(planned, stored, runs)
+
+    def _at_run_time(self, due: _Due, schedule: Schedule) -> _Planned:
+        stored = due.stored
+        ticks, following = due_ticks(schedule, due.next_at, due.now, stored.missed)
+        planned = _Planned(stored.name, stored.type, following, is_late=due.next_at < due.now - GRACE)
+        return self._with_tasks(planned, stored, ticks)
+
+    def _with_tasks(self, planned: _Planned, stored: Stored, ticks: Sequence[datetime]) -> _Planned:
         try:
             planned.tasks, planned.ticks = self._tasks(stored, ticks), ticks
         except Exception as error:  # also of the payload class, which is the project's own code
@@ -169,6 +252,7 @@ class _Making:
         for each in planned:
             self.result.made += len(each.tasks)
             self.result.late += each.is_late
+            self.result.missed += each.missed
             if each.problem is not None:
                 self.result.problems += 1
                 self.problems[each.type, each.problem] += 1
@@ -178,7 +262,7 @@ class _Making:
         """Give a schedule its next time without a task."""
         self.connection.execute_simple("begin")
         try:
-            planned = [self._planned(row, []) for row in self.connection.run(DUE_BY_NAME, name)]
+            planned = list(self._all_planned(self.connection.run(DUE_BY_NAME, name), []))
             for each in planned:
                 each.tasks, each.problem = (), problem
             self._move(planned)
@@ -196,13 +280,18 @@ class _Making:
     def log(self) -> None:
         for (type_, problem), number in self.problems.items():
             telemetry.logger().error(
-                "ticks of schedules made at run time got no task; put the schedules again, or delete them",
+                "ticks of schedules got no task; put the schedules again, or delete them",
                 extra={
                     "of_type": type_,
                     "error": problem,
                     "schedules": number,
                     "schedule": self.examples[type_, problem],
                 },
+            )
+        for tick in self.result.missed:
+            telemetry.logger().error(
+                "a tick is missing: check that its schedule exists and is enabled, and that its lane has no backlog",
+                extra={"tick": tick},
             )
         if self.result.late:
             telemetry.logger().warning(

@@ -29,6 +29,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+from functools import lru_cache
+from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from joblane.errors import DeclarationError
@@ -42,6 +45,8 @@ MACROS: Mapping[str, str] = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+DAYS_COUNTED = 364
+"""The days over which the ticks of a schedule are counted: whole weeks, all months."""
 NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 MAX_NAME = 20
 """A schedule's full name on AWS, prefix and type included, has 64 characters. Source: CreateSchedule, Scheduler API."""
@@ -176,6 +181,15 @@ def _written(values: Collection[int], low: int, high: int, names: tuple[str, ...
     )
 
 
+class Missed(StrEnum):
+    """The policy for ticks that were missed, for example because nothing ran for hours."""
+
+    LATEST = "latest"
+    """The newest of them runs, late. The others do not run."""
+    SKIP = "skip"
+    """None of them runs."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A schedule of a task, checked when it is made. Raises :class:`DeclarationError`."""
@@ -188,6 +202,8 @@ class Schedule:
     """Payload of each tick. None: ``{}``."""
     name: str | None = None
     """Part of each tick's id and of the schedule's name on AWS. None: its position in the task's list."""
+    missed: Missed | str = Missed.LATEST
+    """Policy for ticks that did not come."""
     expressions: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The form for EventBridge: one expression, or two that share the schedule's name in the ids of their ticks."""
 
@@ -208,9 +224,20 @@ class Schedule:
                 f"schedule {self.text!r}: name {self.name!r} is not lower-case letters, digits and single hyphens, "
                 f"{MAX_NAME} characters at most, for example 'nightly'"
             )
+        try:
+            missed = Missed(self.missed)
+        except ValueError:
+            one_of = ", ".join(Missed)
+            raise DeclarationError(f"schedule {self.text!r}: missed: {self.missed!r} is not one of {one_of}") from None
         object.__setattr__(self, "text", text)
+        object.__setattr__(self, "missed", missed)
         object.__setattr__(self, "payload", dict(payload))
         object.__setattr__(self, "expressions", expressions)
+
+    @property
+    def ticks_a_day(self) -> float:
+        """The average number of ticks of a day."""
+        return _ticks_a_day(self.text)
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the first time after ``moment`` at which the schedule fires, in UTC."""
@@ -246,8 +273,25 @@ class Schedule:
                 yield fire
 
 
+@lru_cache(maxsize=1_000)
+def _ticks_a_day(text: str) -> float:
+    """Return the ticks of an average day. The days are counted one by one, since two fields decide on them."""
+    from cronsim import CronSim
+
+    minutes, hours, *_ = values_of(text)
+    begin = datetime(2025, 12, 31)  # noqa: DTZ001 - a local time
+    midnights = CronSim(" ".join(["0 0", *text.split()[2:]]), begin)
+    days = sum(1 for _ in takewhile(lambda day: day <= begin + timedelta(days=DAYS_COUNTED), midnights))
+    return len(minutes) * len(hours) * days / DAYS_COUNTED
+
+
 def cron(
-    text: str, *, timezone: str = "UTC", payload: Mapping[str, object] | None = None, name: str | None = None
+    text: str,
+    *,
+    timezone: str = "UTC",
+    payload: Mapping[str, object] | None = None,
+    name: str | None = None,
+    missed: Missed | str = Missed.LATEST,
 ) -> Schedule:
     """Return a schedule with options of its own, for ``schedule`` of a task.
 
@@ -259,11 +303,13 @@ def cron(
         payload: Payload of each tick; it has to fit the task's payload class. None: ``{}``.
         name: Name of the schedule, unique within the task: lower-case letters, digits and single hyphens, 20 characters
             at most. It is part of each tick's id. None: the position in the task's list, from ``0``.
+        missed: What happens to ticks that have no task 30 minutes after their time, for example because EventBridge
+            Scheduler could not send them. ``"latest"``: the newest of them runs. ``"skip"``: none runs.
 
     Raises:
-        DeclarationError: the text, the time zone or the name is wrong.
+        DeclarationError: an argument is wrong.
     """
-    return Schedule(text, timezone, payload or {}, name)
+    return Schedule(text, timezone, payload or {}, name, missed)
 
 
 def every(
@@ -273,6 +319,7 @@ def every(
     timezone: str = "UTC",
     payload: Mapping[str, object] | None = None,
     name: str | None = None,
+    missed: Missed | str = Missed.LATEST,
 ) -> Schedule:
     """Return a schedule with a fixed interval, counted from the full hour or from midnight.
 
@@ -287,9 +334,10 @@ def every(
         timezone: IANA name, for example ``"Europe/Berlin"``.
         payload: Payload of each tick; it has to fit the task's payload class. None: ``{}``.
         name: Name of the schedule, as for :func:`cron`.
+        missed: As for :func:`cron`.
 
     Raises:
-        DeclarationError: the interval, the time zone or the name is wrong.
+        DeclarationError: an argument is wrong.
     """
     whole = all(isinstance(part, int) and part >= 0 for part in (minutes, hours))
     total = minutes + 60 * hours if whole else 0
@@ -302,7 +350,7 @@ def every(
             f"every(minutes={minutes!r}, hours={hours!r}): an interval must divide the hour (1, 2, 3, 4, 5, 6, 10, 12, "
             "15, 20 or 30 minutes) or be hours that divide the day (1, 2, 3, 4, 6, 8, 12 or 24)"
         )
-    return Schedule(text, timezone, payload or {}, name)
+    return Schedule(text, timezone, payload or {}, name, missed)
 
 
 def parse(value: str | Schedule) -> Schedule:

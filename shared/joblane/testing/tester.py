@@ -15,6 +15,7 @@ from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.handler.context import TaskContext
 from joblane.local.memory_queues import QueuedMessage
 from joblane.names import Queue, check_prefix
+from joblane.record import schedules as declared_schedules
 from joblane.record import task_types as registry
 from joblane.record.driver.database import Database
 from joblane.record.row.states import LIVE, State, in_sql
@@ -57,7 +58,8 @@ select extract(epoch from min(at) - clock_timestamp())::float8
          where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
         union all select until from joblane.pauses
         union all select until from joblane.limit_changes
-        union all select next_at from joblane.schedules where paused_at is null) as next(at)
+        union all select next_at from joblane.schedules
+         where origin = 'run_time' and (paused_at is null or paused_until is not null)) as next(at)
  where at > clock_timestamp()
 """
 """A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
@@ -144,12 +146,16 @@ class JobTester:
     def register(self, *tasks: Task[Any, Any]) -> None:
         """Make tasks known, for ticks, for messages that were not enqueued here, and for producers in SQL.
 
+        Their schedules are registered as by ``joblane migrate``. From then on, a :meth:`drain` makes the newest tick
+        that did not come, if the schedule has ``missed="latest"``, and a tick that comes after that does not run.
+
         Args:
             tasks: The tasks.
         """
         for task in tasks:
             self._know(task)
         registry.register(self._database.get(), self._lanes.known.tasks)
+        declared_schedules.register(self._database.get(), self._lanes.known.tasks)
 
     def _know(self, task: Task[Any, Any]) -> None:
         """Make a task known. Its limits hold from now on, as after `joblane migrate`."""
@@ -168,10 +174,10 @@ class JobTester:
 
     @property
     def schedules(self) -> Schedules:
-        """The schedules at run time: ``schedules.put``, ``get`` and so on, as for :attr:`JobClient.schedules`.
+        """The stage's schedules: ``schedules.put``, ``get`` and so on, as for :attr:`JobClient.schedules`.
 
-        They fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``, each at its time. Without
-        them, the next :meth:`drain` finds their ticks missed.
+        Those made at run time fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``, each at
+        its time. Without them, the next :meth:`drain` finds their ticks missed.
         """
         return self.client.schedules
 
@@ -409,7 +415,7 @@ class JobTester:
         found = _schedule(task, schedule)
         moment = found.previous(self.now) if at is None else at
         self._queues.send(tick_entry(self._prefix, task, found, moment), sent_at=moment.timestamp())
-        return id_of(task.type, found.name, moment)
+        return id_of(task.type, str(found.name), moment)
 
     def _pass(self, by: timedelta) -> None:
         clock.age(self._database.get(), by, self.ageless)

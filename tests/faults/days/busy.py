@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy.orm import Session
 
+import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane.client.client import JobClient
 from joblane.errors import JobError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
+from joblane.local.memory_queues import QueuedMessage
 from joblane.names import Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 from joblane.tasks.job import Job
+from joblane.tasks.task import Task
 from tests.faults.days.day import CHECK_SECONDS, FIXED_HOURS, HOUR, MINUTE, SWEEP, SWEEP_LANE, Day, each
 from tests.faults.days.queues import Refusal
 from tests.faults.days.samples import POOL, PREFIX, TASKS, Step, Work
+from tests.faults.days.schedules import Schedules
 
 ACTS_AN_HOUR = 1.5
 REST = 14 * HOUR
@@ -81,6 +86,7 @@ class BusyDay(Day):
         self._interval, self._ends = interval_hours * HOUR, self.begins + hours * HOUR
         self._is_lonely = seed % 2 == 0
         self.ids: list[str] = []
+        self.schedules = Schedules(self)
 
     def plan(self) -> None:
         ends, lasts = self._ends, self._ends - self.begins
@@ -96,6 +102,7 @@ class BusyDay(Day):
             long = self.dice.choice((30, 4 * MINUTE, 20 * MINUTE, 2 * HOUR))
             self.queues.refusals.append(Refusal(begins, min(begins + long, ends), queue))
         self.plan_ticks()
+        self.schedules.plan(ends)
         self.loop.at(ends, self._calm)
         each(CHECK_SECONDS, self.loop, self.check)
 
@@ -104,6 +111,14 @@ class BusyDay(Day):
         at = self.begins - self.begins % self._interval
         while (at := at + self._interval) < self._ends + REST:
             self.tick(SWEEP, SWEEP.schedules[0], datetime.fromtimestamp(at, UTC))
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        with super()._patched(), patch.object(sweep_handler, "make_ticks", self.schedules.make_ticks):
+            yield
+
+    def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
+        self.schedules.deliver(task, batch)
 
     def _calm(self) -> None:
         self.faults = 0.0
@@ -117,6 +132,7 @@ class BusyDay(Day):
             self.loop.step()
         if not self.result.wrong:
             self.result.wrong += [f"has not ended: {row}" for row in self._observer.run(LEFT)]
+            self.schedules.check_end()
         self._count()
 
     def _count(self) -> None:

@@ -47,7 +47,7 @@ from tests.faults.days import clock
 from tests.faults.days.loop import Loop
 from tests.faults.days.process import Process, Thread
 from tests.faults.days.queues import DayQueues, ProcessSqs
-from tests.faults.days.samples import PREFIX, TASKS, Surroundings
+from tests.faults.days.samples import PREFIX, SCHEDULED, TASKS, Surroundings
 from tests.faults.days.shadow import Shadow
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -60,7 +60,7 @@ IDLE_SECONDS = 5 * MINUTE
 """A database that was unused for this long has to be woken."""
 FIXED_HOURS = 6
 SWEEP = sweep_handler.jobs_sweep
-ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, SWEEP.type: SWEEP}
+ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, **SCHEDULED, SWEEP.type: SWEEP}
 SWEEP_NAME = f"λ {SWEEP.type}"
 NOTED = {CLAIM: "a sweep is claimed", PLANNING: "a sweep begins", RESET_PLANNING: "a sweep ends"}
 SWEEP_LANE = lane_name(PREFIX, SWEEP.queue, SWEEP.type)
@@ -121,6 +121,9 @@ class Day(ABC):
         self.swept_at = 0.0
         """The start of the last sweep, also of one that has died. A sweep every five minutes would die as well."""
 
+    planted = ""
+    """The statement of a planted bug."""
+
     # --- The surroundings -------------------------------------------------------------------------------------------
 
     def go(self) -> Result:
@@ -139,6 +142,8 @@ class Day(ABC):
             stack.enter_context(self._patched())
             self.loop.clock.sync()
             task_types.register(self._observer, self.tasks)
+            if self.planted:
+                self._observer.execute_simple(self.planted)
             self.plan()
             self._run()
             for process in self._processes:
@@ -230,11 +235,16 @@ class Day(ABC):
         if task is SWEEP:
             self._delivered_at = self.loop.now
             self.note(f"delivered: {decode(batch[0].entry.body).id}, receive {batch[0].receives}")
+        self.deliver(task, batch)
         self._invoke(task, batch, records)
         if self.dice.random() < 0.02 * self.faults:
             copies = [message.record(receipt="a copy's") for message in batch]
             self.loop.at(self.loop.now + self.dice.choice((0, 5, 400)), lambda: self._invoke(task, (), copies))
             self.result.counts["duplicate deliveries"] += 1
+
+    def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
+        """Note a delivery."""
+        self.result.counts["deliveries"] += len(batch)
 
     def _invoke(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], records: list[dict[str, Any]]) -> None:
         self.result.counts["invocations"] += 1

@@ -11,11 +11,14 @@ from unittest.mock import patch
 from joblane.enqueue.wake import _Waker
 from joblane.errors import SendError
 from joblane.functions.jobs_sweep import handler
+from joblane.record import schedules
 from joblane.record.driver.connection import Connection
+from joblane.record.sql_functions import FUNCTIONS
 from joblane.sqs.client import Entry, Sqs
-from joblane.sweep import next_sweep
+from joblane.sweep import next_sweep, ticks
 from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.worker.sweep_worker import SweepWorker
+from tests.faults.days.day import Day
 
 TOO_LONG_SECONDS = 600
 
@@ -83,6 +86,33 @@ def end_of_pause() -> AbstractContextManager[object]:
     return patch.object(NextSweep, "collect", collecting)
 
 
+def without_looking() -> AbstractContextManager[object]:
+    """The sweep makes a missing tick without a look for its task."""
+    return patch.object(ticks, "WITHOUT_TASK", "select x.id from json_array_elements_text($1::json) as x(id)")
+
+
+def late_ticks_run() -> AbstractContextManager[object]:
+    """A late delivery of a tick that the sweep has passed runs."""
+    return patch.object(Day, "planted", _replaced(FUNCTIONS["claim"], "<= s.passed_until", "< '-infinity'"))
+
+
+def nothing_passed() -> AbstractContextManager[object]:
+    """The sweep does not move ``passed_until``."""
+    return patch.object(ticks, "MOVE", _replaced(schedules.MOVE, "passed_until = x.passed_until, ", ""))
+
+
+def looks_anew() -> AbstractContextManager[object]:
+    """Each registration begins anew to look for the ticks of a schedule."""
+    return patch.object(
+        schedules, "REGISTER", _replaced(schedules.REGISTER, "then s.next_at", "then clock_timestamp()")
+    )
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{old!r} is not in the statement any more"
+    return text.replace(old, new)
+
+
 BUGS: tuple[Callable[[], AbstractContextManager[object]], ...] = (
     no_wake,
     long_cover,
@@ -91,6 +121,10 @@ BUGS: tuple[Callable[[], AbstractContextManager[object]], ...] = (
     next_due,
     no_hops,
     end_of_pause,
+    without_looking,
+    late_ticks_run,
+    nothing_passed,
+    looks_anew,
 )
 PLANTS: Mapping[str, Callable[[], AbstractContextManager[object]]] = {
     bug.__name__.replace("_", "-"): bug for bug in BUGS

@@ -98,4 +98,18 @@ def day_rate(payload: Work, ctx: TaskContext) -> None:
     work(payload, ctx)
 
 
+@task("day:ticked", overlap="allow", retry_delay=timedelta(minutes=2), **OPTIONS)
+def day_ticked(payload: Work, ctx: TaskContext) -> None:
+    """A deploy gives it its schedules."""
+    work(payload, ctx)
+
+
+@task("day:timed", overlap="allow", retry_delay=timedelta(minutes=2), **OPTIONS)
+def day_timed(payload: Work, ctx: TaskContext) -> None:
+    """Programs put its schedules."""
+    work(payload, ctx)
+
+
 TASKS = {t.type: t for t in (day_plain, day_urgent, day_slow, day_one, day_key, day_order, day_rate)}
+SCHEDULED = {t.type: t for t in (day_ticked, day_timed)}
+"""Those that only schedules start."""

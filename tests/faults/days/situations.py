@@ -13,6 +13,7 @@ from tests.faults.days.busy import BusyDay, Server
 from tests.faults.days.day import CHECK_SECONDS, HOUR, MINUTE, SWEEP_LANE, each
 from tests.faults.days.queues import Refusal
 from tests.faults.days.samples import PREFIX, Work, day_plain
+from tests.faults.days.schedules import DECLARED
 
 LANE = lane_name(PREFIX, day_plain.queue, day_plain.type)
 
@@ -34,6 +35,10 @@ class ShortDay(BusyDay):
 
     def act(self, after: float, act: Callable[[Server], None]) -> None:
         self.loop.at(self.begins + after, lambda: self.servers[0].do(act))
+
+    def moment(self, after: float) -> datetime:
+        """Return the time a minute before so many seconds after the begin, a full hour of the day."""
+        return datetime.fromtimestamp(self.begins + after - MINUTE, UTC)
 
     def refuse(self, begins: float, ends: float, queue: str | None) -> None:
         self.queues.refusals.append(Refusal(self.begins + begins, self.begins + ends, queue))
@@ -103,6 +108,27 @@ def paused(day: ShortDay) -> None:
     day.act(20, _enqueue())
 
 
+def came(day: ShortDay) -> None:
+    """A tick of the code comes in time, and a sweep looks for it."""
+    day.schedules.deploy(DECLARED[0])
+    day.schedules.send(DECLARED[0][0], day.moment(HOUR), 1)
+    day.act(100 * MINUTE, _enqueue())
+
+
+def missed(day: ShortDay) -> None:
+    """Two ticks of the code do not come. The older one comes after a sweep."""
+    day.schedules.deploy(DECLARED[0])
+    day.act(155 * MINUTE, _enqueue())
+    day.schedules.send(DECLARED[0][0], day.moment(HOUR), 110 * MINUTE)
+
+
+def missed_before_a_deploy(day: ShortDay) -> None:
+    """A tick of the code does not come. Then a deploy changes its payload, before a sweep looks for it."""
+    day.schedules.deploy(DECLARED[0])
+    day.loop.at(day.begins + 80 * MINUTE, lambda: day.schedules.deploy(DECLARED[1]))
+    day.act(100 * MINUTE, _enqueue())
+
+
 SITUATIONS: Mapping[str, Callable[[ShortDay], None]] = {
     "refused": refused_for_long,
     "no-wake": unsent,
@@ -112,4 +138,8 @@ SITUATIONS: Mapping[str, Callable[[ShortDay], None]] = {
     "next-due": later,
     "no-hops": later,
     "end-of-pause": paused,
+    "without-looking": came,
+    "late-ticks-run": missed,
+    "nothing-passed": missed,
+    "looks-anew": missed_before_a_deploy,
 }

@@ -29,7 +29,8 @@ def test_nothing_waits_longer_than_for_a_sweep_every_five_minutes(days: Days) ->
 
     assert not result.wrong, result.table()
     assert result.counts["processes that died"] > 3, result.table()
-    assert result.counts["sweeps"] <= result.counts["hours"] * 60 / MINUTES_OF_SWEEPS, result.table()
+    hours = result.counts["hours"] + 0.5  # it is rounded
+    assert result.counts["sweeps"] <= hours * 60 / MINUTES_OF_SWEEPS, result.table()
 
 
 def test_a_day_without_work_seldom_wakes_the_database(days: Days) -> None:
@@ -51,5 +52,5 @@ def test_a_day_finds_a_planted_bug_and_only_that(days: Days, bug: str) -> None:
         result = days.live(partial(ShortDay, bug=bug))
     sound = days.live(partial(ShortDay, bug=bug))
 
-    assert any("waits since" in line for line in result.wrong), result.table()
+    assert any("waits since" in line or "tick" in line for line in result.wrong), result.table()
     assert not sound.wrong, sound.table()

@@ -155,7 +155,7 @@ class Exercise:
             self.control(operation)
         made = self.control("enqueue", type="system_user:expiry", payload={})
         self.control("logs", id=made.id)
-        self.control("tick", type="system_user:expiry")
+        self.control("run_schedule", name="system_user:expiry:0")
         self._put_undelivered_tick()
         dead, lane = {group.queue: group for group in self.control("dead").groups}, f"{PREFIX}-low-jobs-bulk"
         for name in ("cron", "default", "default-data-export"):  # a tick's, a front door's, and a lane's

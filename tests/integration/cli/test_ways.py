@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from joblane import SkipRetry, TaskContext
+from joblane.record.schedules import register
 from tests.integration.cli.conftest import Jobs
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, sample_one, sample_tick
 from tests.world import World
 
 CAUSES = {"ways_no_file": 6, "ways_no_room": 4, "ways_no_reason": 2}
@@ -154,7 +156,10 @@ MISUSED: list[tuple[str, ...]] = [
     ("pause", "queue", "low", "--until", "2000-01-01"),
     ("pause", "queue", "low", "--reason", LONG),
     ("resume", "tenant", "a b"),
-    ("tick", "sample:tick", "--schedule", "x"),
+    ("schedules", "--tenant", "a b"),
+    ("schedules", "--after", "a b"),
+    ("schedules", "--origin", "yaml"),
+    ("schedules", "--sort", "age"),
 ]
 
 
@@ -173,3 +178,25 @@ def test_an_invalid_argument_is_a_usage_error_locally_and_remotely(deployed: Wor
 def test_a_refused_action_has_the_same_status_locally_and_remotely(deployed: World, either_way: Jobs) -> None:
     for arguments, code in CANNOT_BE.items():
         assert either_way(*arguments).code == code, arguments
+
+
+def test_schedules_of_both_kinds_have_the_same_commands(deployed: World, either_way: Jobs) -> None:
+    # given
+    register(deployed.database.get(), {sample_tick.type: sample_tick})
+    for name in ("a", "b"):
+        deployed.client.schedules.put(name, sample_one, Sample(), "0 6 1 1 *", tenant="acme")
+    # then
+    assert [one["name"] for one in json.loads(either_way("schedules", "--json").out)["schedules"]] == [
+        *("a", "b", "sample:tick:0", "sample:tick:1")
+    ]
+    for name in ("a", "sample:tick:0"):
+        for command in (("pause", name, "--for", "1h"), ("show", name), ("resume", name), ("run", name)):
+            assert either_way("schedules", *command).code == 0, command
+        assert either_way("schedules", "pause", name, "--until", "2000-01-01").code == 2
+    assert either_way("schedules", "delete", "sample:tick:0", "--yes").code != 0
+    # and those of a tenant are paused and deleted, each with its entry
+    for action in ("pause", "delete"):
+        ran = either_way("schedules", action, "--tenant", "acme", "--yes", "--reason", "runaway")
+        assert (ran.code, ran.err.splitlines()[-1]) == (0, f"{action.capitalize()}d 2 of 2 schedules.")
+        entries = deployed.run("select action, target, reason from joblane.audit order by number desc limit 2")
+        assert entries == [[f"{action}_schedule", f"schedule:{name}", "runaway"] for name in ("b", "a")]

@@ -21,6 +21,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record.driver.database import Database
 from joblane.record.row.states import State
+from joblane.record.schedules import register
 from joblane.tasks.discovery import successor_of
 from joblane.tasks.redaction import MASK, Redacted
 from tests.builders.rows import In, active, archived, put
@@ -577,7 +578,8 @@ def tick_of_a_deleted_schedule(world: World) -> str:
 
 
 def declared_tick_of_a_pause(world: World) -> str:
-    world.run("insert into joblane.pauses (scope, name) values ('schedule', 'sample:tick:0')")
+    register(world.database.get(), {sample_tick.type: sample_tick})
+    world.client.schedules.pause("sample:tick:0")
     deliver_tick(world, 0)
     return "SchedulePaused"
 

@@ -127,7 +127,6 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "enqueue": ("sample:one", {"number": 471100815}),
     "pause": (PauseScope.TYPE, "sample:one"),
     "resume": (PauseScope.QUEUE, "low"),
-    "tick": ("sample:tick",),
     "pause_schedule": ("nightly",),
     "resume_schedule": ("paused",),
     "delete_schedule": ("nightly",),
@@ -137,12 +136,13 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "seal_batch": ("open",),
     "acknowledge": ("aaaa",),
 }
-NAMED: dict[str, dict[str, Any]] = {"tick": {"schedule": "0"}, "set_limit": {"total": 5}}
+NAMED: dict[str, dict[str, Any]] = {"set_limit": {"total": 5}}
 SHARED = """
 with batch as (insert into joblane.batches (id) values ('open')),
 scheduled as (
-  insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at, paused_at)
-  select name, 'sample:one', '{"do": "nothing", "number": 815004711}', '* * * * *', 'UTC', 1, now(), paused_at
+  insert into joblane.schedules (name, type, payload, expression, timezone, ticks_a_day, revision, next_at,
+                                 paused_at)
+  select name, 'sample:one', '{"do": "nothing", "number": 815004711}', '* * * * *', 'UTC', 1440, 1, now(), paused_at
     from (values ('nightly', null), ('paused', now())) as x(name, paused_at)
 ),
 declared as (insert into joblane.limits (name, slots) values ('shared', 2))

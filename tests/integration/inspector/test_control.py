@@ -141,16 +141,16 @@ def test_a_forged_caller_is_refused_in_a_body_and_ignored_in_a_header(
     assert stage.audited() == [(OPERATOR.arn, "cancel", id_)]
 
 
-def test_an_operator_acts_on_a_schedule_at_run_time_and_a_viewer_does_not(stage: Stage) -> None:
+def test_an_operator_acts_on_a_schedule_and_a_viewer_does_not(stage: Stage) -> None:
     stage.schedule("acme-nightly")
     with pytest.raises(ForbiddenError):
         stage.of(VIEWER).pause_schedule("acme-nightly")
-    assert stage.of(OPERATOR).pause_schedule("acme-nightly").row.paused_at is not None
+    assert stage.of(OPERATOR).pause_schedule("acme-nightly").row.pause is not None
     with pytest.raises(UnknownScheduleError, match="Did you mean 'acme-nightly'"):
         stage.of(OPERATOR).resume_schedule("acme-nigthly")
-    assert stage.of(VIEWER).run_time_schedule("acme-nightly").audit[0].who == OPERATOR.arn
+    assert stage.of(VIEWER).schedule("acme-nightly").audit[0].who == OPERATOR.arn
     assert stage.of(OPERATOR).delete_schedule("acme-nightly").name == "acme-nightly"
-    assert stage.of(VIEWER).run_time_schedules().schedules == ()
+    assert stage.of(VIEWER).schedules().schedules == ()
 
 
 def test_the_second_of_two_operators_sees_what_the_first_did(stage: Stage) -> None:
@@ -179,9 +179,8 @@ QUESTIONS: list[tuple[str, dict[str, Any]]] = [
     ("task", {"id": "…"}),
     ("dead", {}),
     ("pauses", {}),
-    ("schedules", {}),
-    ("run_time_schedules", {"text": "nightly"}),
-    ("run_time_schedule", {"name": "acme-nightly"}),
+    ("schedules", {"text": "nightly"}),
+    ("schedule", {"name": "acme-nightly"}),
     ("statistics", {"by": "tenant"}),
     ("types", {}),
     ("audit", {"who": OPERATOR.arn}),

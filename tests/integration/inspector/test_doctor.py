@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from joblane.cli import connect
 from joblane.cli.main import main
 from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.inspector.durations import stamp
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
@@ -40,8 +41,8 @@ from joblane.names import (
 from joblane.quotas import Numbers
 from joblane.record import sql_functions as functions
 from joblane.record.driver.database import Database
+from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
-from joblane.sweep.missed_ticks import key_of
 from joblane.tasks.schedule import cron
 from joblane.tasks.task import Task
 from tests.builders.revisions import second_revision
@@ -127,6 +128,7 @@ def stage(world: World) -> Iterator[Stage]:
     database = Database(world.url)
     made = deploy(world, Scope(database, world.sqs, PREFIX, TASKS, "op"))
     insert(world, "swept", "jobs:sweep", "completed", ended=timedelta(minutes=1))
+    register(database.get(), TASKS)
     yield made
     database.drop()
 
@@ -153,7 +155,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     found = stage.found()
     assert found.keys() == {
         *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
-        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases", "schedules at run time"),
+        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases", "stored schedules"),
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -317,7 +319,7 @@ def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     stage.world.run("update joblane.tasks set finished_at = finished_at - interval '13 hours'")
     check = stage.found(Grade.BAD)["jobs:sweep"]
     assert re.fullmatch(r"it last completed 13 h ago, and was due (7|8|9|1\d) h ago", check.found)
-    assert "`joblane tick jobs:sweep`" in check.do
+    assert "`joblane schedules run jobs:sweep:0`" in check.do
 
 
 def test_a_duty_that_failed_in_the_last_sweep_is_reported(stage: Stage) -> None:
@@ -362,27 +364,33 @@ def test_missed_ticks_are_reported_from_the_first_tick_on(stage: Stage) -> None:
     hourly, _ = sample_tick.schedules
     for hours in (4, 2, 1, 0):
         insert(
-            stage.world, id_of("sample:tick", hourly.name, hour - timedelta(hours=hours)), "sample:tick", "completed"
+            stage.world,
+            id_of("sample:tick", str(hourly.name), hour - timedelta(hours=hours)),
+            "sample:tick",
+            "completed",
         )
     # then
-    check = stage.found(Grade.WARNING)["ticks of sample:tick"]
-    assert check.found.startswith("only ")
-    assert check.found.endswith(id_of("sample:tick", hourly.name, hour - timedelta(hours=3)))
+    check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
+    latest = stamp(hour - timedelta(hours=3))
+    assert check.found == f"1 of its ticks of the last day are missing, the latest at {latest}"
+    assert "`joblane schedules run sample:tick:0`" in check.do
 
 
-def test_a_schedule_without_any_tick_is_reported_once_a_sweep_has_known_it(stage: Stage) -> None:
-    # given schedules that no sweep has seen yet, as after a first deploy
-    assert stage.found()["ticks"].found == "no tick was due in the last day"
-    # when
-    hourly, _ = sample_tick.schedules
-    stage.world.run(
-        "insert into joblane.declared_schedules (type, name, since, checked_until) values ('sample:tick', $1,"
-        " clock_timestamp() - interval '5 h', clock_timestamp())",
-        key_of(hourly),
+def test_a_schedule_without_any_tick_is_reported_once_it_is_registered(stage: Stage) -> None:
+    # given schedules that are not registered yet, as before the first `joblane migrate`
+    stage.world.run("delete from joblane.schedules")
+    check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
+    assert (check.found, check.do) == (
+        "the code declares it, and it is not registered",
+        "`joblane migrate` registers it",
     )
+    # when
+    register(stage.world.database.get(), TASKS)
+    assert stage.found()["ticks"].found == "no tick of the last day is missing"
+    stage.world.run("update joblane.schedules set updated_at = now() - interval '5 h' where name = 'sample:tick:0'")
     # then
-    check = stage.found(Grade.BAD)["ticks of sample:tick"]
-    assert check.found.startswith("none of its last ")
+    check = stage.found(Grade.BAD)["schedule sample:tick:0"]
+    assert check.found.endswith(" of its ticks of the last day are missing, and none arrived")
 
 
 # --- The work ------------------------------------------------------------------------------------------------------
@@ -419,15 +427,15 @@ def test_a_wait_past_the_target_and_a_stuck_lease_are_reported(stage: Stage) -> 
 def test_schedules_at_run_time_with_a_problem_or_a_late_tick_are_reported(stage: Stage) -> None:
     # given a schedule with a problem, a paused one of the past, and one whose tick got no task
     stage.world.run(
-        "insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at, problem, "
-        "paused_at) select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, now() + after, problem, paused_at from "
-        "(values ('acme', interval '1 day', 'its type is not declared', null),"
+        "insert into joblane.schedules (name, type, payload, expression, timezone, ticks_a_day, revision, next_at, "
+        "problem, paused_at) select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, 1, now() + after, problem, "
+        "paused_at from (values ('acme', interval '1 day', 'its type is not declared', null),"
         " ('paused', '-1 day', null, now()), ('late', '-11 min', null, null), ('soon', '-9 min', null, null)"
         ") as x(name, after, problem, paused_at)"
     )
     # when
-    problem = stage.found(Grade.WARNING)["schedules at run time"]
-    late = stage.found(Grade.BAD)["ticks of schedules at run time"]
+    problem = stage.found(Grade.WARNING)["stored schedules"]
+    late = stage.found(Grade.BAD)["ticks of schedules"]
     # then
     assert problem.found == "1 schedule has a problem, for example acme: its type is not declared"
     assert "joblane schedules --problem" in problem.do
@@ -612,7 +620,7 @@ WAIT = "until then tasks wait in their queues, and enqueues fail"
             lambda world: world.run("update joblane.tasks set finished_at = now() - interval '8 days 12 hours'"),
             "jobs:sweep",
             "it last completed 8 d ago, and was due 8 d ago",
-            "check the log of its function, its schedule and its lane; `joblane tick jobs:sweep` runs it now",
+            "check the log of its function, its schedule and its lane; `joblane schedules run jobs:sweep:0` runs it now",  # noqa: E501
         ),
         (
             make_read_only,
@@ -798,7 +806,7 @@ def test_a_paused_schedule_is_reported_with_its_operator(stage: Stage) -> None:
     kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target", "ScheduleExpression")}
     stage.schedules.update_schedule(GroupName=group, Name=name, State="DISABLED", **kept)
     stage.world.run(
-        "insert into joblane.pauses (scope, name, paused_by) values ('schedule', $1, 'ann')",
+        "update joblane.schedules set paused_at = now(), paused_by = 'ann' where name = $1",
         f"sample:tick:{hourly.name}",
     )
     check = stage.wrong()[f"schedule {name}"]

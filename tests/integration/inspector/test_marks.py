@@ -109,7 +109,7 @@ def test_old_marks_and_more_than_the_bound_are_left_out(
 @pytest.mark.parametrize(
     "given",
     [
-        (PauseScope.SCHEDULE, ("a:b:0",), timedelta(days=1)),
+        ("schedule", ("a:b:0",), timedelta(days=1)),
         (TYPE, (), timedelta(days=1)),
         (TYPE, "a:b", timedelta(days=1)),
         (TYPE, ("a\0",), timedelta(days=1)),

@@ -17,10 +17,10 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.names import lane_name
 from joblane.record.driver.database import Database
-from joblane.sqs.message import Message, Tick
+from joblane.sqs.message import Message
 from tests.builders.rows import In, active, put
 from tests.patience import PATIENCE_SECONDS
-from tests.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.samples import Sample, sample_batch, sample_one
 from tests.sends import Sends
 from tests.world import PREFIX, World
 
@@ -164,16 +164,6 @@ def test_the_pause_of_a_queue_leaves_the_housekeeping_running(world: World, insp
     assert world.row("t")["state"] == "completed"
 
 
-def test_the_ticks_of_a_paused_schedule_are_cancelled(world: World, inspector: Inspector) -> None:
-    inspector.pause(PauseScope.SCHEDULE, "sample:tick:0", reason="year's end")
-
-    for schedule in ("0", "1"):
-        tick = Tick(schedule=schedule, at="2026-01-01T00:00:00Z")
-        world.deliver(sample_tick, Message("sample:tick", tick=tick).encode())
-
-    assert world.run("select state from joblane.tasks order by id") == [["cancelled"], ["completed"]]
-
-
 # --- Asking and refusing -------------------------------------------------------------------------------------------
 
 
@@ -242,9 +232,8 @@ def test_a_pause_that_has_ended_starts_anew(world: World, inspector: Inspector) 
     [
         (PauseScope.QUEUE, "lowest", "Known: critical, default, low"),
         (PauseScope.TYPE, "sample:none", "there is no task type 'sample:none'. Did you mean 'sample:one'"),
-        (PauseScope.SCHEDULE, "sample:tick", "Known: sample:tick:0, sample:tick:1"),
         (PauseScope.TENANT, "with space", "1 to 128 ASCII letters"),
-        ("everything", "x", "queue, type, tenant, schedule are valid"),
+        ("everything", "x", "queue, type, tenant are valid"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_names(

@@ -1,32 +1,51 @@
-"""Schedules, and manual ticks."""
+"""Schedules of the code and those made at run time: the listing, one of them, and the actions of operators."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from unittest.mock import Mock
 
 import boto3
 import pytest
 
-from functions.tenant_cleanup.handler import tenant_cleanup
-from joblane import TaskContext, task
-from joblane.errors import SendError
-from joblane.inspector.errors import ActionError, SelectionError
-from joblane.inspector.filter import PauseScope
+from joblane import TaskContext, cron, task
+from joblane.errors import UnknownScheduleError
+from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.scope import Scope
-from joblane.inspector.views import ScheduleView
+from joblane.inspector.stage import schedules as stage_schedules
+from joblane.inspector.views import Count, Reason, ScheduleRow
+from joblane.record.driver.database import Database
 from joblane.record.row.states import State
+from joblane.record.schedules import GONE, UNDELIVERED, register
+from joblane.record.sql_functions import VERSION
+from joblane.sqs.message import Message, Tick
 from joblane.sqs.tick import id_of
-from joblane.sweep.missed_ticks import PATIENCE
 from tests.builders.rows import put
-from tests.samples import Sample, sample_tick
-from tests.world import PREFIX, World
+from tests.samples import Sample, sample_one, sample_tick
+from tests.world import World
 
 HOUR = timedelta(hours=1)
+INSERT = """
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, ticks_a_day, revision, next_at,
+                               last_at, last_task, problem, paused_at, options)
+select name, coalesce(type, 'sample:one'), coalesce(payload, '{}'), tenant, coalesce(expression, '0 6 * * *'),
+       coalesce(timezone, 'UTC'), coalesce(ticks_a_day, 1), 1, coalesce(next_at, now() + interval '1 day'), last_at,
+       last_task, problem, paused_at, coalesce(options, '{}')
+  from jsonb_to_recordset($1::jsonb) as x(name text, type text, payload jsonb, tenant text, expression text,
+       timezone text, ticks_a_day float8, next_at timestamptz, last_at timestamptz, last_task text, problem text,
+       paused_at timestamptz, options jsonb)
+"""
+MANY = """
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, ticks_a_day, revision, next_at,
+                               problem)
+select 'tenant-' || lpad(n::text, 6, '0'), case when n % 1000 = 0 then 'sample:tick' else 'sample:one' end, '{}',
+       'tenant-' || n % 10, '0 6 * * *', 'UTC', 1 + n % 24, 1, now() + interval '1 day',
+       case when n % 500 = 0 then 'the type is not declared' end
+  from generate_series(1, $1::int) n
+"""
+OF_CODE = ["sample:tick:0", "sample:tick:1"]
 
 
 @task("sample:both", schedule="0 3 1 * MON")
@@ -39,12 +58,215 @@ def sample_frequent(payload: Sample, ctx: TaskContext) -> None:
     """A tick for each minute."""
 
 
-def over(scope: Scope, *tasks: Any) -> Inspector:
-    return Inspector(Scope(scope.database, scope.sqs, scope.prefix, {one.type: one for one in tasks}, "op"))
+def schedules(world: World, *rows: dict[str, Any]) -> None:
+    world.run(INSERT, json.dumps(rows, default=str))
 
 
-def first(inspector: Inspector) -> ScheduleView:
-    return inspector.schedules()[0]
+def declare(world: World, *tasks: Any, since: timedelta = timedelta()) -> None:
+    """Register the schedules of the tasks. ``since``: the time since their last change."""
+    register(world.database.get(), {one.type: one for one in tasks})
+    world.run("update joblane.schedules set updated_at = now() - $1::interval", f"{since.total_seconds()} s")
+
+
+@pytest.fixture(params=["acme", "sample:tick:0"])
+def name(request: pytest.FixtureRequest, deployed: World) -> str:
+    """The name of a schedule of each kind, both of sample:tick."""
+    declare(deployed, sample_tick)
+    deployed.client.schedules.put("acme", sample_tick, Sample(do="nothing", number=7), "0 6 1 1 *", tenant="acme")
+    return str(request.param)
+
+
+def names(inspector: Inspector, **given: Any) -> list[str]:
+    return [one.name for one in inspector.schedules(**given).schedules]
+
+
+def row_of(inspector: Inspector, name: str = "sample:tick:0") -> ScheduleRow:
+    return inspector.schedule(name).row
+
+
+# --- The listing ---------------------------------------------------------------------------------------------------
+
+
+def test_schedules_of_both_kinds_are_found_by_each_filter(world: World, inspector: Inspector) -> None:
+    # given
+    declare(world, sample_tick)
+    schedules(
+        world,
+        {"name": "acme-nightly", "tenant": "acme", "ticks_a_day": 1440},
+        {"name": "acme-weekly", "tenant": "acme", "type": "sample:tick", "problem": "its type is not declared"},
+        {"name": "globex-nightly", "tenant": "globex", "paused_at": datetime.now(UTC)},
+        {"name": "own", "type": "sample:tick"},
+    )
+    # then
+    assert names(inspector) == ["acme-nightly", "acme-weekly", "globex-nightly", "own", *OF_CODE]
+    assert names(inspector, origin="code") == OF_CODE
+    assert names(inspector, tenant="acme") == ["acme-nightly", "acme-weekly"]
+    assert names(inspector, type="sample:tick") == ["acme-weekly", "own", *OF_CODE]
+    assert names(inspector, type="sample:tick", origin="run_time") == ["acme-weekly", "own"]
+    assert names(inspector, problem=True) == ["acme-weekly"]
+    assert names(inspector, paused=True) == ["globex-nightly"]
+    assert names(inspector, text="NIGHT") == ["acme-nightly", "globex-nightly"]
+    assert names(inspector, sort="ticks", limit=3) == ["acme-nightly", *reversed(OF_CODE)]
+    assert names(inspector, tenant="acme", type="sample:tick", text="week", problem=True) == ["acme-weekly"]
+    assert names(inspector, tenant="unknown") == []
+    assert inspector.schedules(tenant="acme").count == Count(2, exact=True)
+
+
+@pytest.mark.parametrize("given", [{}, {"tenant": "acme"}, {"text": "s"}])
+@pytest.mark.parametrize(
+    ("sort", "pages"),
+    [("name", [["s0", "s1"], ["s2", "s3"], ["s4"]]), ("ticks", [["s4", "s2"], ["s3", "s1"], ["s0"]])],
+)
+def test_a_page_continues_after_the_one_before(
+    world: World, inspector: Inspector, given: dict[str, Any], sort: str, pages: list[list[str]]
+) -> None:
+    ticks = (1 / 7, 24.5, 1440, 24.5, 1440)
+    schedules(world, *({"name": f"s{n}", "tenant": "acme", "ticks_a_day": each} for n, each in enumerate(ticks)))
+    found, after = [], None
+    for _ in range(3):
+        page = inspector.schedules(**given, sort=sort, after=after, limit=2)
+        assert (page.count.number, page.searched_to) == (5, None)
+        found.append([one.name for one in page.schedules])
+        after = page.after
+    assert (found, after) == (pages, None)
+
+
+@pytest.mark.parametrize("sort", ["name", "ticks"])
+def test_a_search_reads_a_bounded_number_of_schedules(
+    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch, sort: str
+) -> None:
+    # given ten schedules, of which a page reads four
+    monkeypatch.setattr(stage_schedules, "BOUND", 4)
+    schedules(world, *({"name": f"s{number}", "ticks_a_day": 10 - number} for number in range(10)))
+    # when one is searched that comes after these
+    first = inspector.schedules(text="s9", sort=sort)
+    # then the page says how far it came, and the next ones find it
+    assert (first.schedules, first.searched_to, first.count) == ((), "s3", Count(0, exact=False))
+    second = inspector.schedules(text="s9", sort=sort, after=first.after)
+    third = inspector.schedules(text="s9", sort=sort, after=second.after)
+    assert ([one.name for one in third.schedules], third.after, third.searched_to) == (["s9"], None, None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"limit": 0}, {"limit": 201}, {"tenant": ""}, {"type": "RUB BISH"}, {"text": "ü"}, {"after": "\0"}),
+        *({"problem": 1}, {"paused": "yes"}, {"origin": "yaml"}, {"sort": "age"}, {"after": "s1", "sort": "ticks"}),
+    ],
+)
+def test_an_invalid_filter_names_its_field(inspector: Inspector, given: dict[str, Any]) -> None:
+    with pytest.raises(SelectionError, match=f"^{next(iter(given))}: "):
+        inspector.schedules(**given)
+
+
+LARGE = int(os.environ.get("JOBLANE_SCHEDULES", "2000"))
+"""Schedules of the next test; 100,000 in a check by hand."""
+
+
+def test_every_page_of_many_schedules_is_found_by_an_index(world: World, inspector: Inspector) -> None:
+    # given
+    world.run(MANY, str(LARGE))
+    world.run("analyze joblane.schedules")
+    # then pages and counts are whole, at any number
+    page = inspector.schedules(limit=200)
+    assert (len(page.schedules), page.after) == (200, "tenant-000200")
+    assert page.count == Count(min(LARGE, 10_000), exact=LARGE <= 10_000)
+    assert inspector.schedules(problem=True).count == Count(LARGE // 500, exact=True)
+    assert inspector.schedules(tenant="tenant-3", after="tenant-001000").schedules[0].name == "tenant-001003"
+    assert names(inspector, type="sample:tick", limit=1) == ["tenant-001000"]
+    assert inspector.schedules(sort="ticks", limit=1).schedules[0].ticks_a_day == 24
+
+
+# --- One schedule --------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_made_at_run_time_has_its_ticks_and_payload(world: World, inspector: Inspector) -> None:
+    # given a schedule in Berlin, whose last tick has completed
+    now = datetime.now(UTC)
+    last, following = datetime(now.year - 1, 1, 10, 5, tzinfo=UTC), datetime(now.year + 1, 1, 10, 5, tzinfo=UTC)
+    id_ = f"@daily:{last:%Y-%m-%dT%H:%MZ}:7"
+    put(world, sample_one, id_, state="completed")
+    schedules(
+        world,
+        {
+            "name": "daily",
+            "payload": {"do": "nothing", "number": 7},
+            "timezone": "Europe/Berlin",
+            "next_at": following,
+            "last_at": last,
+            "last_task": id_,
+            "options": {"timeout": 60, "headers": {"authorization": "secret"}},
+        },
+    )
+    # when
+    view = inspector.schedule("daily")
+    # then
+    row = view.row
+    assert (row.type, row.tenant, row.text, row.timezone) == ("sample:one", None, "0 6 * * *", "Europe/Berlin")
+    assert (row.missed, row.pause, row.problem, row.last_at) == ("latest", None, None, last)
+    assert [(tick.at, tick.task_id, tick.state) for tick in row.ticks] == [(last, id_, State.COMPLETED)]
+    assert view.next == tuple(following + timedelta(days=days) for days in range(5))
+    assert view.payload == {"do": "nothing", "number": 7}
+    assert view.options == {"timeout": 60, "headers": {"authorization": "[redacted]"}}
+    assert (row.id_prefix, row.missing, row.can_be_deleted) == ("@daily:", 0, True)
+
+
+def test_a_schedule_of_the_code_has_its_next_times(world: World, inspector: Inspector) -> None:
+    declare(world, sample_tick)
+    view = inspector.schedule("sample:tick:0")
+    row = view.row
+    assert (row.type, row.text, row.timezone, view.overlap) == ("sample:tick", "0 * * * *", "UTC", "skip")
+    assert view.next == tuple(hour(-number) for number in range(1, 6))
+    assert (row.ticks_a_day, row.ticks, row.missing, row.can_be_deleted) == (24, (), 0, False)
+
+
+def test_a_paused_schedule_shows_when_it_would_run(world: World, inspector: Inspector) -> None:
+    now = datetime.now(UTC)
+    schedules(world, {"name": "daily", "paused_at": now - timedelta(days=9), "next_at": now - timedelta(days=8)})
+    view = inspector.schedule("daily")
+    assert view.row.pause is not None
+    assert (view.row.next_at, view.row.pause.since) == (None, now - timedelta(days=9))
+    assert len(view.next) == 5
+    assert view.next[0] > now
+
+
+def test_ticks_whose_tasks_are_made_ahead_are_still_the_next_ones(world: World, inspector: Inspector) -> None:
+    now = datetime.now(UTC)
+    ahead = now.replace(second=0, microsecond=0) + timedelta(minutes=15)
+    schedules(
+        world,
+        {"name": "s", "expression": "* * * * *", "last_at": ahead, "next_at": ahead + timedelta(minutes=1)},
+        {"name": "late", "expression": "* * * * *", "next_at": now - timedelta(hours=3)},
+    )
+    assert inspector.schedule("s").next[0] <= now + timedelta(minutes=2)
+    assert inspector.schedule("late").row.next_at == now - timedelta(hours=3)
+
+
+def test_a_schedule_that_sql_has_broken_is_still_shown(world: World, inspector: Inspector) -> None:
+    schedules(world, {"name": "s", "expression": "at noon", "timezone": "Mars", "type": "no:type", "payload": {"a": 1}})
+    view = inspector.schedule("s")
+    assert (view.row.text, view.payload) == ("at noon", "[redacted]")
+    assert names(inspector) == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("acme-nigthly", "there is no schedule 'acme-nigthly'. Did you mean 'acme-nightly'?"),
+        ("sample:tikc:0", "there is no schedule 'sample:tikc:0'. Did you mean 'sample:tick:0' or 'sample:tick:1'?"),
+        ("zebra", "there is no schedule 'zebra'"),
+        ("a b", "there is no schedule 'a b'"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_one(world: World, inspector: Inspector, wrong: str, message: str) -> None:
+    declare(world, sample_tick)
+    schedules(world, {"name": "acme-nightly"}, {"name": "other"})
+    with pytest.raises(UnknownScheduleError) as refused:
+        inspector.schedule(wrong)
+    assert str(refused.value) == message
+
+
+# --- Ticks ---------------------------------------------------------------------------------------------------------
 
 
 def hour(ago: int) -> datetime:
@@ -54,90 +276,8 @@ def hour(ago: int) -> datetime:
 
 def tick_row(world: World, at: datetime, state: str = "completed") -> str:
     id_ = id_of("sample:tick", "0", at)
-    put(world, sample_tick, id_, state=state, tick=id_)
+    put(world, sample_tick, id_, state=state, schedule="sample:tick:0")
     return id_
-
-
-# --- Queries -------------------------------------------------------------------------------------------------------
-
-
-def test_a_schedule_has_its_next_times(inspector: Inspector) -> None:
-    view = first(inspector)
-
-    assert (view.type, view.name, view.text, view.timezone, view.overlap) == (
-        "sample:tick",
-        "0",
-        "0 * * * *",
-        "UTC",
-        "skip",
-    )
-    assert view.next == (hour(-1), hour(-2), hour(-3))
-
-
-def test_recorded_and_missed_ticks_are_shown(world: World, inspector: Inspector) -> None:
-    # given: ticks of five, three and two hours ago, a manual tick, and a tick of the other schedule
-    recorded = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
-    by_hand = tick_row(world, hour(4) + timedelta(minutes=7))
-    put(world, sample_tick, id_of("sample:tick", "1", hour(3)))
-    world.run(
-        "insert into joblane.task_attempts (task_id, run, attempt, generation, duration_ms) values ($1, 1, 1, 0, 9),"
-        " ($1, 2, 2, 0, 1234)",
-        recorded[0],
-    )
-
-    assert {tick.task_id: tick.duration_ms for tick in first(inspector).ticks if tick.duration_ms} == {
-        recorded[0]: 1234  # of the last run
-    }
-    found = {tick.at: (tick.task_id, tick.state) for tick in first(inspector).ticks}
-
-    assert found.pop(hour(0), None) is None or datetime.now(UTC).minute >= 30
-    found.pop(hour(1))
-    assert found == {
-        hour(5): (recorded[0], State.COMPLETED),
-        hour(4) + timedelta(minutes=7): (by_hand, State.COMPLETED),
-        hour(4): (id_of("sample:tick", "0", hour(4)), None),
-        hour(3): (recorded[1], State.ARCHIVED),
-        hour(2): (recorded[2], State.CANCELLED),
-    }
-
-
-def test_the_last_ten_ticks_are_shown_newest_first(world: World, inspector: Inspector) -> None:
-    for ago in range(15):
-        tick_row(world, hour(ago))
-
-    ticks = first(inspector).ticks
-
-    assert [tick.at for tick in ticks] == [hour(ago) for ago in range(10)]
-
-
-def test_a_schedule_without_recorded_ticks_has_missed_none(inspector: Inspector) -> None:
-    assert first(inspector).ticks == ()
-
-
-def test_a_frequent_schedule_names_ticks_that_were_missed_hours_ago(world: World, scope: Scope) -> None:
-    # given a schedule of every minute with all ticks of two hours, except for three that are an hour and more old
-    latest = datetime.now(UTC).replace(second=0, microsecond=0) - PATIENCE
-    lost = [latest - timedelta(minutes=minutes) for minutes in (60, 61, 90)]
-    ticks = [at for at in (latest - timedelta(minutes=minutes) for minutes in range(-30, 120)) if at not in lost]
-    insert_ticks(world, "sample:frequent", ticks)
-    # when
-    view = first(over(scope, sample_frequent))
-    # then, though none of them is among the last ticks
-    assert all(tick.state for tick in view.ticks)
-    assert (view.missed, view.missed_at) == (3, tuple(lost))
-
-
-def test_many_missed_ticks_are_counted_and_the_last_are_named(world: World, scope: Scope) -> None:
-    oldest = datetime.now(UTC).replace(second=0, microsecond=0) - PATIENCE - timedelta(minutes=300)
-    insert_ticks(world, "sample:frequent", [oldest])
-    view = first(over(scope, sample_frequent))
-    assert view.missed in (300, 301)  # a minute may end meanwhile
-    assert len(view.missed_at) == 20
-    assert view.missed_at[0] - view.missed_at[-1] == timedelta(minutes=19)
-
-
-def test_a_schedule_that_no_sweep_has_known_has_missed_no_tick(inspector: Inspector) -> None:
-    assert [(view.missed, view.missed_at) for view in inspector.schedules()] == [(0, ()), (0, ())]
 
 
 def insert_ticks(world: World, type_: str, times: list[datetime]) -> None:
@@ -149,101 +289,246 @@ def insert_ticks(world: World, type_: str, times: list[datetime]) -> None:
     )
 
 
-def test_a_paused_schedule_has_its_pause(inspector: Inspector) -> None:
-    paused = inspector.pause(PauseScope.SCHEDULE, "sample:tick:1")
+def test_recorded_and_missed_ticks_are_shown(world: World, inspector: Inspector) -> None:
+    # given: ticks of five, three and two hours ago, one at another time, and a tick of the other schedule
+    declare(world, sample_tick)
+    recorded = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
+    other = tick_row(world, hour(4) + timedelta(minutes=7))
+    put(world, sample_tick, id_of("sample:tick", "1", hour(3)))
+    world.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, duration_ms) values ($1, 1, 1, 0, 9),"
+        " ($1, 2, 2, 0, 1234)",
+        recorded[0],
+    )
+    ticks = row_of(inspector).ticks
+    assert {tick.task_id: tick.duration_ms for tick in ticks if tick.duration_ms} == {recorded[0]: 1234}  # the last run
+    found = {tick.at: (tick.task_id, tick.state) for tick in ticks}
+    assert found.pop(hour(0), None) is None or datetime.now(UTC).minute >= 30
+    found.pop(hour(1))
+    assert found == {
+        hour(5): (recorded[0], State.COMPLETED),
+        hour(4) + timedelta(minutes=7): (other, State.COMPLETED),
+        hour(4): (id_of("sample:tick", "0", hour(4)), None),
+        hour(3): (recorded[1], State.ARCHIVED),
+        hour(2): (recorded[2], State.CANCELLED),
+    }
 
-    assert [view.pause for view in inspector.schedules()] == [None, paused]
+
+def test_the_last_ten_ticks_are_shown_newest_first(world: World, inspector: Inspector) -> None:
+    declare(world, sample_tick)
+    for ago in range(15):
+        tick_row(world, hour(ago))
+    assert [tick.at for tick in row_of(inspector).ticks] == [hour(ago) for ago in range(10)]
 
 
-def test_the_state_on_aws_is_shown(world: World, scope: Scope) -> None:
-    inspector = over(scope, sample_both, sample_tick)
-    assert [view.on_aws for view in inspector.schedules()] == [None, None, None]
+def test_a_frequent_schedule_names_ticks_that_were_missed_hours_ago(world: World, inspector: Inspector) -> None:
+    # given a schedule of every minute with all ticks of two hours, except for three that are an hour and more old
+    declare(world, sample_frequent, since=UNDELIVERED + timedelta(minutes=119))
+    latest = datetime.now(UTC).replace(second=0, microsecond=0) - UNDELIVERED
+    lost = [latest - timedelta(minutes=minutes) for minutes in (60, 61, 90)]
+    ticks = [at for at in (latest - timedelta(minutes=minutes) for minutes in range(-30, 120)) if at not in lost]
+    insert_ticks(world, "sample:frequent", ticks)
+    # when
+    row = row_of(inspector, "sample:frequent:0")
+    # then, though none of them is among the last ticks
+    assert all(tick.state for tick in row.ticks)
+    assert (row.missing, row.missing_at) == (3, tuple(lost))
+
+
+def test_many_missed_ticks_are_counted_and_the_last_are_named(world: World, inspector: Inspector) -> None:
+    declare(world, sample_frequent, since=UNDELIVERED + timedelta(minutes=300))
+    row = row_of(inspector, "sample:frequent:0")
+    assert row.missing in (300, 301)  # a minute may end meanwhile
+    assert len(row.missing_at) == 20
+    assert row.missing_at[0] - row.missing_at[-1] == timedelta(minutes=19)
+
+
+def test_the_state_on_aws_is_shown(world: World, inspector: Inspector) -> None:
+    declare(world, sample_both, sample_tick)
+    assert [row.on_aws for row in inspector.schedules().schedules] == [None, None, None]
 
     scheduler = boto3.client("scheduler")
     scheduler.create_schedule_group(Name="jobs-cron")
-    names = {"sample-both.0": "ENABLED", "sample-both.0.2": "DISABLED", "sample-tick.0": "ENABLED"}
-    for name, state in names.items():
+    states = {"sample-both.0": "ENABLED", "sample-both.0.2": "DISABLED", "sample-tick.0": "ENABLED"}
+    for aws_name, state in states.items():
         scheduler.create_schedule(
-            Name=name,
+            Name=aws_name,
             GroupName="jobs-cron",
             State=state,  # type: ignore[arg-type]
             ScheduleExpression="cron(0 3 * * ? *)",
             FlexibleTimeWindow={"Mode": "OFF"},
             Target={"Arn": "arn:aws:sqs:us-east-1:123456789012:q", "RoleArn": "arn:aws:iam::123456789012:role/r"},
         )
-
-    assert [view.on_aws for view in inspector.schedules()] == ["DISABLED", "ENABLED", "MISSING"]
-
-
-def test_an_unreachable_scheduler_is_not_an_error(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
-
-    assert first(inspector).on_aws is None
+    assert [row.on_aws for row in inspector.schedules().schedules] == ["DISABLED", "ENABLED", "MISSING"]
 
 
-# --- Manual ticks ------------------------------------------------------------------------------------------------
-
-
-def test_a_manual_tick_runs_like_a_scheduled_tick(world: World, inspector: Inspector) -> None:
-    world.lane(sample_tick)
-
-    acted = inspector.tick("sample:tick", schedule="1", reason="the night's failed")
-
-    (message,) = world.take(sample_tick)
-    world.deliver(sample_tick, message["Body"])
-    assert world.row(acted.id)["state"] == "completed"
-    entry = inspector.audit()[0]
-    assert (entry.action, entry.target, entry.details) == ("tick", "sample:tick:1", {"id": acted.id})
-
-
-def test_a_second_tick_in_the_same_minute_is_refused(
+def test_an_unreachable_scheduler_is_not_an_error(
     world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a clock that stands still
-    world.lane(sample_tick)
-    at = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
-    monkeypatch.setattr("joblane.inspector.stage.schedules.datetime", Mock(now=lambda zone: at))
-    inspector.tick("sample:tick", schedule="1")
-    # then a second tick is refused before and after the first has run
-    with pytest.raises(ActionError, match="is pending: the tick of this minute was sent already; wait for the next"):
-        inspector.tick("sample:tick", schedule="1")
-    (message,) = world.take(sample_tick)
-    world.deliver(sample_tick, message["Body"])
-    with pytest.raises(ActionError, match=r"is completed: the tick of this minute .* op tick it"):
-        inspector.tick("sample:tick", schedule="1")
-    assert len(inspector.audit()) == 1
+    declare(world, sample_tick)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert row_of(inspector).on_aws is None
 
 
-def test_a_schedule_that_is_off_in_the_stage_can_be_ticked(world: World, scope: Scope) -> None:
-    world.lane(tenant_cleanup)
-    off = replace(tenant_cleanup, schedules=())
+# --- Actions, on a schedule of each kind ---------------------------------------------------------------------------
 
-    assert over(scope, off).tick("tenant:cleanup").id.startswith("tenant:cleanup:0:")
+
+def test_each_action_has_an_entry_with_person_and_reason(name: str, inspector: Inspector) -> None:
+    # when
+    paused = inspector.pause_schedule(name, reason="a holiday")
+    resumed = inspector.resume_schedule(name, reason="it is over")
+    inspector.run_schedule(name, reason="the customer asks")
+    # then
+    assert paused.row.pause is not None
+    assert (paused.row.pause.by, paused.row.pause.reason, paused.row.pause.until) == ("op", "a holiday", None)
+    assert resumed.row.pause is None
+    assert resumed.row.next_at is not None
+    assert [(one.who, one.action, one.target, one.reason) for one in inspector.audit()] == [
+        ("op", "run_schedule", f"schedule:{name}", "the customer asks"),
+        ("op", "resume_schedule", f"schedule:{name}", "it is over"),
+        ("op", "pause_schedule", f"schedule:{name}", "a holiday"),
+    ]
+    assert [one.action for one in resumed.audit] == ["resume_schedule", "pause_schedule"]
+
+
+def test_a_pause_with_an_end_shows_its_end_and_the_tick_after_it(name: str, inspector: Inspector) -> None:
+    until = datetime.now(UTC) + timedelta(days=400)
+    view = inspector.pause_schedule(name, until=until)
+    assert view.row.pause is not None
+    assert view.row.pause.until == until
+    assert view.row.next_at is not None
+    assert view.row.next_at >= until
+    assert names(inspector, paused=True) == [name]
+
+
+def test_a_pause_that_would_end_in_the_past_is_refused(name: str, inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match=r"^until: a time in the future is required"):
+        inspector.pause_schedule(name, until=datetime.now(UTC) - timedelta(seconds=5))
+    assert (row_of(inspector, name).pause, inspector.audit()) == (None, ())
+
+
+def test_a_pause_that_has_expired_is_none_and_another_can_begin(
+    name: str, deployed: World, inspector: Inspector
+) -> None:
+    # given a pause that has ended, and that no sweep has removed yet
+    inspector.pause_schedule(name, until=datetime.now(UTC) + HOUR)
+    deployed.run("update joblane.schedules set paused_until = clock_timestamp()")
+    assert row_of(inspector, name).pause is None
+    with pytest.raises(SelectionError, match="is not paused"):
+        inspector.resume_schedule(name)
+    # when
+    view = inspector.pause_schedule(name, reason="again")
+    # then
+    assert view.row.pause is not None
+    assert (view.row.pause.reason, view.row.pause.until) == ("again", None)
+
+
+def test_a_schedule_runs_now_with_its_payload_in_a_new_task(name: str, deployed: World, inspector: Inspector) -> None:
+    acted = inspector.run_schedule(name)
+    row = deployed.row(str(acted.new_id))
+    at_run_time = name == "acme"
+    tenant = "acme" if at_run_time else None
+    assert (row["type"], row["tenant"], row["schedule"]) == ("sample:tick", tenant, name)
+    assert row["payload"].get("number") == (7 if at_run_time else 0)
+    assert [json.loads(message["Body"])["id"] for message in deployed.take(sample_tick)] == [acted.new_id]
+    [entry] = inspector.audit()
+    assert entry.details == {"type": "sample:tick", "tenant": tenant, "id": acted.new_id}
+
+
+def test_only_a_schedule_that_no_code_declares_is_deleted(deployed: World, inspector: Inspector) -> None:
+    # given a paused schedule of the code
+    declare(deployed, sample_tick)
+    deployed.client.schedules.put("acme", sample_one, Sample(), "0 6 1 1 *")
+    inspector.pause_schedule("sample:tick:0")
+    with pytest.raises(SelectionError, match=r"^name: "):
+        inspector.delete_schedule("sample:tick:0")
+    # when a deploy removes it
+    declare(deployed)
+    # then it can be deleted, as one made at run time
+    row = row_of(inspector)
+    assert (row.problem, row.can_be_deleted) == (GONE, True)
+    assert inspector.delete_schedule("sample:tick:0") == row
+    assert inspector.delete_schedule("acme").name == "acme"
+    assert names(inspector) == []
+
+
+def test_a_pause_and_a_delete_cancel_the_ticks_that_were_made_ahead(deployed: World, inspector: Inspector) -> None:
+    # given schedules of every minute, with the tasks of the next minutes
+    for name in ("paused", "deleted"):
+        deployed.client.schedules.put(name, sample_one, Sample(), cron("* * * * *"))
+    made = "select id from joblane.tasks where schedule = $1 and state = 'scheduled' order by id"
+    ids = [id_ for (id_,) in deployed.run(made, "paused")]
+    assert len(ids) >= 14
+    # when
+    inspector.pause_schedule("paused")
+    inspector.delete_schedule("deleted")
+    # then, and the task names its schedule
+    assert [deployed.run(made, name) for name in ("paused", "deleted")] == [[], []]
+    why = inspector.task(ids[-1]).why
+    assert why.reason is Reason.ENDED
+    assert why.text.endswith(
+        ": SchedulePaused: its schedule was paused before it ran. "
+        "Its schedule is paused: `joblane schedules show paused`."
+    )
+    # and after the end of the pause they are made again, and sent
+    inspector.resume_schedule("paused")
+    assert len(deployed.run(made, "paused")) >= 14
+
+
+def test_a_tick_of_a_paused_schedule_of_the_code_names_its_schedule(deployed: World, inspector: Inspector) -> None:
+    declare(deployed, sample_tick)
+    inspector.pause_schedule("sample:tick:0", reason="year's end")
+    for number in ("0", "1"):
+        tick = Tick(schedule=number, at="2026-01-01T00:00:00Z")
+        deployed.deliver(sample_tick, Message("sample:tick", tick=tick).encode())
+    assert deployed.run("select state from joblane.tasks order by id") == [["cancelled"], ["completed"]]
+    why = inspector.task("sample:tick:0:2026-01-01T00:00Z").why
+    assert why.text.endswith("Its schedule is sample:tick:0: `joblane schedules show sample:tick:0`.")
 
 
 @pytest.mark.parametrize(
-    ("type_", "schedule", "says"),
+    ("action", "wanted", "message"),
     [
-        ("sample:tick", None, r"give the name of a schedule of sample:tick: 0, 1"),
-        ("sample:tick", "2", r"give the name of a schedule of sample:tick: 0, 1"),
-        ("sample:one", None, "it is not a periodic task"),
-        ("sample:none", None, "there is no task type 'sample:none'. Did you mean 'sample:one'"),
+        ("pause_schedule", "paused", "name: the schedule 'paused' is paused already"),
+        ("resume_schedule", "acme", "name: the schedule 'acme' is not paused"),
+        ("run_schedule", "old", "type: there is no task type 'no:type'. `joblane types` lists all"),
     ],
 )
-def test_an_unknown_schedule_is_refused(inspector: Inspector, type_: str, schedule: str | None, says: str) -> None:
-    with pytest.raises(SelectionError, match=says):
-        inspector.tick(type_, schedule=schedule)
-
-
-def test_a_tick_of_a_paused_schedule_is_refused(world: World, inspector: Inspector) -> None:
-    inspector.pause(PauseScope.SCHEDULE, "sample:tick:0")
-
-    with pytest.raises(SelectionError, match="sample:tick:0 is paused"):
-        inspector.tick("sample:tick", schedule="0")
-
-
-def test_a_tick_that_cannot_be_sent_leaves_no_entry(inspector: Inspector) -> None:
-    with pytest.raises(SendError, match=f"{PREFIX}-default-sample-tick"):
-        inspector.tick("sample:tick", schedule="0")
-
+def test_an_action_that_is_not_possible_says_why_and_leaves_no_entry(
+    deployed: World, inspector: Inspector, action: str, wanted: str, message: str
+) -> None:
+    schedules(deployed, {"name": "acme"}, {"name": "paused", "paused_at": datetime.now(UTC)})
+    schedules(deployed, {"name": "old", "type": "no:type"})
+    with pytest.raises(SelectionError, match=f"^{message}"):
+        getattr(inspector, action)(wanted)
     assert inspector.audit() == ()
+
+
+@pytest.mark.parametrize("action", ["pause_schedule", "resume_schedule", "delete_schedule", "run_schedule"])
+def test_an_action_on_an_unknown_schedule_leaves_no_entry(deployed: World, inspector: Inspector, action: str) -> None:
+    for wrong in ("unknown", "a b", "nul\0"):
+        with pytest.raises(UnknownScheduleError):
+            getattr(inspector, action)(wrong)
+    assert inspector.audit() == ()
+
+
+def test_a_schedule_that_another_transaction_changes_is_busy(name: str, deployed: World, inspector: Inspector) -> None:
+    holder = Database(deployed.url)
+    holder.get().execute_simple("begin")
+    holder.get().run("update joblane.schedules set problem = 'x'")
+    holder.get().execute_simple("set local lock_timeout = '1ms'")
+    deployed.run("alter function joblane.lock_schedule_VERSION set lock_timeout = '20ms'".replace("VERSION", VERSION))
+    with pytest.raises(BusyError):
+        inspector.pause_schedule(name)
+    holder.get().rollback()  # the server notices a dropped connection only after some time
+    holder.drop()
+    assert inspector.pause_schedule(name).row.pause is not None
+
+
+def test_a_schedule_of_a_type_that_is_not_declared_can_be_paused_resumed_and_deleted(
+    deployed: World, inspector: Inspector
+) -> None:
+    schedules(deployed, {"name": "old", "type": "no:type", "expression": "* * * * *"})
+    assert inspector.pause_schedule("old").row.pause is not None
+    assert inspector.resume_schedule("old").row.pause is None
+    assert inspector.delete_schedule("old").name == "old"

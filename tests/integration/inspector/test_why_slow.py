@@ -171,7 +171,7 @@ def test_held_tasks_of_a_limit_with_free_slots_are_named(deployed: World, scope:
     check = found(inspector, f"limit {limit}", sample_single)
     # then
     assert (check.grade, check.found) == (Grade.WARNING, "it has free slots, and 1 task is held")
-    assert check.do == "`joblane tick jobs:sweep` starts them"
+    assert check.do == "`joblane schedules run jobs:sweep:0` starts them"
 
 
 def test_tasks_that_wait_for_a_retry_long_after_an_outage_are_named(deployed: World, inspector: Inspector) -> None:

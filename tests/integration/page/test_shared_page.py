@@ -238,7 +238,6 @@ FORMS: dict[str, tuple[Permission, dict[str, str]]] = {
     "/bulk/abort": (OPERATE, {"id": "b"}),
     "/dead/redrive/start": (OPERATE, {"rate": "10"}),
     "/dead/acknowledge": (OPERATE, {"fingerprint": "f1", "reason": "known"}),
-    "/schedules/tick": (OPERATE, {"type": "tenant:cleanup", "schedule": "nightly"}),
     "/schedules/act": (OPERATE, {"name": "acme-nightly", "action": "run"}),
     "/limits/set": (OPERATE, {"name": "account:sync", "max_per_key": "3", "reason": "r"}),
     "/limits/reset": (OPERATE, {"name": "account:sync", "reason": "r"}),
@@ -287,7 +286,7 @@ def test_every_role_sees_every_page_and_just_the_forms_that_it_may_send(
     stub.batched = [views.batch(row=views.batch_row(id="import-7", sealed_at=None))]
     stub.answers["types"] = (views.type_view(ordered=True),)
     stub.limited = [views.limit("data:export", "a", LimitKind.KEY)]
-    stub.scheduled = [views.run_time_row(name="data:export")]
+    stub.scheduled = [views.schedule_row(name="data:export")]
     stub.bulk(BulkAction.CANCEL, Filter(), rate=1)
     stub.pause(PauseScope.QUEUE, "low")
     signed_in(visitor, GROUPS[role])

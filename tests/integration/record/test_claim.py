@@ -10,6 +10,7 @@ import pytest
 
 from joblane import Payload, TaskContext, cron, every, task
 from joblane.names import dead_letter_name
+from joblane.record.schedules import register
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World
@@ -283,7 +284,7 @@ def test_a_tick_inserts_its_row_and_runs_once_for_all_deliveries(world: World) -
     assert world.deliver(sample_tick, body) == []
 
     row = world.row("sample:tick:0:2026-11-24T10:00Z")
-    assert (row["state"], row["runs"], row["tick"]) == ("completed", 1, row["id"])
+    assert (row["state"], row["runs"], row["schedule"]) == ("completed", 1, "sample:tick:0")
 
 
 # --- Paused --------------------------------------------------------------------------------------------------------
@@ -403,7 +404,8 @@ def test_a_message_that_the_dead_letter_queue_refuses_stays_in_the_lane_unmarked
 
 def test_a_tick_of_a_paused_schedule_is_cancelled_and_other_ticks_run(world: World) -> None:
     # given
-    world.run("insert into joblane.pauses (scope, name) values ('schedule', 'sample:ticking:nightly')")
+    register(world.database.get(), {sample_ticking.type: sample_ticking})
+    world.client.schedules.pause("sample:ticking:nightly")
     ticks = [{"type": "sample:ticking", "tick": {"schedule": name, "at": "2026-03-01T02:00:00Z"}} for name in NAMES]
     # when
     for tick in ticks:
@@ -414,7 +416,7 @@ def test_a_tick_of_a_paused_schedule_is_cancelled_and_other_ticks_run(world: Wor
     assert paused["reason"] == "SchedulePaused: its schedule is paused"
     assert other["state"] == "completed"
     # and a pause that has ended has no effect
-    world.run("update joblane.pauses set until = now()")
+    world.run("update joblane.schedules set paused_until = now()")
     world.deliver(
         sample_ticking, {"type": "sample:ticking", "tick": {"schedule": "nightly", "at": "2026-03-02T02:00Z"}}
     )

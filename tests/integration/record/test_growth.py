@@ -59,7 +59,11 @@ select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), now()
 """
 PAUSES = """
 insert into joblane.pauses (scope, name)
-select scope, 'paused-' || n from generate_series(1, $1::int) n, unnest('{tenant,type,schedule}'::text[]) scope
+select scope, 'paused-' || n from generate_series(1, $1::int) n, unnest('{tenant,type}'::text[]) scope
+"""
+SCHEDULES = """
+insert into joblane.schedules (name, origin, type, payload, expression, timezone, ticks_a_day, revision, next_at)
+select 'paused-' || n, 'code', 'a:b', '{}', '* * * * *', 'UTC', 1440, 0, now() from generate_series(1, $1::int) n
 """
 PAUSE = "insert into joblane.pauses (scope, name) values ('tenant', 'acme')"
 ROWS_READ = """
@@ -131,7 +135,7 @@ def _ids(prefix: str) -> list[str]:
 
 def _messages(prefix: str, *, rec: bool) -> str:
     unique = {} if rec else {"unique_until": "finish", "unique_seconds": 60}
-    tick = {"tick": prefix, "schedule": "hourly"} if prefix == "tick" else {}
+    tick = {"rest": {"schedule": "paused-7"}} if prefix == "tick" else {}
     return json.dumps(
         [
             NEW_ROW | tick | unique | {"id": id_, "rec": rec} | ({} if rec else {"unique_key": id_})
@@ -197,7 +201,7 @@ OF_RUNS = "any(array(select f.id from f))"
 GROWING = [
     ("claim", "claim", "where r.id = m.id for no key update skip locked", "where r.id || '' = m.id for no key update"),
     ("claim", "claim", "p.name = t.tenant", "p.name || '' = t.tenant"),
-    ("claim of ticks", "claim", "and p.name = m.type", "and p.name || '' = m.type"),
+    ("claim of ticks", "claim", "s.name = t.schedule", "s.name || '' = t.schedule"),
     (
         "claim of external messages",
         "claim",
@@ -314,7 +318,7 @@ def test_no_statement_reads_more_than_its_tasks_need(connection: Connection) -> 
         "large": [(ENDED.replace("'ended-'", "'large-'"), ("30000",))],
         "skewed": SKEWED,
         "analysed": [],
-        "others paused": [(PAUSES, ("5000",))],
+        "others paused": [(PAUSES, ("5000",)), (SCHEDULES, ("5000",))],
         "paused": [(PAUSE, ())],
     }
     for shape, fills in shapes.items():
@@ -338,7 +342,7 @@ def test_a_statement_that_grows_is_found(
     # given a function that scans a table
     text = FUNCTIONS[function]
     assert lookup in text, "the function has changed: the fault can no longer be planted by this text"
-    for sql, parameters in [*SKEWED, (PAUSES, ("200",))]:
+    for sql, parameters in [*SKEWED, (PAUSES, ("200",)), (SCHEDULES, ("200",))]:
         connection.run(sql, *parameters)
     connection.run(ATTEMPTS)
     fill_with_given(connection)

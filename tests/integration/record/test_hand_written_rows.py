@@ -73,7 +73,7 @@ REFUSED = (
 )  # fmt: skip
 """Changes of a waiting row that the table refuses."""
 TAKEN = (
-    "id = 'ä \u2028 b'", "type = 'gone:type'", "owner = ''", "schema = ''", "payload_digest = ''", "tick = 'x'",
+    "id = 'ä \u2028 b'", "type = 'gone:type'", "owner = ''", "schema = ''", "payload_digest = ''", "schedule = 'x'",
     "tags = '{\"\", a}'", "unique_key = ''", "replay_of = 'nobody'", "reason = ''", "error_type = ''",
     "error_message = ''", "fingerprint = ''", "fingerprint = 'ä b'", "lease_token = gen_random_uuid()",
     *(f"payload = '{value}'" for value in ("[1]", "1", '"x"', "null")), "payload = null",
@@ -243,13 +243,15 @@ def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(wor
         "insert into joblane.pauses (scope, name, since) values ('type', 'a:b', '-infinity')",
         "insert into joblane.audit (who, action, target, at) values ('me', 'run', 'it', 'infinity')",
         "insert into joblane.audit (who, action, target, details) values ('me', 'run', 'it', '[]')",
-        "insert into joblane.declared_schedules (type, name, checked_until) values ('a:b', 'x', 'infinity')",
         *(
-            "insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at)"
+            "insert into joblane.schedules (name, type, payload, expression, timezone, ticks_a_day, revision, next_at)"
             f" values ({row})"
             for row in (
-                "'a b', 'a:b', '{}', '* * * * *', 'UTC', 1, now()", "'a', 'a', '{}', '* * * * *', 'UTC', 1, now()",
-                "'a', 'a:b', '[]', '* * * * *', 'UTC', 1, now()", "'a', 'a:b', '{}', '* * * * *', 'UTC', 1, 'infinity'",
+                "'a b', 'a:b', '{}', '* * * * *', 'UTC', 9, 1, now()",
+                "'a', 'a', '{}', '* * * * *', 'UTC', 9, 1, now()",
+                "'a', 'a:b', '[]', '* * * * *', 'UTC', 9, 1, now()",
+                "'a', 'a:b', '{}', '* * * * *', 'UTC', 9, 1, 'infinity'",
+                "'a', 'a:b', '{}', '* * * * *', 'UTC', -1, 1, now()",
             )
         ),
     ],

@@ -1,4 +1,4 @@
-"""The statements of schedules at run time read no more than what they were given, whatever the tables hold."""
+"""The statements of schedules read no more than what they were given, whatever the tables hold."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from joblane.sweep.walk import PLANNING
 
 NUMBER = 3_000
 SCHEDULES = """
-insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, revision, next_at, paused_at)
-select 's' || n, 'a:' || (n % 100), '{}', 'tenant-' || (n % 1000), '0 6 * * *', 'UTC', 'latest', 1,
-       now() + n * interval '1 minute', case when n % 10 = 0 then now() end
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, ticks_a_day,
+                               revision, next_at, paused_at, origin)
+select 's' || n, 'a:' || (n % 100), '{}', 'tenant-' || (n % 1000), '0 6 * * *', 'UTC', 'latest', n / 9.0, 1,
+       now() + n * interval '1 minute', case when n % 10 = 0 then now() end,
+       case when n % 100 = 1 then 'code' else 'run_time' end
   from generate_series(1, $1::int) n
 """
 TICKS = """
@@ -47,7 +49,7 @@ def connection(database_url: str) -> Iterator[Connection]:
         yield connection
 
 
-NAMED = json.dumps({"name": "s1"})
+NAMED = json.dumps({"name": "s1", "revision": 2})
 LISTED = json.dumps({"tenant": "tenant-7", "type": "a:7", "after": "s2", "number": 10})
 DAY = 24 * 60
 """Ticks of a schedule that fires every minute."""
@@ -70,7 +72,7 @@ STATEMENTS: tuple[tuple[str, tuple[Any, ...], int], ...] = (
     (DUE, (1000,), 20),  # those of 15 minutes
     (DUE_BY_NAME, ("s1",), 1),
     (MOVE, (json.dumps([{"name": f"s{n}", "next_at": "2030-01-01T00:00:00Z"} for n in range(1, 11)]),), 21),
-    (listing(by_tenant=False, by_type=False), (LISTED,), 10),
+    (listing(by_tenant=False, by_type=False), (LISTED,), 11),  # one of them is of the code
     (listing(by_tenant=True, by_type=False), (LISTED,), 20),
     (listing(by_tenant=False, by_type=True), (LISTED,), 20),
     (listing(by_tenant=True, by_type=True), (LISTED,), 30),

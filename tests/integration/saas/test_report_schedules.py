@@ -16,7 +16,7 @@ from functions.api import reports as routes
 from functions.api import storage
 from functions.report_generate.handler import ReportGenerate, report_generate
 from functions.tenant_cleanup.handler import TenantCleanup, tenant_cleanup
-from joblane.record.schedules import RunTimeSchedule
+from joblane.record.schedules import StoredSchedule
 from joblane.record.sql_functions import VERSION
 from saas import report_schedules, reports, uploads
 from tests.builders.http_events import claims
@@ -36,7 +36,7 @@ class Reports(Api):
         path = f"/reports/schedules/{name}".rstrip("/")
         return self(method, path, body, who=claims("ann", tenant or self.tenant, "admin"))
 
-    def schedule(self, name: str = "mondays", tenant: str | None = None) -> RunTimeSchedule | None:
+    def schedule(self, name: str = "mondays", tenant: str | None = None) -> StoredSchedule | None:
         """The library's schedule."""
         full = report_schedules.name_of(uuid.UUID(tenant or self.tenant), name)
         return self.platform.world.client.schedules.get(full)

@@ -1,4 +1,4 @@
-"""A day of schedules at run time, in virtual time. ``JOBLANE_SCHEDULES=100000``: with as many schedules."""
+"""A day of schedules, in virtual time. ``JOBLANE_SCHEDULES=100000``: with as many schedules."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from datetime import timedelta
 import pytest
 
 from joblane.enqueue.ticks import AHEAD, GRACE
-from joblane.record.schedules import schedule_of
+from joblane.record.schedules import UNDELIVERED, schedule_of
 from tests.ticking import Days, mixed
 from tests.world import World
 
+OF_CODE = 60
 NUMBER = int(os.environ.get("JOBLANE_SCHEDULES", "300"))
 
 
@@ -19,15 +20,18 @@ NUMBER = int(os.environ.get("JOBLANE_SCHEDULES", "300"))
 def days(world: World) -> Days:
     days = Days(world.database.get())
     days.put(mixed(NUMBER))
+    days.declare(OF_CODE)
     days.connection.run("vacuum analyze joblane.schedules")
     return days
 
 
 def test_each_tick_of_a_day_is_one_task_in_time(days: Days) -> None:
+    since = days.now + UNDELIVERED
     # when
     days.run(hours=24 if NUMBER > 1000 else 6)
     # then
     ticks = days.check()
+    assert days.check_code(since) > OF_CODE
     assert days.late == []
     assert days.latest_seconds <= 1
     print(
@@ -40,7 +44,9 @@ def test_after_three_hours_without_a_sweep_no_schedule_has_a_burst(days: Days) -
     # given a sweep, and then none for three hours
     days.run(hours=0.1)
     days.made.clear()
-    rows = days.connection.run("select name, expression, timezone, missed, next_at from joblane.schedules")
+    rows = days.connection.run(
+        "select name, expression, timezone, missed, next_at from joblane.schedules where origin = 'run_time'"
+    )
     before = {name: next_at for name, *_, next_at in rows}
     days.travel(timedelta(hours=3))
     # when

@@ -206,8 +206,8 @@ def test_a_schedule_is_named_where_there_are_several(jobs: JobTester) -> None:
 
 
 def test_schedules_tick_while_time_passes(jobs: JobTester, effects: Effects) -> None:
-    jobs.register(order_nightly, order_clock)
     jobs.at(jobs.now.replace(hour=12, minute=15) + timedelta(days=1))
+    jobs.register(order_nightly, order_clock)
     ran = jobs.travel(timedelta(days=7), ticks=True).check()
     assert len(ran.of(order_nightly)) == 7
     assert len(ran.of(order_clock)) == 7 * 24 + 1
@@ -221,8 +221,8 @@ def test_schedules_tick_while_time_passes(jobs: JobTester, effects: Effects) -> 
 def test_what_is_due_on_the_way_runs_at_its_time(jobs: JobTester, effects: Effects) -> None:
     jobs.enqueue(order_fail, Order(number=2))
     jobs.enqueue(order_mail, Order(number=5), process_in=timedelta(hours=1))
-    jobs.register(order_nightly)
     jobs.at(jobs.now.replace(hour=12, minute=0) + timedelta(days=1))
+    jobs.register(order_nightly)
     jobs.drain(within=timedelta(hours=3))
     jobs.enqueue(order_fail, Order(number=1))
     ran = jobs.travel(timedelta(days=1), ticks=True).check()

@@ -1,4 +1,4 @@
-"""Schedules at run time in the virtual time of the kit: each tick is one task, at its time."""
+"""Schedules in the virtual time of the kit: each tick is one task, at its time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from joblane import TaskContext, cron, every, task
+from joblane import Payload, TaskContext, cron, every, task
 from joblane.enqueue.ticks import AHEAD, GRACE, TICK_PATTERN
-from joblane.record.schedules import Missed
+from joblane.tasks.schedule import Missed
+from joblane.tasks.task import Task
 from joblane.testing import JobTester
 from tests.integration.testing.samples import Order
 
@@ -28,6 +29,20 @@ def clock_chime(payload: Order, ctx: TaskContext) -> None:
     ran.append((payload.number, ctx.task_id))
     if payload.number:
         raise ValueError("it jams")
+
+
+class Rung(Payload):
+    pass
+
+
+@task("clock:ring", overlap="allow", schedule=[every(hours=1, name="hourly")])
+def clock_ring(payload: Rung, ctx: TaskContext) -> None:
+    ran.append((0, ctx.task_id))
+
+
+@task("clock:hush", overlap="allow", schedule=[every(hours=1, name="hourly", missed="skip")])
+def clock_hush(payload: Rung, ctx: TaskContext) -> None:
+    ran.append((0, ctx.task_id))
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +123,46 @@ def test_after_hours_without_a_worker_only_the_tasks_that_were_made_ahead_run_la
     late = [tick for tick in times("s") if tick < jobs.now - GRACE]
     assert 14 <= len(late) <= 15
     assert max(late) <= put_at + AHEAD
+
+
+@pytest.mark.parametrize(("rings", "runs"), [(clock_ring, 1), (clock_hush, 0)])
+def test_the_newest_missed_tick_of_the_code_runs_and_a_late_one_does_not(
+    jobs: JobTester, rings: Task[Any, Any], runs: int
+) -> None:
+    # given a registered schedule, and hours without its ticks
+    jobs.register(rings)
+    jobs.at(jobs.now.replace(minute=45, second=0) + 5 * HOUR)
+    newest = jobs.now.replace(minute=0, second=0, microsecond=0)
+    # when
+    jobs.drain()
+    # then
+    assert [id_ for _, id_ in ran] == [f"{rings.type}:hourly:{newest:%Y-%m-%dT%H:%MZ}"][:runs]
+    # and when ticks arrive late, and the next one in time
+    late = [jobs.tick(rings, at=newest - passed * HOUR) for passed in range(3)]
+    jobs.drain()
+    assert len(ran) == runs
+    assert {jobs.task(id_).reason for id_ in late[runs:]} == {
+        "TickMissed: it came late, and its schedule has gone on without it"
+    }
+    jobs.travel(HOUR, ticks=True)
+    assert len(ran) == runs + 1
+
+
+def test_a_tick_of_the_code_runs_late_while_its_schedule_is_not_registered(jobs: JobTester) -> None:
+    jobs.travel(5 * HOUR)
+    jobs.tick(clock_ring, at=jobs.now - 4 * HOUR)
+    jobs.drain()
+    assert len(ran) == 1
+
+
+def test_a_paused_schedule_of_the_code_does_not_run_its_ticks(jobs: JobTester) -> None:
+    jobs.register(clock_ring)
+    jobs.schedules.pause("clock:ring:hourly")
+    jobs.travel(3 * HOUR, ticks=True)
+    assert not ran
+    # when
+    jobs.schedules.resume("clock:ring:hourly")
+    jobs.tick(clock_ring, at=jobs.now - HOUR)
+    jobs.travel(HOUR, ticks=True)
+    # then
+    assert len(ran) == 1

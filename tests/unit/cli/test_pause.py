@@ -1,4 +1,4 @@
-"""`pause`, `resume`, `tick`."""
+"""`pause`, `resume`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.views import ActionResult, Pause
-from joblane.record.row.states import State
+from joblane.inspector.views import Pause
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run
@@ -82,8 +81,16 @@ def test_an_unknown_name_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
     assert (ran.code, ran.err) == (3, "joblane: there is no queue 'lo'; known: critical, default, low\n")
 
 
-def test_a_tick_is_sent_through_the_inspector_and_its_id_is_the_output(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["tick"] = ActionResult("tenant:cleanup:0:2026-11-25T10:00Z", "tick", None, State.PENDING)
-    ran = jobs("tick", "tenant:cleanup", "--schedule", "0", "--reason", "by hand")
-    assert ran.out == "Sent: tenant:cleanup:0:2026-11-25T10:00Z\n"
-    assert stub.called("tick") == [(("tenant:cleanup",), {"schedule": "0", "reason": "by hand"})]
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("pause", "schedule", "tenant:cleanup:0"), "SCOPE: use `joblane schedules pause NAME`"),
+        (("resume", "schedule", "tenant:cleanup:0"), "and `joblane schedules resume NAME`"),
+        (("tick", "tenant:cleanup"), "Use `joblane schedules run NAME`"),
+    ],
+)
+def test_a_former_command_for_schedules_names_the_new_one(
+    jobs: Run, stub: FakeInspector, command: tuple[str, ...], says: str
+) -> None:
+    ran = jobs(*command)
+    assert (ran.code, says in ran.err, stub.calls) == (2, True, [])

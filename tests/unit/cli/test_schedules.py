@@ -1,131 +1,105 @@
-"""`schedules`: those of the code and those made at run time, and the actions on the latter."""
+"""`schedules`: the listing, one schedule, and the actions on one and on many, for both kinds."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from joblane.inspector.errors import SelectionError
-from joblane.inspector.views import (
-    AuditEntry,
-    Count,
-    RunTimeSchedulePage,
-    RunTimeScheduleRow,
-    RunTimeScheduleView,
-    ScheduleView,
-)
+from joblane.cli.exits import Exit
+from joblane.errors import UnknownScheduleError
+from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.views import AuditEntry, Count, SchedulePage, SchedulePause, ScheduleRow, ScheduleView
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run
 
+NAMES = ("acme-nightly", "tenant:cleanup:nightly")
+"""The schedule that was made at run time, and the one of the code."""
+PAUSE = SchedulePause(views.NOW, None, "ann", "a holiday")
 
-def test_schedules_are_shown_with_the_next_time_and_the_last_ticks(jobs: Run, stub: FakeInspector) -> None:
+# --- The listing ---------------------------------------------------------------------------------------------------
+
+
+def test_both_kinds_are_lines_of_one_table(jobs: Run, stub: FakeInspector) -> None:
+    # given
     soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
-    stub.answers["schedules"] = (replace(views.schedule(), next=(soon,)),)
-    stub.scheduled = []
-    ran = jobs("schedules", columns=80)
-    assert ran.out.splitlines()[1].split() == [
-        "tenant:cleanup",
-        "0",
-        "every",
-        "day",
-        "at",
-        "02:00",
-        "UTC",
-        "in",
-        "5h30m",
-        "✓×",
+    stub.scheduled = [
+        views.schedule_row(),
+        views.declared_row(next_at=soon),
+        views.schedule_row(name="acme-weekly", pause=PAUSE, next_at=None, ticks=(), ticks_a_day=1 / 7),
+        views.schedule_row(name="globex", tenant=None, problem="its type is not declared"),
     ]
-    assert ran.out.splitlines()[2] == "tenant:cleanup 0: 2 missed in 24 h: " + ", ".join(
-        f"{at:%H:%M}Z" for at in views.schedule().missed_at
-    )
-    assert "jobs tick TYPE" in ran.err
+    # when
+    ran = jobs("schedules", columns=240)
+    # then
+    header, first, declared, paused, problem, missed = ran.out.splitlines()
+    titles = ("NAME", "ORIGIN", "TYPE", "TENANT", "SCHEDULE", "TICKS/DAY", "NEXT", "LAST TICKS", "TOOK", "ON AWS")
+    assert [title for title in (*titles, "PAUSED", "PROBLEM") if title not in header] == []
+    assert first.split()[:5] == ["acme-nightly", "run", "time", "data:export", "acme"]
+    assert "every day at 06:00 Europe/Berlin" in first
+    assert declared.split() == [
+        *("tenant:cleanup:nightly", "code", "tenant:cleanup", "–", "every", "day", "at", "02:00", "UTC", "1"),
+        *("in", "5h30m", "✓×", "1.2", "s", "ENABLED"),
+    ]
+    assert " 0.14 " in paused
+    assert paused.rstrip().endswith("yes")
+    assert problem.rstrip().endswith("its type is not declared")
+    times = ", ".join(f"{at:%H:%M}Z" for at in views.declared_row().missing_at)
+    assert missed == f"tenant:cleanup:nightly: 2 missed in 24 h: {times}"
+    assert ran.err.splitlines() == [
+        "× marks a missed tick. Run a task now:  jobs schedules run NAME",
+        "See a problem:  jobs schedules show NAME",
+    ]
+
+
+def test_the_end_of_a_pause_is_in_the_table(jobs: Run, stub: FakeInspector) -> None:
+    until = datetime.now(UTC) + timedelta(hours=2, seconds=30)
+    stub.scheduled = [views.schedule_row(pause=SchedulePause(views.NOW, until, None, None))]
+    assert "ends in 2h" in jobs("schedules").out
 
 
 def test_many_missed_ticks_are_counted_and_the_latest_are_named(jobs: Run, stub: FakeInspector) -> None:
     times = tuple(views.NOW - timedelta(minutes=n) for n in range(20))
-    stub.answers["schedules"] = (replace(views.schedule(), ticks=(), missed=1_234, missed_at=times),)
-    stub.scheduled = []
-    ran = jobs("schedules")
-    line = ran.out.splitlines()[2]
-    assert line.startswith("tenant:cleanup 0: 1,234 missed in 24 h: ")
+    stub.scheduled = [views.declared_row(ticks=(), missing=1_234, missing_at=times)]
+    line = jobs("schedules").out.splitlines()[2]
+    assert line.startswith("tenant:cleanup:nightly: 1,234 missed in 24 h: ")
     assert line.endswith(", …")
     assert line.count("Z") == 6
-    assert "jobs tick TYPE" in ran.err
-
-
-# --- Both kinds ----------------------------------------------------------------------------------------------------
-
-
-def test_both_kinds_are_listed_under_their_headings(jobs: Run, stub: FakeInspector) -> None:
-    # given
-    stub.answers["schedules"] = (replace(views.schedule(), ticks=(), missed=0),)
-    stub.scheduled = [
-        views.run_time_row(),
-        views.run_time_row(name="acme-weekly", paused_at=views.NOW, next_at=None, last_at=None, last=None),
-        views.run_time_row(name="globex", tenant=None, problem="its type is not declared"),
-    ]
-    # when
-    ran = jobs("schedules", columns=140)
-    # then
-    lines = ran.out.splitlines()
-    assert lines[0] == "Declared in the code"
-    first, second, third = lines[lines.index("Made at run time") + 2 :]
-    assert first.split()[:3] == ["acme-nightly", "data:export", "acme"]
-    assert "every day at 06:00 Europe/Berlin" in first
-    assert "completed 18h ago" in first
-    assert "paused" in second
-    assert third.rstrip().endswith("its type is not declared")
-    assert ran.err == "See a problem:  jobs schedules show NAME\n"
-
-
-def test_both_kinds_are_one_document(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["schedules"] = (views.schedule(),)
-    found = json.loads(jobs("schedules", "--json").out)
-    assert found.keys() == {"declared", "run_time"}
-    assert TypeAdapter(tuple[ScheduleView, ...]).validate_python(found["declared"]) == (views.schedule(),)
-    assert TypeAdapter(RunTimeSchedulePage).validate_python(found["run_time"]) == views.run_time_page()
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_the_table_fits_the_terminal_and_cuts_no_name(jobs: Run, stub: FakeInspector, columns: int) -> None:
     name = "report-6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11-monday"
-    stub.scheduled = [views.run_time_row(name=name), views.run_time_row(name="b", problem="the payload does not fit")]
-    ran = jobs("schedules", "--tenant", "acme", columns=columns)
+    stub.scheduled = [views.schedule_row(name=name), views.schedule_row(name="b", problem="the payload does not fit")]
+    ran = jobs("schedules", columns=columns)
     assert max(map(len, ran.out.splitlines())) <= columns
     assert "…" not in ran.out
-    _, header, *rows = ran.out.splitlines()
+    header, *rows = ran.out.splitlines()
     width = header.index(header.split()[1])
     assert "".join(row[:width].strip() for row in rows) == f"{name}b"
 
 
 def test_the_options_choose_and_more_schedules_are_announced(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["run_time_schedules"] = views.run_time_page(count=Count(10_000, exact=False), after="acme-nightly")
-    ran = jobs("schedules", "night", "--tenant", "acme", "-t", "data:export", "--problem", "-n", "1", "--after", "a")
-    given = {"tenant": "acme", "type": "data:export", "text": "night", "problem": True, "after": "a", "limit": 1}
-    assert stub.calls == [("run_time_schedules", (), given)]  # and EventBridge is not asked
-    assert ran.err == ("1 of at least 10,000 schedules made at run time. Continue:  --after acme-nightly\n")
-    stub.answers["run_time_schedules"] = replace(
-        views.run_time_page(), schedules=(), count=Count(0, exact=False), after="m", searched_to="m"
+    stub.answers["schedules"] = views.schedule_page(
+        views.schedule_row(), count=Count(10_000, exact=False), after="1 acme-nightly"
     )
+    options = ("--tenant", "acme", "-t", "data:export", "--origin", "run_time", "--problem", "--paused", "-n", "1")
+    ran = jobs("schedules", "night", *options, "--sort", "ticks", "--after", "9 a")
+    given: dict[str, Any] = {"tenant": "acme", "type": "data:export", "text": "night", "origin": "run_time"}
+    given |= {"problem": True, "paused": True, "sort": "ticks", "after": "9 a", "limit": 1}
+    assert stub.calls == [("schedules", (), given)]
+    assert ran.err == "1 of at least 10,000 schedules. Continue:  --after '1 acme-nightly'\n"
+    stub.answers["schedules"] = views.schedule_page(count=Count(0, exact=False), after="m", searched_to="m")
     ran = jobs("schedules", "x", "--tenant", "acme")
     assert "No schedule matches." in ran.err
     assert "Searched up to the name m. Continue:  --after m" in ran.err
 
 
-def test_a_text_and_a_type_choose_declared_schedules_too(jobs: Run, stub: FakeInspector) -> None:
-    stub.scheduled = []
-    stub.answers["schedules"] = (views.schedule(),)
-    for arguments, shown in ((("CLEAN",), True), (("x",), False), (("--type", "data:export"), False)):
-        assert ("tenant:cleanup" in jobs("schedules", *arguments).out) is shown
-    assert jobs("schedules", "x").err == "No schedule matches.\n"
-
-
-# --- One of those made at run time ---------------------------------------------------------------------------------
+# --- One schedule, of each kind ------------------------------------------------------------------------------------
 
 
 def test_a_schedule_is_shown_with_its_ticks_and_the_next_steps(jobs: Run, stub: FakeInspector) -> None:
@@ -135,35 +109,52 @@ def test_a_schedule_is_shown_with_its_ticks_and_the_next_steps(jobs: Run, stub: 
         "every day at 06:00 Europe/Berlin",
         "0 6 * * * Europe/Berlin",
         "the latest runs late",
-        "acme-nightly-task  completed",
+        "completed, 900 ms  acme-nightly-task",
         '"token": "[redacted]"',
         "a holiday",
         "jobs ls --id @acme-nightly:",
         "jobs schedules pause acme-nightly",
+        "jobs schedules delete acme-nightly",
     ):
         assert part in ran.out
-    stub.scheduled = [views.run_time_row(paused_at=views.NOW, next_at=None, problem="its type is not declared")]
+    stub.scheduled = [views.schedule_row(pause=PAUSE, next_at=None, problem="its type is not declared")]
     ran = jobs("schedules", "show", "acme-nightly")
     assert "would be next" in ran.out
+    assert "by ann: a holiday" in ran.out
     assert "Problem: its type is not declared" in ran.out
     assert "jobs schedules resume acme-nightly" in ran.out
 
 
-def test_a_schedule_is_paused_and_resumed_with_a_reason(jobs: Run, stub: FakeInspector) -> None:
-    ran = jobs("--stage", "dev", "schedules", "pause", "acme-nightly", "--reason", "a holiday")
-    assert ran.code == 0
-    assert "Resume:  jobs --stage dev schedules resume acme-nightly" in ran.err
-    ran = jobs("schedules", "resume", "acme-nightly")
-    assert f"Resumed acme-nightly: its next tick is at {views.run_time_row().next_at:%Y-%m-%d %H:%M:%S}Z." in ran.err
+def test_a_schedule_of_the_code_is_shown_with_its_missing_ticks(jobs: Run, stub: FakeInspector) -> None:
+    ran = jobs("schedules", "show", "tenant:cleanup:nightly")
+    for part in ("ENABLED", "skip", "2 missed in 24 h", "completed, 1.2 s  b", "jobs ls --id tenant:cleanup:nightly:"):
+        assert part in ran.out
+    assert "schedules delete" not in ran.out
+    stub.scheduled = [views.declared_row(can_be_deleted=True, pause=PAUSE)]
+    assert "jobs schedules delete" in jobs("schedules", "show", "tenant:cleanup:nightly").out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schedule_is_paused_and_resumed_with_a_reason_and_an_end(jobs: Run, stub: FakeInspector, name: str) -> None:
+    ran = jobs("--stage", "dev", "schedules", "pause", name, "--reason", "a holiday")
+    assert (ran.code, f"Paused {name}: it has no ticks until it is resumed." in ran.err) == (0, True)
+    assert f"Resume:  jobs --stage dev schedules resume {name}" in ran.err
+    ran = jobs("schedules", "resume", name)
+    assert f"Resumed {name}: its next tick is at {views.schedule_row().next_at:%Y-%m-%d %H:%M:%S}Z." in ran.err
+    until = datetime(2030, 1, 1, tzinfo=UTC)
+    ran = jobs("schedules", "pause", name, "--until", "2030-01-01T02:00+02:00")
+    assert f"Paused {name}: it has no ticks until 2030-01-01 00:00:00Z." in ran.err
     assert stub.performed == [
-        ("pause_schedule", "acme-nightly", "a holiday"),
-        ("resume_schedule", "acme-nightly", None),
+        ("pause_schedule", name, "a holiday", None),
+        ("resume_schedule", name, None),
+        ("pause_schedule", name, None, until),
     ]
 
 
-def test_a_schedule_runs_now_and_the_id_is_the_output(jobs: Run, stub: FakeInspector) -> None:
-    assert jobs("schedules", "run", "acme-nightly").out == "Enqueued: new\n"
-    assert stub.performed == [("run_schedule", "acme-nightly", None)]
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schedule_runs_now_and_the_id_is_the_output(jobs: Run, stub: FakeInspector, name: str) -> None:
+    assert jobs("schedules", "run", name).out == "Enqueued: new\n"
+    assert stub.performed == [("run_schedule", name, None)]
 
 
 def test_a_schedule_is_deleted_after_a_question(jobs: Run, stub: FakeInspector) -> None:
@@ -181,16 +172,126 @@ def test_an_unknown_schedule_ends_with_3(jobs: Run, stub: FakeInspector, command
     assert (ran.code, ran.err) == (3, "joblane: there is no schedule 'acme'\n")
 
 
-def test_a_schedule_that_is_paused_already_ends_with_4(jobs: Run, stub: FakeInspector) -> None:
+def test_an_action_that_is_refused_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause_schedule"] = SelectionError("name", "'x' is paused already")
     ran = jobs("schedules", "pause", "x")
     assert (ran.code, ran.err) == (3, "joblane: 'x' is paused already\n")
 
 
-@pytest.mark.parametrize("command", ["show", "pause", "resume"])
-def test_each_command_prints_the_schedule_as_json(jobs: Run, stub: FakeInspector, command: str) -> None:
-    ran = jobs("schedules", command, "acme-nightly", "--json")
-    found = TypeAdapter(RunTimeScheduleView).validate_json(ran.out)
-    assert (ran.code, ran.err, found) == (0, "", stub._run_time_schedule("acme-nightly"))
-    deleted = jobs("schedules", "delete", "acme-nightly", "--yes", "--json")
-    assert TypeAdapter(RunTimeScheduleRow).validate_json(deleted.out) == found.row
+@pytest.mark.parametrize("name", NAMES)
+def test_each_command_prints_the_schedule_as_json(jobs: Run, stub: FakeInspector, name: str) -> None:
+    for command in ("show", "pause", "resume"):
+        ran = jobs("schedules", command, name, "--json")
+        found = TypeAdapter(ScheduleView).validate_json(ran.out)
+        assert (ran.code, ran.err, found) == (0, "", stub._schedule(name))
+    deleted = jobs("schedules", "delete", name, "--yes", "--json")
+    assert TypeAdapter(ScheduleRow).validate_json(deleted.out) == found.row
+    found_page = TypeAdapter(SchedulePage).validate_json(jobs("schedules", "--json").out)
+    assert found_page == stub._schedules(None, None, None, 50, type=None)
+
+
+# --- Many schedules ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(stub: FakeInspector) -> FakeInspector:
+    """450 schedules of every hour, of which one is paused, and a schedule of the code of the same type."""
+    stub.scheduled = [views.schedule_row(name=f"s{number:03}", ticks_a_day=24.0) for number in range(450)]
+    stub.scheduled[7] = views.schedule_row(name="s007", ticks_a_day=24.0, pause=PAUSE)
+    stub.scheduled.append(views.declared_row(type=views.TYPE, name="t"))
+    return stub
+
+
+@pytest.mark.parametrize("options", [("--tenant", "acme"), ("--type", "data:export")])
+def test_all_schedules_of_a_tenant_or_type_are_paused_and_resumed(
+    jobs: Run, many: FakeInspector, options: tuple[str, ...]
+) -> None:
+    # when it is tried
+    ran = jobs("schedules", "pause", *options, "--dry-run")
+    # then nothing changes
+    assert ran.err.splitlines() == [
+        "For example: s000, s001, s002, s003, s004",
+        "It would pause 449 schedules with 10,776 ticks a day.",
+    ]
+    assert "Pause 449 schedules with 10,776 ticks a day?" in jobs("schedules", "pause", *options).err
+    assert many.performed == []
+    # and when it is done, each that was made at run time and is not paused is paused
+    ran = jobs("schedules", "pause", *options, "--for", "2h", "--reason", "runaway", person="y")
+    assert ran.err.splitlines()[-1] == "Paused 449 of 449 schedules; 1 skipped (paused already)."
+    assert len({(name, reason) for _, name, reason, _ in many.performed}) == 449
+    assert {reason for _, _, reason, _ in many.performed} == {"runaway"}
+    assert len({until for *_, until in many.performed}) == 1
+    # and a second time there is nothing to do
+    ran = jobs("schedules", "pause", *options)
+    assert (ran.code, ran.err) == (0, "Paused 0 of 0 schedules; 450 skipped (paused already).\n")
+    assert jobs("schedules", "resume", *options, "--yes").err.endswith("Resumed 450 of 450 schedules.\n")
+    assert all(row.pause is None for row in many.scheduled)
+
+
+def test_all_schedules_of_a_type_are_deleted_after_a_question(jobs: Run, many: FakeInspector) -> None:
+    assert jobs("schedules", "delete", "--type", "data:export").code == 2  # no terminal to ask on
+    assert jobs("schedules", "delete", "--type", "data:export", person="n").code == 1
+    assert many.performed == []
+    ran = jobs("schedules", "delete", "--type", "data:export", "--yes", "--json")
+    found = json.loads(ran.out)
+    assert (found["number"], found["changed"], found["ticks_a_day"]) == (450, 450, 450 * 24)
+    assert [row.name for row in many.scheduled] == ["t"]
+
+
+def test_an_interrupted_action_says_how_far_it_came_and_is_repeated(jobs: Run, many: FakeInspector) -> None:
+    # given an operator who presses Ctrl-C after a hundred schedules
+    def interrupted(name: str, **given: Any) -> Any:
+        if name == "s101":
+            raise KeyboardInterrupt
+        return many._pause_schedule(name, **given)
+
+    many.answers["pause_schedule"] = interrupted
+    ran = jobs("schedules", "pause", "--tenant", "acme", "--yes")
+    assert ran.code == Exit.INTERRUPTED
+    assert "Paused 100 of 449 schedules; 1 skipped (paused already). Repeat the command for the rest." in ran.err
+    # when it is repeated
+    del many.answers["pause_schedule"]
+    ran = jobs("schedules", "pause", "--tenant", "acme", "--yes")
+    # then it changes the rest
+    assert ran.err.splitlines()[-1] == "Paused 349 of 349 schedules; 101 skipped (paused already)."
+
+
+def test_schedules_that_change_meanwhile_are_skipped_or_reported(jobs: Run, many: FakeInspector) -> None:
+    refusals = {
+        "s001": UnknownScheduleError("s001"),
+        "s002": SelectionError("name", "paused already"),
+        "s003": BusyError("schedule:s003"),
+    }
+
+    def refusing(name: str, **given: Any) -> Any:
+        if name in refusals:
+            raise refusals[name]
+        return many._pause_schedule(name, **given)
+
+    many.answers["pause_schedule"] = refusing
+    ran = jobs("schedules", "pause", "--tenant", "acme", "--yes")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1] == (
+        "Paused 446 of 449 schedules; 3 skipped (paused already); another transaction is changing 1: repeat "
+        "the command."
+    )
+    # and a wrong end is an error of the command
+    many.answers["pause_schedule"] = SelectionError("until", "a time in the future is required")
+    assert jobs("schedules", "pause", "--tenant", "acme", "--yes").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("pause",), 2, "NAME: give the name of a schedule, or --tenant or --type"),
+        (("resume", "x", "--tenant", "acme"), 2, "NAME: give a name, or --tenant and --type"),
+        (("delete", "x", "--dry-run"), 2, "--dry-run: give it with --tenant or --type"),
+        (("pause", "x", "--for", "1h", "--until", "2030-01-01"), 2, "give --for or --until, not both"),
+        (("pause", "--tenant", "unknown"), 3, "no schedule made at run time matches"),
+    ],
+)
+def test_a_choice_of_no_schedule_says_what_is_missing(
+    jobs: Run, many: FakeInspector, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    ran = jobs("schedules", *arguments)
+    assert (ran.code, says in ran.err, many.performed) == (code, True, [])

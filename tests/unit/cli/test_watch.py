@@ -218,6 +218,33 @@ def test_a_filter_of_failures_says_that_only_the_latest_are_compared(stub: FakeI
 # --- Actions ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["acme-nightly", "tenant:cleanup:nightly"])
+def test_a_schedule_of_each_kind_is_paused_and_resumed(stub: FakeInspector, name: str) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press("7")
+        await screen.until("LAST TICKS")
+        if name != "acme-nightly":
+            await screen.press("j")
+        await screen.press("p")
+        await screen.until(lambda: f"Pause schedule {name}" in screen.selected)
+        await screen.press("enter")
+        await screen.until("It has no ticks.")
+        await screen.type("a holiday")
+        await screen.press("enter")
+        await screen.until(f"Paused {name}: it has no ticks until it is resumed.")
+        await screen.until(f"{name} is paused since")
+        # when
+        await screen.press("p")
+        await screen.until(lambda: f"Resume schedule {name}" in screen.selected)
+        await screen.press("enter")
+        await screen.until("by op: a holiday.")
+        await screen.press("enter")
+        await screen.until(f"Resumed {name}: its next tick is at")
+        assert stub.performed == [("pause_schedule", name, "a holiday", None), ("resume_schedule", name, None)]
+
+    watch(stub, scenario)
+
+
 def test_a_pause_needs_a_reason_and_can_be_ended(stub: FakeInspector) -> None:
     async def scenario(screen: Screen) -> None:
         await screen.press("2")
@@ -488,7 +515,7 @@ def test_text_from_tasks_is_neither_markup_nor_control(stub: FakeInspector) -> N
     stub.changes[HOSTILE] = {"payload": {HOSTILE: HOSTILE}, "attempts": (views.attempt(1, row, traceback=HOSTILE),)}
     stub.groups = [replace(views.dead().groups[0], type=HOSTILE, error_type=HOSTILE, message=HOSTILE)]
     stub.answers["statistics"] = (views.statistic(HOSTILE),)
-    stub.answers["schedules"] = (replace(views.schedule(), type=HOSTILE, name=HOSTILE),)
+    stub.answers["schedules"] = views.schedule_page(views.declared_row(type=HOSTILE, name=HOSTILE))
     stub.answers["failures"] = (row,)
     found = views.overview()
     lanes = (views.lane(type=HOSTILE, name=HOSTILE),)

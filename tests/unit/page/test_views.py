@@ -26,7 +26,9 @@ from joblane.inspector.views import (
     Pause,
     Relative,
     Relatives,
+    SchedulePause,
     Step,
+    TickView,
 )
 from joblane.names import Queue
 from joblane.page.app import PAGES as ALL_PAGES
@@ -39,10 +41,10 @@ from tests.builders.views import (
     attempt,
     batch,
     batch_row,
+    declared_row,
     limit,
     overview,
-    run_time_row,
-    schedule,
+    schedule_row,
     task_row,
     task_view,
     type_view,
@@ -55,6 +57,7 @@ NEEDING = ("/task", "/task/logs", "/bulk/new", "/bulk/show", "/batches/show", "/
 PAGES = [path for path in ALL_PAGES if path not in NEEDING]
 SCRIPT = "<script>alert(1)</script>"
 QUOTED = "\"' onmouseover=alert(2) x='"
+PAUSE = SchedulePause(NOW - timedelta(days=1), None, "ann", "a holiday")
 
 # --- Escaping ------------------------------------------------------------------------------------------------------
 
@@ -111,9 +114,9 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     callbacks = {"on_end": Relative(planted, planted, State.HELD), "on_success": Relative(planted, None, None)}
     stub.batched = [batch(row=batch_row(id=planted, **callbacks), dead=(hurt,))]
     stub.scheduled = [
-        run_time_row(
+        schedule_row(
             name=planted, type=planted, tenant=planted, text=planted, timezone=planted, problem=planted,
-            last=Relative(planted, planted, State.HELD),
+            ticks=(TickView(NOW, planted, State.HELD),),
         )
     ]  # fmt: skip
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
@@ -591,7 +594,7 @@ def test_the_preselected_action_is_allowed_by_the_listed_state(
     assert options.count("<option") == len(BulkAction)
 
 
-# --- Dead letters, schedules ---------------------------------------------------------------------------------------
+# --- Dead letters --------------------------------------------------------------------------------------------------
 
 
 def test_a_group_of_dead_letters_is_previewed_and_redriven_with_a_canary(
@@ -667,27 +670,6 @@ def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub:
     stub.groups = [one, replace(one, fingerprint="f2", type="jobs:bulk", count=3)]
     assert "Redrive everything: 40 tasks of 1 type?" in browser.get("/dead/redrive").text
     assert "Redrive 3?" in browser.get("/dead/redrive", params={"type": "jobs:bulk"}).text
-
-
-def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: FakeInspector) -> None:
-    text = browser.get("/schedules").text
-    for shown in (
-        "every day at 02:00 UTC",
-        "0 2 * * *",
-        "in 5 h",
-        "1.2 s",
-        "completed",
-        "missed",
-        "ENABLED",
-        "2 missed in 24 h",
-    ):
-        assert shown in text
-    assert all(stamp(at) in text for at in schedule().missed_at)
-    assert 'class="completed" x="0" y="0.0" width="9" height="36.0"' in text
-    post("/schedules/tick", type="tenant:cleanup", schedule="nightly", reason="it was missed")
-    assert stub.performed == [("tick", "tenant:cleanup", "nightly", "it was missed")]
-    answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")
-    assert answer.headers["location"].startswith("/schedules?")
 
 
 # --- Find ----------------------------------------------------------------------------------------------------------
@@ -1179,24 +1161,65 @@ def test_the_task_of_a_tick_leads_to_its_schedule(browser: TestClient, stub: Fak
     assert 'href="/schedules/show?name=acme%3Aweekly"' in re.sub(r'"/~[^/]+/', '"/', browser.get("/task?id=one").text)
 
 
-def test_schedules_at_run_time_are_chosen_and_paged(browser: TestClient, stub: FakeInspector) -> None:
+def test_schedules_are_chosen_and_paged(browser: TestClient, stub: FakeInspector) -> None:
     # given more schedules than a page has
-    stub.scheduled = [run_time_row(name=f"s{number:02}") for number in range(51)]
+    stub.scheduled = [schedule_row(name=f"s{number:02}") for number in range(51)]
     # when
-    text = browser.get("/schedules?tenant=acme&text=s&problem=yes").text
+    text = browser.get("/schedules?tenant=acme&text=s&problem=yes&origin=run_time&sort=ticks").text
     # then
-    given = {"text": "s", "tenant": "acme", "type": None, "problem": True, "after": None, "limit": 50}
-    assert stub.called("run_time_schedules") == [((), given)]
-    assert stub.called("schedules") == []  # declared schedules have neither tenant nor problem
+    given = {"text": "s", "tenant": "acme", "type": None, "origin": "run_time", "problem": True, "paused": False}
+    assert stub.called("schedules") == [((), {**given, "sort": "ticks", "after": None, "limit": 50})]
     assert ("51 schedules" in text, "s49" in text, "s50" in text) == (True, True, False)
     assert "from=s49" in text
-    assert "Declared in the code" not in browser.get("/schedules?from=s49").text
+    assert "s50" in browser.get("/schedules?from=s49").text
     # and a wrong filter is shown with its problem
-    stub.answers["run_time_schedules"] = SelectionError("tenant", "1 to 128 letters are required")
+    stub.answers["schedules"] = SelectionError("tenant", "1 to 128 letters are required")
     refused = browser.get("/schedules?tenant=x")
     assert (refused.status_code, "tenant: 1 to 128 letters are required" in refused.text) == (400, True)
+    assert browser.get("/schedules?paused=x").status_code == 400
+
+
+def test_one_table_has_schedules_of_the_code_and_of_run_time(browser: TestClient, stub: FakeInspector) -> None:
+    stub.scheduled.append(schedule_row(name="x", problem="its type is not declared", next_at=None, pause=PAUSE))
+    text = browser.get("/schedules").text
+    shown = ("every day at 02:00 UTC", "every day at 06:00 Europe/Berlin", "in 5 h", "completed", "missed", "code")
+    for one in (*shown, "2 missed in 24 h", "its type is not declared", '<span class="state paused">paused</span>'):
+        assert one in text
+    assert text.count("<table") == 1
+    assert all(stamp(at) in text for at in declared_row().missing_at)
+
+
+def test_a_schedule_shows_its_ticks_and_what_an_operator_can_do(browser: TestClient, stub: FakeInspector) -> None:
+    text = browser.get("/schedules/show?name=tenant:cleanup:nightly").text
+    for shown in ("0 2 * * *", "1.2 s", "2 missed in 24 h", "ENABLED on AWS", "Run now", 'name="for"'):
+        assert shown in text
+    assert 'class="completed" x="0" y="0.0" width="9" height="36.0"' in text
+    assert "Delete the schedule" not in text
+    # and one that the code no longer declares, or that was made at run time, can be deleted
+    stub.scheduled[1] = declared_row(can_be_deleted=True, pause=PAUSE)
+    for name in ("tenant:cleanup:nightly", "acme-nightly"):
+        assert "Delete the schedule" in browser.get(f"/schedules/show?name={name}").text
+    assert "by ann" in browser.get("/schedules/show?name=tenant:cleanup:nightly").text
+
+
+@pytest.mark.parametrize("name", ["acme-nightly", "tenant:cleanup:nightly"])
+def test_each_action_on_a_schedule_says_its_result(
+    browser: TestClient, post: Post, stub: FakeInspector, name: str
+) -> None:
+    def done(action: str, **given: str) -> str:
+        return browser.get(post("/schedules/act", name=name, action=action, **given).headers["location"]).text
+
+    assert "Paused: it has no ticks until 2" in done("pause", reason="a holiday", **{"for": "1h"})
+    assert f"Resumed: its next tick is at {stamp(NOW + timedelta(hours=5, minutes=30, seconds=20))}." in done("resume")
+    assert "Paused: it has no ticks until it is resumed." in done("pause")
+    assert "Enqueued: new. It runs as soon as its lane has capacity." in done("run")
+    assert f"Deleted: {name}." in done("delete", reason="moved")
+    [(_, _, reason, until), *others] = stub.performed
+    assert (reason, timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)) == ("a holiday", True)
+    assert [one[0] for one in others] == ["resume_schedule", "pause_schedule", "run_schedule", "delete_schedule"]
 
 
 def test_an_unknown_action_on_a_schedule_is_refused(post: Post, stub: FakeInspector) -> None:
     assert post("/schedules/act", name="acme-nightly", action="cancel").status_code == 400
+    assert post("/schedules/act", name="acme-nightly", action="pause", **{"for": "soon"}).status_code == 400
     assert stub.performed == []

@@ -21,7 +21,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from joblane.errors import DeclarationError
-from joblane.tasks.schedule import MACROS, Schedule, cron, every, parse
+from joblane.tasks.schedule import MACROS, Missed, Schedule, cron, every, parse
 
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
@@ -521,3 +521,27 @@ def test_any_text_is_a_schedule_or_a_declaration_error(text: str) -> None:
     except DeclarationError:
         return
     assert 1 <= len([EventBridge(expression) for expression in schedule.expressions]) <= 2
+
+
+def test_a_schedule_has_a_policy_for_missed_ticks() -> None:
+    assert cron("@daily").missed is every(hours=1).missed is Missed.LATEST
+    assert cron("@daily", missed="skip").missed is every(hours=1, missed=Missed.SKIP).missed is Missed.SKIP
+    with pytest.raises(DeclarationError, match="missed: 'all' is not one of latest, skip"):
+        cron("@daily", missed="all")
+
+
+@pytest.mark.parametrize(
+    ("text", "ticks"),
+    [
+        ("* * * * *", 1440),
+        ("*/5 6-17 * * *", 144),
+        ("0 6 * * 1-5", 5 / 7),
+        ("0 6 * * 1", 1 / 7),
+        ("0 0 1 * *", 12 / 364),
+        ("0 0 1 * 1", (52 + 12 - 1) / 364),  # one of these days is both
+        ("0 0 29 2 *", 0),  # not in an average year
+    ],
+)
+def test_the_ticks_of_an_average_day_are_counted(text: str, ticks: float) -> None:
+    assert cron(text).ticks_a_day == pytest.approx(ticks)
+    assert cron(text, timezone="Europe/Berlin").ticks_a_day == pytest.approx(ticks)

@@ -1,4 +1,4 @@
-"""Schedules of a stage, which replace the declared schedules."""
+"""The times of a stage, which replace the declared ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def data_clean(payload: Clean, ctx: TaskContext) -> None:
     "data:count",
     schedule=[
         "0 3 * * *",
-        cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly"),
+        cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly", missed="skip"),
     ],
 )
 def data_count(payload: Clean, ctx: TaskContext) -> None:
@@ -49,7 +49,7 @@ def test_an_override_changes_only_the_times_of_a_schedule() -> None:
     changed = apply(data_count, {"data:count:weekly": "@monthly"})
     assert texts(changed) == {"0": "0 3 * * *", "weekly": "0 0 1 * *"}
     weekly = changed.schedules[1]
-    assert (weekly.timezone, weekly.payload) == ("Europe/Berlin", {"scope": "week"})
+    assert (weekly.timezone, weekly.payload, weekly.missed) == ("Europe/Berlin", {"scope": "week"}, "skip")
     assert weekly.expressions == ("cron(0 0 1 * ? *)",)
     assert (changed.function, changed.numbers) == (data_count.function, data_count.numbers)
     assert texts(data_count) == {"0": "0 3 * * *", "weekly": "0 8 * * 0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import cast
 
@@ -25,7 +26,8 @@ SHORT = 7
 
 
 class Migration(Construct):
-    """A custom resource that migrates the database whenever the code, its version or the database changes.
+    """A custom resource that migrates the database whenever the code, its version, the database, or the times of the
+    stage's schedules change, which the migration registers.
 
     Resources that need the new schema depend on it. If the migration fails, they stay as they are.
     """
@@ -58,6 +60,7 @@ class Migration(Construct):
                 "Code": shared.hash,
                 "Database": access.migration.url,
                 "Functions": access.functions.url,
+                "Schedules": json.dumps({**stage.schedules, SWEEP: stage.sweep_minutes}, sort_keys=True),
                 "User": access.user or "",
                 "Version": _version(shared),
                 "By": "" if stage.local else deployer(shared.project.root) or "",

@@ -1,8 +1,7 @@
-"""Pauses, and ticks by hand: `pause`, `resume`, `tick`."""
+"""Pauses of queues, types and tenants: `pause`, `resume`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,29 +14,26 @@ from joblane.inspector.shell import argument
 if TYPE_CHECKING:
     from joblane.inspector.views import Pause
 
-Scope = Annotated[
-    str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=options.scopes)
-]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")]
+EFFECT = "running tasks continue, nothing new starts. Tasks wait without spending attempts"
+
+Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="queue, type or tenant.", autocompletion=options.scopes)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
 
 
 def pause(
     context: typer.Context,
     scope: Annotated[
         str | None,
-        typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=options.scopes),
+        typer.Argument(metavar="SCOPE", help="queue, type or tenant.", autocompletion=options.scopes),
     ] = None,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name.")] = None,
     *,
     reason: options.Reason = None,
-    for_: Annotated[
-        str | None,
-        typer.Option("--for", metavar="DURATION", help="Resume automatically after this time, for example 2h."),
-    ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")] = None,
+    for_: options.For = None,
+    until: options.Until = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Pause a queue, type, tenant or schedule.
+    """Pause a queue, type or tenant. For a schedule: `joblane schedules pause`.
 
     Running tasks continue, and nothing new starts. Tasks wait without spending attempts. Without arguments: list the
     pauses.
@@ -47,7 +43,7 @@ def pause(
         return
     if name is None:
         terminal.usage(f"give the name of the {scope}", "NAME")
-    chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), _ends(for_, until)
+    chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), filters.end_of(for_, until)
     paused = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
     terminal.answer(paused, as_json=as_json)
     for line in paused_lines(paused):
@@ -68,20 +64,13 @@ def resume(
 def paused_lines(paused: Pause) -> list[str]:
     """Sentences about a new pause: its end, its effect, and the pause that it replaces."""
     end = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
-    lines = [f"Paused {paused.scope} {paused.name} {end}: {effect_of(paused.scope)}."]
+    lines = [f"Paused {paused.scope} {paused.name} {end}: {EFFECT}."]
     if paused.replaced:
         by = f" by {paused.replaced_by}" if paused.replaced_by else ""
         lines.append(
             f"It was already paused{by}, since {stamp(paused.since)}; your reason and end replace the earlier ones."
         )
     return lines
-
-
-def effect_of(scope: PauseScope) -> str:
-    """Say what continues during a pause, and what waits."""
-    if scope is PauseScope.SCHEDULE:
-        return "its ticks run nothing"
-    return "running tasks continue, nothing new starts. Tasks wait without spending attempts"
 
 
 def resumed_line(was: Pause) -> str:
@@ -108,29 +97,6 @@ def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
 
 
 def _scope(text: str) -> PauseScope:
+    if text == "schedule":
+        terminal.usage("use `joblane schedules pause NAME`, and `joblane schedules resume NAME`", "SCOPE")
     return filters.one_of(PauseScope, text, "SCOPE")
-
-
-def _ends(for_: str | None, until: str | None) -> datetime | None:
-    if for_ is not None and until is not None:
-        terminal.usage("give --for or --until, not both", "--until")
-    length = filters.duration_of(for_, "--for")
-    return filters.time_of(until, "--until") if length is None else datetime.now(UTC) + length
-
-
-def tick(
-    context: typer.Context,
-    type_: options.Type,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the schedule, if the task has several.")
-    ] = None,
-    reason: options.Reason = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Send a tick of a periodic task now.
-
-    This also works if the schedule is off in the stage.
-    """
-    acted = target.inspector(context).tick(type_, schedule=schedule, reason=reason)
-    terminal.answer(acted, as_json=as_json)
-    terminal.console().print(terminal.word(f"Sent: {acted.new_id or acted.id}", "none"), soft_wrap=True)

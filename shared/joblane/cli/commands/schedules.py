@@ -1,36 +1,76 @@
-"""Schedules: `schedules` lists all; `show`, `pause`, `resume`, `run`, `delete` are for those made at run time."""
+"""Schedules of the code and those made at run time: `schedules` lists them; `show`, `pause`, `run` and so on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import options, target, terminal
+from joblane.cli import filters, options, target, terminal
 from joblane.cli.commands.limits import Listing
-from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
-    from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import RunTimeSchedulePage, RunTimeScheduleView, ScheduleView
+    from joblane.inspector.views import SchedulePage, ScheduleView
 
 MOST = 200
-"""Schedules made at run time of a page."""
+"""Schedules of a page."""
 
 group = typer.Typer(cls=Listing, rich_markup_mode=None)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a schedule that was made at run time.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule; TYPE:NAME of one of the code.")]
+Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Schedules of this tenant.")]
+Type = Annotated[
+    str | None,
+    typer.Option("--type", "-t", metavar="TYPE", help="Schedules of this type.", autocompletion=options.task_types),
+]
 
 
-@dataclass(frozen=True)
-class Schedules:
-    """The document of `schedules --json`."""
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The schedules of an action: one by its name, or all those made at run time of a tenant or a type."""
 
-    declared: Sequence[ScheduleView]
-    run_time: RunTimeSchedulePage
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the schedule, or --tenant or --type.", show_default=False),
+    ] = None
+    tenant: Tenant = None
+    type_: Type = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --tenant or --type: list what would change, and do nothing.")
+    ] = False
+    reason: options.Reason = None
+    yes: options.Yes = False
+    as_json: options.AsJson = False
+
+    def or_many(self, context: typer.Context, action: str, **given: Any) -> str:
+        """Return the name. Without one, act on all schedules of the tenant or type, and end the command."""
+        if self.tenant is None and self.type_ is None:
+            if self.name is None:
+                terminal.usage("give the name of a schedule, or --tenant or --type", "NAME")
+            if self.dry_run:
+                terminal.usage("give it with --tenant or --type", "--dry-run")
+            return self.name
+        if self.name is not None:
+            terminal.usage("give a name, or --tenant and --type", "NAME")
+        from joblane.cli import many_schedules
+
+        inspector = target.inspector(context)
+        act: Callable[..., object] = getattr(inspector, f"{action}_schedule")
+        raise typer.Exit(
+            many_schedules.run(
+                inspector,
+                action,
+                lambda name: act(name, reason=self.reason, **given),
+                tenant=self.tenant,
+                type_=self.type_,
+                dry_run=self.dry_run,
+                yes=self.yes,
+                as_json=self.as_json,
+            )
+        )
 
 
 @group.command("ls")
@@ -40,157 +80,139 @@ def ls(
         str | None, typer.Argument(metavar="TEXT", help="Only schedules with this text in their name.")
     ] = None,
     *,
-    tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="Only schedules of this tenant, all of them made at run time.")
-    ] = None,
-    type_: Annotated[
+    tenant: Tenant = None,
+    type_: Type = None,
+    origin: Annotated[
         str | None,
-        typer.Option(
-            "--type", "-t", metavar="TYPE", help="Only schedules of this type.", autocompletion=options.task_types
-        ),
+        typer.Option(metavar="ORIGIN", help="code: schedules of the code; run_time: the others."),
     ] = None,
-    problem: Annotated[
-        bool, typer.Option("--problem", help="Only schedules made at run time that have a problem.")
-    ] = False,
-    limit: Annotated[
-        int,
-        typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="Show at most N of those made at run time."),
-    ] = 50,
+    problem: Annotated[bool, typer.Option("--problem", help="Only schedules that have a problem.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Only paused schedules.")] = False,
+    sort: Annotated[
+        str, typer.Option(metavar="ORDER", help="name; or ticks: the most ticks a day first.", show_default=False)
+    ] = "name",
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="Show at most N.")] = 50,
     after: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Continue after this name, which the previous page gives.")
+        str | None, typer.Option(metavar="POSITION", help="Continue after the previous page, which gives the position.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List schedules: those that the code declares, and those made at run time.
+    """List schedules: of the code, and those made at run time.
 
-    Declared ones with their last ticks, the others in the order of their names. The name of the command can be left
-    out.
+    The name of the command can be left out.
     """
-    inspector = target.inspector(context)
-    found = inspector.run_time_schedules(
-        tenant=tenant, type=type_, text=text, problem=problem, after=after, limit=limit
+    found = target.inspector(context).schedules(
+        tenant=tenant,
+        type=type_,
+        text=text,
+        origin=origin,
+        problem=problem,
+        paused=paused,
+        sort=sort,
+        after=after,
+        limit=limit,
     )
-    declared = () if tenant or problem or after else _declared(inspector, type_, text)
-    terminal.answer(Schedules(declared, found), as_json=as_json)
-    if not declared and not found.schedules:
-        terminal.say("No schedule matches.")
-    else:
-        _show(declared, found)
-    _say_more(context, declared, found)
+    terminal.answer(found, as_json=as_json)
+    _show(context, found)
 
 
 @group.command("show")
 def show(context: typer.Context, name: Name, as_json: options.AsJson = False) -> None:
-    """Show a schedule made at run time: its next ticks, its last task, its payload and the actions on it."""
-    view = target.inspector(context).run_time_schedule(name)
+    """Show a schedule: its next and last ticks, its payload and the actions on it."""
+    view = target.inspector(context).schedule(name)
     terminal.answer(view, as_json=as_json)
     _show_one(context, view)
 
 
 @group.command("pause")
-def pause(context: typer.Context, name: Name, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
-    """Pause a schedule made at run time: it has no ticks until it is resumed.
+@options.expanded
+def pause(context: typer.Context, chosen: Chosen, for_: options.For = None, until: options.Until = None) -> None:
+    """Pause a schedule, or all of a tenant or type: no ticks until they are resumed."""
+    from joblane.cli.schedule_tables import paused_line
 
-    For a schedule of the code: `joblane pause schedule TYPE:NAME`.
-    """
-    view = target.inspector(context).pause_schedule(name, reason=reason)
-    terminal.answer(view, as_json=as_json)
-    terminal.say(f"Paused {view.row.name}: it has no ticks until it is resumed.")
+    ends = filters.end_of(for_, until)
+    name = chosen.or_many(context, "pause", until=ends)
+    view = target.inspector(context).pause_schedule(name, reason=chosen.reason, until=ends)
+    terminal.answer(view, as_json=chosen.as_json)
+    terminal.say(paused_line(view))
     terminal.say(f"Resume:  {target.command(context)} schedules resume {argument(name)}")
 
 
 @group.command("resume")
-def resume(context: typer.Context, name: Name, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
-    """Resume a schedule made at run time. Ticks of the pause do not run."""
-    view = target.inspector(context).resume_schedule(name, reason=reason)
-    terminal.answer(view, as_json=as_json)
-    at = f": its next tick is at {stamp(view.row.next_at)}" if view.row.next_at else ""
-    terminal.say(f"Resumed {view.row.name}{at}.")
+@options.expanded
+def resume(context: typer.Context, chosen: Chosen) -> None:
+    """Resume a schedule, or all of a tenant or type. Ticks of the pause do not run."""
+    from joblane.cli.schedule_tables import resumed_line
+
+    name = chosen.or_many(context, "resume")
+    view = target.inspector(context).resume_schedule(name, reason=chosen.reason)
+    terminal.answer(view, as_json=chosen.as_json)
+    terminal.say(resumed_line(view))
 
 
 @group.command("run")
 def run(context: typer.Context, name: Name, reason: options.Reason = None, as_json: options.AsJson = False) -> None:
-    """Run the task of a schedule made at run time now, in addition to its ticks."""
+    """Run the task of a schedule now, in addition to its ticks. A paused one too."""
     acted = target.inspector(context).run_schedule(name, reason=reason)
     terminal.answer(acted, as_json=as_json)
     terminal.console().print(terminal.word(f"Enqueued: {acted.new_id or acted.id}", "none"), soft_wrap=True)
 
 
 @group.command("delete")
-def delete(
-    context: typer.Context,
-    name: Name,
-    *,
-    reason: options.Reason = None,
-    yes: options.Yes = False,
-    as_json: options.AsJson = False,
-) -> None:
-    """Delete a schedule made at run time. Its tasks of the past stay.
+@options.expanded
+def delete(context: typer.Context, chosen: Chosen) -> None:
+    """Delete a schedule made at run time, or all of a tenant or type. Tasks of the past stay.
 
-    The application that has made it may make it again.
+    The application that has made a schedule may make it again. One that the code declares cannot be deleted.
     """
-    inspector = target.inspector(context)
-    view = inspector.run_time_schedule(name)  # an unknown schedule is an error of its own
+    name, inspector = chosen.or_many(context, "delete"), target.inspector(context)
+    view = inspector.schedule(name)  # an unknown schedule is an error of its own
     of_tenant = f" of the tenant {view.row.tenant}" if view.row.tenant else ""
-    terminal.confirm(f"Delete the schedule {name} of {view.row.type}{of_tenant}?", yes=yes)
-    deleted = inspector.delete_schedule(name, reason=reason)
-    terminal.answer(deleted, as_json=as_json)
+    terminal.confirm(f"Delete the schedule {name} of {view.row.type}{of_tenant}?", yes=chosen.yes)
+    deleted = inspector.delete_schedule(name, reason=chosen.reason)
+    terminal.answer(deleted, as_json=chosen.as_json)
     terminal.say(f"Deleted {deleted.name}: it has no ticks any more.")
 
 
 # --- Words ---------------------------------------------------------------------------------------------------------
 
 
-def _declared(inspector: Inspector, type_: str | None, text: str | None) -> tuple[ScheduleView, ...]:
-    wanted = (text or "").lower()
-    return tuple(
-        one for one in inspector.schedules() if type_ in (None, one.type) and wanted in f"{one.type}:{one.name}".lower()
-    )
-
-
-def _show(declared: Sequence[ScheduleView], found: RunTimeSchedulePage) -> None:
+def _show(context: typer.Context, found: SchedulePage) -> None:
     from joblane.cli import schedule_tables as tables
 
-    console = terminal.console()
-    if declared:
-        if found.schedules:
-            console.print(terminal.word("Declared in the code", "bold"))
-        console.print(tables.schedule_table(declared, console.width))
-        for schedule in declared:
-            if schedule.missed:
-                console.print(terminal.word(tables.missed_line(schedule)))
+    console, command = terminal.console(), target.command(context)
     if found.schedules:
-        if declared:
-            console.print()
-        console.print(terminal.word("Made at run time", "bold"))
-        console.print(tables.run_time_table(found.schedules, console.width))
-
-
-def _say_more(context: typer.Context, declared: Sequence[ScheduleView], found: RunTimeSchedulePage) -> None:
-    command = target.command(context)
-    if any(one.missed or any(tick.state is None for tick in one.ticks) for one in declared):
-        terminal.say(f"× marks a missed tick. Send a tick now:  {command} tick TYPE")
+        console.print(tables.schedule_table(found.schedules, console.width))
+    else:
+        terminal.say("No schedule matches.")
+    missing = [one for one in found.schedules if one.missing]
+    for one in missing:
+        console.print(terminal.word(tables.missed_line(one)))
+    if missing:
+        terminal.say(f"× marks a missed tick. Run a task now:  {command} schedules run NAME")
     if found.after is not None:
         searched = f" Searched up to the name {found.searched_to}." if found.searched_to else ""
         terminal.say(
-            f"{len(found.schedules):,} of {terminal.counted(found.count, 'schedule')} made at run time.{searched} "
+            f"{len(found.schedules):,} of {terminal.counted(found.count, 'schedule')}.{searched} "
             f"Continue:  --after {argument(found.after)}"
         )
     if any(one.problem for one in found.schedules):
         terminal.say(f"See a problem:  {command} schedules show NAME")
 
 
-def _show_one(context: typer.Context, view: RunTimeScheduleView) -> None:
+def _show_one(context: typer.Context, view: ScheduleView) -> None:
     from joblane.cli import schedule_tables as tables
 
     console, command, name = terminal.console(), target.command(context), argument(view.row.name)
-    tables.run_time_schedule(console, view, datetime.now(UTC))
+    tables.schedule(console, view, datetime.now(UTC))
     console.print()
     steps = [(f"{command} ls --id {argument(view.row.id_prefix)}", "its tasks")]
     steps.append((f"{command} schedules run {name}", "run its task now"))
     steps.append(
         (f"{command} schedules resume {name}", "let it have ticks again")
-        if view.row.paused_at
+        if view.row.pause
         else (f"{command} schedules pause {name}", "until it is resumed")
     )
+    if view.row.can_be_deleted:
+        steps.append((f"{command} schedules delete {name}", "for good"))
     terminal.steps(console, steps)

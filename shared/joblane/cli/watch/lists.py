@@ -13,9 +13,9 @@ from rich.text import Text
 
 from joblane.cli import run_tables, terminal
 from joblane.cli.commands.dead import group_table
-from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, queue_table, unknown_lines
+from joblane.cli.queue_tables import overview_table, pause_lines, queue_table, unknown_lines
 from joblane.cli.run_tables import chart
-from joblane.cli.schedule_tables import missed_line, schedule_table
+from joblane.cli.schedule_tables import missed_line, pause_line, schedule_table
 from joblane.cli.task_tables import last_error, tries, when, with_ids
 from joblane.cli.terminal import (
     BETWEEN,
@@ -34,11 +34,20 @@ from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches,
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import DeadGroup, DeadLetters, Overview, Performance, ScheduleView, TaskPage, TaskRow
+from joblane.inspector.views import (
+    DeadGroup,
+    DeadLetters,
+    Overview,
+    Performance,
+    SchedulePage,
+    ScheduleRow,
+    TaskPage,
+    TaskRow,
+)
 from joblane.record.row.states import State
 
 MOST_ROWS = 200
-"""Tasks in a list."""
+"""Tasks or schedules in a list."""
 RATHER_SECONDS = 15.0
 """Time between two queries that call SQS or EventBridge Scheduler once for each queue or schedule."""
 LAST_HOUR = timedelta(hours=1)
@@ -51,7 +60,7 @@ EDGES = 2
 
 @dataclass(frozen=True)
 class RowTarget:
-    """The things that a row stands for. ``key``: what identifies the row. ``schedule``: its type and name."""
+    """The things that a row stands for. ``key``: what identifies the row."""
 
     key: str
     task: TaskRow | None = None
@@ -59,13 +68,12 @@ class RowTarget:
     type: str | None = None
     queue: str | None = None
     tenant: str | None = None
-    schedule: str | None = None
+    schedule: ScheduleRow | None = None
 
     @property
     def scopes(self) -> list[tuple[PauseScope, str]]:
         """Scopes that `p` can pause, the nearest first."""
         named = {
-            PauseScope.SCHEDULE: self.schedule,
             PauseScope.TYPE: self.type,
             PauseScope.QUEUE: self.queue,
             PauseScope.TENANT: self.tenant,
@@ -282,15 +290,19 @@ def _draw_types(found: Types, asked: Asked, width: int) -> Listing:
     return Listing(made, tuple(targets), above)
 
 
-def _schedules(inspector: Inspector, asked: Asked) -> tuple[ScheduleView, ...]:
-    return tuple(each for each in inspector.schedules() if of_lane(asked.chosen, each.type))
+def _schedules(inspector: Inspector, asked: Asked) -> SchedulePage:
+    types = asked.chosen.types
+    page = inspector.schedules(type=types[0] if len(types) == 1 else None, limit=MOST_ROWS)
+    return replace(page, schedules=tuple(each for each in page.schedules if of_lane(asked.chosen, each.type)))
 
 
-def _draw_schedules(found: tuple[ScheduleView, ...], asked: Asked, width: int) -> Listing:
-    targets = [RowTarget(f"{one.type}:{one.name}", type=one.type, schedule=f"{one.type}:{one.name}") for one in found]
-    notes = [missed_line(one) for one in found if one.missed]
-    notes += [pause_line(one.pause) for one in found if one.pause is not None]
-    return Listing(schedule_table(found, width) if found else table(), tuple(targets), None, tuple(notes))
+def _draw_schedules(page: SchedulePage, asked: Asked, width: int) -> Listing:
+    found = page.schedules
+    targets = [RowTarget(one.name, type=one.type, tenant=one.tenant, schedule=one) for one in found]
+    notes = [missed_line(one) for one in found if one.missing]
+    notes += [f"{one.name} is paused {pause_line(one.pause)}" for one in found if one.pause is not None]
+    notes += [f"The first {MOST_ROWS} by name are listed. / narrows the list."] if page.after else []
+    return Listing(schedule_table(found, width - BETWEEN) if found else table(), tuple(targets), None, tuple(notes))
 
 
 VIEWS = (

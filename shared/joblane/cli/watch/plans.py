@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from joblane.cli import schedule_tables
 from joblane.cli.commands.actions import note_of, result_of
 from joblane.cli.commands.dead import error_of
-from joblane.cli.commands.pause import effect_of, paused_lines, resumed_line
+from joblane.cli.commands.pause import EFFECT, paused_lines, resumed_line
 from joblane.cli.follow import report
 from joblane.cli.queue_tables import pause_line
 from joblane.cli.task_tables import last_error, tries
@@ -19,7 +20,7 @@ from joblane.cli.watch.lists import RowTarget
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import BulkView, DeadGroup, Pause, TaskRow
+from joblane.inspector.views import BulkView, DeadGroup, Pause, ScheduleRow, TaskRow
 from joblane.record.row.states import ENDED, WAITING, State
 
 REASON = Field("reason", "Reason, for the audit (optional)")
@@ -54,7 +55,8 @@ def pauses(target: RowTarget) -> Callable[[Sequence[Pause]], list[Plan]]:
 
     def plans(current: Sequence[Pause]) -> list[Plan]:
         found = {(pause.scope, pause.name): pause for pause in current}
-        return [
+        of_schedule = [] if target.schedule is None else [_of_schedule(target.schedule)]
+        return of_schedule + [
             _resume(found[scope, name]) if (scope, name) in found else _pause(scope, name)
             for scope, name in target.scopes
         ]
@@ -64,14 +66,36 @@ def pauses(target: RowTarget) -> Callable[[Sequence[Pause]], list[Plan]]:
 
 def _pause(scope: PauseScope, name: str) -> Plan:
     def call(inspector: Inspector, given: dict[str, str]) -> Pause:
-        length = duration(given["for"]) if given["for"] else None
-        until = None if length is None else datetime.now(UTC) + length
-        return inspector.pause(scope, name, reason=given["reason"], until=until)
+        return inspector.pause(scope, name, reason=given["reason"], until=_end(given))
 
-    title, effect = f"Pause {scope} {name}", effect_of(scope)
-    text = f"{effect[0].upper()}{effect[1:]}."
+    title, text = f"Pause {scope} {name}", f"{EFFECT[0].upper()}{EFFECT[1:]}."
     return Plan(
         title, text, (REQUIRED_REASON, LENGTH), "next, then pause", call, lambda made: " ".join(paused_lines(made))
+    )
+
+
+def _end(given: dict[str, str]) -> datetime | None:
+    return datetime.now(UTC) + duration(given["for"]) if given["for"] else None
+
+
+def _of_schedule(row: ScheduleRow) -> Plan:
+    """The plan that pauses or resumes a schedule."""
+    if row.pause is None:
+        return Plan(
+            f"Pause schedule {row.name}",
+            "It has no ticks.",
+            (REQUIRED_REASON, LENGTH),
+            "next, then pause",
+            lambda inspector, given: inspector.pause_schedule(row.name, reason=given["reason"], until=_end(given)),
+            schedule_tables.paused_line,
+        )
+    return Plan(
+        f"Resume schedule {row.name}",
+        f"It is paused {schedule_tables.pause_line(row.pause)}.",
+        (REASON,),
+        "resume",
+        lambda inspector, given: inspector.resume_schedule(row.name, reason=given["reason"] or None),
+        schedule_tables.resumed_line,
     )
 
 

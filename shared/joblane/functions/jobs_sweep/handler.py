@@ -20,7 +20,6 @@ from joblane.record.driver.time_limits import SWEEP as SWEEP_LIMITS
 from joblane.sqs.client import Sqs
 from joblane.sweep.duties import Duties, within_share
 from joblane.sweep.held_counts import HeldCounts, held_counts
-from joblane.sweep.missed_ticks import missed_ticks
 from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.sweep.old_snapshot import old_snapshot
 from joblane.sweep.run_statistics import AddedUp, add_up
@@ -56,7 +55,7 @@ class JobsSweep(Payload):
     retry_delay=[timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=4)],
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
-    schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES),
+    schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES, missed="skip"),
     overlap="allow",
     grants=Grants(enqueue=("*",)),
 )
@@ -77,13 +76,12 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     failed_before = len(duties.failed)
     held = duties.run("held counts", lambda: held_counts(connection, may_continue=may_continue), HeldCounts())
     ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
-    missed = duties.run("missed ticks", lambda: _missed_ticks(ctx, tasks), list[str]())
     waits = _by_present_name(swept.waits, tasks)
     late = _waiting_too_long(ctx, tasks, waits, held)
     found = {
         "WaitingTooLong": len(late),
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
-        "MissedTick": len(missed) + ticks.problems,
+        "MissedTick": len(ticks.missed) + ticks.problems,
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": duties.run("moved dead letters", lambda: _moved_by_sqs(ctx, tasks, sqs), 0),
         "OldestSnapshotSeconds": duties.run("old snapshots", lambda: _old_snapshot_seconds(ctx), 0),
@@ -100,16 +98,21 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     if len(duties.failed) > failed_before:
         planned = plan(connection, sqs, prefix, following)
     next_at = None if planned is None else datetime.fromtimestamp(planned, UTC).isoformat()
-    counts = {"failed": list(duties.failed), "ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
+    counts = {
+        "failed": list(duties.failed),
+        "ticks": ticks.made,
+        "missed_ticks": ticks.missed,
+        "held": held.by_limit.total(),
+    }
     return vars(swept) | counts | {"planned_sweep_at": next_at}
 
 
 def _make_ticks(duties: Duties, tasks: Tasks, may_continue: Callable[[], bool]) -> Ticks:
-    """Make the tasks of schedules at run time."""
+    """Make the tasks of schedules."""
     by_name = {name: task for task in tasks.values() for name in task.types}
     has_time = within_share(may_continue)
     ticks = duties.run(
-        "ticks of schedules at run time",
+        "ticks",
         lambda: make_ticks(duties.connection, by_name.get, settings.prefix(), may_continue=has_time),
         Ticks(problems=1),
     )
@@ -184,16 +187,6 @@ def _waiting_too_long(ctx: TaskContext, tasks: Tasks, waits: Mapping[str, int], 
                 },
             )
     return late
-
-
-def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:
-    missed = missed_ticks(ctx.connection(), tasks.values(), datetime.now(UTC))
-    for tick in missed:
-        ctx.logger.error(
-            "a tick is missing: check that its schedule exists and is enabled, and that its lane has no backlog",
-            extra={"tick": tick},
-        )
-    return missed
 
 
 def _old_snapshot_seconds(ctx: TaskContext) -> int:

@@ -2,7 +2,7 @@
 
 A part that cannot be checked is reported as unknown, and the other parts are still checked. The checks of the work:
 failures of the last 15 minutes, tasks that wait past their target, stuck leases, events that wait for the bus, and
-schedules at run time with a problem.
+schedules with a problem, late or frequent ones.
 """
 
 from __future__ import annotations
@@ -113,17 +113,26 @@ select type, count(*), min(id)
  group by type order by type
 """
 MOST_SCHEDULES = 1_000
-"""Schedules with a problem that are counted."""
+"""Schedules with a problem, late or frequent ones that are counted."""
+FREQUENT_TICKS = 288
+"""Ticks of a day at five minutes between two."""
 LATE = "10 min"
 """A schedule whose next tick has no task so long after its time is late: tasks are created ahead."""
 PROBLEMS = f"""
 select count(*), min(name), (array_agg(problem order by name))[1]
   from (select name, problem from joblane.schedules where problem is not null order by name limit {MOST_SCHEDULES}) as x
 """
+FREQUENT = f"""
+select count(*), min(name)
+  from (select name, origin, created_at from joblane.schedules where ticks_a_day > {FREQUENT_TICKS}
+         order by ticks_a_day desc limit {MOST_SCHEDULES}) as x
+ where created_at > clock_timestamp() - interval '1 day' and origin = 'run_time'
+"""
 LATE_SCHEDULES = f"""
 select count(*), min(name)
   from (select name from joblane.schedules
-         where paused_at is null and next_at < clock_timestamp() - interval '{LATE}'
+         where origin = 'run_time' and (paused_at is null or paused_until is not null)
+           and next_at < clock_timestamp() - interval '{LATE}'
          order by next_at limit {MOST_SCHEDULES}) as x
 """
 MOST_EVENTS = 10_000
@@ -203,8 +212,8 @@ def events(scope: Scope) -> Iterator[Check]:
 
 
 def schedules(scope: Scope) -> Iterator[Check]:
-    """Schedules at run time whose last tick got no task, and those whose next tick is late."""
-    what = "schedules at run time"
+    """Schedules whose last tick got no task, those whose next tick is late, and new ones that fire often."""
+    what = "stored schedules"
     [[number, name, problem]] = scope.connection.run(PROBLEMS)
     [[late, late_name]] = scope.connection.run(LATE_SCHEDULES)
     if number:
@@ -214,8 +223,13 @@ def schedules(scope: Scope) -> Iterator[Check]:
     if late:
         found = f"{_counted(late)} a tick that is more than {LATE} late, for example {late_name}"
         do = "does the sweep run? It makes the tasks of their ticks: `joblane ls --type jobs:sweep`"
-        yield Check(Grade.BAD, f"ticks of {what}", found, do)
-    if not number and not late:
+        yield Check(Grade.BAD, "ticks of schedules", found, do)
+    [[frequent, often]] = scope.connection.run(FREQUENT)
+    if frequent:
+        found = f"{_counted(frequent)} less than 5 minutes between two ticks, new within a day, for example {often}"
+        do = "wanted? `joblane schedules --sort ticks` lists them, and `joblane schedules pause --tenant` stops many"
+        yield Check(Grade.WARNING, "frequent schedules", found, do)
+    if not number and not late and not frequent:
         yield Check(Grade.GOOD, what, "none has a problem, and none is late")
 
 
@@ -229,5 +243,5 @@ OF_WORK: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("waits", waits),
     ("leases", leases),
     ("events", events),
-    ("schedules at run time", schedules),
+    ("stored schedules", schedules),
 )

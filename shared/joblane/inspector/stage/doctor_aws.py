@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
-from joblane.inspector.stage.doctor_database import NOBODY
+from joblane.inspector.stage.doctor_database import UNKNOWN_OPERATOR
 from joblane.inspector.stage.doctor_mail import mail
-from joblane.inspector.views import Check, Grade
+from joblane.inspector.stage.schedules import paused_of_code
+from joblane.inspector.views import Check, Grade, SchedulePause
 from joblane.names import (
     SWEEP,
     TICKER,
@@ -23,6 +24,7 @@ from joblane.names import (
     cron_group_name,
     dead_letter_name,
     front_door_name,
+    full_schedule_name,
     function_name,
     lane_name,
     schedule_name,
@@ -32,6 +34,8 @@ from joblane.settings import EVENT_BUS
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
 from joblane.tasks.task import Task
 
+K = TypeVar("K")
+V = TypeVar("V")
 DEPLOY = "deploy the stage"
 NO_BUS = "`aws events create-event-bus --name {}`: a deploy does not create it anew; or correct the setting events.bus"
 
@@ -49,7 +53,7 @@ def mappings(scope: Scope) -> Iterator[Check]:
     lanes = _lanes(scope)
     expected = {**dict.fromkeys((front_door_name(scope.prefix, queue) for queue in Queue), None), **lanes}
     missing = _missing(scope, [name for name in expected if not found.get(name)])
-    paused = _paused(scope)
+    paused = _unless_down(scope, _paused)
     for name, lane in expected.items():
         if name not in missing:  # a missing queue is a finding of `queues`
             yield from _mapping(name, lane, found.get(name, []), paused)
@@ -115,11 +119,16 @@ def _lanes(scope: Scope) -> dict[str, Lane]:
 
 
 def _paused(scope: Scope) -> dict[tuple[str, str], str]:
-    """Scope and name → operator. Empty if the database is unavailable, which another check reports."""
+    """Scope and name → operator."""
+    return {(pause.scope, pause.name): pause.by or UNKNOWN_OPERATOR for pause in pauses.current(scope.connection)}
+
+
+def _unless_down(scope: Scope, read: Callable[[Scope], dict[K, V]]) -> dict[K, V]:
+    """Return what the database answers; empty if it is unavailable, which another check reports."""
     from pg8000.exceptions import Error as PostgresError
 
     try:
-        return {(pause.scope, pause.name): pause.by or NOBODY for pause in pauses.current(scope.connection)}
+        return read(scope)
     except (PostgresError, OSError):
         scope.database.drop()
         return {}
@@ -146,7 +155,7 @@ def queues(scope: Scope) -> Iterator[Check]:
         if count:
             do = "`joblane dead` lists their causes, `joblane redrive` sends them back"
             if name == ticks:
-                do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane tick TYPE`"
+                do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane redrive`"
             yield Check(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
     yield Check(Grade.GOOD, "queues", f"all {len(found)} exist, and none has dead letters")
 
@@ -190,16 +199,16 @@ def _function(aws: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
 
 def schedules(scope: Scope) -> Iterator[Check]:
     """Each schedule exists with its times, and is enabled, unless it says that the local ticker sends its ticks."""
-    paused, count, by_ticker = _paused(scope), 0, 0
+    paused, count, by_ticker = _unless_down(scope, paused_of_code), 0, 0
     with client("scheduler", scope.region) as aws:
         for task in scope.tasks.values():
             for schedule in task.schedules:
-                who = paused.get(("schedule", f"{task.type}:{schedule.name}"))
+                pause = paused.get(full_schedule_name(task.type, str(schedule.name)))
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
                     deployed = _schedule(aws, scope.prefix, name)
                     by_ticker += _is_of_ticker(deployed)
-                    yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), who)
+                    yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), pause)
     enabled = ", disabled, as the local ticker sends the ticks" if by_ticker else " and are enabled"
     yield Check(Grade.GOOD, "schedules", f"all {count} exist{enabled}")
 
@@ -217,9 +226,9 @@ def _is_of_ticker(deployed: Mapping[str, Any] | None) -> bool:
 
 
 def _wrong_schedule(
-    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], who: str | None
+    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], pause: SchedulePause | None
 ) -> Iterator[Check]:
-    """``times``: the declared expression and time zone. ``who``: the operator who paused it."""
+    """``times``: the declared expression and time zone."""
     what = f"schedule {name}"
     if deployed is None:
         yield Check(Grade.BAD, what, "it does not exist: its ticks are not sent", DEPLOY)
@@ -230,8 +239,9 @@ def _wrong_schedule(
         found = f"its times are {' '.join(there)}, and this code declares {' '.join(times)}"
         yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
     if deployed["State"] != "ENABLED" and not by_ticker:
-        if who:
-            yield Check(Grade.WARNING, what, f"it is disabled: paused by {who}", "`joblane resume schedule`")
+        if pause:
+            found = f"it is disabled: paused by {pause.by or UNKNOWN_OPERATOR}"
+            yield Check(Grade.WARNING, what, found, "`joblane schedules resume`")
         else:
             yield Check(Grade.BAD, what, "it is disabled, and it is not paused: its ticks are not sent", DEPLOY)
 

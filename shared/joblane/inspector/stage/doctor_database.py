@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import ForeignSchemaError, sqlstate, text_of
-from joblane.inspector.durations import lasting
+from joblane.inspector.durations import lasting, stamp
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
-from joblane.inspector.stage.last_ticks import last_ticks
+from joblane.inspector.stage import schedules
 from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.tasks.filter_sql import BOUND
-from joblane.inspector.views import Check, Grade
-from joblane.names import SWEEP
+from joblane.inspector.views import Check, Grade, Pause, SchedulePause
+from joblane.names import SWEEP, full_schedule_name
 from joblane.record import migrations
 from joblane.record import sql_functions as functions
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
@@ -25,8 +25,7 @@ from joblane.record.flow.limit_changes import undeclared_names
 from joblane.record.flow.limit_status import status_of
 from joblane.record.migrations.catalogue import Severity, differences
 from joblane.record.row.states import LIVE_SQL
-from joblane.sqs.tick import id_of
-from joblane.sweep.missed_ticks import PATIENCE
+from joblane.record.schedules import UNDELIVERED
 from joblane.sweep.old_snapshot import old_snapshot
 from joblane.tasks.limit import values_text
 
@@ -36,7 +35,7 @@ BROKEN_CLOCK_SECONDS = 240.0
 """AWS refuses a signature that is five minutes off its own time. Source: IAM, *Signature Version 4*."""
 MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 OLD_PAUSE = timedelta(days=1)
-NOBODY = "an unknown operator"
+UNKNOWN_OPERATOR = "an unknown operator"
 
 WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
 ADVICE = {
@@ -61,6 +60,10 @@ select type, count(*) from live
  where state in {LIVE_SQL}
    and type not in (select x.type from jsonb_array_elements_text($2::jsonb) as x(type))
  group by type order by type
+"""
+NOT_REGISTERED = """
+select x.name, s.name is not null from jsonb_array_elements_text($1::jsonb) as x(name)
+  left join joblane.schedules s on s.name = x.name
 """
 WAITING = """
 select distinct p.type, c.type
@@ -155,7 +158,7 @@ def sweep(scope: Scope) -> Iterator[Check]:
         return
     ((last, now, planned, failed),) = scope.connection.run(SWEPT, SWEEP)
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
-    do = f"check the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
+    do = f"check the log of its function, its schedule and its lane; `joblane schedules run {SWEEP}:0` runs it now"
     if last is None:
         found = f"it has not completed yet; its next time is in {lasting(next_at - now)}"
         yield Check(Grade.WARNING, SWEEP, found, do)
@@ -165,7 +168,7 @@ def sweep(scope: Scope) -> Iterator[Check]:
         due = min(due, planned)
     late = now - due
     ran = f"it last completed {lasting(now - last)} ago"
-    if late > PATIENCE:
+    if late > UNDELIVERED:
         yield Check(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do)
     elif failed:
         do = "its log has the reason: the line `a duty of the sweep failed`"
@@ -175,21 +178,25 @@ def sweep(scope: Scope) -> Iterator[Check]:
 
 
 def ticks(scope: Scope) -> Iterator[Check]:
-    """All ticks of the last day arrived."""
-    wrong, arrived = False, 0
-    for (type_, name), found in last_ticks(scope).items():
-        missed = len(found.missed)
-        arrived += found.due - missed
-        if missed:
-            wrong = True
-            some = "none" if missed == found.due else f"only {found.due - missed}"
-            latest = id_of(type_, name, found.missed[0])
-            text = f"{some} of its last {found.due} ticks arrived; the latest missing one is {latest}"
-            do = f"was the stage down, or its lane behind? `joblane tick {type_}` sends a tick now"
-            yield Check(Grade.BAD if missed == found.due else Grade.WARNING, f"ticks of {type_}", text, do)
-    if not wrong:
-        all_of_them = f"all {arrived} ticks of the last day arrived" if arrived else "no tick was due in the last day"
-        yield Check(Grade.GOOD, "ticks", all_of_them)
+    """All ticks of schedules of the code of the last day arrived, and all these schedules are registered."""
+    found = {one.name: one for one in schedules.of_code(scope)}
+    wrong = [one for one in found.values() if one.missing]
+    for one in wrong:
+        has_ticks = any(tick.state is not None for tick in one.ticks)
+        some = "and none arrived" if not has_ticks else f"the latest at {stamp(one.missing_at[0])}"
+        text = f"{one.missing:,} of its ticks of the last day are missing, {some}"
+        do = f"was the stage down, or its lane behind? `joblane schedules run {one.name}` runs its task now"
+        yield Check(Grade.WARNING if has_ticks else Grade.BAD, f"schedule {one.name}", text, do)
+    names = [full_schedule_name(task.type, str(each.name)) for task in scope.tasks.values() for each in task.schedules]
+    unknown = [name for name in names if name not in found]
+    for name, taken in scope.connection.run(NOT_REGISTERED, json.dumps(unknown)) if unknown else ():
+        text, do = "the code declares it, and it is not registered", "`joblane migrate` registers it"
+        if taken:
+            text = "the code declares it, and a schedule made at run time has its name: both fire"
+            do = "rename the declared one, or `joblane schedules delete` the other, and then `joblane migrate`"
+        yield Check(Grade.WARNING, f"schedule {name}", text, do)
+    if not wrong and not unknown:
+        yield Check(Grade.GOOD, "ticks", "no tick of the last day is missing")
 
 
 def undeclared(scope: Scope) -> Iterator[Check]:
@@ -215,12 +222,21 @@ def grants(scope: Scope) -> Iterator[Check]:
 
 
 def pauses(scope: Scope) -> Iterator[Check]:
-    for pause in sorted(current(scope.connection), key=lambda pause: pause.since):
+    """The pauses of queues, types and tenants, and of schedules of the code."""
+    of_schedules = schedules.paused_of_code(scope).items()
+    found_pauses: list[tuple[str, str, Pause | SchedulePause]] = [
+        *(
+            (f"{one.scope} {one.name}", f"resume {one.scope} {argument(one.name)}", one)
+            for one in current(scope.connection)
+        ),
+        *((f"schedule {name}", f"schedules resume {argument(name)}", one) for name, one in of_schedules),
+    ]
+    for what, resume, pause in sorted(found_pauses, key=lambda each: each[2].since):
         since = datetime.now(UTC) - pause.since
-        what, reason = f"{pause.scope} {pause.name}", f": {pause.reason}" if pause.reason else ""
-        found = f"paused {lasting(since)} ago by {pause.by or NOBODY}{reason}"
+        reason = f": {pause.reason}" if pause.reason else ""
+        found = f"paused {lasting(since)} ago by {pause.by or UNKNOWN_OPERATOR}{reason}"
         if pause.until is None and since > OLD_PAUSE:
-            do = f"still wanted? `joblane resume {pause.scope} {argument(pause.name)}` ends it"
+            do = f"still wanted? `joblane {resume}` ends it"
             yield Check(Grade.WARNING, what, found, do)
         else:
             yield Check(Grade.GOOD, what, found)
@@ -234,7 +250,7 @@ def limits(scope: Scope) -> Iterator[Check]:
         since, reason = lasting(datetime.now(UTC) - change.since), f": {change.reason}" if change.reason else ""
         found = (
             f"{values_text(change.values.at_a_time, change.values.rate)} was set {since} ago by "
-            f"{change.by or NOBODY}{reason}. No task declares this limit any more"
+            f"{change.by or UNKNOWN_OPERATOR}{reason}. No task declares this limit any more"
         )
         do = f"`joblane limits reset {argument(limit.name)}{option}` removes it"
         yield Check(Grade.WARNING, f"limit {limit.name}{of_key}", found, do)

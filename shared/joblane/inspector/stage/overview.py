@@ -135,11 +135,7 @@ def overview(scope: Scope, minutes: int) -> Overview:
         ),
         archived=recorded.archived,
         live=Count(recorded.live, exact=recorded.live < 2 * BOUND),
-        paused=tuple(
-            Paused(pause, recorded.waiting[key])
-            for key, pause in recorded.pauses.items()
-            if pause.scope is not PauseScope.SCHEDULE
-        ),
+        paused=tuple(Paused(pause, recorded.waiting[key]) for key, pause in recorded.pauses.items()),
     )
 
 

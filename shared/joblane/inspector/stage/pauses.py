@@ -1,9 +1,9 @@
-"""Pauses of a queue, a type, a tenant or a schedule.
+"""Pauses of a queue, a type or a tenant.
 
 The claim checks the pauses, so nothing new starts once a pause has committed. A delivered message is deleted and its
 row waits (a message of an external producer gets a row); waiting has no limit, spends no attempt and counts no receive.
 The sweep reads the paused rows and writes none of them. They stay due, and the first sweep after the pause sends their
-messages. The ticks of a paused schedule are recorded as cancelled.
+messages. For the pause of a schedule see :mod:`joblane.inspector.stage.schedules`.
 
 The event source mapping stays enabled on purpose. Behind a disabled mapping messages would age in SQS and expire after
 ten days, and each deploy would overwrite ``Enabled``.
@@ -25,7 +25,6 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
-from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
 from joblane.names import SWEEP, Queue
@@ -58,7 +57,6 @@ delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_ar
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
 """
-MADE_AT_RUN_TIME = "select from joblane.schedules where name = $1"
 
 
 def current(connection: Connection) -> tuple[Pause, ...]:
@@ -73,7 +71,7 @@ def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: 
         raise SelectionError(
             "scope", f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
         )
-    end = _end(until)
+    end = end_of(until)
     with audit.action(scope, "pause", f"{kind}:{name}", reason) as doing:
         doing.connection.run(ONE_AT_A_TIME)
         rows = [row for each in names for row in doing.connection.run(PAUSE, kind, each, doing.reason, doing.who, end)]
@@ -96,8 +94,7 @@ def resume(scope: Scope, kind: PauseScope, name: str, reason: str | None) -> Pau
             raise SelectionError("name", f"{kind} {name!r} is not paused; current pauses: {paused}")
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
-    if kind is not PauseScope.SCHEDULE:
-        wake(scope.sqs, scope.prefix)
+    wake(scope.sqs, scope.prefix)
     return resumed
 
 
@@ -106,7 +103,8 @@ def _pause(row: list[Any]) -> Pause:
     return Pause(PauseScope(kind), *rest)
 
 
-def _end(until: datetime | None) -> str | None:
+def end_of(until: datetime | None) -> str | None:
+    """The end of a pause as text. Raises :class:`SelectionError`."""
     if until is None:
         return None
     if not isinstance(until, datetime) or until.tzinfo is None:
@@ -135,10 +133,6 @@ def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> 
     if known and kind is not PauseScope.TENANT and name not in (names := sorted(_known(scope, kind))):
         if kind is PauseScope.TYPE:
             raise SelectionError("name", unknown_type(name, names))
-        if kind is PauseScope.SCHEDULE and scope.connection.run(MADE_AT_RUN_TIME, name):
-            raise SelectionError(
-                "name", f"the schedule {name!r} was made at run time: `joblane schedules pause {argument(name)}`"
-            )
         raise SelectionError(
             "name", f"there is no {kind} {name!r}. {meant(name, names)}Known: {', '.join(names) or 'none'}"
         )
@@ -148,6 +142,4 @@ def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> 
 def _known(scope: Scope, kind: PauseScope) -> Iterable[str]:
     if kind is PauseScope.QUEUE:
         return list(Queue)
-    if kind is PauseScope.SCHEDULE:
-        return [f"{task.type}:{schedule.name}" for task in scope.tasks.values() for schedule in task.schedules]
     return scope.tasks

@@ -1,125 +1,371 @@
-"""Schedules: their next times, their last ticks, and their state on AWS."""
+"""Schedules: the rows of ``joblane.schedules``, their ticks, and the state on AWS of those that the code declares.
+
+They change as by :class:`joblane.client.schedules.Schedules`, with an audit entry in the same transaction.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
-from joblane.errors import DeclarationError
+from joblane.enqueue.check import check
+from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
+from joblane.enqueue.ticks import NAME_PATTERN, past_ticks, start_of_ids
+from joblane.enqueue.wake import wake
+from joblane.errors import DeclarationError, DeclaredScheduleError, ScheduleError, UnknownScheduleError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.single import named
-from joblane.inspector.errors import ActionError, SelectionError
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.actions.single import insert, named, note_of, send_inserted
+from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
-from joblane.inspector.stage.last_ticks import last_ticks
-from joblane.inspector.views import ActionResult, ScheduleView, TickView
-from joblane.names import cron_group_name, schedule_name
-from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES
+from joblane.inspector.stage.pauses import end_of
+from joblane.inspector.tasks.detail import shown_payload
+from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
+from joblane.inspector.tasks.listing import COUNT_CAP
+from joblane.inspector.views import (
+    ActionResult,
+    Count,
+    SchedulePage,
+    SchedulePause,
+    ScheduleRow,
+    ScheduleView,
+    TickView,
+)
+from joblane.names import TYPE_PATTERN, cron_group_name, schedule_name
+from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State, as_read
-from joblane.sqs.message import TICK_ID_PATTERN
-from joblane.sqs.tick import id_of, tick_entry
-from joblane.sweep.missed_ticks import PATIENCE
-from joblane.tasks.discovery import load
-from joblane.tasks.schedule import Schedule
-from joblane.tasks.task import Task
+from joblane.record.schedules import GONE, PAUSED, UNDELIVERED, Origin, schedule_of
+from joblane.sqs.tick import written
+from joblane.tasks.redaction import MASK
 
-NEXT_TIMES = 3
+LARGEST_PAGE = 200
+MAX_TEXT = 128
+NEXT_TIMES = 5
 PAST = 10
 MISSED_SHOWN = 20
 """Times of missed ticks."""
+NEAR = 50
+"""Names before and after a wrong name, among which the meant one is searched."""
 MISSING = "MISSING"
 """State of a schedule that does not exist on AWS, while other schedules of the stage do."""
+POSITIONS = {"name": NAME_PATTERN, "ticks": re.compile(rf"\d[\d.e+-]{{0,24}} {NAME_PATTERN.pattern}")}
+"""Sort order → the form of a position in it."""
 
+COLUMNS = f"""s.name, s.origin, s.type, s.tenant, s.expression, s.timezone, s.missed, s.ticks_a_day,
+       case when {PAUSED} then s.paused_at end, s.paused_until, s.paused_by, s.pause_reason, s.next_at, s.last_at,
+       s.problem, s.updated_at"""
+# The columns of one index choose what is read, in the order of the page; the other fields choose what is shown.
+PAGE = """
+with read as materialized (
+  select name, ticks_a_day, {position} as position, {matches} as matches from joblane.schedules
+   where {chosen} and {after} order by {order} limit $2::int
+),
+found as (select name, ticks_a_day, position from read where matches order by {order} limit $3::int)
+select l.number, l.position, f.position, """ + COLUMNS + """
+  from (select count(*) as number, (select position from read order by {reverse} limit 1) from read) as l
+       left join found f on true left join joblane.schedules s on s.name = f.name order by {shown}
+"""  # fmt: skip
+ORDERS: Mapping[str, Mapping[str, str]] = {
+    "name": {
+        "position": "name",
+        "after": "name > $1",
+        "order": "name",
+        "reverse": "name desc",
+        "shown": "f.name",
+    },
+    "ticks": {
+        "position": "ticks_a_day || ' ' || name",
+        "after": "($1 = '' or (ticks_a_day, name)"
+        " < (cast(nullif(split_part($1, ' ', 1), '') as float8), split_part($1, ' ', 2)))",
+        "order": "ticks_a_day desc, name desc",
+        "reverse": "ticks_a_day, name",
+        "shown": "f.ticks_a_day desc, f.name desc",
+    },
+}
+"""Sort order → the parts of the statement: by name, or by the ticks a day, most first."""
+COUNT = """
+select count(*), count(*) filter (where matches)
+  from (select {matches} as matches from joblane.schedules where {chosen} order by name limit $1::int) as read
+"""
+ONE = f"select {COLUMNS}, s.payload, s.options, s.created_at from joblane.schedules s where s.name = $1"
+NEAREST = f"""
+(select name from joblane.schedules where name >= $1 order by name limit {NEAR})
+union all (select name from joblane.schedules where name < $1 order by name desc limit {NEAR})
+"""
 # The ids of a schedule's ticks differ only in their times, so the last ticks are at the end of the range in the index.
 TICKS = f"""
-select s.type, s.name, t.id, t.state, a.duration_ms
-  from jsonb_to_recordset($1::jsonb) as s(type text, name text, low text, high text),
+select s.name, t.id, t.state, a.duration_ms
+  from jsonb_to_recordset($1::jsonb) as s(name text, low text, high text),
        lateral (select id, state from joblane.tasks where id >= s.low collate "C" and id < s.high collate "C"
                  order by id desc limit {PAST}) as t
        left join lateral (select duration_ms from joblane.task_attempts where task_id = t.id
                            order by task_id desc, run desc limit 1) as a on true
 """
-
-TICKED = """
-select state from joblane.tasks where id = $1
-union all
-select 'pending' from joblane.audit where target = $2 and action = 'tick' and details ->> 'id' = $1
- limit 1
+ABSENT = """
+select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
+ where not exists (select from joblane.tasks t where t.id = x.id)
 """
-"""The tick of this minute, if it exists: a second tick would be the same task, and run nothing."""
+OF_CODE = f"select {COLUMNS} from joblane.schedules s where s.origin = 'code' order by s.name"
+UPDATED_AT = 15
+"""The position of ``updated_at`` in :data:`COLUMNS`."""
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ")
 
 
-def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
-    """The schedules of all types, with the times of the stage."""
-    declared = [(task, schedule) for task in scope.tasks.values() for schedule in task.schedules]
-    paused = {pause.name: pause for pause in pauses.current(scope.connection) if pause.scope is PauseScope.SCHEDULE}
-    known = _known_ticks(scope, declared)
-    last_day = last_ticks(scope)
-    states = _states_on_aws(scope)
-    now = datetime.now(UTC)
-    return tuple(
-        ScheduleView(
-            type=task.type,
-            name=str(schedule.name),
-            text=schedule.text,
-            timezone=schedule.timezone,
-            overlap=task.overlap,
-            next=tuple(_next_times(schedule, now)),
-            ticks=_ticks(task, schedule, now, known.get((task.type, str(schedule.name)), {})),
-            pause=paused.get(f"{task.type}:{schedule.name}"),
-            on_aws=_state(task, schedule, states),
-            missed=len(missed := last_day[task.type, str(schedule.name)].missed),
-            missed_at=missed[:MISSED_SHOWN],
-        )
-        for task, schedule in declared
+# --- Queries -------------------------------------------------------------------------------------------------------
+
+
+def listing(
+    scope: Scope,
+    *,
+    tenant: str | None,
+    type_: str | None,
+    text: str | None,
+    origin: str | None,
+    problem: bool,
+    paused: bool,
+    sort: str,
+    after: str | None,
+    limit: int,
+) -> SchedulePage:
+    """A page. Raises :class:`SelectionError`."""
+    check_number("limit", limit, LARGEST_PAGE)
+    for field, value, valid in (("origin", origin, tuple(Origin)), ("sort", sort, tuple(ORDERS))):
+        if value not in (None, *valid):
+            raise SelectionError(field, f"{', '.join(valid)} are valid")
+    for field, flag in (("problem", problem), ("paused", paused)):
+        if type(flag) is not bool:
+            raise SelectionError(field, "true or false is required")
+    _check(tenant=tenant, text=text)
+    if type_ is not None and (not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_)):
+        raise SelectionError("type", f"no type has the name {type_!r}")
+    if after is not None and (not isinstance(after, str) or not POSITIONS[sort].fullmatch(after)):
+        raise SelectionError("after", "the position that the previous page returned is required")
+    by_index = [
+        ("origin = 'code'", origin == Origin.CODE or None),
+        ("tenant = {}", tenant),
+        ("problem is not null", problem or None),
+        (PAUSED, paused or None),
+        ("type = {}", type_),
+    ]
+    chosen = [each for each in by_index if each[1] is not None][: sort == "name"]
+    others = [
+        *by_index,
+        ("origin = 'run_time'", origin == Origin.RUN_TIME or None),
+        ("strpos(lower(name), lower({})) > 0", text),
+    ]
+    others = [each for each in others if each[1] is not None and each not in chosen]
+    most = BOUND if others else limit + 1
+    with reading(scope.connection) as connection:
+        rows = _run(connection, PAGE, chosen, others, after or "", str(most), str(limit + 1), **ORDERS[sort])
+        [[read, matching]] = _run(connection, COUNT, chosen, others, str(BOUND if others else COUNT_CAP + 1))
+        shown = [row for row in rows if row[2] is not None][:limit]
+        found = _rows(scope, connection, [row[3:] for row in shown])
+    exact = read < BOUND if others else read <= COUNT_CAP
+    count = Count(min(matching, COUNT_CAP), exact=exact and matching <= COUNT_CAP)
+    number, position = rows[0][:2]
+    if len(rows) > limit:
+        return SchedulePage(found, count, shown[-1][2])
+    if others and number == most:
+        return SchedulePage(found, count, position, position.rpartition(" ")[2])
+    return SchedulePage(found, count, None)
+
+
+def _run(
+    connection: Connection,
+    sql: str,
+    chosen: Sequence[tuple[str, Any]],
+    others: Sequence[tuple[str, Any]],
+    *parameters: str,
+    **parts: str,
+) -> list[list[Any]]:
+    values = list(parameters)
+
+    def joined(conditions: Sequence[tuple[str, Any]]) -> str:
+        found = []
+        for condition, value in conditions:
+            if "{}" in condition:
+                values.append(value)
+            found.append(condition.format(f"${len(values)}"))
+        return " and ".join(found) or "true"
+
+    return connection.run(sql.format(chosen=joined(chosen), matches=joined(others), **parts), *values)
+
+
+def _check(**texts: str | None) -> None:
+    for field, text in texts.items():
+        if text is not None and (not isinstance(text, str) or not NAME_PATTERN.fullmatch(text)):
+            raise SelectionError(field, f"1 to {MAX_TEXT} ASCII letters, digits and punctuation are required")
+
+
+def one(scope: Scope, name: str) -> ScheduleView:
+    """All details of a schedule. Raises :class:`UnknownScheduleError`."""
+    with reading(scope.connection) as connection:
+        row = _read(connection, name)
+        [shown] = _rows(scope, connection, [row[:-3]])
+        entries = audit.entries(scope, target=target_of(name), limit=audit.SHOWN_OF_TARGET)
+    payload, options, created_at = row[-3:]
+    task = scope.task(shown.type)
+    return ScheduleView(
+        row=shown,
+        payload=shown_payload(task, payload),
+        options=_options(options),
+        overlap=None if task is None else task.overlap,
+        next=_next(shown),
+        created_at=created_at,
+        updated_at=row[UPDATED_AT],
+        audit=entries,
     )
+
+
+def of_code(scope: Scope) -> tuple[ScheduleRow, ...]:
+    """All schedules of the code that are registered, without their states on AWS."""
+    return _rows(scope, scope.connection, scope.connection.run(OF_CODE), on_aws=False)
+
+
+def paused_of_code(scope: Scope) -> dict[str, SchedulePause]:
+    """The pauses of schedules of the code, by their names."""
+    rows = scope.connection.run(OF_CODE)
+    return {row[0]: pause for row in rows if (pause := _pause(row)) is not None}
+
+
+def target_of(name: str) -> str:
+    """Return the name of a schedule in the audit."""
+    return f"schedule:{name}"
+
+
+def _read(connection: Connection, name: str) -> list[Any]:
+    is_name = isinstance(name, str) and NAME_PATTERN.fullmatch(name)
+    rows = connection.run(ONE, name) if is_name else []
+    if not rows:
+        raise unknown(connection, name)
+    return rows[0]
+
+
+def unknown(connection: Connection, name: str) -> UnknownScheduleError:
+    """The error for a name that no schedule has, with the nearest names."""
+    error = UnknownScheduleError(str(name))
+    is_name = isinstance(name, str) and NAME_PATTERN.fullmatch(name)
+    known = [near for (near,) in connection.run(NEAREST, name)] if is_name else []
+    if question := meant(name, known):
+        error.args = (f"{error}. {question.strip()}",)
+    return error
+
+
+def _rows(
+    scope: Scope, connection: Connection, rows: Sequence[list[Any]], *, on_aws: bool = True
+) -> tuple[ScheduleRow, ...]:
+    """The rows of :data:`COLUMNS`, with their ticks."""
+    found = [_row(row) for row in rows]
+    ticks = _ticks(connection, found)
+    missing = _missing(connection, {row[0]: row[UPDATED_AT] for row in rows if row[1] == Origin.CODE}, found, ticks)
+    states = _states_on_aws(scope) if on_aws and missing else {}
+    return tuple(
+        replace(
+            one,
+            ticks=_with_missing(one, ticks[one.name], missing.get(one.name, ())),
+            missing=len(missing.get(one.name, ())),
+            missing_at=tuple(missing.get(one.name, ())[:MISSED_SHOWN]),
+            on_aws=_state(one, states) if one.is_of_code else None,
+        )
+        for one in found
+    )
+
+
+def _row(row: list[Any]) -> ScheduleRow:
+    name, origin, type_, tenant, text, timezone, missed, ticks_a_day, *_, next_at, last_at, problem, _ = row
+    pause = _pause(row)
+    made = ScheduleRow(
+        name, origin, type_, tenant, text, timezone, missed, ticks_a_day, pause, next_at, last_at, (), problem,
+        can_be_deleted=origin != Origin.CODE or problem == GONE,
+    )  # fmt: skip
+    if pause is not None and pause.until is None:
+        return replace(made, next_at=None)
+    now = datetime.now(UTC)
+    if made.is_of_code or (last_at is not None and last_at > now):  # the tasks of the next ticks are made
+        since = now if pause is None or pause.until is None else pause.until - timedelta(microseconds=1)
+        return replace(made, next_at=next(_after(made, since), made.next_at))
+    return made
+
+
+def _pause(row: list[Any]) -> SchedulePause | None:
+    since, until, by, reason = row[8:12]
+    return None if since is None else SchedulePause(since, until, by, reason)
+
+
+def _next(row: ScheduleRow) -> tuple[datetime, ...]:
+    """The times of the next ticks from the next one on."""
+    if row.next_at is None:
+        return tuple(islice(_after(row, datetime.now(UTC)), NEXT_TIMES))
+    return (row.next_at, *islice(_after(row, row.next_at), NEXT_TIMES - 1))
+
+
+def _after(row: ScheduleRow, moment: datetime) -> Iterator[datetime]:
+    """The times after a moment; none if the text or the time zone is no longer valid."""
+    with suppress(DeclarationError):
+        yield from schedule_of(row.text, row.timezone).after(moment)
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the values of headers."""
+    return {
+        name: dict.fromkeys(value, MASK) if name == "headers" and isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
 
 
 # --- Ticks ---------------------------------------------------------------------------------------------------------
 
 
-def _next_times(schedule: Schedule, now: datetime) -> Iterator[datetime]:
-    for _ in range(NEXT_TIMES):
-        now = schedule.next_after(now)
-        yield now
-
-
-def _ticks(
-    task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mapping[datetime, TickView]
-) -> tuple[TickView, ...]:
-    """The last ticks, newest first: recorded ticks, and missed ticks since the first recorded tick."""
-    found = dict(known)
-    if found:
-        since = max(min(found), now - CONTENT_KEPT_FOR_MESSAGES)
-        moment = now - PATIENCE
-        for _ in range(PAST):
-            moment = schedule.previous(moment)
-            if moment < since:
-                break
-            found.setdefault(moment, TickView(moment, id_of(task.type, schedule.name, moment), None))
-            moment -= timedelta(minutes=1)
-    return tuple(found[at] for at in sorted(found, reverse=True)[:PAST])
-
-
-def _known_ticks(
-    scope: Scope, declared: Sequence[tuple[Task[Any, Any], Schedule]]
-) -> dict[tuple[str, str], dict[datetime, TickView]]:
-    """The last recorded ticks by type and schedule, each by its time."""
-    ranges = [
-        {"type": task.type, "name": name, "low": f"{task.type}:{name}:", "high": f"{task.type}:{name};"}
-        for task, name in ((task, schedule.name) for task, schedule in declared)
-    ]
-    found: dict[tuple[str, str], dict[datetime, TickView]] = defaultdict(dict)
-    for type_, name, id_, state, duration_ms in scope.connection.run(TICKS, json.dumps(ranges)):
-        if TICK_ID_PATTERN.fullmatch(id_):
-            at = datetime.fromisoformat(id_.removeprefix(f"{type_}:{name}:"))
-            found[type_, name][at] = TickView(at, id_, as_read(State, state), duration_ms)
+def _ticks(connection: Connection, rows: Sequence[ScheduleRow]) -> dict[str, list[TickView]]:
+    """The last recorded ticks by the name of the schedule, newest first."""
+    starts = {row.name: start_of_ids(row.name, row.origin) for row in rows}
+    # A time begins with a digit, so the name of another schedule that begins with this one's is not in the range.
+    ranges = [{"name": name, "low": f"{start}0", "high": f"{start}:"} for name, start in starts.items()]
+    found: dict[str, list[TickView]] = defaultdict(list)
+    for name, id_, state, duration_ms in connection.run(TICKS, json.dumps(ranges)) if ranges else ():
+        if time := TIME.match(id_, len(starts[name])):
+            found[name].append(TickView(datetime.fromisoformat(time[0]), id_, as_read(State, state), duration_ms))
     return found
+
+
+def _missing(
+    connection: Connection,
+    changed_at: Mapping[str, datetime],
+    rows: Sequence[ScheduleRow],
+    ticks: Mapping[str, Sequence[TickView]],
+) -> dict[str, list[datetime]]:
+    """The ticks of the last day that did not come, by the name of the schedule, newest first.
+
+    A schedule of the code is checked from its last change, or from an earlier tick that did come.
+    """
+    now = datetime.now(UTC)
+    expected: dict[str, list[datetime]] = {}
+    for row in rows:
+        if row.name in changed_at:
+            since = min([changed_at[row.name], *(tick.at for tick in ticks[row.name])])
+            with suppress(DeclarationError):
+                moments = past_ticks(schedule_of(row.text, row.timezone), since, now, most=None)
+                expected[row.name] = [at for at in moments if at <= now - UNDELIVERED]
+    ids = [f"{name}:{written(at)}" for name, moments in expected.items() for at in moments]
+    absent = {id_ for (id_,) in connection.run(ABSENT, json.dumps(ids))} if ids else set()
+    return {
+        name: [at for at in reversed(moments) if f"{name}:{written(at)}" in absent]
+        for name, moments in expected.items()
+    }
+
+
+def _with_missing(row: ScheduleRow, ticks: Sequence[TickView], missing: Sequence[datetime]) -> tuple[TickView, ...]:
+    """The last ticks, newest first: recorded ones, and missing ones."""
+    absent = [TickView(at, f"{row.id_prefix}{written(at)}", None) for at in missing[:PAST]]
+    return tuple(sorted([*ticks, *absent], key=lambda tick: tick.at, reverse=True)[:PAST])
 
 
 # --- State on AWS --------------------------------------------------------------------------------------------------
@@ -137,45 +383,98 @@ def _states_on_aws(scope: Scope) -> dict[str, str]:
         return {}
 
 
-def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) -> str | None:
+def _state(row: ScheduleRow, states: Mapping[str, str]) -> str | None:
     """The state on AWS. A schedule that is two on AWS has the worse state."""
     if not states:
         return None
-    names = [schedule_name(task.type, str(schedule.name), n) for n in range(1, len(schedule.expressions) + 1)]
-    found = [states.get(name, MISSING) for name in names]
+    try:
+        number = len(schedule_of(row.text, row.timezone).expressions)
+    except DeclarationError:
+        return None
+    own_name = row.name.removeprefix(f"{row.type}:")
+    found = [states.get(schedule_name(row.type, own_name, n), MISSING) for n in range(1, number + 1)]
     return next((state for state in found if state != "ENABLED"), "ENABLED")
 
 
-# --- Sending a tick now --------------------------------------------------------------------------------------------
+# --- Actions -------------------------------------------------------------------------------------------------------
 
 
-def tick(scope: Scope, type_: str, schedule: str | None, reason: str | None) -> ActionResult:
-    """The tick is sent just before the audit entry commits, so a tick that could not be sent leaves no entry."""
-    task = _as_declared(named(scope, type_))
-    chosen = [each for each in task.schedules if schedule in (None, each.name)]
-    if not task.schedules:
-        raise SelectionError("schedule", f"{task.type} has no schedule: it is not a periodic task")
-    if len(chosen) != 1:
-        names = ", ".join(str(each.name) for each in task.schedules)
-        raise SelectionError("schedule", f"give the name of a schedule of {task.type}: {names}")
-    name = f"{task.type}:{chosen[0].name}"
-    for pause in pauses.current(scope.connection):
-        if (pause.scope, pause.name) == (PauseScope.SCHEDULE, name):
-            raise SelectionError("schedule", f"{name} is paused, so the tick would be cancelled; resume it first")
-    now = datetime.now(UTC)
-    id_ = id_of(task.type, chosen[0].name, now)
-    with audit.action(scope, "tick", name, reason) as doing:
-        for (state,) in doing.connection.run(TICKED, id_, name):
-            problem = "the tick of this minute was sent already; wait for the next minute"
-            raise ActionError(id_, "tick", State(state), (), audit.last(doing.connection, name), problem=problem)
-        doing.details |= {"id": id_}
-        scope.sqs.send(tick_entry(scope.prefix, task, chosen[0], now))
-    return ActionResult(id_, "tick", None, State.PENDING, new_id=id_)
+def pause(scope: Scope, name: str, reason: str | None, until: datetime | None) -> ScheduleView:
+    end_of(until)
+    with _on(scope, "pause_schedule", name, reason) as on:
+        checked_reason = audit.check_reason(reason)
+        on.doing.details |= {"until": None if until is None else until.astimezone(UTC).isoformat()}
+        (is_changed, cancelled), _ = on.changes.pause(
+            on.run, name=name, until=until, by=on.doing.who, reason=checked_reason
+        )
+        if not is_changed:
+            raise SelectionError("name", f"the schedule {name!r} is paused already; resume it first")
+    _wake(scope, cancelled)
+    return one(scope, name)
 
 
-def _as_declared(task: Task[Any, Any]) -> Task[Any, Any]:
-    """The task with all its declared schedules, including those that the stage disables."""
+def resume(scope: Scope, name: str, reason: str | None) -> ScheduleView:
+    """The tasks of the ticks within the next 15 minutes are created here; the sweep creates the others."""
+    with _on(scope, "resume_schedule", name, reason) as on:
+        is_changed, tasks = on.changes.resume(on.run, name=name, task=scope.task(on.schedule.type))
+        if not is_changed:
+            raise SelectionError("name", f"the schedule {name!r} is not paused")
+        inserted = [insert(on.doing.connection, task) for task in tasks]
+    for task in inserted:
+        send_inserted(scope, task)
+    return one(scope, name)
+
+
+def delete(scope: Scope, name: str, reason: str | None) -> ScheduleRow:
+    with _on(scope, "delete_schedule", name, reason) as on:
+        (_, cancelled), _ = on.changes.delete(on.run, name=name)
+    _wake(scope, cancelled)
+    return on.schedule
+
+
+def run(scope: Scope, name: str, reason: str | None) -> ActionResult:
+    """The audit has the id of the task."""
+    with _on(scope, "run_schedule", name, reason) as on:
+        (job, links), _ = on.changes.job_now(on.run, name=name, task=named(scope, on.schedule.type))
+        ready = check(job, record=True, prefix=scope.prefix)
+        inserted = insert(on.doing.connection, replace(ready, links={**ready.links, **links}))
+        on.doing.details |= {"id": inserted.id}
+    failed = send_inserted(scope, inserted)
+    after = State.HELD if inserted.waits else State.PENDING
+    return ActionResult(inserted.id, "run_schedule", None, after, new_id=inserted.id, note=note_of(failed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """An action on a schedule. ``schedule``: as it was before."""
+
+    doing: audit.Action
+    changes: ScheduleChanges
+    schedule: ScheduleRow
+
+    def run(self, sql: str, *documents: str) -> list[list[Any]]:
+        """Run a statement once for each document, in the transaction of the action."""
+        return self.doing.connection.run_each(sql, *documents)
+
+
+@contextmanager
+def _on(scope: Scope, action: str, name: str, reason: str | None) -> Iterator[_Action]:
+    """An action on one schedule. Raises :class:`UnknownScheduleError`, :class:`SelectionError`, :class:`BusyError`."""
+    target = target_of(name)
     try:
-        return load(task.type, times={})
-    except DeclarationError:  # declared outside of functions/, for example by a test
-        return task
+        with audit.action(scope, action, target, reason) as doing:
+            schedule = _row(_read(doing.connection, name)[:-3])
+            doing.details |= {"type": schedule.type, "tenant": schedule.tenant}
+            yield _Action(doing, ScheduleChanges(scope.prefix), schedule)
+    except DeclaredScheduleError as error:
+        raise SelectionError("name", error.problem) from error
+    except ScheduleError as error:
+        if error.field == "name":  # the name is valid, so another transaction holds it
+            raise BusyError(target) from error
+        raise SelectionError(error.field, error.problem) from error
+
+
+def _wake(scope: Scope, cancelled: Cancelled) -> None:
+    """Start a sweep if tasks wait for what the cancelled ticks have given back."""
+    if cancelled.limits or cancelled.parents:
+        wake(scope.sqs, scope.prefix)

@@ -153,8 +153,9 @@ def _paused(_: Scope, subject: _Subject) -> Iterator[Check]:
         live = {PauseScope.QUEUE: subject.queues, PauseScope.TENANT: subject.tenants}.get(pause.scope)
         due = subject.all.due if live is None else live.get(pause.name, _Live()).due
         since, reason = lasting(datetime.now(UTC) - pause.since), f": {pause.reason}" if pause.reason else ""
+        by = pause.by or doctor_database.UNKNOWN_OPERATOR
         text = (
-            f"{pause.scope} {pause.name} was paused {since} ago by {pause.by or doctor_database.NOBODY}{reason}. "
+            f"{pause.scope} {pause.name} was paused {since} ago by {by}{reason}. "
             f"{due:,} due {'task waits' if due == 1 else 'tasks wait'} for its end"
         )
         yield Check(Grade.BAD, "pause", text, f"`joblane resume {pause.scope} {argument(pause.name)}`")
@@ -203,7 +204,7 @@ def _limit(limit: LimitStatus, late: datetime) -> Iterator[Check]:
         yield Check(Grade.WARNING, what, found, do)
     elif limit.held and is_late:
         found = f"it has free slots, and {limit.held:,} {_tasks(limit.held)} held"
-        yield Check(Grade.WARNING, what, found, "`joblane tick jobs:sweep` starts them")
+        yield Check(Grade.WARNING, what, found, "`joblane schedules run jobs:sweep:0` starts them")
 
 
 def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.scope import Scope
+from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held, why_parents
@@ -47,9 +48,11 @@ def why(scope: Scope, connection: Connection, record: Record, last_outcome: str 
         case State.COMPLETED:
             return Why(Reason.ENDED, f"It completed at {_text(record.finished_at)}.")
         case State.CANCELLED:
-            return Why(
-                Reason.ENDED, f"It was cancelled at {_text(record.finished_at)}: {record.reason or 'cancelled'}."
-            )
+            text = f"It was cancelled at {_text(record.finished_at)}: {record.reason or 'cancelled'}."
+            if record.is_skipped_tick:
+                name = str(record.schedule)
+                text += f" Its schedule is {name}: `joblane schedules show {argument(name)}`."
+            return Why(Reason.ENDED, text)
         case State.ARCHIVED:
             return _archived(scope, record)
         case State.ACTIVE:

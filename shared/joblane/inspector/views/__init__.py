@@ -7,7 +7,7 @@ from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEnt
 from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
 from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
 from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
-from joblane.inspector.views.schedules import RunTimeSchedulePage, RunTimeScheduleRow, RunTimeScheduleView
+from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
 from joblane.inspector.views.stage import (
     Check,
     Count,
@@ -19,9 +19,7 @@ from joblane.inspector.views.stage import (
     Pause,
     Paused,
     QueueView,
-    ScheduleView,
     TenantRow,
-    TickView,
     TypeView,
 )
 from joblane.inspector.views.tasks import (
@@ -74,9 +72,9 @@ __all__ = [
     "Relative",
     "Relatives",
     "RunCounts",
-    "RunTimeSchedulePage",
-    "RunTimeScheduleRow",
-    "RunTimeScheduleView",
+    "SchedulePage",
+    "SchedulePause",
+    "ScheduleRow",
     "ScheduleView",
     "Statistic",
     "Step",

@@ -1,4 +1,4 @@
-"""Schedules that are made at run time: rows, in contrast to the schedules that the code declares."""
+"""Schedules of the code, and those made at run time."""
 
 from __future__ import annotations
 
@@ -9,63 +9,103 @@ from typing import Any
 
 from joblane.inspector.views.actions import AuditEntry
 from joblane.inspector.views.stage import Count
-from joblane.inspector.views.tasks import Relative
+from joblane.inspector.views.tasks import AnyState
 
 
 @dataclass(frozen=True, slots=True)
-class RunTimeScheduleRow:
-    """A line of the listing. ``text``: five fields of cron. ``missed``: the policy for missed ticks, ``latest`` or
-    ``skip``.
+class TickView:
+    """A tick of a schedule. ``state`` None: it did not arrive. ``duration_ms``: of its last run, None without one that
+    has ended."""
 
-    ``next_at``: time of the next tick; None: it is paused. ``last_at``, ``last``: the last tick that got a task, up to
-    15 minutes ahead, and this task; None: none yet. ``problem``: why the last tick got no task; None: it got one.
+    at: datetime
+    task_id: str
+    state: AnyState | None
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePause:
+    """The pause of a schedule. ``until`` None: until it is resumed. ``by`` None: a program has paused it."""
+
+    since: datetime
+    until: datetime | None
+    by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A line of the listing.
+
+    ``origin``: ``code`` or ``run_time``. ``text``: five fields of cron. ``missed``: the policy for missed ticks,
+    ``latest`` or ``skip``. ``ticks_a_day``: of an average day.
+
+    ``next_at``: time of the next tick; None: it is paused without an end. ``last_at``: time of the last tick that the
+    sweep gave a task, up to 15 minutes ahead; None: none. ``ticks``: the last ticks, newest first. ``problem``: why the
+    last tick got no task, or why there are none; None: there is no problem.
+
+    Of a schedule of the code: ``missing``: the number of ticks of the last 24 hours that did not arrive within 30
+    minutes; ``missing_at``: the times of the last 20 of them, newest first; ``on_aws``: its state in EventBridge
+    Scheduler, None if not known. ``can_be_deleted`` False: the code declares it.
     """
 
     name: str
+    origin: str
     type: str
     tenant: str | None
     text: str
     timezone: str
     missed: str
-    paused_at: datetime | None
+    ticks_a_day: float
+    pause: SchedulePause | None
     next_at: datetime | None
     last_at: datetime | None
-    last: Relative | None
+    ticks: tuple[TickView, ...]
     problem: str | None
+    missing: int = 0
+    missing_at: tuple[datetime, ...] = ()
+    on_aws: str | None = None
+    can_be_deleted: bool = True
+
+    @property
+    def is_of_code(self) -> bool:
+        return self.origin == "code"
 
     @property
     def id_prefix(self) -> str:
         """The beginning of the ids of its tasks."""
-        return f"@{self.name}:"
+        return f"{self.name}:" if self.is_of_code else f"@{self.name}:"
 
 
 @dataclass(frozen=True, slots=True)
-class RunTimeSchedulePage:
-    """A page of schedules in the order of their names. ``after``: the position from which the next page begins; None on
-    the last page. ``count``: all schedules that match.
+class SchedulePage:
+    """A page of schedules. ``after``: the position from which the next page begins; None on the last page. ``count``:
+    all schedules that match.
 
     ``searched_to``: the page ended before it was full, because 20,000 schedules were searched; the name of the last of
     them. None: the page is full, or the last one.
     """
 
-    schedules: tuple[RunTimeScheduleRow, ...]
+    schedules: tuple[ScheduleRow, ...]
     count: Count
     after: str | None
     searched_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RunTimeScheduleView:
+class ScheduleView:
     """All details of one schedule.
 
     ``payload``: of each tick, with redacted fields masked. ``options``: of each tick's task, with masked headers.
-    ``next``: the times of the next ticks; of a paused schedule, as they would be without the pause. ``audit``: actions
-    of operators on it, newest first.
+    ``overlap``: of its type, None if this code does not declare the type. ``next``: the times of the next ticks; of a
+    schedule that is paused without an end, as they would be without the pause. ``audit``: actions of operators on it,
+    newest first.
     """
 
-    row: RunTimeScheduleRow
+    row: ScheduleRow
     payload: Any
     options: Mapping[str, Any]
+    overlap: str | None
     next: tuple[datetime, ...]
     created_at: datetime
     updated_at: datetime

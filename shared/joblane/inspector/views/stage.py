@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Any
 
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.views.tasks import AnyState
 from joblane.names import Queue
 from joblane.record.row.states import State
 
@@ -141,38 +140,6 @@ class Overview:
     archived: Count
     live: Count
     paused: tuple[Paused, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TickView:
-    """A tick of a schedule. ``state`` None: it did not arrive. ``duration_ms``: of its last run, None without one that
-    has ended."""
-
-    at: datetime
-    task_id: str
-    state: AnyState | None
-    duration_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleView:
-    """``next``: the next times. ``ticks``: the last ticks, newest first. ``on_aws``: the state of the schedule in
-    EventBridge Scheduler, None if not known.
-
-    ``missed``: number of ticks of the last 24 hours that did not arrive within 30 minutes. ``missed_at``: the times of
-    the last 20 of them, newest first."""
-
-    type: str
-    name: str
-    text: str
-    timezone: str
-    overlap: str
-    next: tuple[datetime, ...]
-    ticks: tuple[TickView, ...]
-    pause: Pause | None
-    on_aws: str | None
-    missed: int
-    missed_at: tuple[datetime, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
+from joblane.record import schedules, task_types
 from joblane.record.driver.database import Database
 from joblane.record.migrate import is_migrated, migrate, upgrade_project
-from joblane.record.task_types import register
 from joblane.sqs.client import Entry
 from joblane.tasks import discovery
 from joblane.tasks.task import Task
@@ -121,7 +121,7 @@ def _messages(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
 def _migrate(database: Database, url: str, tasks: Tasks, stamp: Path, *, complete: bool) -> None:
     """Bring the database up to date. The project's migrations run if one of their files has changed since.
 
-    ``complete``: no task is left out. Otherwise the registered types stay as they are.
+    ``complete``: no task is left out. Otherwise the registered types and schedules stay as they are.
     """
     digest = _digest(settings.migrations())
     known = stamp.read_text(encoding="ascii") if stamp.exists() else None
@@ -130,7 +130,8 @@ def _migrate(database: Database, url: str, tasks: Tasks, stamp: Path, *, complet
         migrate(url, version=version_of(root), by=deployer(root))
     else:
         if complete:
-            register(database.get(), tasks)
+            task_types.register(database.get(), tasks)
+            schedules.register(database.get(), tasks)
         if digest != known:
             upgrade_project(url, settings.migrations())
     if digest != known:

@@ -1,49 +1,39 @@
-"""Declared schedules, and schedules at run time."""
+"""Schedules of the code, and those made at run time."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import ScheduleView
-from joblane.page.filters import PER_PAGE, YES, form
+from joblane.inspector.schedule_words import ORIGINS
+from joblane.page.filters import PER_PAGE, checked, form
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
 
-FIELDS = ("text", "tenant", "type", "problem")
-NOTICES = {
-    "run": "Enqueued: {}.",
-    "pause": "Paused. It has no ticks until it is resumed.",
-    "resume": "Resumed.",
-    "delete": "Deleted.",
-}
-"""Action on a schedule that was created at run time → the notice on the next page."""
+FIELDS = ("text", "tenant", "type", "origin", "problem", "paused", "sort")
+SORTS = {"name": "name", "ticks": "ticks a day, most first"}
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:
-    """``from``: the position that the previous page returned. Only the first page has the declared schedules, and none
-    that chooses by tenant or problem, which declared schedules do not have."""
+    """``from``: the position that the previous page returned."""
     given = request.query_params
     chosen = {name: given.get(name, "").strip() for name in FIELDS}
-    after, status, wrong = given.get("from") or None, 200, None
-    declared: tuple[ScheduleView, ...] | None = None
-    found = None
+    after, status, found, wrong = given.get("from") or None, 200, None, None
     try:
-        if chosen["problem"] not in ("", YES):
-            raise SelectionError("problem", f"{YES} is valid, or leave it out")
-        found = inspector.run_time_schedules(
-            **{name: text or None for name, text in chosen.items() if name != "problem"},
-            problem=bool(chosen["problem"]),
+        found = inspector.schedules(
+            text=chosen["text"] or None,
+            tenant=chosen["tenant"] or None,
+            type=chosen["type"] or None,
+            origin=chosen["origin"] or None,
+            problem=checked("problem", chosen["problem"] or None),
+            paused=checked("paused", chosen["paused"] or None),
+            sort=chosen["sort"] or "name",
             after=after,
             limit=PER_PAGE,
         )
-        if after is None and not chosen["tenant"] and not chosen["problem"]:
-            declared = tuple(one for one in inspector.schedules() if _matches(one, chosen))
     except SelectionError as error:
         wrong, status = f"{error.field}: {error.problem}", 400
     return page(
@@ -51,39 +41,40 @@ def list_all(request: Request, inspector: Inspector) -> Response:
         "schedules.html",
         status,
         chosen=chosen,
-        is_filtered=any(chosen.values()),
+        is_filtered=any(text for name, text in chosen.items() if name != "sort"),
         types=sorted(one.type for one in desk(request).types(inspector)),
-        declared=declared,
+        origins=ORIGINS,
+        sorts=SORTS,
         found=found,
         first=after is None,
         wrong=wrong,
     )
 
 
-def _matches(one: ScheduleView, chosen: Mapping[str, Any]) -> bool:
-    return chosen["type"] in ("", one.type) and chosen["text"].lower() in f"{one.type}:{one.name}".lower()
-
-
 def show(request: Request, inspector: Inspector) -> Response:
-    """A schedule that was created at run time. ``name``: its name."""
-    return page(request, "schedule.html", view=inspector.run_time_schedule(request.query_params.get("name", "")))
-
-
-def tick(request: Request, inspector: Inspector) -> Response:
-    """Send a tick of a declared schedule."""
-    given = form(request)
-    sent = inspector.tick(given.text("type"), schedule=given.text("schedule") or None, reason=given.reason)
-    return redirect(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has capacity.")
+    """``name``: the name of the schedule."""
+    view = inspector.schedule(request.query_params.get("name", ""))
+    return page(request, "schedule.html", view=view, origins=ORIGINS)
 
 
 def act(request: Request, inspector: Inspector) -> Response:
-    """``action``: on a schedule that was created at run time."""
+    """``action``: pause (``for``: a duration; empty: until it is resumed), resume, run or delete."""
     given = form(request)
-    name, action = given.text("name"), given.text("action")
-    if action not in NOTICES:
-        raise SelectionError("action", f"{', '.join(NOTICES)} are valid")
-    done = getattr(inspector, f"{action}_schedule")(name, reason=given.reason)
-    if action == "delete":
-        return redirect(request, "/schedules", f"Deleted: {name}.")
-    new_id = done.new_id if action == "run" else ""
-    return redirect(request, "/schedules/show", NOTICES[action].format(new_id), name=name)
+    name, reason = given.text("name"), given.reason
+    match given.text("action"):
+        case "pause":
+            pause = inspector.pause_schedule(name, reason=reason, until=given.end).row.pause
+            until = stamp(pause.until) if pause and pause.until else "it is resumed"
+            notice = f"Paused: it has no ticks until {until}."
+        case "resume":
+            next_at = inspector.resume_schedule(name, reason=reason).row.next_at
+            notice = f"Resumed: its next tick is at {stamp(next_at)}." if next_at else "Resumed."
+        case "run":
+            sent = inspector.run_schedule(name, reason=reason)
+            notice = f"Enqueued: {sent.new_id}. It runs as soon as its lane has capacity."
+        case "delete":
+            inspector.delete_schedule(name, reason=reason)
+            return redirect(request, "/schedules", f"Deleted: {name}.")
+        case _:
+            raise SelectionError("action", "pause, resume, run, delete are valid")
+    return redirect(request, "/schedules/show", notice, name=name)

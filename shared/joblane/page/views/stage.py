@@ -100,18 +100,16 @@ def pause(request: Request, inspector: Inspector) -> Response:
     """Pause. ``for``: a duration such as ``2h``; empty means until it is resumed."""
     given = form(request)
     scope, name = _target(given)
-    length = given.text("for")
-    until = datetime.now(UTC) + age("for", length) if length else None
-    paused = inspector.pause(scope, name, reason=given.reason, until=until)
+    paused = inspector.pause(scope, name, reason=given.reason, until=given.end)
     ends = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
-    return redirect(request, _page(scope), f"Paused the {scope} {paused.name} {ends}.{_replaced(paused)}")
+    return redirect(request, "/", f"Paused the {scope} {paused.name} {ends}.{_replaced(paused)}")
 
 
 def resume(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     scope, name = _target(given)
     ended = inspector.resume(scope, name, reason=given.reason)
-    return redirect(request, _page(scope), f"Resumed the {scope} {ended.name}.")
+    return redirect(request, "/", f"Resumed the {scope} {ended.name}.")
 
 
 def _replaced(pause: Pause) -> str:
@@ -124,7 +122,3 @@ def _replaced(pause: Pause) -> str:
 
 def _target(given: Form) -> tuple[PauseScope, str]:
     return name_of(PauseScope, "scope", given.text("scope")), given.text("name")
-
-
-def _page(scope: PauseScope) -> str:
-    return "/schedules" if scope is PauseScope.SCHEDULE else "/"

@@ -40,8 +40,8 @@ BEFORE_IT = f"""({_BEFORE_IT.format("is null")}
        or {_BEFORE_IT.format(f"= any ('{{{','.join(Passed)}}}')")})"""
 """True if another task is before ``t`` in the order of its key. A live task has no ``expire_at``: with ``finished_at``,
 PostgreSQL might read all live tasks from their index."""
-SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and (t.tick is not null or t.schedule is not null)
-        and coalesce(t.reason ~ '^(DuplicateTask|SchedulePaused|ScheduleChanged|ScheduleDeleted): ', false))"""
+SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and t.schedule is not null and coalesce(
+        t.reason ~ '^(DuplicateTask|TickMissed|SchedulePaused|ScheduleChanged|ScheduleDeleted): ', false))"""
 """True if row ``t`` is a tick that its schedule or its overlap has cancelled before it started. It never runs again:
 another task may have its time, or the schedule has no such tick any more."""
 _TIMES = ", ".join(f"'{level.time}'" for level in LEVELS.values())

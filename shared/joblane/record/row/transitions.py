@@ -220,7 +220,7 @@ OVERDUE: Columns = ARCHIVED | {
 CANCEL_LOST: Columns = CANCELLED | {"reason": "'cancelled while it ran'"}
 _SKIPPED: Columns = {name: value for name, value in CANCELLED.items() if name != "cancel_requested_at"}
 DUPLICATE: Columns = _SKIPPED | {"reason": "'DuplicateTask: its unique key is held by ' || holder.id"}
-SCHEDULE_PAUSED: Columns = _SKIPPED | {"reason": "'SchedulePaused: its schedule is paused'"}
+TICK_SKIPPED: Columns = _SKIPPED | {"reason": "skipped"}
 
 
 CANCEL_REQUESTED: Columns = _unless_active(

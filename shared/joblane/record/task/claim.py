@@ -6,8 +6,8 @@ order: the first row that applies decides.
 
 A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was
 written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own
-row, which counts as waiting and due. A *due tick* is a waiting row too: the sweep has made it for a schedule at run
-time, and it takes its unique key at its first claim, as a new row does.
+row, which counts as waiting and due. A *due tick* is a waiting row too: the sweep has made it, and it takes its unique
+key at its first claim, as a new row does.
 
 ============================================  ========================================  ================================
 row                                           message                                   verdict
@@ -15,7 +15,7 @@ row                                           message                           
 locked by another transaction                 any                                       ``locked``: no change
 none                                          recorded                                  ``gone``: rolled back,
                                                                                         acknowledge
-none                                          tick of a paused schedule                 inserted as cancelled;
+none                                          tick that its schedule does not run       inserted as cancelled;
                                                                                         ``ended``
 none, or due tick                             key taken earlier in the batch            ``claim_alone``: no change
 none, or due tick                             unique key taken                          cancelled; ``ended``
@@ -74,6 +74,7 @@ from typing import TYPE_CHECKING, Any
 from pg8000.exceptions import InterfaceError
 
 from joblane.errors import EnqueueError
+from joblane.names import full_schedule_name
 from joblane.record.driver.connection import read_json
 from joblane.record.row.new import document
 from joblane.record.row.options import AS_DECLARED, TaskOptions
@@ -212,8 +213,6 @@ def arrival(
         return item
     options = message.options.within(task) if message.options else NONE
     schedule = message.tick["schedule"] if message.tick else None
-    if schedule is not None:
-        item |= {"tick": id_, "schedule": schedule}
     item |= document(
         id_,
         task,
@@ -225,6 +224,7 @@ def arrival(
         headers=message.headers,
         limits={} if task.flow is None else task.flow.row(task.type, task.as_written(message.payload or {}), tenant),
         unique=task.key_of_message(queue, message.payload or {}, schedule) if unique else None,
+        rest=None if schedule is None else {"schedule": full_schedule_name(task.type, schedule)},
     )
     item["type"] = message.type  # it may be a former type of the task
     return item

@@ -28,9 +28,9 @@ declare
   is_new boolean;         -- no row was found: the message's is inserted
   clock timestamptz;      -- the time, once the row is locked
   paused boolean;         -- the type, queue or tenant is paused
-  schedule_paused boolean;
+  skipped text;           -- why the schedule of a new tick does not run it
   takes_key boolean;      -- the row is not live yet, so a transition that makes it live takes its unique key
-  is_tick boolean;        -- of a task that takes its key: a due tick of a schedule at run time
+  is_tick boolean;        -- of a task that takes its key: a due tick that the sweep has made
   holder joblane.tasks;   -- the live task that holds the key
   uncounted integer;      -- 1 if the lost run was claimed in a batch, so that it does not count as an attempt
   verdict text;
@@ -60,13 +60,13 @@ begin
   end if;
   for m in
     select * from json_to_recordset(messages) as x(
-      @arrived_fields, rec boolean, dead_generation integer, tick text, schedule text)
+      @arrived_fields, rec boolean, dead_generation integer)
     order by x.id collate "C"
   loop
     waits := m.rec;
     loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
       changed := false; refusal := null; holder := null; is_locked := false; is_released := false; is_tick := false;
-      parent_open := false; parent_id := null;
+      parent_open := false; parent_id := null; skipped := null;
 
       -- Lock the row, and read it as one value: `select *` sets up each column for each message. Most rows are there
       -- and free. Only a wait needs a subtransaction.
@@ -86,6 +86,14 @@ begin
         @arrived
         if not (m.rest is null) then
           @arrived_rest
+          if t.schedule is not null then  -- a tick of a schedule of the code
+            select case when s.paused_at is not null and (s.paused_until > clock) is not false
+                        then 'SchedulePaused: its schedule is paused'
+                        when s.passed_until is null then null
+                        when cast(right(t.id, 17) as timestamptz) <= s.passed_until
+                        then 'TickMissed: it came late, and its schedule has gone on without it' end
+              into skipped from joblane.schedules s where s.name = t.schedule and s.origin = 'code';
+          end if;
         end if;
         t.state := 'pending'; t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
@@ -110,14 +118,11 @@ begin
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
       asks := widest is not null and t.passed is distinct from @passed_all and m.limits is not null;
-      paused := false; schedule_paused := false;
+      paused := false;
       if any_paused then
         paused := @paused;
-        schedule_paused := is_new and exists (select from joblane.pauses p
-           where p.scope = 'schedule' and p.name = m.type || ':' || m.schedule
-             and (p.until is null or p.until > clock));
       end if;
-      -- A due tick of a schedule at run time takes its key now. This is no statement of its own, for it would cost each
+      -- A due tick that the sweep has made takes its key now. This is no statement of its own, for it would cost each
       -- task. Most tasks have no unique_expires_at.
       takes_key := is_new or t.state = 'archived'
                 or (t.unique_expires_at > clock and t.unique_key is null and t.runs = 0 and t.finished_at is null
@@ -150,8 +155,8 @@ begin
         verdict := 'locked';
       elsif t.id is null then                              -- none: recorded
         verdict := 'gone';
-      elsif schedule_paused then                           -- none: tick of a paused schedule
-        verdict := 'ended'; @schedule_paused
+      elsif skipped is not null then                       -- none: tick that its schedule does not run
+        verdict := 'ended'; @tick_skipped
       elsif (is_new or is_tick) and holder.lease_token = token then  -- none, or due tick: key taken earlier in the batch
         verdict := 'claim_alone';
       elsif (is_new or is_tick) and holder.id is not null then  -- none, or due tick: unique key taken
@@ -237,8 +242,8 @@ begin
       begin
         if is_new then
           insert into joblane.tasks
-                 (@arrived_columns, payload, tick, @columns)
-          values (@arrived_values, m.payload::jsonb, m.tick, @values)
+                 (@arrived_columns, payload, @columns)
+          values (@arrived_values, m.payload::jsonb, @values)
           on conflict do nothing returning payload into t.payload;
         else
           update joblane.tasks r set (@columns) = (@values) where r.id = t.id;

@@ -45,8 +45,6 @@ create table joblane.tasks (
     -- Options of the task instead of those that its type declares: timeout and retry_delay, in seconds. Only
     -- the check of the table reads them.
     options jsonb not null default '{}',
-    -- Id of the tick that made this task. Null: no tick.
-    tick text,
     -- Attempts that have begun. Runs that spend no attempt are not counted.
     attempts integer not null default 0,
     -- Runs that have begun, including runs that spend no attempt.
@@ -156,7 +154,7 @@ create table joblane.tasks (
     enqueued_by text collate "C",
     -- Number of enqueues by runs that led to it. Null: 0.
     depth integer,
-    -- Name of the schedule at run time that made it. Null: none.
+    -- Name of the schedule that made it. Null: none.
     schedule text collate "C",
     -- Unique key that it takes when it first runs. Null: none.
     tick_key text collate "C",
@@ -377,9 +375,9 @@ create table joblane.run_statistics_until (
 PAUSES = f"""
 -- One row for each pause.
 create table joblane.pauses (
-    -- Kind of thing that is paused: type, queue, tenant or schedule.
-    scope text not null check (scope in ('type', 'queue', 'tenant', 'schedule')),
-    -- Name of the type, queue or tenant. Of a schedule: its type, a colon, its name.
+    -- Kind of thing that is paused: type, queue or tenant.
+    scope text not null check (scope in ('type', 'queue', 'tenant')),
+    -- Name of the type, queue or tenant.
     name text not null,
     -- Reason that the operator gave. Null: none.
     reason text,
@@ -552,10 +550,13 @@ create table joblane.stage (
 """
 
 SCHEDULES = f"""
--- One row for each schedule made at run time, by a program or an operator. The sweep makes the tasks of its ticks.
+-- One row for each schedule. joblane migrate writes the schedules of the code, whose ticks EventBridge Scheduler sends.
+-- Programs write the others, and the sweep makes the tasks of their ticks.
 create table joblane.schedules (
-    -- Name: 1 to 128 printable ASCII characters without spaces, unique in the stage.
+    -- Name: 1 to 128 printable ASCII characters without spaces, unique in the stage. Of the code: type, colon, name.
     name text collate "C" primary key check (name ~ '^[!-~]{{1,128}}$'),
+    -- Where it was made: code or run_time.
+    origin text not null default 'run_time' check (origin in ('code', 'run_time')),
     -- Type of its tasks.
     type text collate "C" not null check (type ~ '^[a-z0-9_]+:[a-z0-9_]+$'),
     -- Payload of each task.
@@ -572,38 +573,34 @@ create table joblane.schedules (
     timezone text not null,
     -- Policy for ticks that were missed: latest (the newest of them runs late) or skip (none runs).
     missed text not null default 'latest' check (missed in ('latest', 'skip')),
-    -- Number of the last change of what its tasks are. It is part of the ids of its ticks.
+    -- Ticks of an average day.
+    ticks_a_day float8 not null check (ticks_a_day >= 0),
+    -- Number of the last change of what its tasks are. It is part of the ids of ticks of a schedule made at run time.
     revision bigint not null,
     -- Time since which it is paused. Null: it is not paused.
     paused_at timestamptz check (paused_at between {FIRST} and {LAST}),
-    -- Time of the next tick that has no task yet. Of a paused schedule it has no meaning.
+    -- Time at which the pause ends by itself. Null: none, or it is not paused.
+    paused_until timestamptz check (paused_until between {FIRST} and {LAST}),
+    -- Operator who paused it. Null: a program did, or it is not paused.
+    paused_by text,
+    -- Reason that the operator gave. Null: none.
+    pause_reason text,
+    -- Of a schedule made at run time: time of the next tick that has no task yet. Of one of the code: time from which
+    -- the sweep has not looked for missed ticks yet. Of a schedule paused without an end it has no meaning.
     next_at timestamptz not null check (next_at between {FIRST} and {LAST}),
-    -- Time of the last tick that got a task, at most 15 minutes ahead. Null: none yet.
+    -- Of a schedule of the code: ticks up to this time that have no task run no more. Null: each runs.
+    passed_until timestamptz check (passed_until between {FIRST} and {LAST}),
+    -- Time of the last tick that the sweep gave a task, at most 15 minutes ahead. Null: none yet.
     last_at timestamptz check (last_at between {FIRST} and {LAST}),
     -- Id of the task of this tick. Null: none yet.
     last_task text collate "C",
-    -- Why the last tick got no task. It has no payload value. Null: it got one.
+    -- Why the last tick got no task, or why there are no ticks. It has no payload value. Null: there is no problem.
     problem text,
     -- Time at which it was first put.
     created_at timestamptz not null default clock_timestamp() check (created_at between {FIRST} and {LAST}),
-    -- Time at which it was last put with a change, paused or resumed.
+    -- Time at which it was last changed, paused or resumed.
     updated_at timestamptz not null default clock_timestamp() check (updated_at between {FIRST} and {LAST})
 ) with (fillfactor = 80)
-"""
-
-DECLARED_SCHEDULES = f"""
--- One row for each schedule of a declaration whose ticks the sweep has checked.
-create table joblane.declared_schedules (
-    -- Type of the task.
-    type text collate "C" not null,
-    -- Name of the schedule.
-    name text collate "C" not null,
-    -- Time of the first sweep that knew the schedule.
-    since timestamptz not null default clock_timestamp() check (since between {FIRST} and {LAST}),
-    -- Time up to which the sweep has searched for missed ticks.
-    checked_until timestamptz not null check (checked_until between {FIRST} and {LAST}),
-    primary key (type, name)
-)
 """
 
 LIMITS = """
@@ -730,8 +727,14 @@ INDEXES = (
     "create index task_parents_parent on joblane.task_parents (parent, on_parent_dead)",
     "create index batches_created on joblane.batches (created_at, id)",
     "create index events_created on joblane.events (created_at, id)",
-    # Schedules at run time: the sweep reads only those that fire soon.
-    "create index schedules_next on joblane.schedules (next_at, name) where paused_at is null",
+    # The sweep reads only the schedules that fire soon. The next tick of a pause with an end is after it.
+    (
+        "create index schedules_next on joblane.schedules (next_at, name)"
+        " where paused_at is null or paused_until is not null"
+    ),
+    "create index schedules_frequent on joblane.schedules (ticks_a_day, name)",
+    "create index schedules_of_code on joblane.schedules (name) where origin = 'code'",
+    "create index schedules_paused on joblane.schedules (name) where paused_at is not null",
     "create index schedules_tenant on joblane.schedules (tenant, name) where tenant is not null",
     "create index schedules_type on joblane.schedules (type, name)",
     "create index schedules_problem on joblane.schedules (name) where problem is not null",
@@ -743,7 +746,7 @@ def upgrade() -> None:
     op.execute("create sequence joblane.schedules_seq")
     for table in (
         TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
-        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, EVENTS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES,
+        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, EVENTS, TYPES, STAGE, SCHEDULES,
         LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
