@@ -10,6 +10,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pg8000 import core
 from pg8000.converters import timestamptz_in
 from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
@@ -234,3 +235,19 @@ def test_a_connection_is_tested_if_either_clock_shows_a_pause(
         clocks.now[clock] += module.PING_AFTER_SECONDS + 1
         # then
         assert database.get().run("select pg_backend_pid()") != [[pid]]
+
+
+def test_a_connection_that_another_thread_closes_at_the_same_moment_is_closed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Database(database_url) as database:
+        connection = database.get()
+
+        def close_first(sock: Any) -> None:
+            monkeypatch.undo()
+            connection.close()
+            sock.flush()
+
+        monkeypatch.setattr(core, "_flush", close_first)
+        connection.cut()
+        assert not connection.usable

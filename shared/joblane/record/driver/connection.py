@@ -303,12 +303,12 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self._sock = self._usock = None
 
     def close(self) -> None:
-        """Close the connection. Closing it twice is harmless."""
+        """Close the connection. Closing it twice is harmless, even in two threads at once."""
         if self._usock is not None:
             file = self._sock
-            with suppress(OSError, InterfaceError, ValueError):
+            with suppress(OSError, InterfaceError, ValueError, AttributeError):  # the last: another thread was faster
                 super().close()
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
                 file.close()  # otherwise the socket stays open while a traceback refers to it
 
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
