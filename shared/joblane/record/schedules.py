@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 UNDELIVERED = timedelta(minutes=30)
 """A tick of a schedule of the code is missed after this time, because its message may wait in a lane with a backlog."""
-GONE = "the code declares it no more; resume it before it is deployed again, or delete it"
+GONE = "the code does not declare it any more, and it is paused: delete it, or deploy its declaration again"
 """The problem of a schedule of the code that was paused when a deploy removed it. Its pause is kept for a way back."""
 PAUSED = "(paused_at is not null and (paused_until > clock_timestamp()) is not false)"
 

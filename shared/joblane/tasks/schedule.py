@@ -28,10 +28,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import lru_cache
-from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from joblane.errors import DeclarationError
@@ -275,14 +274,14 @@ class Schedule:
 
 @lru_cache(maxsize=1_000)
 def _ticks_a_day(text: str) -> float:
-    """Return the ticks of an average day. The days are counted one by one, since two fields decide on them."""
-    from cronsim import CronSim
-
-    minutes, hours, *_ = values_of(text)
-    begin = datetime(2025, 12, 31)  # noqa: DTZ001 - a local time
-    midnights = CronSim(" ".join(["0 0", *text.split()[2:]]), begin)
-    days = sum(1 for _ in takewhile(lambda day: day <= begin + timedelta(days=DAYS_COUNTED), midnights))
-    return len(minutes) * len(hours) * days / DAYS_COUNTED
+    """Return the ticks of an average day. The days are counted one by one, since three fields decide on them."""
+    minutes, hours, days, months, weekdays = values_of(text)
+    either = len(days) < 31 and len(weekdays) < 7 and not _both_must_match(text)
+    first, number = date(2026, 1, 1), 0
+    for day in (first + timedelta(days=offset) for offset in range(DAYS_COUNTED)):
+        fits = (day.day in days, day.isoweekday() % 7 in weekdays)
+        number += day.month in months and (any(fits) if either else all(fits))
+    return len(minutes) * len(hours) * number / DAYS_COUNTED
 
 
 def cron(

@@ -42,7 +42,7 @@ from joblane.inspector.views import (
 from joblane.names import TYPE_PATTERN, cron_group_name, schedule_name
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State, as_read
-from joblane.record.schedules import GONE, PAUSED, UNDELIVERED, Origin, schedule_of
+from joblane.record.schedules import GONE, PAUSED, UNDELIVERED, WITHOUT_TASK, Origin, schedule_of
 from joblane.sqs.tick import written
 from joblane.tasks.redaction import MASK
 
@@ -109,10 +109,6 @@ select s.name, t.id, t.state, a.duration_ms
        left join lateral (select duration_ms from joblane.task_attempts where task_id = t.id
                            order by task_id desc, run desc limit 1) as a on true
 """
-ABSENT = """
-select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
- where not exists (select from joblane.tasks t where t.id = x.id)
-"""
 OF_CODE = f"select {COLUMNS} from joblane.schedules s where s.origin = 'code' order by s.name"
 UPDATED_AT = 15
 """The position of ``updated_at`` in :data:`COLUMNS`."""
@@ -155,7 +151,8 @@ def listing(
         (PAUSED, paused or None),
         ("type = {}", type_),
     ]
-    chosen = [each for each in by_index if each[1] is not None][: sort == "name"]
+    given = [each for each in by_index if each[1] is not None]
+    chosen = given[:1] if sort == "name" else []
     others = [
         *by_index,
         ("origin = 'run_time'", origin == Origin.RUN_TIME or None),
@@ -355,7 +352,7 @@ def _missing(
                 moments = past_ticks(schedule_of(row.text, row.timezone), since, now, most=None)
                 expected[row.name] = [at for at in moments if at <= now - UNDELIVERED]
     ids = [f"{name}:{written(at)}" for name, moments in expected.items() for at in moments]
-    absent = {id_ for (id_,) in connection.run(ABSENT, json.dumps(ids))} if ids else set()
+    absent = {id_ for (id_,) in connection.run(WITHOUT_TASK, json.dumps(ids))} if ids else set()
     return {
         name: [at for at in reversed(moments) if f"{name}:{written(at)}" in absent]
         for name, moments in expected.items()
