@@ -13,6 +13,7 @@ import pytest
 
 import joblane
 from joblane import settings
+from joblane.enqueue import wake
 from joblane.sqs.client import Sqs
 from joblane.tasks.event_kinds import LISTENERS
 
@@ -90,12 +91,15 @@ def own_listeners() -> Iterator[None]:
 def no_wake_up_before() -> Iterator[None]:
     """The sweep is as in a stage by default: the first commit of each test wakes it.
 
-    Not the fixture ``monkeypatch``, whose changes would then last until after all other fixtures.
+    A wake-up that SQS has refused is not tried again after the test. Not the fixture ``monkeypatch``, whose changes
+    would then last until after all other fixtures.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(settings.SWEEP_MINUTES, raising=False)
         patch.setattr(Sqs, "covered", {})
+        patch.setattr(wake, "_waker", waker := wake._Waker())
         yield
+        waker.cover = lambda *_: True  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,8 +54,8 @@ class Daemon:
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
     ) -> None:
         """Start the program in `folder`. The previous log becomes `.log.1`. `remember` is for `started_with`."""
-        self._child = self._start(command, environment, folder, remember)
-        self._child.returncode = 0  # avoids Python's warning about a running child: it may outlive this process
+        child = self._start(command, environment, folder, remember)
+        child.returncode = 0  # avoids Python's warning about a running child: it may outlive this process
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, seconds: float) -> int:
         """Start the program as `launch` does, and return its exit status.
@@ -68,26 +69,30 @@ class Daemon:
             return child.wait(seconds)
         finally:
             self.kill()
-            child.wait()
 
     def _start(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
+        """If this process is interrupted meanwhile, the program is killed."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
-        with self.log.open("wb") as log:
-            child = subprocess.Popen(  # noqa: S603
-                command,
-                cwd=folder,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # its own process group: no Ctrl-C, and `kill` finds its children
-            )
-        state = _State(child.pid, psutil.Process(child.pid).create_time(), command[0], dict(remember))
-        self._file.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        try:
+            with self.log.open("wb") as log, _uninterrupted():
+                self._child = child = subprocess.Popen(  # noqa: S603
+                    command,
+                    cwd=folder,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # its own process group: no Ctrl-C, and `kill` finds its children
+                )
+                state = _State(child.pid, psutil.Process(child.pid).create_time(), command[0], dict(remember))
+                self._file.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        except KeyboardInterrupt:
+            self.kill()
+            raise
         return child
 
     def stop(self) -> None:
@@ -100,6 +105,8 @@ class Daemon:
         """Kill the program and its process group, including children of a program that was killed before."""
         end(self._group(), signal.SIGKILL, STOP_SECONDS)
         self._file.unlink(missing_ok=True)
+        if self._child is not None:
+            self._child.wait()
 
     def _state(self) -> _State | None:
         """A file of another user, in a folder where that user can write, names no process."""
@@ -137,6 +144,22 @@ class Daemon:
                 if same_group and is_alive(process) and (runs or process.cmdline()[:1] == [state.program]):
                     members.append(process)
         return members
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block: no command finds a program without its pid file."""
+    if threading.current_thread() is not threading.main_thread():  # which gets no KeyboardInterrupt
+        yield
+        return
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for number in interrupts:
+            signal.raise_signal(number)
 
 
 def is_alive(process: psutil.Process) -> bool:

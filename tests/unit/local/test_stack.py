@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -116,6 +116,26 @@ child.wait()
     assert daemon.pid is None
     with suppress(psutil.NoSuchProcess):
         assert not is_alive(psutil.Process(int(daemon.log.read_text())))
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_program_is_killed_if_the_command_is_interrupted_before_its_pid_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[psutil.Process] = []
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        child = popen(*given, **named)
+        started.append(psutil.Process(child.pid))
+        os.kill(os.getpid(), signal.SIGINT)
+        return child
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Daemon("program", tmp_path).launch(["sleep", "600"], os.environ, tmp_path, {})
+    assert not is_alive(started[0])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_another_program_with_the_pid_of_a_daemon_is_not_stopped(daemon: Daemon, tmp_path: Path) -> None:
