@@ -133,11 +133,13 @@ class ScheduleError(EnqueueError):
 class DeclaredScheduleError(ScheduleError):
     """The code declares the schedule, so no program can put or delete it. Nothing was changed.
 
-    Change the declaration and deploy, or choose another name.
+    Change the declaration and deploy, or choose another name. A pause stops it.
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__("name", f"the code declares the schedule {name!r}: change it there, or choose another name")
+        super().__init__(
+            "name", f"the code declares the schedule {name!r}: change it there, or pause it; or choose another name"
+        )
 
 
 class UnknownScheduleError(JobError, LookupError):

@@ -83,6 +83,10 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "six fields of cron": (declared(schedule="0 0 3 * * *"), "there are no seconds and no year"),
     "a rate": (declared(schedule="rate(5 minutes)"), "write five fields, or every(minutes=15) for a rate"),
     "a required field": (declared(schedule="0 3 * * *"), "the schedule a payload: cron(…, payload={…})"),
+    "a NUL in a payload": (
+        declared(schedule=cron("0 3 * * *", payload={"do": "a\0"})),
+        "schedule: '0': payload: contains a NUL character, which PostgreSQL cannot store",
+    ),
     "another field": (declared(schedule=cron("0 3 * * *", payload={"n": 1})), "an unknown field"),
     "an unknown queue": (declared(queue="urgent"), "'urgent' is not one of critical, default, low"),
     "a delay in seconds": (declared(retry_delay=30), "a timedelta from 0 to 365 days, a list of them, or a function"),

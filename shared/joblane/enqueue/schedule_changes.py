@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.ticks import (
     AHEAD,
+    LONGEST_LOOK_BACK,
     SCHEDULE,
     Stored,
     due_ticks,
@@ -27,6 +29,7 @@ from joblane.record.schedules import (
     LOCK,
     PAUSE,
     RESUME,
+    UNDELIVERED,
     WRITE,
     Origin,
     PutSchedule,
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from joblane.tasks.job import Job
     from joblane.tasks.schedule import Schedule
 
-LOOK_BACK = timedelta(days=1)
+LOOK_BACK = LONGEST_LOOK_BACK + 2 * UNDELIVERED
 """Ticks that were due earlier, and have not begun yet, are not cancelled with their schedule."""
 COMPARED = ("type", "payload", "schema", "options", "expression", "timezone", "missed")
 """The columns of a schedule that ``put`` compares."""
@@ -137,16 +140,13 @@ class ScheduleChanges:
             run(RESUME, json.dumps(document))
             return True, []
         stored = Stored.of({**(locked.row or {}), "revision": locked.revision})
-        times = schedule_of(stored.expression, stored.timezone)
-        next_at = times.next_after(locked.now)
-        ticks, following = due_ticks(times, next_at, locked.now, stored.missed)
+        of = None if task is None else _task_of(stored.type, task)
+        ticks, following = self._first_ticks(stored, locked.now)
         ticks = self._without_begun(run, locked, ticks)
         try:
-            tasks = self._tasks(stored, _task_of(stored.type, task), ticks) if ticks or task else []
-        except JobError:
-            if task is not None:
-                raise
-            following, ticks, tasks = ticks[0] if ticks else following, [], []  # the sweep makes them
+            tasks = self._tasks(stored, of or _task_of(stored.type, None), ticks) if ticks else []
+        except JobError:  # the sweep makes them, or says why they get no task
+            following, ticks, tasks = ticks[0], [], []
         document = {"name": name, "revision": locked.revision, **self._moved(tasks, ticks, following)}
         run(RESUME, json.dumps(document))
         return True, tasks
@@ -178,11 +178,21 @@ class ScheduleChanges:
         run(PAUSE, json.dumps(document))
         return (True, cancelled), []
 
+    def _first_ticks(self, stored: Stored, now: datetime) -> tuple[list[datetime], datetime]:
+        """Return the ticks that get their tasks now, and the time of the first tick after them."""
+        try:
+            times = schedule_of(stored.expression, stored.timezone)
+        except DeclarationError:  # written by hand: the sweep says what is wrong
+            return [], now
+        return due_ticks(times, times.next_after(now), now, stored.missed)
+
     def _after_pause(self, locked: _Locked, until: datetime) -> str:
         """Return the time of the first tick after a pause. Of a schedule of the code: the end of the pause."""
-        row = locked.row or {}
-        times = None if locked.is_of_code else schedule_of(row["expression"], row["timezone"])
-        return schedules.by_database(until if times is None else _first(times, until)).isoformat()
+        row, first = locked.row or {}, until
+        if not locked.is_of_code:
+            with suppress(DeclarationError):  # written by hand: the sweep says what is wrong
+                first = _first(schedule_of(row["expression"], row["timezone"]), until)
+        return schedules.by_database(first).isoformat()
 
     def delete(self, run: Execute, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
         """Delete a schedule, and cancel its ticks. False: there is none."""

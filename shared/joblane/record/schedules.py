@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -75,10 +76,10 @@ _DUE = f"""
 select cast(pg_catalog.row_to_json(s) as text), cast(now() as text) from joblane.schedules s
  where (s.paused_at is null or s.paused_until is not null) and s.next_at <= now() + interval '{MAX_DELAY_SECONDS} s'
    and (s.origin = 'run_time' or s.next_at <= now() - interval '{UNDELIVERED.total_seconds():.0f} s')"""
-DUE = f"{_DUE} order by s.next_at, s.name limit $1::integer for update skip locked"
+DUE = f"{_DUE} and s.name <> all($2::text[]) order by s.next_at, s.name limit $1::integer for update skip locked"
 """The schedules that fire within the time of a message's delay, and schedules of the code with ticks to look for. An
 index has them, since ``now()`` is stable. A locked one is being changed, and is left to the sweep that the change has
-woken."""
+woken. ``$2``: names that this sweep leaves."""
 DUE_BY_NAME = f"{_DUE} and s.name = $1 for update skip locked"
 WITHOUT_TASK = """
 select x.id from json_array_elements_text($1::json) as x(id)
@@ -86,7 +87,8 @@ select x.id from json_array_elements_text($1::json) as x(id)
 """
 MOVE = """
 update joblane.schedules s
-   set next_at = x.next_at, passed_until = x.passed_until, last_at = coalesce(x.last_at, s.last_at),
+   set next_at = x.next_at, passed_until = coalesce(x.passed_until, s.passed_until),
+       last_at = coalesce(x.last_at, s.last_at),
        last_task = coalesce(x.last_task, s.last_task), problem = x.problem,
        paused_at = case when s.paused_until <= now() then null else s.paused_at end,
        paused_by = case when s.paused_until <= now() then null else s.paused_by end,
@@ -98,6 +100,7 @@ update joblane.schedules s
 """
 DEPLOYED = f"clock_timestamp() + interval '{UNDELIVERED.total_seconds():.0f} s'"
 """The time from which ticks of new times are looked for: EventBridge has them when the deploy has ended."""
+SAME_TIMES = "(s.expression, s.timezone) = (excluded.expression, excluded.timezone)"
 REGISTER = f"""
 with declared as (
   select * from json_to_recordset($1::json) as x(
@@ -112,14 +115,14 @@ gone as (
      and not exists (select from declared d where d.name = s.name)
 )
 insert into joblane.schedules as s (name, origin, type, payload, expression, timezone, missed, ticks_a_day, revision,
-                                    next_at)
-select d.name, 'code', d.type, d.payload, d.expression, d.timezone, d.missed, d.ticks_a_day, 0, {DEPLOYED}
+                                    next_at, looked_for_from)
+select d.name, 'code', d.type, d.payload, d.expression, d.timezone, d.missed, d.ticks_a_day, 0, {DEPLOYED}, {DEPLOYED}
   from declared d
 on conflict (name) do update set
   type = excluded.type, payload = excluded.payload, missed = excluded.missed, ticks_a_day = excluded.ticks_a_day,
   expression = excluded.expression, timezone = excluded.timezone, problem = null,
-  next_at = case when (s.expression, s.timezone) = (excluded.expression, excluded.timezone) then s.next_at
-                 else greatest(s.next_at, {DEPLOYED}) end,
+  next_at = case when {SAME_TIMES} then s.next_at else greatest(s.next_at, {DEPLOYED}) end,
+  looked_for_from = case when {SAME_TIMES} then s.looked_for_from else {DEPLOYED} end,
   updated_at = clock_timestamp()
  where s.origin = 'code' and (s.type, s.payload, s.missed, s.expression, s.timezone, s.problem) is distinct from
        (excluded.type, excluded.payload, excluded.missed, excluded.expression, excluded.timezone, null)
@@ -275,7 +278,8 @@ def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> Non
 
 def register_statement(tasks: Mapping[str, Task[Any, Any]]) -> str:
     """Return the statement of :func:`register` as SQL without parameters."""
-    return REGISTER.replace("$1", literal(json.dumps(declared_rows(tasks)))).replace("$2", literal(GONE)).strip()
+    values = {"$1": literal(json.dumps(declared_rows(tasks))), "$2": literal(GONE)}
+    return re.sub(r"\$[12]", lambda match: values[match[0]], REGISTER).strip()
 
 
 def declared_rows(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
@@ -284,7 +288,7 @@ def declared_rows(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
         {
             "name": full_schedule_name(task.type, str(schedule.name)),
             "type": task.type,
-            "payload": schedule.payload,
+            "payload": schedule.json_payload,
             "expression": schedule.text,
             "timezone": schedule.timezone,
             "missed": schedule.missed,

@@ -22,16 +22,17 @@ hours: a daily job could start a day late. Source: RetryPolicy, Scheduler API re
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?", re.ASCII)
 
 
-def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
+def tick_id(task: Task[Any, Any], type_: str, tick: Tick, sent_at: float) -> str:
     """Return the id of a tick, from the time in it, or else from the schedule's last time before it was sent.
 
+    ``type_``: the type in the message, which a deploy may have renamed since the tick was first delivered.
     ``tick["at"]`` is no time if the scheduler did not substitute its context attribute. ``sent_at``: seconds since
     1970.
     """
     written = _TIME.fullmatch(tick["at"])
     if written:
-        return f"{full_schedule_name(task.type, tick['schedule'])}:{written[1]}Z"
-    return id_of(task.type, tick["schedule"], _last_fire(task, tick["schedule"], sent_at))
+        return f"{full_schedule_name(type_, tick['schedule'])}:{written[1]}Z"
+    return id_of(type_, tick["schedule"], _last_fire(task, tick["schedule"], sent_at))
 
 
 def is_early(tick: Tick, sent_at: float) -> bool:

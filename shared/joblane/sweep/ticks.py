@@ -155,30 +155,34 @@ class _Making:
     problems: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Type and problem → the number of schedules."""
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    missing: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Schedule of the code → the ids of its ticks that did not come."""
+    left: list[str] = field(default_factory=list)
+    """Schedules of the code that stay due: another version of the code has them, or their tick got no task."""
 
     def batch(self) -> int:
         """Make the tasks of the schedules that fire first. Return the number of these schedules."""
         names: list[str] = []
         try:
-            return self._transaction(DUE, BATCH, names)
+            return self._transaction(DUE, names, BATCH, self.left)
         except DatabaseError as error:
             if not is_of_row(error) or not self.connection.usable:
                 raise
         for name in names:  # the database refuses the task of one of them
             try:
-                self._transaction(DUE_BY_NAME, name, [])
+                self._transaction(DUE_BY_NAME, [], name)
             except DatabaseError as error:
                 if not is_of_row(error) or not self.connection.usable:
                     raise
                 self._leave(name, text_of(error))
         return len(names)
 
-    def _transaction(self, statement: str, parameter: str | int, names: list[str]) -> int:
-        """Handle the schedules that a statement returns, and add their names to ``names``."""
+    def _transaction(self, statement: str, names: list[str], *parameters: str | int | list[str]) -> int:
+        """Handle the schedules that a statement returns, and add their names to ``names``. Return their number."""
         connection, planned = self.connection, list[_Planned]()
         connection.execute_simple("begin")
         try:
-            rows = connection.run(statement, parameter)
+            rows = connection.run(statement, *parameters)
             planned = list(self._all_planned(rows, names))
             if tasks := [task for each in planned for task in each.tasks]:
                 insert_tasks(connection.run_each, tasks, room=0)
@@ -189,7 +193,7 @@ class _Making:
                 connection.rollback()
             raise
         self._count(planned)
-        return len(planned)
+        return len(rows)
 
     def _all_planned(self, rows: Sequence[Row], names: list[str]) -> Iterator[_Planned]:
         """Plan each schedule of the rows. One statement looks for the tasks of all ticks of the code."""
@@ -200,7 +204,8 @@ class _Making:
         for each in due:
             is_of_code = each.stored.origin == Origin.CODE
             if is_of_code and not self._declares(each.stored):
-                continue  # newer code has it, and looks for its ticks; or a deploy was rolled back, and it has no ticks
+                self.left.append(each.stored.name)  # newer code looks for its ticks; or it has none after a way back
+                continue
             if each.schedule is None:
                 yield _Planned(each.stored.name, each.stored.type, each.now + WRONG_TIMES, problem=each.problem)
             elif is_of_code:
@@ -209,11 +214,11 @@ class _Making:
                 yield self._at_run_time(each, each.schedule)
 
     def _declares(self, stored: Stored) -> bool:
-        """True if this code has a schedule of the code, at the same times."""
+        """True if this code has a schedule of the code, with the same times and payload."""
         task = self.task_of(stored.type)
-        times = (stored.expression, stored.timezone)
+        own = (stored.name, stored.expression, stored.timezone, stored.payload)
         return task is not None and any(
-            full_schedule_name(task.type, str(each.name)) == stored.name and (each.text, each.timezone) == times
+            own == (full_schedule_name(task.type, str(each.name)), each.text, each.timezone, each.json_payload)
             for each in task.schedules
         )
 
@@ -226,7 +231,11 @@ class _Making:
         planned.missed = [tick_id(stored, tick) for tick in missed]
         newest = missed[-1:] if stored.missed == Missed.LATEST else []
         runs = [tick for tick in newest if not any(has_come[later] for later in due.sent if later > tick)]
-        return self._with_tasks(planned, stored, runs)
+        planned = self._with_tasks(planned, stored, runs)
+        if planned.problem is not None:  # the next sweep tries again, for its payload class may be of other code
+            self.left.append(stored.name)
+            planned.next_at, planned.passed_until, planned.missed = due.next_at, None, ()
+        return planned
 
     def _at_run_time(self, due: _Due, schedule: Schedule) -> _Planned:
         stored = due.stored
@@ -253,6 +262,8 @@ class _Making:
             self.result.made += len(each.tasks)
             self.result.late += each.is_late
             self.result.missed += each.missed
+            if each.missed:
+                self.missing[each.name] = each.missed
             if each.problem is not None:
                 self.result.problems += 1
                 self.problems[each.type, each.problem] += 1
@@ -288,10 +299,10 @@ class _Making:
                     "schedule": self.examples[type_, problem],
                 },
             )
-        for tick in self.result.missed:
+        for name, ticks in self.missing.items():
             telemetry.logger().error(
-                "a tick is missing: check that its schedule exists and is enabled, and that its lane has no backlog",
-                extra={"tick": tick},
+                "ticks are missing: check that their schedule exists and is enabled, and that its lane has no backlog",
+                extra={"schedule": name, "ticks": len(ticks), "newest": ticks[-1]},
             )
         if self.result.late:
             telemetry.logger().warning(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,8 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from joblane.errors import DeclarationError
-from joblane.json_values import canonical
+from joblane.errors import DeclarationError, MessageError
+from joblane.json_values import check_tree
 from joblane.names import OWN_TYPES, SWEEP, SYSTEM_TYPES, Queue, folder_of
 from joblane.quotas import (
     MAX_CONCURRENCY,
@@ -306,12 +305,15 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
     """Check the payloads of ticks: each tick with a wrong payload would become a dead letter."""
     for schedule in schedules:
         try:
-            payload.model_validate(json.loads(canonical(schedule.payload)))
+            check_tree(schedule.json_payload)
+            payload.model_validate(schedule.json_payload)
         except ValidationError as error:
             raise DeclarationError(
                 f"{what}: schedule: {schedule.name!r}: {describe(error, payload)}; give each field a default, or the "
                 "schedule a payload: cron(…, payload={…})"
             ) from None
+        except MessageError as error:
+            raise DeclarationError(f"{what}: schedule: {schedule.name!r}: {error}") from None
         except (TypeError, ValueError) as error:
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
 

@@ -25,15 +25,18 @@ https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-cron-expressions.htm
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from joblane.errors import DeclarationError
+from joblane.json_values import canonical
 
 MACROS: Mapping[str, str] = {
     "@hourly": "0 * * * *",
@@ -205,6 +208,11 @@ class Schedule:
     """Policy for ticks that did not come."""
     expressions: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The form for EventBridge: one expression, or two that share the schedule's name in the ids of their ticks."""
+
+    @property
+    def json_payload(self) -> dict[str, Any]:
+        """The payload as JSON values. Raises TypeError and ValueError for others."""
+        return json.loads(canonical(self.payload))  # type: ignore[no-any-return]
 
     def __post_init__(self) -> None:
         text = _five_fields(self.text)

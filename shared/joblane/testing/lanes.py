@@ -268,5 +268,6 @@ class Lanes:
             with suppress(JobError):
                 message = decode(queued.entry.body)
                 tick = message.tick
-                ids.append(tick_id(task, tick, queued.sent_at) if tick else message.id or queued.message_id)
+                id_ = tick_id(task, message.type, tick, queued.sent_at) if tick else message.id
+                ids.append(id_ or queued.message_id)
         return ids

@@ -169,7 +169,7 @@ class Batch:
             elif (why := refusal(self._task, message, delivery.group, delivery.sent_at)) is not None:
                 entry = refused_dead_letter(delivery, why)
             elif message.tick is not None:
-                id_ = tick_id(self._task, message.tick, delivery.sent_at)
+                id_ = tick_id(self._task, message.type, message.tick, delivery.sent_at)
             elif message.id is None:
                 copy = with_id(delivery, delivery.queue)
                 entry = copy if fits(copy) else refused_dead_letter(delivery, NO_ROOM)

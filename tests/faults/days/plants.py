@@ -98,7 +98,9 @@ def late_ticks_run() -> AbstractContextManager[object]:
 
 def nothing_passed() -> AbstractContextManager[object]:
     """The sweep does not move ``passed_until``."""
-    return patch.object(ticks, "MOVE", _replaced(schedules.MOVE, "passed_until = x.passed_until, ", ""))
+    return patch.object(
+        ticks, "MOVE", _replaced(schedules.MOVE, "passed_until = coalesce(x.passed_until, s.passed_until),", "")
+    )
 
 
 def looks_anew() -> AbstractContextManager[object]:

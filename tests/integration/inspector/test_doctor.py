@@ -369,6 +369,7 @@ def test_missed_ticks_are_reported_from_the_first_tick_on(stage: Stage) -> None:
             "sample:tick",
             "completed",
         )
+    stage.world.run("update joblane.schedules set looked_for_from = now() - interval '4 h 30 min'")
     # then
     check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
     latest = stamp(hour - timedelta(hours=3))
@@ -387,10 +388,18 @@ def test_a_schedule_without_any_tick_is_reported_once_it_is_registered(stage: St
     # when
     register(stage.world.database.get(), TASKS)
     assert stage.found()["ticks"].found == "no tick of the last day is missing"
-    stage.world.run("update joblane.schedules set updated_at = now() - interval '5 h' where name = 'sample:tick:0'")
+    stage.world.run("update joblane.schedules set looked_for_from = now() - interval '5 h'")
     # then
     check = stage.found(Grade.BAD)["schedule sample:tick:0"]
     assert check.found.endswith(" of its ticks of the last day are missing, and none arrived")
+
+
+def test_a_schedule_that_is_registered_with_other_times_than_those_of_the_code_is_reported(stage: Stage) -> None:
+    # given a migration by hand, without the times of the stage
+    stage.world.run("update joblane.schedules set expression = '0 2 * * *' where name = 'sample:tick:0'")
+    check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
+    assert check.found == "it is registered with the times '0 2 * * *' UTC, and this code has others"
+    assert "`joblane migrate` with the settings of the stage" in check.do
 
 
 # --- The work ------------------------------------------------------------------------------------------------------

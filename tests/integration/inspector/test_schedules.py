@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from joblane import TaskContext, cron, task
 from joblane.errors import UnknownScheduleError
+from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import schedules as stage_schedules
@@ -22,9 +24,10 @@ from joblane.record.schedules import GONE, UNDELIVERED, register
 from joblane.record.sql_functions import VERSION
 from joblane.sqs.message import Message, Tick
 from joblane.sqs.tick import id_of
+from joblane.sweep.ticks import make_ticks
 from tests.builders.rows import put
 from tests.samples import Sample, sample_one, sample_tick
-from tests.world import World
+from tests.world import PREFIX, World
 
 HOUR = timedelta(hours=1)
 INSERT = """
@@ -63,9 +66,9 @@ def schedules(world: World, *rows: dict[str, Any]) -> None:
 
 
 def declare(world: World, *tasks: Any, since: timedelta = timedelta()) -> None:
-    """Register the schedules of the tasks. ``since``: the time since their last change."""
+    """Register the schedules of the tasks. ``since``: the time since which their ticks are looked for."""
     register(world.database.get(), {one.type: one for one in tasks})
-    world.run("update joblane.schedules set updated_at = now() - $1::interval", f"{since.total_seconds()} s")
+    world.run("update joblane.schedules set looked_for_from = now() - $1::interval", f"{since.total_seconds()} s")
 
 
 @pytest.fixture(params=["acme", "sample:tick:0"])
@@ -291,7 +294,7 @@ def insert_ticks(world: World, type_: str, times: list[datetime]) -> None:
 
 def test_recorded_and_missed_ticks_are_shown(world: World, inspector: Inspector) -> None:
     # given: ticks of five, three and two hours ago, one at another time, and a tick of the other schedule
-    declare(world, sample_tick)
+    declare(world, sample_tick, since=5 * HOUR)
     recorded = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
     other = tick_row(world, hour(4) + timedelta(minutes=7))
     put(world, sample_tick, id_of("sample:tick", "1", hour(3)))
@@ -304,7 +307,7 @@ def test_recorded_and_missed_ticks_are_shown(world: World, inspector: Inspector)
     assert {tick.task_id: tick.duration_ms for tick in ticks if tick.duration_ms} == {recorded[0]: 1234}  # the last run
     found = {tick.at: (tick.task_id, tick.state) for tick in ticks}
     assert found.pop(hour(0), None) is None or datetime.now(UTC).minute >= 30
-    found.pop(hour(1))
+    found.pop(hour(1), None)
     assert found == {
         hour(5): (recorded[0], State.COMPLETED),
         hour(4) + timedelta(minutes=7): (other, State.COMPLETED),
@@ -341,6 +344,30 @@ def test_many_missed_ticks_are_counted_and_the_last_are_named(world: World, insp
     assert row.missing in (300, 301)  # a minute may end meanwhile
     assert len(row.missing_at) == 20
     assert row.missing_at[0] - row.missing_at[-1] == timedelta(minutes=19)
+
+
+def test_ticks_are_missed_only_from_the_deploy_of_their_times_on(world: World, inspector: Inspector) -> None:
+    # given an hourly schedule whose ticks came, and a deploy that makes it fire each minute
+    hourly = replace(sample_frequent, schedules=(replace(cron("0 * * * *"), name="0"),))
+    declare(world, hourly, since=timedelta(days=1))
+    insert_ticks(world, "sample:frequent", [hour(ago) for ago in range(24)])
+    register(world.database.get(), {hourly.type: sample_frequent})
+    # then none is missing, also not of the time until EventBridge has the new times
+    assert row_of(inspector, "sample:frequent:0").missing == 0
+    world.run("update joblane.schedules set looked_for_from = looked_for_from - interval '65 min'")
+    assert row_of(inspector, "sample:frequent:0").missing in (5, 6)
+    # and a schedule that the code has dropped misses none
+    world.client.schedules.pause("sample:frequent:0")
+    register(world.database.get(), {})
+    assert row_of(inspector, "sample:frequent:0").missing == 0
+    with pytest.raises(SelectionError, match="the code does not declare 'sample:frequent:0' any more"):
+        inspector.resume_schedule("sample:frequent:0")
+
+
+def test_ticks_whose_tasks_are_made_ahead_are_not_among_the_last(world: World, inspector: Inspector) -> None:
+    world.client.schedules.put("own", sample_one, Sample(do="nothing"), "* * * * *")
+    assert world.run("select count(*) > 10 from joblane.tasks") == [[True]]
+    assert [tick.at for tick in row_of(inspector, "own").ticks if tick.at > datetime.now(UTC)] == []
 
 
 def test_the_state_on_aws_is_shown(world: World, inspector: Inspector) -> None:
@@ -502,6 +529,34 @@ def test_an_action_that_is_not_possible_says_why_and_leaves_no_entry(
     with pytest.raises(SelectionError, match=f"^{message}"):
         getattr(inspector, action)(wanted)
     assert inspector.audit() == ()
+
+
+def test_the_schedule_of_the_sweep_is_not_paused(deployed: World, inspector: Inspector) -> None:
+    declare(deployed, jobs_sweep)
+    with pytest.raises(SelectionError, match="name: jobs:sweep cannot be paused: without it no waiting task"):
+        inspector.pause_schedule("jobs:sweep:0")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ('payload = \'{"number": "many"}\'', "UnreadablePayloadError: payload: "),
+        ("timezone = 'Mars/Base'", "DeclarationError: "),
+        ("expression = '0 0 31 2 *'", "DeclarationError: "),
+    ],
+)
+def test_a_schedule_that_gives_no_task_is_paused_and_resumed_and_has_its_problem(
+    deployed: World, inspector: Inspector, wrong: str, problem: str
+) -> None:
+    deployed.client.schedules.put("own", sample_one, Sample(do="nothing"), "* * * * *")
+    inspector.pause_schedule("own", until=datetime.now(UTC) + HOUR)
+    inspector.resume_schedule("own")
+    inspector.pause_schedule("own")
+    deployed.run(f"update joblane.schedules set {wrong}")
+    inspector.resume_schedule("own")
+    make_ticks(deployed.database.get(), {sample_one.type: sample_one}.get, PREFIX)
+    assert str(row_of(inspector, "own").problem).startswith(problem)
+    inspector.pause_schedule("own", until=datetime.now(UTC) + HOUR)
 
 
 @pytest.mark.parametrize("action", ["pause_schedule", "resume_schedule", "delete_schedule", "run_schedule"])

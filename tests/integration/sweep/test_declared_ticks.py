@@ -19,7 +19,7 @@ from joblane.inspector.actions import changes as actions
 from joblane.inspector.filter import BulkAction
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
-from joblane.record.schedules import GONE, register
+from joblane.record.schedules import GONE, register, register_statement
 from joblane.sqs.tick import id_of
 from joblane.sweep import ticks as duty
 from joblane.sweep.sweep import sweep
@@ -38,6 +38,11 @@ NAME = "sample:minutely:0"
 
 class Minute(Payload):
     of: str = "hour"
+
+
+@task("sample:failing", schedule="* * * * *")
+def sample_failing(payload: Minute, ctx: TaskContext) -> None:
+    raise ValueError
 
 
 @task("sample:minutely", schedule="* * * * *")
@@ -76,9 +81,10 @@ def tick_of(minutes: int, task_: Task[Any, Any] = sample_minutely) -> str:
     return id_of(task_.type, "0", minutes_ago(minutes))
 
 
-def body_of(id_: str, type_: str = "sample:minutely", schedule: str = "0") -> Mapping[str, Any]:
+def body_of(id_: str, type_: str = "sample:minutely", schedule: str = "0", **payload: Any) -> Mapping[str, Any]:
     """The message that the scheduler sends for a tick."""
-    return {"type": type_, "tick": {"schedule": schedule, "at": f"{id_[-17:-1]}:00Z"}}
+    given = {"payload": payload} if payload else {}
+    return {"type": type_, "tick": {"schedule": schedule, "at": f"{id_[-17:-1]}:00Z"}, **given}
 
 
 def rows(world: World) -> list[list[Any]]:
@@ -103,7 +109,8 @@ def test_of_the_ticks_that_did_not_come_the_newest_runs_or_none(world: World, mi
         found = swept(world, minutely)
 
     assert len(found.missed) in (3, 4)  # a minute may have begun meanwhile
-    assert [line["tick"] for line in lines.fields] == found.missed
+    [line] = lines.fields
+    assert (line["schedule"], line["ticks"], line["newest"]) == (NAME, len(found.missed), found.missed[-1])
     made = [(found.missed[-1], "pending", 0)] if missed is Missed.LATEST else []
     assert [tuple(row[:3]) for row in rows(world)] == made
     assert found.made == len(made)
@@ -185,6 +192,7 @@ def test_a_tick_that_comes_an_hour_late_after_the_sweep_has_made_it_runs_nothing
     assert world.deliver(minutely, {"type": minutely.type, "id": id_, "rec": True}) == []
     assert world.deliver(minutely, body_of(id_)) == []
     assert rows(world) == [[id_, "completed", 1, None]]
+    assert world.dead_letters(minutely) == []
 
 
 def test_a_late_tick_that_comes_before_the_message_of_the_sweep_runs_once(world: World) -> None:
@@ -195,6 +203,7 @@ def test_a_late_tick_that_comes_before_the_message_of_the_sweep_runs_once(world:
     assert world.deliver(minutely, body_of(id_)) == []
     assert world.deliver(minutely, {"type": minutely.type, "id": id_, "rec": True}) == []
     assert rows(world) == [[id_, "completed", 1, None]]
+    assert world.dead_letters(minutely) == []
 
 
 def test_a_late_tick_whose_schedule_has_gone_on_is_recorded_and_never_runs(world: World) -> None:
@@ -260,8 +269,21 @@ def test_a_tick_that_comes_twice_around_a_deploy_is_one_task(world: World) -> No
     world.deliver(sample_minutely, body_of(id_))
     changed = with_schedule(sample_minutely, cron("*/2 * * * *", payload={"of": "day"}))
     deploy(world, changed)
-    world.deliver(changed, body_of(id_))
+    world.deliver(changed, body_of(id_, of="day"))
     assert rows(world) == [[id_, "completed", 1, None]]
+    assert world.dead_letters(changed) == []
+
+
+def test_a_tick_that_comes_again_after_its_type_was_renamed_is_one_task(world: World) -> None:
+    # given a tick whose first run has failed
+    world.deliver(sample_failing, body_of(id_ := tick_of(0, sample_failing), sample_failing.type))
+    assert world.row(id_)["state"] == "retry"
+    # when a deploy renames the type, and the message comes again
+    world.later(id_)
+    renamed = replace(sample_minutely, aliases=(sample_failing.type,))
+    world.deliver(renamed, body_of(id_, sample_failing.type))
+    # then
+    assert rows(world) == [[id_, "completed", 2, None]]
 
 
 def test_a_tick_under_way_while_a_deploy_changes_its_times_runs(world: World) -> None:
@@ -360,6 +382,12 @@ def test_a_name_that_code_and_a_program_want_stays_with_the_first(world: World) 
     assert schedule_row(world)["origin"] == "run_time"
 
 
+def test_the_sql_of_a_registration_holds_any_payload(world: World) -> None:
+    priced = with_schedule(sample_minutely, cron("* * * * *", payload={"of": "'$2.50', $1"}))
+    world.run(register_statement(known(priced)))
+    assert schedule_row(world)["payload"] == {"of": "'$2.50', $1"}
+
+
 # --- Pauses --------------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +423,43 @@ def test_a_pause_with_an_end_ends_by_itself(world: World) -> None:
     assert tick_of(35) not in found.missed
     assert len(found.missed) in (9, 10)  # those since the end
     assert schedule_row(world)["paused_at"] is None
+
+
+def test_a_schedule_of_other_code_keeps_no_other_schedule_from_its_ticks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duty, "BATCH", 2)
+    deploy(world, sample_minutely)
+    not_looked_for(world, timedelta(hours=1))
+    for number in range(5):
+        world.client.schedules.put(f"own{number}", sample_one, Sample(), every(minutes=1))
+    world.run("update joblane.schedules set next_at = now() - interval '1 min' where origin = 'run_time'")
+    assert swept(world, sample_one).is_over
+    assert world.run("select count(*) from joblane.schedules where next_at < now()") == [[1]]
+
+
+def test_a_sweep_of_the_code_before_leaves_the_ticks_with_a_new_payload(world: World) -> None:
+    # given a migration that has changed the payload, and the sweep of before, which could not read it
+    changed = with_schedule(sample_minutely, cron("* * * * *", payload={"of": "day"}))
+    deploy(world, changed)
+    not_looked_for(world, timedelta(minutes=33))
+    assert swept(world, sample_minutely) == Ticks()
+    # then the next sweep makes the tick
+    assert swept(world, changed).made == 1
+
+
+def test_a_missing_tick_that_gets_no_task_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy(world, sample_minutely)
+    not_looked_for(world, timedelta(minutes=33))
+    before = schedule_row(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(Minute, "model_validate", mock.Mock(side_effect=RuntimeError))
+        assert swept(world, sample_minutely).problems == 1
+    after = schedule_row(world)
+    assert str(after.pop("problem")).startswith("RuntimeError: ")
+    assert after == {name: value for name, value in before.items() if name != "problem"}
+    assert swept(world, sample_minutely).made == 1
+    assert schedule_row(world)["problem"] is None
 
 
 @pytest.mark.parametrize("text", [None, "*/2 * * * *"])

@@ -39,7 +39,7 @@ class Chosen:
     tenant: Tenant = None
     type_: Type = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --tenant or --type: list what would change, and do nothing.")
+        bool, typer.Option("--dry-run", help="With --tenant or --type: count what would change, and do nothing.")
     ] = False
     reason: options.Reason = None
     yes: options.Yes = False

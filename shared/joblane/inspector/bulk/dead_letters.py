@@ -222,7 +222,7 @@ def _id(delivery: Received, known: Mapping[str, Task[Any, Any]]) -> str | None:
         return None
     if message.tick is not None:
         task = known.get(message.type)
-        return tick_id(task, message.tick, delivery.sent_at) if task else None
+        return tick_id(task, message.type, message.tick, delivery.sent_at) if task else None
     return message.id or delivery.message_id
 
 

@@ -187,15 +187,26 @@ def ticks(scope: Scope) -> Iterator[Check]:
         text = f"{one.missing:,} of its ticks of the last day are missing, {some}"
         do = f"was the stage down, or its lane behind? `joblane schedules run {one.name}` runs its task now"
         yield Check(Grade.WARNING if has_ticks else Grade.BAD, f"schedule {one.name}", text, do)
-    names = [full_schedule_name(task.type, str(each.name)) for task in scope.tasks.values() for each in task.schedules]
-    unknown = [name for name in names if name not in found]
+    declared = {
+        full_schedule_name(task.type, str(each.name)): each for task in scope.tasks.values() for each in task.schedules
+    }
+    unknown = [name for name in declared if name not in found]
+    others = [
+        one
+        for name, one in found.items()
+        if (each := declared.get(name)) is not None and (each.text, each.timezone) != (one.text, one.timezone)
+    ]
+    for one in others:
+        text = f"it is registered with the times {one.text!r} {one.timezone}, and this code has others"
+        do = "deploy again, or run `joblane migrate` with the settings of the stage: until then the sweep leaves it"
+        yield Check(Grade.WARNING, f"schedule {one.name}", text, do)
     for name, taken in scope.connection.run(NOT_REGISTERED, json.dumps(unknown)) if unknown else ():
         text, do = "the code declares it, and it is not registered", "`joblane migrate` registers it"
         if taken:
             text = "the code declares it, and a schedule made at run time has its name: both fire"
             do = "rename the declared one, or `joblane schedules delete` the other, and then `joblane migrate`"
         yield Check(Grade.WARNING, f"schedule {name}", text, do)
-    if not wrong and not unknown:
+    if not wrong and not unknown and not others:
         yield Check(Grade.GOOD, "ticks", "no tick of the last day is missing")
 
 

@@ -39,7 +39,7 @@ from joblane.inspector.views import (
     ScheduleView,
     TickView,
 )
-from joblane.names import TYPE_PATTERN, cron_group_name, schedule_name
+from joblane.names import SWEEP, TYPE_PATTERN, cron_group_name, schedule_name
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State, as_read
 from joblane.record.schedules import GONE, PAUSED, UNDELIVERED, WITHOUT_TASK, Origin, schedule_of
@@ -61,7 +61,7 @@ POSITIONS = {"name": NAME_PATTERN, "ticks": re.compile(rf"\d[\d.e+-]{{0,24}} {NA
 
 COLUMNS = f"""s.name, s.origin, s.type, s.tenant, s.expression, s.timezone, s.missed, s.ticks_a_day,
        case when {PAUSED} then s.paused_at end, s.paused_until, s.paused_by, s.pause_reason, s.next_at, s.last_at,
-       s.problem, s.updated_at"""
+       s.problem, s.updated_at, s.looked_for_from"""
 # The columns of one index choose what is read, in the order of the page; the other fields choose what is shown.
 PAGE = """
 with read as materialized (
@@ -110,8 +110,8 @@ select s.name, t.id, t.state, a.duration_ms
                            order by task_id desc, run desc limit 1) as a on true
 """
 OF_CODE = f"select {COLUMNS} from joblane.schedules s where s.origin = 'code' order by s.name"
-UPDATED_AT = 15
-"""The position of ``updated_at`` in :data:`COLUMNS`."""
+UPDATED_AT, LOOKED_FOR_FROM = 15, 16
+"""The positions of these columns in :data:`COLUMNS`."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ")
 
 
@@ -262,7 +262,7 @@ def _rows(
     """The rows of :data:`COLUMNS`, with their ticks."""
     found = [_row(row) for row in rows]
     ticks = _ticks(connection, found)
-    missing = _missing(connection, {row[0]: row[UPDATED_AT] for row in rows if row[1] == Origin.CODE}, found, ticks)
+    missing = _missing(connection, {row[0]: row[LOOKED_FOR_FROM] for row in rows}, found)
     states = _states_on_aws(scope) if on_aws and missing else {}
     return tuple(
         replace(
@@ -277,7 +277,7 @@ def _rows(
 
 
 def _row(row: list[Any]) -> ScheduleRow:
-    name, origin, type_, tenant, text, timezone, missed, ticks_a_day, *_, next_at, last_at, problem, _ = row
+    name, origin, type_, tenant, text, timezone, missed, ticks_a_day, *_, next_at, last_at, problem, _, _ = row
     pause = _pause(row)
     made = ScheduleRow(
         name, origin, type_, tenant, text, timezone, missed, ticks_a_day, pause, next_at, last_at, (), problem,
@@ -324,8 +324,10 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
 def _ticks(connection: Connection, rows: Sequence[ScheduleRow]) -> dict[str, list[TickView]]:
     """The last recorded ticks by the name of the schedule, newest first."""
     starts = {row.name: start_of_ids(row.name, row.origin) for row in rows}
-    # A time begins with a digit, so the name of another schedule that begins with this one's is not in the range.
-    ranges = [{"name": name, "low": f"{start}0", "high": f"{start}:"} for name, start in starts.items()]
+    # A time begins with a digit, so the name of another schedule that begins with this one's is not in the range. Ticks
+    # that are created ahead have no outcome yet.
+    now = written(datetime.now(UTC))
+    ranges = [{"name": name, "low": f"{start}0", "high": f"{start}{now};"} for name, start in starts.items()]
     found: dict[str, list[TickView]] = defaultdict(list)
     for name, id_, state, duration_ms in connection.run(TICKS, json.dumps(ranges)) if ranges else ():
         if time := TIME.match(id_, len(starts[name])):
@@ -334,23 +336,20 @@ def _ticks(connection: Connection, rows: Sequence[ScheduleRow]) -> dict[str, lis
 
 
 def _missing(
-    connection: Connection,
-    changed_at: Mapping[str, datetime],
-    rows: Sequence[ScheduleRow],
-    ticks: Mapping[str, Sequence[TickView]],
+    connection: Connection, since: Mapping[str, datetime], rows: Sequence[ScheduleRow]
 ) -> dict[str, list[datetime]]:
-    """The ticks of the last day that did not come, by the name of the schedule, newest first.
+    """The ticks of the last day that did not come, of schedules of the code, by their names, newest first.
 
-    A schedule of the code is checked from its last change, or from an earlier tick that did come.
+    ``since``: the name of a schedule → the time from which its ticks are looked for.
     """
     now = datetime.now(UTC)
     expected: dict[str, list[datetime]] = {}
     for row in rows:
-        if row.name in changed_at:
-            since = min([changed_at[row.name], *(tick.at for tick in ticks[row.name])])
+        if row.is_of_code:
+            expected[row.name] = []
             with suppress(DeclarationError):
-                moments = past_ticks(schedule_of(row.text, row.timezone), since, now, most=None)
-                expected[row.name] = [at for at in moments if at <= now - UNDELIVERED]
+                moments = past_ticks(schedule_of(row.text, row.timezone), since[row.name], now, most=None)
+                expected[row.name] = [at for at in moments if at <= now - UNDELIVERED and row.problem != GONE]
     ids = [f"{name}:{written(at)}" for name, moments in expected.items() for at in moments]
     absent = {id_ for (id_,) in connection.run(WITHOUT_TASK, json.dumps(ids))} if ids else set()
     return {
@@ -398,6 +397,10 @@ def _state(row: ScheduleRow, states: Mapping[str, str]) -> str | None:
 
 def pause(scope: Scope, name: str, reason: str | None, until: datetime | None) -> ScheduleView:
     end_of(until)
+    if name.startswith(f"{SWEEP}:"):
+        raise SelectionError(
+            "name", f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
+        )
     with _on(scope, "pause_schedule", name, reason) as on:
         checked_reason = audit.check_reason(reason)
         on.doing.details |= {"until": None if until is None else until.astimezone(UTC).isoformat()}
@@ -413,6 +416,8 @@ def pause(scope: Scope, name: str, reason: str | None, until: datetime | None) -
 def resume(scope: Scope, name: str, reason: str | None) -> ScheduleView:
     """The tasks of the ticks within the next 15 minutes are created here; the sweep creates the others."""
     with _on(scope, "resume_schedule", name, reason) as on:
+        if on.schedule.problem == GONE:
+            raise SelectionError("name", f"the code does not declare {name!r} any more: delete it, or deploy it again")
         is_changed, tasks = on.changes.resume(on.run, name=name, task=scope.task(on.schedule.type))
         if not is_changed:
             raise SelectionError("name", f"the schedule {name!r} is not paused")

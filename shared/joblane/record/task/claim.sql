@@ -162,7 +162,7 @@ begin
       elsif (is_new or is_tick) and holder.id is not null then  -- none, or due tick: unique key taken
         verdict := 'ended'; @duplicate
       elsif t.type <> m.type                               -- any: another type, or external with another payload
-         or (not m.rec and t.payload_digest <> m.payload_digest) then
+         or (not m.rec and t.payload_digest <> m.payload_digest and (m.rest).schedule is null) then
         verdict := 'conflict';
       elsif t.state in ('completed', 'cancelled') then     -- completed, cancelled: any
         verdict := 'ended';

@@ -588,6 +588,8 @@ create table joblane.schedules (
     -- Of a schedule made at run time: time of the next tick that has no task yet. Of one of the code: time from which
     -- the sweep has not looked for missed ticks yet. Of a schedule paused without an end it has no meaning.
     next_at timestamptz not null check (next_at between {FIRST} and {LAST}),
+    -- Of a schedule of the code: time of the first tick at these times that the sweep looks for.
+    looked_for_from timestamptz check (looked_for_from between {FIRST} and {LAST}),
     -- Of a schedule of the code: ticks up to this time that have no task run no more. Null: each runs.
     passed_until timestamptz check (passed_until between {FIRST} and {LAST}),
     -- Time of the last tick that the sweep gave a task, at most 15 minutes ahead. Null: none yet.
