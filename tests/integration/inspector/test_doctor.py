@@ -43,7 +43,7 @@ from joblane.record import sql_functions as functions
 from joblane.record.driver.database import Database
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
-from joblane.tasks.schedule import cron
+from joblane.tasks.schedule import cron, every
 from joblane.tasks.task import Task
 from tests.builders.revisions import second_revision
 from tests.builders.rows import active, put
@@ -400,6 +400,21 @@ def test_a_schedule_that_is_registered_with_other_times_than_those_of_the_code_i
     check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
     assert check.found == "it is registered with the times '0 2 * * *' UTC, and this code has others"
     assert "`joblane migrate` with the settings of the stage" in check.do
+
+
+def test_new_schedules_of_programs_that_fire_often_are_reported(stage: Stage) -> None:
+    put = stage.world.client.schedules.put
+    for number in range(3):
+        put(f"often{number}", sample_one, Sample(), every(minutes=1))
+    put("old", sample_one, Sample(), every(minutes=1))
+    put("calm", sample_one, Sample(), every(minutes=5))
+    stage.world.client.schedules.pause("often2")
+    stage.world.run("update joblane.schedules set updated_at = now() - interval '25 h' where name = 'old'")
+    check = stage.found(Grade.WARNING)["frequent schedules"]
+    assert check.found.startswith("2 schedules have less than 5 minutes between two ticks, new or changed within a day")
+    # and an old one that a program lets fire each minute from now on
+    put("old", sample_one, Sample(), every(minutes=2))
+    assert stage.found(Grade.WARNING)["frequent schedules"].found.startswith("3 schedules")
 
 
 # --- The work ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from joblane.inspector.views import Check, Grade
 from joblane.names import SWEEP
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 from joblane.record.run_statistics import FAILED_OUTCOMES
+from joblane.record.schedules import PAUSED
 from joblane.sweep.events import KEPT
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
@@ -124,9 +125,9 @@ select count(*), min(name), (array_agg(problem order by name))[1]
 """
 FREQUENT = f"""
 select count(*), min(name)
-  from (select name, origin, created_at from joblane.schedules where ticks_a_day > {FREQUENT_TICKS}
-         order by ticks_a_day desc limit {MOST_SCHEDULES}) as x
- where created_at > clock_timestamp() - interval '1 day' and origin = 'run_time'
+  from (select * from joblane.schedules where ticks_a_day > {FREQUENT_TICKS}
+         order by ticks_a_day desc limit {BOUND}) as s
+ where updated_at > clock_timestamp() - interval '1 day' and origin = 'run_time' and not {PAUSED}
 """
 LATE_SCHEDULES = f"""
 select count(*), min(name)
@@ -226,7 +227,8 @@ def schedules(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.BAD, "ticks of schedules", found, do)
     [[frequent, often]] = scope.connection.run(FREQUENT)
     if frequent:
-        found = f"{_counted(frequent)} less than 5 minutes between two ticks, new within a day, for example {often}"
+        found = f"{_counted(frequent)} less than 5 minutes between two ticks, new or changed within a day"
+        found = f"{found}, for example {often}"
         do = "wanted? `joblane schedules --sort ticks` lists them, and `joblane schedules pause --tenant` stops many"
         yield Check(Grade.WARNING, "frequent schedules", found, do)
     if not number and not late and not frequent:
