@@ -58,7 +58,7 @@ LATE_SECONDS = 0.25
 ROUNDED_SECONDS = 0.002
 """The times of starts are known to the millisecond."""
 WAITING = """
-select id, extract(epoch from due_at)::float8 from joblane.tasks
+select id, runs, extract(epoch from due_at)::float8 from joblane.tasks
  where passed = 'type_time' and state in ('pending', 'retry') and due_at > clock_timestamp() order by due_at
 """
 ATTEMPTS = """
@@ -205,26 +205,27 @@ class RateRun:
         """Halve the rate, and check the times of the tasks that wait."""
         if self.result.wrong:
             return
-        before: dict[Any, Any] = dict(observer.get().run(WAITING))
+        # a task that has run meanwhile, and failed, asks for another time
+        before = {(id_, runs): due for id_, runs, due in observer.get().run(WAITING)}
         self._set_rate(self._halved)
         rows = observer.get().run(WAITING)
         [[now]] = observer.get().run("select extract(epoch from clock_timestamp())::float8")
         self._changed_at, step = now, self._halved.step.total_seconds()
-        self._replanned = {id_ for id_, _ in rows}
+        self._replanned = {id_ for id_, *_ in rows}
         counts = self.result.counts
         counts["tasks that waited while the rate was halved"] = len(rows)
         if not rows:
             self._of_change.append("no task waited while the rate was halved")
-        gaps = [second[1] - first[1] for first, second in pairwise(rows)]
+        gaps = [second[2] - first[2] for first, second in pairwise(rows)]
         close = sum(abs(gap - step) > ROUNDED_SECONDS for gap in gaps)
         if close:
             self._of_change.append(
                 f"{close} of {len(gaps)} tasks were not planned anew: their times are not {step:g} s apart"
             )
-        both = [id_ for id_, _ in rows if id_ in before]
-        if both != sorted(both, key=lambda id_: before[id_]):
+        both = {(id_, runs): due for id_, runs, due in rows if (id_, runs) in before}
+        if list(both) != sorted(both, key=before.__getitem__):
             self._of_change.append("the halved rate has changed the order of the tasks that wait")
-        if early := [id_ for id_, due in rows if id_ in before and due < before[id_] - ROUNDED_SECONDS]:
+        if early := [each for each, due in both.items() if due < before[each] - ROUNDED_SECONDS]:
             self._of_change.append(f"the halved rate gives {len(early)} tasks earlier times")
 
     def _check(self, observer: Database) -> None:
