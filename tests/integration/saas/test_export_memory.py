@@ -107,9 +107,8 @@ def fill(database: Database, members: int) -> uuid.UUID:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is in /proc, which only Linux has")
 def test_an_export_of_many_members_needs_little_more_memory_than_one_of_few(database_url: str) -> None:
-    database = Database(database_url)
-    tenants = {members: fill(database, members) for members in (SMALL, LARGE)}
-    database.drop()
+    with Database(database_url, limits=None) as database:
+        tenants = {members: fill(database, members) for members in (SMALL, LARGE)}
     peaks = {}
     with sink() as endpoint:
         environment = {
