@@ -394,7 +394,7 @@ def test_a_schedule_without_any_tick_is_reported_once_it_is_registered(stage: St
     assert check.found.endswith(" of its ticks of the last day are missing, and none arrived")
 
 
-def test_a_schedule_that_is_registered_with_other_times_than_those_of_the_code_is_reported(stage: Stage) -> None:
+def test_a_schedule_registered_with_other_times_than_the_codes_is_reported(stage: Stage) -> None:
     # given a migration by hand, without the times of the stage
     stage.world.run("update joblane.schedules set expression = '0 2 * * *' where name = 'sample:tick:0'")
     check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
