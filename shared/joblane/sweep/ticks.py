@@ -302,7 +302,7 @@ class _Making:
         for name, ticks in self.missing.items():
             telemetry.logger().error(
                 "ticks are missing: check that their schedule exists and is enabled, and that its lane has no backlog",
-                extra={"schedule": name, "ticks": len(ticks), "newest": ticks[-1]},
+                extra={"schedule": name, "missing": len(ticks), "newest": ticks[-1]},
             )
         if self.result.late:
             telemetry.logger().warning(

@@ -69,7 +69,7 @@ STATEMENTS: tuple[tuple[str, tuple[Any, ...], int], ...] = (
     (GET, (NAMED,), 1),
     (PAUSE, (NAMED,), 2),
     (DELETE, (NAMED,), 1),
-    (DUE, (1000,), 20),  # those of 15 minutes
+    (DUE, (1000, ["left"]), 20),  # those of 15 minutes
     (DUE_BY_NAME, ("s1",), 1),
     (MOVE, (json.dumps([{"name": f"s{n}", "next_at": "2030-01-01T00:00:00Z"} for n in range(1, 11)]),), 21),
     (listing(by_tenant=False, by_type=False), (LISTED,), 11),  # one of them is of the code

@@ -46,7 +46,7 @@ DAY = "-P1D"
 NUMBERS_OF_ROW, METRICS_OF_ROW, HEIGHT_OF_NUMBER = 6, 8, 3
 FINDINGS = """
 filter task_type = "jobs:sweep" and level = "ERROR"
-| fields @timestamp, message, coalesce(of_type, tick, queue, old_snapshot.holder) as what, waits_seconds, messages
+| fields @timestamp, message, coalesce(of_type, newest, queue, old_snapshot.holder) as what, waits_seconds, messages
 | sort @timestamp desc
 | limit 50
 """

@@ -83,7 +83,7 @@ fields @timestamp, reason, queue, message_id, @log
 | limit 100
 """,
     "What the sweep found": """
-fields @timestamp, message, swept.overdue, swept.sent, swept.unsent, swept.dead_letters, of_type, waits_seconds, tick,
+fields @timestamp, message, swept.overdue, swept.sent, swept.unsent, swept.dead_letters, of_type, waits_seconds, newest,
     old_snapshot.seconds, old_snapshot.holder, old_snapshot.end
 | filter task_type = "jobs:sweep" and (message = "swept" or level = "ERROR")
 | sort @timestamp desc
