@@ -125,9 +125,10 @@ select count(*), min(name), (array_agg(problem order by name))[1]
 """
 FREQUENT = f"""
 select count(*), min(name)
-  from (select * from joblane.schedules where ticks_a_day > {FREQUENT_TICKS}
-         order by ticks_a_day desc limit {BOUND}) as s
- where updated_at > clock_timestamp() - interval '1 day' and origin = 'run_time' and not {PAUSED}
+  from (select name from (select name, origin, updated_at, paused_at, paused_until from joblane.schedules
+                           where ticks_a_day > {FREQUENT_TICKS} order by ticks_a_day desc limit {BOUND}) as s
+         where updated_at > clock_timestamp() - interval '1 day' and origin = 'run_time' and not {PAUSED}
+         limit {MOST_SCHEDULES}) as x
 """
 LATE_SCHEDULES = f"""
 select count(*), min(name)

@@ -57,6 +57,7 @@ delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_ar
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
 """
+NEVER_PAUSED = f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
 
 
 def current(connection: Connection) -> tuple[Pause, ...]:
@@ -68,9 +69,7 @@ def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: 
     """A type is paused under its former names as well. A new pause of the same thing replaces the one before."""
     kind, names = _names(scope, kind, name)
     if SWEEP in names:
-        raise SelectionError(
-            "scope", f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
-        )
+        raise SelectionError("scope", NEVER_PAUSED)
     end = end_of(until)
     with audit.action(scope, "pause", f"{kind}:{name}", reason) as doing:
         doing.connection.run(ONE_AT_A_TIME)

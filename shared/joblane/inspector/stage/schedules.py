@@ -26,7 +26,7 @@ from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.aws import client
-from joblane.inspector.stage.pauses import end_of
+from joblane.inspector.stage.pauses import NEVER_PAUSED, end_of
 from joblane.inspector.tasks.detail import shown_payload
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
 from joblane.inspector.tasks.listing import COUNT_CAP
@@ -345,11 +345,10 @@ def _missing(
     now = datetime.now(UTC)
     expected: dict[str, list[datetime]] = {}
     for row in rows:
-        if row.is_of_code:
-            expected[row.name] = []
+        if row.is_of_code and row.problem != GONE:
             with suppress(DeclarationError):
                 moments = past_ticks(schedule_of(row.text, row.timezone), since[row.name], now, most=None)
-                expected[row.name] = [at for at in moments if at <= now - UNDELIVERED and row.problem != GONE]
+                expected[row.name] = [at for at in moments if at <= now - UNDELIVERED]
     ids = [f"{name}:{written(at)}" for name, moments in expected.items() for at in moments]
     absent = {id_ for (id_,) in connection.run(WITHOUT_TASK, json.dumps(ids))} if ids else set()
     return {
@@ -398,9 +397,7 @@ def _state(row: ScheduleRow, states: Mapping[str, str]) -> str | None:
 def pause(scope: Scope, name: str, reason: str | None, until: datetime | None) -> ScheduleView:
     end_of(until)
     if name.startswith(f"{SWEEP}:"):
-        raise SelectionError(
-            "name", f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
-        )
+        raise SelectionError("name", NEVER_PAUSED)
     with _on(scope, "pause_schedule", name, reason) as on:
         checked_reason = audit.check_reason(reason)
         on.doing.details |= {"until": None if until is None else until.astimezone(UTC).isoformat()}
