@@ -355,7 +355,8 @@ def test_ticks_are_missed_only_from_the_deploy_of_their_times_on(world: World, i
     # then none is missing, also not of the time until EventBridge has the new times
     assert row_of(inspector, "sample:frequent:0").missing == 0
     world.run("update joblane.schedules set looked_for_from = looked_for_from - interval '65 min'")
-    assert row_of(inspector, "sample:frequent:0").missing in (5, 6)
+    expected = (4, 5, 6)  # a minute may end meanwhile, and the tick of a full hour came
+    assert row_of(inspector, "sample:frequent:0").missing in expected
     # and a schedule that the code has dropped misses none
     world.client.schedules.pause("sample:frequent:0")
     register(world.database.get(), {})
