@@ -56,9 +56,10 @@ down: .venv/.run ## Stop the local stack
 status: .venv/.run ## Show which parts of the local stack run
 	@$(JOBLANE) status || [ $$? -eq 3 ]
 
-test: ## Check, then run all tests
+test: ## Check, then run all tests; WRITE=1 writes the CPU seconds of their folders into tests/seconds.txt
 	@$(MAKE) --jobs 2 check modules
-	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not plants" \
+		--seconds=$(if $(WRITE),write,check) $(TESTS)
 
 # While mypy uses one processor, another does the rest of the checks and compiles the modules, as otherwise each worker
 # would compile them all.
@@ -161,7 +162,7 @@ $(UV): $(LOCKS)/uv.txt
 	@$(SUPPORTED)
 	@echo "Fetching uv, 50 MB"
 	@mkdir -p -m 700 .joblane && echo '*' >.joblane/.gitignore
-	@$(PYTHON) -I shared/joblane/local/fetch_uv.py $(TOOLS) $(LOCKS)/uv.txt
+	@$(PYTHON) -I .ci/fetch_uv.py $(TOOLS) $(LOCKS)/uv.txt
 	@touch -h $@
 
 define VENV

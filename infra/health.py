@@ -8,7 +8,7 @@ from typing import Any
 
 from functions.system_health_check.handler import WHOLE
 from infra.settings import PlatformStage
-from joblane.cdk.costs import Extra
+from joblane.cdk.templates import Extra
 from joblane.cdk.watching.alarms import Alarm, longest_gap, own_metric, silence
 from joblane.names import Queue
 from joblane.tasks.task import Task

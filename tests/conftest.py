@@ -34,6 +34,8 @@ TOGETHER, ON_THEIR_OWN = (
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Load the plugin also where this checkout is not installed; refuse to test another checkout's code."""
+    help_ = "count the CPU seconds of each folder, which has a bound; write: these are the new numbers"
+    parser.addoption("--seconds", nargs="?", const="check", choices=("check", "write"), help=help_)
     if not Path(joblane.__file__ or "").is_relative_to(ROOT):
         raise pytest.UsageError(f"these tests would run {joblane.__file__}: start them by `python -m pytest` in {ROOT}")
     if not pluginmanager.has_plugin("joblane"):
@@ -42,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         pluginmanager.register(pytest_plugin, "joblane")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let SIGTERM end the session as Ctrl-C does, so that fixtures stop the processes that they have started.
 
     Compute the 4,096 hashes of a login by password once for each password, since a test logs in several times.
@@ -52,6 +54,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     hashed = functools.cache(core.hi)
     core.hi = lambda function, password, salt, iterations: hashed(function, password, salt, int(iterations))
+    if config.option.seconds:
+        from tests.seconds import Seconds
+
+        config.pluginmanager.register(Seconds(config))
 
 
 def pytest_collection_finish() -> None:
@@ -143,6 +149,6 @@ def joblane_database(database_url: str) -> str:
 
 def administer(server: Postgres, statement: str) -> None:
     """Run a statement that PostgreSQL refuses in a transaction, such as `create database`."""
-    from joblane.testing import databases
+    from tests.databases import administer
 
-    databases.administer(server.database_url("postgres"), statement)
+    administer(server.database_url("postgres"), statement)

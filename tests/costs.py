@@ -6,13 +6,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 
 from infra.health import COSTS
-from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, mapped_queues, markdown, periodic, polling
+from joblane.cdk.costs import (
+    HOURS,
+    LEAST_AWAKE,
+    RUN_LOG_KB,
+    RUN_SECONDS,
+    UNTIL_IDLE,
+    Line,
+    mapped_queues,
+    periodic,
+    polling,
+    total,
+)
 from joblane.prices import AS_OF, PRICES
 from joblane.tasks.discovery import discover
 from tests.pages import ROOT
@@ -22,6 +36,42 @@ REFRESH_SECONDS = 5
 STAGES = ("dev", "prod")
 """Stages of ``cdk.json`` with a table in the page."""
 PAGE = ROOT / "docs" / "explanation" / "costs.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """An assumed number, its unit, and the reason."""
+
+    number: float
+    unit: str
+    why: str
+
+
+ASSUMED: Mapping[str, Amount] = {
+    "Seconds of a periodic run": Amount(RUN_SECONDS, "second", "start-up included; it mostly waits for the database"),
+    "KB of log of a run": Amount(RUN_LOG_KB, "KB", "three lines of Lambda, one line of the library, and the metrics"),
+    "Seconds of a job": Amount(0.1, "seconds", "replace this value by the duration of your own handlers"),
+    "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
+    "I/O requests of a job": Amount(
+        15, "requests", "three small writes and their indexes, counted in units of 4 KB; not measured"
+    ),
+    "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
+    "KB of a job to and from the database": Amount(
+        10, "KB", "claim, finish and payload with TLS, on an open connection; not measured"
+    ),
+    "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
+    "Seconds of a refresh of the page": Amount(0.2, "seconds", "in each of its two functions; not measured on AWS"),
+    "Minutes from a tick until the database is idle": Amount(
+        UNTIL_IDLE / timedelta(minutes=1),
+        "minutes",
+        "the database starts, the task runs, the sweep follows within five minutes; then comes `pause_after_minutes`",
+    ),
+    "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
+}
+
+
+def assumed(name: str) -> float:
+    return ASSUMED[name].number
 
 
 def smallest() -> list[Line]:
@@ -106,6 +156,31 @@ SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
 """Name of the marker in the page → its lines, and True for a table with a sum."""
 
 
+def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
+    """Return the lines as the Markdown table of ``docs/explanation/costs.md``, with their uses if they have some."""
+    lines = list(lines)
+    has_use = any(line.use for line in lines)
+    rows = [["what", "for", "amount", "a month"], ["---"] * 4]
+    rows += [[line.what, line.use, f"{_number(line.amount)} × {line.price}", _shown(line.dollars)] for line in lines]
+    if with_sum:
+        rows.append(["**Sum**", "", "", f"**{_shown(total(lines))}**"])
+    return "\n".join(_row(row if has_use else [row[0], *row[2:]]) for row in rows)
+
+
+def _row(cells: list[str]) -> str:
+    if set(cells) == {"---"}:
+        return "|" + "---|" * len(cells)
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def _shown(dollars: float) -> str:
+    return f"${dollars:,.2f}"
+
+
+def _number(amount: float) -> str:
+    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"
+
+
 def price_table() -> str:
     rows = [f"| {name} | {price} | {price.source} |" for name, price in PRICES.items()]
     note = f"Prices are those of the first tier, looked up on {AS_OF}."
@@ -119,7 +194,9 @@ def assumed_table() -> str:
 
 def rendered(text: str) -> str:
     """The page with all tables computed again, except those of stages."""
-    tables = {name: markdown(lines, with_sum=total) for name, (lines, total) in ((n, s()) for n, s in SECTIONS.items())}
+    tables = {
+        name: markdown(lines, with_sum=with_sum) for name, (lines, with_sum) in ((n, s()) for n, s in SECTIONS.items())
+    }
     for name, shown in {**tables, "prices": price_table(), "assumed": assumed_table()}.items():
         text = _replaced(text, name, shown)
     return text
@@ -137,13 +214,14 @@ def _replaced(text: str, name: str, table: str) -> str:
     return text
 
 
-def _shown(stage: str) -> str:
-    command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", stage, "--markdown"]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.strip()
+def _of_stage(stage: str) -> list[Line]:
+    command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", stage, "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return [Line(line["what"], line["amount"], line["price"], line["for"]) for line in json.loads(done.stdout)["lines"]]
 
 
 if __name__ == "__main__":
     page = rendered(PAGE.read_text())
     for name in STAGES:
-        page = _replaced(page, name, _shown(name))
+        page = with_stage(page, name, _of_stage(name))
     PAGE.write_text(page)

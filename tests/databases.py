@@ -117,3 +117,9 @@ class Clone:
 
     def _run(self, sql: str) -> list[list[object]]:
         return self._database.call(Connection.run, sql)
+
+
+def administer(url: str, statement: str) -> None:
+    """Run a statement that PostgreSQL refuses in a transaction, such as `create database`."""
+    with Database(url, limits=None) as database:
+        database.get().run(statement)

@@ -172,7 +172,7 @@ class FakeInspector:
     def _logs(self, id: str, limit: int) -> tuple[LogLine, ...]:  # noqa: A002
         return tuple(self.lines)
 
-    def _dead(self, types: tuple[str, ...], since: datetime | None, sort: str) -> DeadLetters:
+    def _dead(self, types: tuple[str, ...], tenant: str | None, since: datetime | None, sort: str) -> DeadLetters:
         return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.obsolete)
 
     def _schedules(

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from joblane.local.tools import Tools, installing_environment
+from joblane.local.tools import installing_environment
+from joblane.local.uv import find_uv
 from joblane.project import Project
 from tests.pages import ROOT
 
@@ -29,7 +30,7 @@ def environment(name: str) -> Path:
             ["pip", "sync", "--python", str(target), "--require-hashes", str(lock)],
         ):
             subprocess.run(
-                [Tools(project).uv, *command, "--quiet", "--no-config"], env=installing_environment(project), check=True
+                [find_uv(project), *command, "--quiet", "--no-config"], env=installing_environment(project), check=True
             )
         (target / "complete").touch()
     return target

@@ -138,6 +138,11 @@ class Stage:
         """The times at which a task ran, since the start."""
         return [at - self.started_at for at in runs.get(number, [])]
 
+    def ran_once(self, number: int = 1) -> float:
+        """The time at which a task ran, since the start. It ran once."""
+        (at,) = self.ran(number)
+        return at
+
     def run(self, sql: str, *parameters: Any) -> list[list[Any]]:
         self.age()
         return self._observer.get().run(sql, *parameters)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from joblane.cdk.packaging import LIBRARY, Package, build_code, build_layer, find_uv
+from joblane.cdk.packaging import LIBRARY, Package, build_code, build_layer
 from joblane.local.locked import PROVIDED
+from joblane.local.uv import find_uv
 from joblane.project import Project
 
 PROJECT = Project.here()

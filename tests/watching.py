@@ -95,4 +95,6 @@ def watch(
             await scenario(screen)
 
     asyncio.run(run())
+    if app.failure is not None:
+        raise app.failure
     return app

@@ -9,7 +9,8 @@ import sysconfig
 from contextlib import suppress
 from pathlib import Path
 
-from joblane.local.tools import Tools, installing_environment
+from joblane.local.tools import installing_environment
+from joblane.local.uv import find_uv
 from joblane.project import Project
 from tests.pages import ROOT
 
@@ -36,9 +37,8 @@ def build(folder: Path) -> Path:
 
 def environment(folder: Path, wheel: Path, *extras: str) -> Path:
     """Make an environment in ``folder`` with the wheel and its ``extras``; return its Python."""
-    tools = Tools(Project(ROOT))
     python = folder / "bin" / "python"
-    run(folder.parent, tools.uv, "venv", "--quiet", "--no-project", "--python", sys.executable, folder)
+    run(folder.parent, find_uv(Project(ROOT)), "venv", "--quiet", "--no-project", "--python", sys.executable, folder)
     requirement = f"joblane[{','.join(extras)}] @ {wheel.as_uri()}" if extras else f"joblane @ {wheel.as_uri()}"
     install(python, requirement)
     return python
@@ -47,7 +47,7 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
 def install(python: Path, *packages: str) -> None:
     """Install packages in the versions of the lock."""
     command: list[str | Path] = [
-        Tools(Project(ROOT)).uv,
+        find_uv(Project(ROOT)),
         "pip",
         "install",
         "--quiet",

@@ -207,6 +207,16 @@ class World:
         return recording
 
     @contextmanager
+    def locked(self, *ids: str) -> Iterator[Database]:
+        """Lock tasks in a transaction of a second connection, as an operator does. Its end is a rollback."""
+        with Database(self.url) as holder:
+            holder.get().execute_simple("begin")
+            holder.get().run("select from joblane.tasks where id = any ($1::text[]) for update", list(ids))
+            yield holder
+            if not holder.get().idle:
+                holder.get().rollback()
+
+    @contextmanager
     def rival(self, task: Task[Any, Any], hook: Hook | None = None) -> Iterator[Worker]:
         """Yield another worker of the same task type with its own connection, like another process."""
         self.lane(task)

@@ -38,9 +38,9 @@ from joblane.record.migrations import upgrade
 from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
-from joblane.testing.databases import administer
 from tests.bench import backends
 from tests.bench.report import Ratio, median, within
+from tests.databases import administer
 
 TASKS = 1_000_000
 ROUNDS = 9

@@ -30,11 +30,11 @@ from joblane.record.task_types import register
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
 from joblane.tasks.task import Task
-from joblane.testing.databases import administer
 from tests.bench import backends
 from tests.bench.inspecting import CAUSES, TASK_ROWS, TASKS, types_of_rows
 from tests.bench.record import bench_keyed
 from tests.bench.report import Ratio, within
+from tests.databases import administer
 
 ROUNDS = 5
 TARGET_MS, WEEK_MS = 200, 100

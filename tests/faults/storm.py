@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import psutil
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.local.postgres import Postgres
+from joblane.local.daemon import end
+from joblane.local.postgres import STOP_SECONDS, Postgres
 from joblane.record.row.transitions import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
@@ -102,10 +104,9 @@ class Storm:
 
         Committed work is in the write-ahead log.
         """
-        child = self._postgres._child
-        if child is not None and self._random.random() < 0.5:
-            child.send_signal(signal.SIGQUIT)
-            child.wait()
+        pid = self._postgres.pid
+        if pid is not None and self._random.random() < 0.5:
+            end([psutil.Process(pid)], signal.SIGQUIT, STOP_SECONDS)
         else:
             self._postgres.kill()
         time.sleep(self._random.uniform(0.1, 0.8))

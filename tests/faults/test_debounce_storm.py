@@ -28,6 +28,7 @@ def test_the_last_payload_of_each_key_has_run_and_no_change_is_lost(server: Post
     assert not result.wrong, f"{result.table()}\n{keep_rows(url, tmp_path)}"
 
 
+@pytest.mark.plants
 @pytest.mark.parametrize(
     ("plant", "found"),
     [

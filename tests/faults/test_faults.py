@@ -72,6 +72,7 @@ BUGS: list[tuple[dict[str, str], int]] = [
 """Bugs of one storm → their findings, and the number of jobs. None of the bugs has the finding of another."""
 
 
+@pytest.mark.plants
 @pytest.mark.parametrize(("bugs", "jobs"), BUGS, ids=[" and ".join(bugs) for bugs, _ in BUGS])
 def test_a_storm_finds_planted_bugs(storm: Storm, bugs: dict[str, str], jobs: int) -> None:
     missed = bugs

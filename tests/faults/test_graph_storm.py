@@ -51,6 +51,7 @@ def test_the_sweep_releases_nobody_while_no_worker_dies(server: Postgres) -> Non
     assert result.counts["children released by a worker"] > 100, result.table()
 
 
+@pytest.mark.plants
 @pytest.mark.parametrize(
     ("plant", "found"),
     [

@@ -42,6 +42,7 @@ def test_nothing_waits_for_a_limit_that_has_room_while_nobody_dies(server: Postg
     assert result.counts["checks while all stood still"] > 5, result.table()
 
 
+@pytest.mark.plants
 @pytest.mark.parametrize(
     ("plant", "found"),
     [("a run takes no slot", "over the limit"), ("the end of a run serves nobody", "waits for a limit")],

@@ -23,6 +23,7 @@ def test_a_rate_gives_no_more_times_than_declared_and_plans_anew_when_it_is_halv
     assert result.counts["starts"] > 60, result.table()
 
 
+@pytest.mark.plants
 @pytest.mark.parametrize(
     ("plant", "found"),
     [("a rate gives each time twice", "times in a second"), ("a changed rate plans nobody anew", "not planned anew")],

@@ -13,7 +13,8 @@ import pytest
 from infra.app import APP
 from joblane.cdk.app import Synthesised, context_of_file
 from joblane.cdk.errors import SynthError
-from joblane.cdk.packaging import Package, Packages, find_uv
+from joblane.cdk.packaging import Package, Packages
+from joblane.local.uv import find_uv
 from joblane.project import Project
 
 TASKS = "tests.infra.tasks"

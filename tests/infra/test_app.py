@@ -248,7 +248,7 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
+    text, found = output(), json.loads(output("--json"))
     assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month if nobody uses it, estimated by prices of ")
     assert re.search(
         r"Aurora, awake for 26 of 720 hours +\$ +1\.55  the database; 155 times a month its schedules", text
@@ -264,8 +264,6 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
     assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
-    assert table[0] == "| what | for | amount | a month |"
-    assert table[-1] == f"| **Sum** | | | **${found['usd']:,.2f}** |"
     assert all(line["for"] for line in found["lines"])
 
 

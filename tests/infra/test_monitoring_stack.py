@@ -22,9 +22,8 @@ from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, longest_gap
 from joblane.cdk.watching.dashboard import DEPLOYS, FINDINGS
-from joblane.cdk.watching.lane_alarms import alarms_of_part
 from joblane.cdk.watching.queries import QUERIES
-from joblane.cdk.watching.stage_alarms import alarms_of_stage
+from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
 from joblane.inspector.durations import duration
 from joblane.names import Queue
 from joblane.quotas import MAX_DELAY_SECONDS
@@ -518,14 +517,6 @@ def test_a_channel_of_slack_shows_both_topics_and_can_run_nothing(acme: Template
     assert list(templates.statements(acme, role)) == []
     assert set(acme["Resources"][role]["Properties"]) <= {"AssumeRolePolicyDocument", "Description", "Tags"}
     assert templates.of_type(prod, "AWS::Chatbot::SlackChannelConfiguration") == {}
-
-
-@pytest.mark.parametrize(
-    ("monitoring", "nobody"),
-    [({}, True), ({"email": "off"}, False), ({"slack": SLACK}, False), ({"later_email": "team@acme.io"}, True)],
-)
-def test_a_stage_notifies_somebody_of_urgent_alarms(monitoring: dict[str, Any], nobody: bool) -> None:
-    assert Monitoring.model_validate(monitoring).notifies_nobody == nobody
 
 
 def test_a_synth_says_that_nobody_is_notified(real_stages: RealStages) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from joblane.cdk import packaging
 from joblane.cdk.errors import SynthError
-from joblane.cdk.packaging import build_code, build_layer, build_page, find_uv
+from joblane.cdk.packaging import build_code, build_layer, build_page
+from joblane.local.errors import LocalError
 from joblane.local.locked import without_provided
+from joblane.local.uv import find_uv
 from joblane.project import Project, ProjectError
 from tests.pages import ROOT
 
@@ -86,7 +88,8 @@ from pathlib import Path
 os.umask(int(sys.argv[2], 8))
 for module in sys.argv[3:]:
     __import__(module)
-from joblane.cdk.packaging import build_code, build_layer, find_uv
+from joblane.cdk.packaging import build_code, build_layer
+from joblane.local.uv import find_uv
 from joblane.project import Project
 root = Path(sys.argv[1])
 print(build_code([root / "functions", root / "shared" / "joblane"], root / "built").path)
@@ -185,7 +188,7 @@ def test_a_missing_lock_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_uv_is_an_error_that_names_the_places_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV", "/no/such/uv")
-    with pytest.raises(SynthError, match="UV=/no/such/uv is not an executable; uv builds the dependency layer"):
+    with pytest.raises(LocalError, match="UV=/no/such/uv is not an executable; uv installs packages"):
         find_uv(Project.here())
 
 

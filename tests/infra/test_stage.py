@@ -337,6 +337,8 @@ def test_a_stage_that_can_be_deleted_needs_no_address_for_its_alarms() -> None:
         ({}, True),
         ({"email": "off"}, False),
         ({"email": "a@b.example"}, False),
+        ({"slack": {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}}, False),
+        ({"later_email": "team@acme.io"}, True),
     ]
     for monitoring, unheard in given:
         assert load(removal="destroy", monitoring=monitoring).alarms_of_nobody is unheard

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from joblane.tasks.task import Task
 from joblane.testing import JobTester
 from tests import fast_typer
 from tests.builders.events import LambdaContext
+from tests.builders.handlers import Clock
 from tests.bulks import TASKS, Bulks
 from tests.integration.docs_page import WHO, Page
 from tests.patience import PATIENCE_SECONDS
@@ -50,6 +52,21 @@ def each_sweep(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler or a listener has all the time that its invocation had at first: a slow claim takes none of it."""
     monkeypatch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda context: int(context.seconds * 1000))
+
+
+@pytest.fixture
+def effects(world: World) -> World:
+    """A world with the table of ``tests.builders.handlers``."""
+    world.run("create table effects (task_id text, what text)")
+    return world
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of handlers, which a test moves."""
+    clock = Clock()
+    monkeypatch.setattr("joblane.handler.context.time", SimpleNamespace(monotonic=clock))
+    return clock
 
 
 @pytest.fixture

@@ -471,7 +471,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["ls", *more] for more in ([], ["--json"], ["--error", "bad"])),
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
-        *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        *([name, *more] for name in ("queues", "runs", "types", "dead", "audit") for more in ([], ["--json"])),
         *(["schedules", *more] for more in ([], ["--json"], ["show", "good"], ["show", "old", "--json"])),
         *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],

@@ -203,27 +203,49 @@ SHORT_TYPES = {
 }
 
 
+SEE = {
+    "ArchivedTask": "task.md#archivedtask",
+    "Batch": "enqueue.md#batches",
+    "Enqueued": "enqueue.md#enqueued",
+    "Event": "events.md#event",
+    "Grants": "task.md#fields-of-grants",
+    "Job": "enqueue.md#job",
+    "JobClient": "enqueue.md",
+    "MessageClient": "enqueue.md#messageclient",
+    "JobError": "errors.md#joberror",
+    "Keep": "enqueue.md#keep",
+    "Limit": "task.md#fields-of-limit",
+    "OnConflict": "enqueue.md#onconflict",
+    "OnParentDead": "enqueue.md#onparentdead",
+    "Payload": "task.md#payload",
+    "Progress": "enqueue.md#progress",
+    "Queue": "task.md#values-of-queue",
+    "Rate": "task.md#fields-of-rate",
+    "Redacted": "task.md#redacted",
+    "State": "tables.md#states",
+    "Task": "task.md",
+    "TaskContext": "context.md",
+    "TaskStatus": "enqueue.md#taskstatus",
+    "Until": "enqueue.md#until",
+    "declare": "task.md#declare",
+    "handles": "task.md#handles",
+    "cron": "schedules.md#cron",
+    "every": "schedules.md#every",
+    "on": "events.md#on",
+    "task": "task.md",
+}
+"""Public name → where the reference has it; an error is where its name is."""
+
+
 @cache
 def links() -> Mapping[str, str]:
     """Name → where the reference has it."""
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
-    found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
-    found |= {"Event": "events.md#event", "on": "events.md#on"}
-    found |= {"declare": "task.md#declare", "handles": "task.md#handles"}
-    found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
-    found |= {"MessageClient": "enqueue.md#messageclient"}
-    found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
-    found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
-    found |= {"Schedules": "enqueue.md#schedules-at-run-time", "PutSchedule": "enqueue.md#putschedule"}
-    found |= {
-        "StoredSchedule": "enqueue.md#storedschedule",
-        "Missed": "enqueue.md#missed",
-        "Origin": "enqueue.md#origin",
-    }
-    found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
-    found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
+    found |= {name: f"enqueue.md#{name.lower()}" for name in ("LimitStatus", "PutSchedule", "StoredSchedule", "Missed")}
+    found |= {"Origin": "enqueue.md#origin", "Limits": "enqueue.md#limits", "JobTester": "testing.md"}
+    found |= {"Schedules": "enqueue.md#schedules-at-run-time", "Job": "enqueue.md#options"}
     found |= {f"JobClient.{name}": f"enqueue.md#{name}" for name in CLIENT_METHODS}
-    return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
+    return SEE | found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
 
 def said(text: str) -> str:
@@ -669,39 +691,6 @@ def public_testing() -> str:
 def _first(what: Any, name: str) -> str:
     """The first sentence."""
     return said(doc(what, name).text[0]).partition(". ")[0].rstrip(".") + "."
-
-
-SEE = {
-    "ArchivedTask": "task.md#archivedtask",
-    "Batch": "enqueue.md#batches",
-    "Enqueued": "enqueue.md#enqueued",
-    "Event": "events.md#event",
-    "Grants": "task.md#fields-of-grants",
-    "Job": "enqueue.md#job",
-    "JobClient": "enqueue.md",
-    "MessageClient": "enqueue.md#messageclient",
-    "JobError": "errors.md#joberror",
-    "Keep": "enqueue.md#keep",
-    "Limit": "task.md#fields-of-limit",
-    "OnConflict": "enqueue.md#onconflict",
-    "OnParentDead": "enqueue.md#onparentdead",
-    "Payload": "task.md#payload",
-    "Progress": "enqueue.md#progress",
-    "Queue": "task.md#values-of-queue",
-    "Rate": "task.md#fields-of-rate",
-    "Redacted": "task.md#redacted",
-    "State": "tables.md#states",
-    "Task": "task.md",
-    "TaskContext": "context.md",
-    "TaskStatus": "enqueue.md#taskstatus",
-    "Until": "enqueue.md#until",
-    "declare": "task.md#declare",
-    "handles": "task.md#handles",
-    "cron": "schedules.md#cron",
-    "every": "schedules.md#every",
-    "on": "events.md#on",
-    "task": "task.md",
-}
 
 
 def _see(name: str) -> str:

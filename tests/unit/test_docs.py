@@ -16,8 +16,8 @@ from botocore import xform_name
 from botocore.exceptions import UnknownServiceError
 from botocore.session import Session
 
-from joblane.cli.commands.limits import Listing
 from joblane.cli.main import app
+from joblane.cli.usage import Listing
 from joblane.project import KEYS
 from tests.pages import FENCE, PAGES, ROOT, Block, anchors, blocks, commands, links
 

@@ -32,7 +32,6 @@ from joblane.cdk.constructs.code import Tasks, Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.shared_page import NAME as PAGE
-from joblane.cdk.costs import Extra
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
@@ -43,7 +42,7 @@ from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
 from joblane.cdk.stacks.monitoring import MonitoringStack
-from joblane.cdk.templates import Template, read_assembly, whole
+from joblane.cdk.templates import Extra, Template, read_assembly, whole
 from joblane.cdk.watching.alarms import Alarm
 from joblane.errors import JobError
 from joblane.names import WEIGHTS, lane_name

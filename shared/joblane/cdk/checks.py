@@ -34,24 +34,18 @@ Source: CloudFormation, AWS::SQS::Queue and AWS::Lambda::Function."""
 
 @dataclass(frozen=True)
 class Mapped:
-    """An event source mapping. ``queue`` and ``function`` are empty if the templates do not contain them."""
+    """An event source mapping. ``queue`` and ``function`` are empty if the templates do not contain them.
+
+    ``reserved``: the reserved concurrency of the function; None: it has none.
+    """
 
     properties: Properties
     source: str
     queue: Properties
     function_name: str
     function: Properties
-
-    @property
-    def max_concurrency(self) -> int | None:
-        maximum: int | None = self.properties.get("ScalingConfig", {}).get("MaximumConcurrency")
-        return maximum
-
-    @property
-    def reserved(self) -> int | None:
-        """The reserved concurrency of the function. None: it has none."""
-        reserved: int | None = self.function.get("ReservedConcurrentExecutions")
-        return reserved
+    max_concurrency: int | None
+    reserved: int | None
 
 
 def check(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) -> None:
@@ -68,7 +62,7 @@ def problems_of(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) -
     merged = [whole(templates, stack) for stack in stacks_of(templates)]
     mappings = [mapped for template in merged for mapped in mappings_of(template)]
     return [
-        *problems_of_size(templates),
+        *problems_of_size(templates, merged),
         *(problem for mapped in mappings for problem in _mapping(mapped, stage)),
         *_shared_queues(mappings),
         *_budgets(mappings, stage, lanes),
@@ -264,6 +258,8 @@ def mappings_of(template: Template) -> Iterator[Mapped]:
             queue=queue,
             function_name=name_of(function, "FunctionName", function_id),
             function=function,
+            max_concurrency=properties.get("ScalingConfig", {}).get("MaximumConcurrency"),
+            reserved=function.get("ReservedConcurrentExecutions"),
         )
 
 

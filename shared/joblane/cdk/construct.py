@@ -1,12 +1,27 @@
-"""Background jobs in an existing CDK app: one construct in one of its stacks."""
+"""Background jobs in an existing CDK app: one construct in one of its stacks, and its checks as a validation plugin."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
-from aws_cdk import Stack, Tags, Token, Tokenization, Validations
+import jsii
+from aws_cdk import (
+    CfnElement,
+    IPolicyValidationContext,
+    IPolicyValidationPlugin,
+    PolicyValidationPluginReport,
+    PolicyViolatingResource,
+    PolicyViolation,
+    Stack,
+    Tags,
+    Token,
+    Tokenization,
+    Validations,
+)
 from aws_cdk import Stage as CdkStage
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_rds as rds
@@ -14,6 +29,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
 from joblane.cdk.app import Build, declared_settings
+from joblane.cdk.checks import problems_of
 from joblane.cdk.constructs.aurora import PORT
 from joblane.cdk.constructs.code import Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
@@ -23,7 +39,6 @@ from joblane.cdk.database_access import Address, DatabaseAccess, Login, Place
 from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import build_packages
-from joblane.cdk.plugin import TemplateChecks
 from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.events import Events
@@ -31,8 +46,12 @@ from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Architecture, LogLevel, LogRetentionDays, Stage
+from joblane.cdk.shares import sharing_lanes
+from joblane.cdk.templates import Template, read_assembly
 from joblane.project import Project
 from joblane.tasks.discovery import discover, discover_functions
+
+RULE = "jobs-arrive"
 
 
 @dataclass(frozen=True)
@@ -192,3 +211,67 @@ class Joblane(Construct):
         if database.resource is not None:
             network.security_group.connections.allow_to_default_port(database.resource, "functions to database")
         return network.place
+
+
+# --- The checks ----------------------------------------------------------------------------------------------------
+
+
+@jsii.implements(IPolicyValidationPlugin)
+class TemplateChecks:
+    """Checks the resources of ``jobs`` in an app's templates, and no other resources: a problem fails the synthesis."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    @property
+    def name(self) -> str:
+        return "Joblane"
+
+    @property
+    def version(self) -> None:
+        """None: the report does not need a version."""
+
+    @property
+    def rule_ids(self) -> list[str]:
+        return [RULE]
+
+    def validate(self, context: IPolicyValidationContext) -> PolicyValidationPluginReport:
+        stack = Stack.of(self._jobs)
+        place = next(path for path in context.template_paths if Path(path).name == stack.template_file)
+        elements = [each for each in self._jobs.node.find_all() if isinstance(each, CfnElement)]
+        own = {str(stack.resolve(element.logical_id)) for element in elements}
+        templates = read_assembly(Path(place).parent)
+        parts = {name: template for name, template in templates.items() if name.startswith(f"{stack.stack_name}/")}
+        lanes = sharing_lanes(self._jobs.stage.prefix, self._jobs.tasks.values())
+        problems = problems_of(
+            {stack.stack_name: _part(templates[stack.stack_name], own), **parts}, self._jobs.stage, lanes
+        )
+        return PolicyValidationPluginReport(
+            success=not problems,
+            violations=[
+                PolicyViolation(
+                    rule_name=RULE,
+                    description=problem,
+                    violating_resources=[
+                        PolicyViolatingResource(locations=[], construct_path=self._jobs.node.path, template_path=place)
+                    ],
+                )
+                for problem in problems
+            ],
+        )
+
+
+def _part(template: Template, own: set[str]) -> Mapping[str, Any]:
+    """Return the resources ``own``, and every event source mapping that refers to them or their nested stacks."""
+
+    def refers(resource: Mapping[str, Any]) -> bool:
+        text = json.dumps(resource["Properties"])
+        return any(f'"{logical_id}"' in text for logical_id in own)
+
+    return {
+        "Resources": {
+            logical_id: resource
+            for logical_id, resource in template.get("Resources", {}).items()
+            if logical_id in own or (resource["Type"] == "AWS::Lambda::EventSourceMapping" and refers(resource))
+        }
+    }

@@ -1,23 +1,29 @@
 """An estimate of a stage's monthly costs without jobs, from prices, task declarations and the stage's templates.
 
-Amounts that cannot be derived are in :data:`ASSUMED`. ``docs/explanation/costs.md`` is computed by the same code.
+No synthesis imports it: the templates have what it reads, under :data:`~joblane.cdk.templates.COSTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import takewhile
 from typing import Any
 
-from joblane.cdk.database_hours import MONTH, UNTIL_IDLE, Awake, Tasks, awake, moments, sweeps
 from joblane.cdk.errors import SynthError
-from joblane.cdk.templates import Properties, Template, metadata, of_type
+from joblane.cdk.templates import COSTS, Extra, Properties, Template, metadata, of_type
+from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
 from joblane.names import SWEEP, Queue
 from joblane.prices import PRICES
+from joblane.settings import SHORT_MINUTES
+from joblane.tasks.schedule import Schedule
 from joblane.tasks.schedule_overrides import apply_all, with_sweep
 from joblane.tasks.task import Task
 
+MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)
 RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 """Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and
@@ -30,60 +36,17 @@ LEAST_AWAKE = 0.5
 """Least ACUs of a cluster that may pause, while it runs. Source: Aurora, *Aurora Serverless v2 capacity*."""
 SECONDS_UNTIL_PAUSE = 300
 """Default of a cluster that may pause. Source: CloudFormation, *ServerlessV2ScalingConfiguration*."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """Additional costs of the runs of a periodic task.
-
-    ``metrics``: metrics of its own that each run writes. ``sqs_requests``: additional requests of each run.
-    """
-
-    metrics: int = 0
-    sqs_requests: int = 0
-
-
+RUN_SECONDS, RUN_LOG_KB = 1, 1.5
+"""Assumed for a run of a periodic task. The assumptions that only the documentation makes are in ``tests/costs.py``."""
+START = datetime(2026, 11, 1, tzinfo=UTC)
+"""A Sunday: the month then has five weekly ticks, the largest number."""
+UNTIL_IDLE = timedelta(minutes=5)
+"""Time from a tick until the database is without a connection: it starts, the task runs, the sweep follows within five
+minutes, and the server ends idle sessions."""
 SWEEP_EXTRA = Extra(metrics=3)  # Overdue, Runs, CostUsd; its requests follow from the queues
-METADATA = "JoblaneCosts"
-"""Key of a template's metadata that holds architecture, schedules and extras of the stage."""
 Extras = Mapping[str, Extra]
-Templates = Iterable[Template]
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """An assumed number, its unit, and the reason."""
-
-    number: float
-    unit: str
-    why: str
-
-
-ASSUMED: Mapping[str, Amount] = {
-    "Seconds of a periodic run": Amount(1, "second", "start-up included; it mostly waits for the database"),
-    "KB of log of a run": Amount(1.5, "KB", "three lines of Lambda, one line of the library, and the metrics"),
-    "Seconds of a job": Amount(0.1, "seconds", "replace this value by the duration of your own handlers"),
-    "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
-    "I/O requests of a job": Amount(
-        15, "requests", "three small writes and their indexes, counted in units of 4 KB; not measured"
-    ),
-    "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
-    "KB of a job to and from the database": Amount(
-        10, "KB", "claim, finish and payload with TLS, on an open connection; not measured"
-    ),
-    "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
-    "Seconds of a refresh of the page": Amount(0.2, "seconds", "in each of its two functions; not measured on AWS"),
-    "Minutes from a tick until the database is idle": Amount(
-        UNTIL_IDLE / timedelta(minutes=1),
-        "minutes",
-        "the database starts, the task runs, the sweep follows within five minutes; then comes `pause_after_minutes`",
-    ),
-    "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
-}
-
-
-def assumed(name: str) -> float:
-    return ASSUMED[name].number
+Tasks = Mapping[str, Task[Any, Any]]
+Templates = Collection[Template]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +74,6 @@ def mapped_queues(tasks: Tasks) -> int:
     return sum(len(task.types) * len(task.lanes) for task in tasks.values()) + len(Queue)
 
 
-def ticks(task: Task[Any, Any]) -> int:
-    """Return the ticks of all schedules of ``task`` in a month."""
-    return sum(1 for _ in moments(task))
-
-
-def busy_hours(times: Iterable[datetime]) -> int:
-    """Return the hours of a month with one of ``times``: a metric costs for each hour in which it is written."""
-    return len({moment.replace(minute=0, second=0) for moment in times})
-
-
 # --- The lines -----------------------------------------------------------------------------------------------------
 
 
@@ -137,14 +90,16 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
     if SWEEP in runs:
         runs[SWEEP] = sorted(sweeps(tasks))
     all_runs, swept = sum(map(len, runs.values())), len(runs.get(SWEEP, ()))
-    metric_months = sum(
-        (TASK_METRICS + extras.get(type_, Extra()).metrics) * busy_hours(times) / HOURS for type_, times in runs.items()
-    )
-    each_second = sum(len(times) * tasks[type_].memory_mb / 1024 for type_, times in runs.items())
+    metric_hours, gb_seconds = 0, 0.0
+    for type_, each_run in runs.items():
+        # a metric costs for each hour in which it is written
+        busy_hours = len({moment.replace(minute=0, second=0) for moment in each_run})
+        metric_hours += (TASK_METRICS + extras.get(type_, Extra()).metrics) * busy_hours
+        gb_seconds += RUN_SECONDS * len(each_run) * tasks[type_].memory_mb / 1024
     what = f"{all_runs:,} runs of periodic tasks, {swept:,} of them sweeps"
     kind = "periodic task" if len(runs) == 1 else "periodic tasks"
     return [
-        Line(f"Metrics of {len(runs)} {kind}", metric_months, "Metric", "alarms and dashboard read them"),
+        Line(f"Metrics of {len(runs)} {kind}", metric_hours / HOURS, "Metric", "alarms and dashboard read them"),
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation", "EventBridge starts the periodic tasks"),
         Line(f"{what}: send, receive, delete", 3 * all_runs, "SQS request", "the messages of these runs"),
         *(
@@ -159,38 +114,40 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
             "an alarm reports messages that SQS moved there",
         ),
         Line(f"{what}: invocations", all_runs, "Lambda request", "the functions of these runs"),
-        Line(f"{what}: GB-seconds", each_second * assumed("Seconds of a periodic run"), compute, "their time"),
-        Line(f"{what}: log", all_runs * assumed("KB of log of a run") / 1e6, "Log ingestion", "`joblane logs`"),
+        Line(f"{what}: GB-seconds", gb_seconds, compute, "their time"),
+        Line(f"{what}: log", all_runs * RUN_LOG_KB / 1e6, "Log ingestion", "`joblane logs`"),
     ]
 
 
 def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
     """Return the lines of resources in the templates that cost by the hour or the month."""
-    templates = list(templates)
 
     def all_of(kind: str) -> list[Properties]:
-        return [properties for template in templates for _, properties in of_type(template, kind)]
+        return [properties for template in templates for _, properties in of_type(template, f"AWS::{kind}")]
 
-    def count(kind: str) -> int:
-        return len(all_of(kind))
+    def hours(kind: str) -> float:
+        return len(all_of(kind)) * HOURS
 
-    endpoints = [found for found in all_of("AWS::EC2::VPCEndpoint") if found.get("VpcEndpointType") == "Interface"]
+    endpoints = [found for found in all_of("EC2::VPCEndpoint") if found.get("VpcEndpointType") == "Interface"]
     interfaces = sum(len(endpoint["SubnetIds"]) for endpoint in endpoints)  # one in each subnet of an endpoint
+    alarms = all_of("CloudWatch::Alarm")
+    # each metric that an alarm reads has its price
+    read = [sum("MetricStat" in query for query in alarm.get("Metrics", [{"MetricStat": {}}])) for alarm in alarms]
     lines = [
-        polling(count("AWS::Lambda::EventSourceMapping")),
-        Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour", "`egress`: the way out"),
-        Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour", "those of the NAT gateways"),
+        polling(len(all_of("Lambda::EventSourceMapping"))),
+        Line("NAT gateways", hours("EC2::NatGateway"), "NAT gateway hour", "`egress`: the way out"),
+        Line("Public addresses", hours("EC2::EIP"), "Public IPv4 hour", "those of the NAT gateways"),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour", "`egress`: the way to AWS services"),
-        *(_aurora(each, count("AWS::RDS::DBInstance"), tasks) for each in _scaling(templates)),
-        Line("Secrets", count("AWS::SecretsManager::Secret"), "Secret", "logins, and the key of the page's sessions"),
+        *(_aurora(each, len(all_of("RDS::DBInstance")), tasks) for each in _scaling(templates)),
+        Line("Secrets", len(all_of("SecretsManager::Secret")), "Secret", "logins, and the key of the page's sessions"),
         Line(
-            f"{count('AWS::CloudWatch::Alarm')} alarms, for each metric they read",
-            sum(_metrics_read(alarm) for alarm in all_of("AWS::CloudWatch::Alarm")),
+            f"{len(alarms)} alarms, for each metric they read",
+            sum(read),
             "Alarm",
             "`monitoring`: they report what fails, waits or does not run",
         ),
-        Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard", "`monitoring`: the stage on one page"),
-        Line("KMS keys", count("AWS::KMS::Key"), "Key", "`topic_key`: it encrypts the mails of alarms"),
+        Line("Dashboards", len(all_of("CloudWatch::Dashboard")), "Dashboard", "`monitoring`: the stage on one page"),
+        Line("KMS keys", len(all_of("KMS::Key")), "Key", "`topic_key`: it encrypts the mails of alarms"),
     ]
     return [line for line in lines if line.amount]
 
@@ -219,7 +176,6 @@ def _pause(scaling: Properties) -> timedelta:
 
 def pausing(templates: Templates, tasks: Tasks) -> tuple[Awake, float] | None:
     """Return the wakes of the stage's database, and their cost in dollars a month. None: no database may pause."""
-    templates = list(templates)
     found = next((each for each in _scaling(templates) if not each["MinCapacity"]), None)
     if found is None:
         return None
@@ -228,27 +184,16 @@ def pausing(templates: Templates, tasks: Tasks) -> tuple[Awake, float] | None:
     return awake(tasks, _pause(found)), _aurora(found, instances, tasks).dollars
 
 
-def _metrics_read(alarm: Properties) -> int:
-    """Return the number of metrics that ``alarm`` reads; each has its price."""
-    return sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1
-
-
-def idle(tasks: Tasks, templates: Templates, architecture: str, extras: Extras) -> list[Line]:
-    """Return the lines of a stage, most expensive first, without storage, traffic and existing secrets."""
-    compute = "Lambda GB-second" if architecture == "arm64" else "Lambda GB-second, x86_64"
-    return sorted([*fixed(tasks, templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
-
-
 def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
-    """Return the lines of a stage from the templates of its synth.
+    """Return the lines of a stage, most expensive first, without storage, traffic and existing secrets.
 
     ``tasks``: as declared; the templates contain the stage's own schedules.
     Raises :class:`SynthError` if none of the templates contains jobs.
     """
-    templates = list(templates)
     found, tasks = _metadata(templates), as_in_stage(templates, tasks)
     extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
-    return idle(tasks, templates, found["architecture"], extras)
+    compute = "Lambda GB-second" if found["architecture"] == "arm64" else "Lambda GB-second, x86_64"
+    return sorted([*fixed(tasks, templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
 
 
 def as_in_stage(templates: Templates, tasks: Tasks) -> Tasks:
@@ -258,7 +203,7 @@ def as_in_stage(templates: Templates, tasks: Tasks) -> Tasks:
 
 
 def _metadata(templates: Templates) -> Mapping[str, Any]:
-    if (found := metadata(templates, METADATA)) is None:
+    if (found := metadata(templates, COSTS)) is None:
         raise SynthError("none of the templates contains jobs of Joblane; run the synth of the stage again")
     return found
 
@@ -267,26 +212,91 @@ def total(lines: Iterable[Line]) -> float:
     return sum(line.dollars for line in lines)
 
 
-def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
-    """Return the lines as the Markdown table of ``docs/explanation/costs.md``, with their uses if they have some."""
-    lines = list(lines)
-    has_use = any(line.use for line in lines)
-    rows = [["what", "for", "amount", "a month"], ["---"] * 4]
-    rows += [[line.what, line.use, f"{_number(line.amount)} × {line.price}", _shown(line.dollars)] for line in lines]
-    if with_sum:
-        rows.append(["**Sum**", "", "", f"**{_shown(total(lines))}**"])
-    return "\n".join(_row(row if has_use else [row[0], *row[2:]]) for row in rows)
+# --- The hours of a database that pauses without connections ---------------------------------------------------------
 
 
-def _row(cells: list[str]) -> str:
-    if set(cells) == {"---"}:
-        return "|" + "---|" * len(cells)
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+@dataclass(frozen=True, slots=True)
+class Awake:
+    """The wakes of a month: their number, and their ``time`` together.
+
+    ``types``: the type of each periodic task → the time for which it alone would keep the database awake, longest
+    first.
+    """
+
+    wakes: int
+    time: timedelta
+    types: Mapping[str, timedelta]
+
+    @property
+    def hours(self) -> float:
+        return self.time / timedelta(hours=1)
+
+    @property
+    def is_always(self) -> bool:
+        """True if the database never pauses."""
+        return self.time >= MONTH
 
 
-def _shown(dollars: float) -> str:
-    return f"${dollars:,.2f}"
+def sentences(found: Awake, dollars: float) -> tuple[str, str]:
+    """Return what keeps a database awake and what that costs, and what to do about it. ``dollars``: of a month."""
+    by_type = ", ".join(f"{type_} ({time / timedelta(hours=1):,.1f})" for type_, time in found.types.items())
+    if found.is_always:
+        frequent = [type_ for type_, time in found.types.items() if time >= MONTH] or [*found.types]
+        do = '"sweep": "6 hours"' if SWEEP in frequent else "fewer ticks of these types in `schedules`"
+        why = f"it may pause, and never does, for ${dollars:,.2f} a month: its schedules are as frequent as its pause"
+        return f"{why}; hours a month of each type alone: {by_type}", f"set {do}, or a min_capacity above 0"
+    why = (
+        f"it may pause; schedules wake it {found.wakes} times a month and keep it awake for {found.hours:,.0f} of "
+        f"{MONTH / timedelta(hours=1):,.0f} hours, for ${dollars:,.2f}; hours of each type alone: {by_type}"
+    )
+    if len(found.types) == 1:
+        return why, "no change is needed; jobs and requests wake it in addition"
+    return why, "types that run at the same time share a wake: give them common times in `schedules`"
 
 
-def _number(amount: float) -> str:
-    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"
+def awake(tasks: Tasks, pause: timedelta) -> Awake:
+    """Return when the schedules of ``tasks`` keep a database awake that pauses after ``pause`` without a connection."""
+    stays = UNTIL_IDLE + pause
+    wakes, time = _merged((moment for task in tasks.values() for moment in moments(task)), stays)
+    alone = {type_: _merged(moments(task), stays)[1] for type_, task in tasks.items() if task.schedules}
+    return Awake(wakes, time, dict(sorted(alone.items(), key=lambda item: (-item[1], item[0]))))
+
+
+def moments(task: Task[Any, Any]) -> Iterator[datetime]:
+    """Yield the ticks of all schedules of ``task`` in the month from :data:`START`."""
+    for schedule in task.schedules:
+        yield from times(schedule)
+
+
+@cache
+def times(schedule: Schedule) -> tuple[datetime, ...]:
+    """Return the ticks of ``schedule`` in the month from :data:`START`: 43,200 if it fires each minute."""
+    end = START + MONTH
+    return tuple(takewhile(lambda moment: moment < end, schedule.after(START - timedelta(seconds=1))))
+
+
+def sweeps(tasks: Tasks) -> set[datetime]:
+    """Return the times of all sweeps of the month: by the schedule, and those that other ticks wake."""
+    if SWEEP not in tasks:
+        return set()
+    own = set(moments(tasks[SWEEP]))
+    if not own or MONTH / len(own) <= timedelta(minutes=SHORT_MINUTES):
+        return own
+    return own | {_swept(moment) for type_, task in tasks.items() if type_ != SWEEP for moment in moments(task)}
+
+
+def _swept(moment: datetime) -> datetime:
+    """Return the time of the sweep that a run at ``moment`` wakes."""
+    ends = math.ceil((moment.timestamp() + LEAD_SECONDS) / GRID_SECONDS) * GRID_SECONDS
+    return datetime.fromtimestamp(ends, UTC)
+
+
+def _merged(ticks: Iterable[datetime], stays: timedelta) -> tuple[int, timedelta]:
+    """Return the number of wakes, and the time that they take together."""
+    wakes, time, until, end = 0, timedelta(0), START, START + MONTH
+    for moment in sorted(ticks):
+        wakes += moment > until or not wakes
+        ends = min(moment + stays, end)
+        time += max(ends - max(moment, until), timedelta(0))
+        until = max(until, ends)
+    return wakes, time

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
-from joblane.local.fetch_uv import failure
 from joblane.local.locked import PYTHON, check_lock, text_of, without_provided
+from joblane.local.uv import failure, find_uv
 from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
@@ -107,28 +107,6 @@ def build_packages(stage: Stage, project: Project) -> Packages:
     return Packages(code, layer, page)
 
 
-# --- The page ------------------------------------------------------------------------------------------------------
-
-
-def build_page(platform: str | None, target: Path, uv: str) -> Package:
-    """Zip the page with its packages, of ``platform`` (None: this machine). It has no database driver."""
-    lock = without_provided(text_of(LOCKS / "page.txt"))
-    where, python = _platform(platform)
-    contents = _contents([LIBRARY], LEFT_OUT_OF_PAGE)
-
-    def fill(folder: Path) -> None:
-        _install(uv, lock, platform, python, folder)
-        _remove(folder)
-        _write(contents, folder)
-        if python == RUNNING:
-            _compile(folder, "/var/task")
-
-    digest = _digest(
-        LAYOUT, RUNNING, python, where, lock, *LEFT_OUT_OF_LAYER, *(part for content in contents for part in content)
-    )
-    return _built(target, f"page-{where}", digest, fill, level=6)
-
-
 # --- Code ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,25 +158,39 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
 
     Only wheels are installed, and their hashes are checked.
     """
-    wanted = without_provided(text_of(lock))
-    where, python = _platform(platform)
+    return _with_dependencies("layer", lock, platform, target, uv)
+
+
+def build_page(platform: str | None, target: Path, uv: str) -> Package:
+    """Zip the page with its packages, of ``platform`` (None: this machine). It has no database driver."""
+    return _with_dependencies(
+        "page", LOCKS / "page.txt", platform, target, uv, contents=_contents([LIBRARY], LEFT_OUT_OF_PAGE)
+    )
+
+
+def _with_dependencies(
+    name: str, lock: Path, platform: str | None, target: Path, uv: str, *, contents: Sequence[tuple[str, bytes]] = ()
+) -> Package:
+    """Zip the packages of ``lock`` and ``contents``: together, or without contents as a layer."""
+    wanted, (inside, mounted_at) = (
+        without_provided(text_of(lock)),
+        (".", "/var/task") if contents else ("python", "/opt"),
+    )
+    where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
 
     def fill(folder: Path) -> None:
-        _install(uv, wanted, platform, python, folder / "python")
-        _remove(folder / "python")
+        _install(uv, wanted, platform, python, folder / inside)
+        _remove(folder / inside)
+        _write(contents, folder)
         if python == RUNNING:
-            _compile(folder, "/opt")
-        else:
+            _compile(folder, mounted_at)
+        elif not contents:
             message = f"joblane: the layer has no bytecode, so functions start slower; Python {python} builds it"
             print(message, file=sys.stderr)  # noqa: T201
 
-    digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER)
-    return _built(target, f"layer-{where}", digest, fill, level=6)
-
-
-def _platform(name: str | None) -> tuple[str, str]:
-    """Return the name of the platform and the version of its Python. ``name`` None: this machine."""
-    return (name, PYTHON) if name else (f"{sys.platform}-{machine.machine()}", RUNNING)
+    parts = (part for content in contents for part in content)
+    digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER, *parts)
+    return _built(target, f"{name}-{where}", digest, fill, level=6)
 
 
 def _install(uv: str, requirements: str, platform: str | None, python: str, target: Path) -> None:
@@ -238,21 +230,6 @@ def check_layer(layer: Path, architecture: Architecture) -> None:
             f"the dependency layer does not run on Lambda's architecture {architecture}: {', '.join(unsuitable)}. Set "
             f"the stage's `architecture` to that of the layer, or remove {layer} so that it is built again"
         )
-
-
-def find_uv(project: Project) -> str:
-    """Return the path of uv: ``UV`` of the environment, ``.joblane/tools/bin/uv``, next to this Python, or on ``PATH``.
-
-    Raises :class:`SynthError`.
-    """
-    given = os.environ.get("UV")
-    tools = project.folder / "tools" / "bin"
-    candidates = [given] if given else [str(tools / "uv"), str(Path(sys.executable).with_name("uv")), "uv"]
-    for candidate in candidates:
-        if found := shutil.which(candidate):
-            return found
-    problem = f"UV={given} is not an executable" if given else f"uv is neither in {tools} nor on PATH"
-    raise SynthError(f"{problem}; uv builds the dependency layer. Install joblane[cdk], or set UV to the path of uv")
 
 
 # --- Both ----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from joblane.cdk.templates import Properties, Template, name_of, of_type, stacks_of, variables, whole
+from joblane.cdk.templates import Properties, Template, name_of, of_type, stacks_of, variables
 
 MAX_RESOURCES = 500
 """Resources of a stack, each nested one by itself."""
@@ -35,9 +35,8 @@ UNKNOWN = "x" * 80
 """In place of a reference to a resource, whose ARN is not known at synth."""
 
 
-def problems_of_size(templates: Mapping[str, Template]) -> list[str]:
-    """Return all problems, one sentence each. A nested stack is ``STACK/LOGICAL_ID``."""
-    merged = [whole(templates, stack) for stack in stacks_of(templates)]
+def problems_of_size(templates: Mapping[str, Template], merged: Sequence[Template]) -> list[str]:
+    """Return all problems, one sentence each. A nested stack is ``STACK/LOGICAL_ID``; ``merged`` has none of them."""
     return [
         *(problem for stack, template in templates.items() for problem in _template(stack, template)),
         *(problem for stack in stacks_of(templates) for problem in _operation(stack, resources_of(templates, stack))),

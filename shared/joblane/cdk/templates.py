@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ Properties = Mapping[str, Any]
 Template = Mapping[str, Any]
 
 NESTED = "AWS::CloudFormation::Stack"
+SETTINGS, COSTS = "Joblane", "JoblaneCosts"
+"""Keys of the metadata in the jobs stack's template: settings of the stage for `joblane preflight`, and architecture,
+schedules and extras for `joblane costs`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Additional costs of the runs of a periodic task.
+
+    ``metrics``: metrics of its own that each run writes. ``sqs_requests``: additional requests of each run.
+    """
+
+    metrics: int = 0
+    sqs_requests: int = 0
 
 
 def metadata(templates: Iterable[Template], key: str) -> Mapping[str, Any] | None:
@@ -115,7 +130,8 @@ def whole(templates: Mapping[str, Template], stack: str) -> Template:
         for name, own in nested["Resources"].items():
             if name in resources:
                 raise ValueError(f"{stack}: two resources are called {name}")
-            resources[name] = _depending(own, resource.get("DependsOn", ()))
+            on = [*_many(own.get("DependsOn", ())), *_many(resource.get("DependsOn", ()))]
+            resources[name] = {**own, "DependsOn": on} if on else own
     merged: Template = _replaced({**template, "Resources": resources}, parameters={}, outputs=outputs)
     for resource in merged["Resources"].values():
         if names := resource.get("DependsOn"):
@@ -136,11 +152,6 @@ def _replaced(value: Any, *, parameters: Mapping[str, Any], outputs: Mapping[str
         case list():
             return [_replaced(item, parameters=parameters, outputs=outputs) for item in value]
     return value
-
-
-def _depending(resource: Mapping[str, Any], on: Any) -> dict[str, Any]:
-    names = [*_many(resource.get("DependsOn", ())), *_many(on)]
-    return {**resource, "DependsOn": names} if names else dict(resource)
 
 
 def _many(value: Any) -> list[Any]:

@@ -132,12 +132,14 @@ def unavailable(url: str, source: str, action: str, error: Exception) -> Unavail
 
 
 def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspector:
+    from botocore.session import Session as Configuration
+
     from joblane.inspector.remote import RemoteInspector
 
     stack = f"{(prefix := prefix_of(stage))}-control"
     session = aws_session(profile, region)
     outputs = _outputs(session, stage, stack)
-    bundle = session._session.get_config_variable("ca_bundle")
+    bundle = Configuration(profile=profile).get_config_variable("ca_bundle")
     return RemoteInspector(
         _on_emulator(outputs[CONTROL_URL]),
         page_url=outputs.get(PAGE_URL),

@@ -43,7 +43,7 @@ class FilterOptions:
             "--queue", "-q", metavar="QUEUE", help="Queue. You can repeat the option.", autocompletion=options.queues
         ),
     ] = None
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")] = None
+    tenant: options.Tenant = None
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="Tasks with this tag.")] = None
     id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="Beginning of the id.")] = None
     error: Annotated[str | None, typer.Option(metavar="TEXT", help="Text in the error's type or message.")] = None

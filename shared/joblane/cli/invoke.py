@@ -23,7 +23,7 @@ from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
 from joblane.handler.context import TaskContext, close_context
-from joblane.local.dev.recovery import INVOKED
+from joblane.local.dev.forked import INVOKED
 from joblane.local.errors import LocalError
 from joblane.record.driver.database import Database
 from joblane.record.row.states import State

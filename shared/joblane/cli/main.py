@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from joblane.cli.commands import (
     actions,
@@ -27,7 +26,7 @@ from joblane.cli.commands import (
 )
 from joblane.cli.exits import Exit, epilog, exit_of, message_of
 from joblane.cli.target import Target
-from joblane.cli.usage import Command, UsageError
+from joblane.cli.usage import Command, Group, UsageError
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Projects and jobs": {"init": scaffold.init, "new": scaffold.new},
@@ -38,13 +37,13 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "logs": tasks.logs,
         "wait": tasks.wait,
         "queues": overview.queues,
-        "stats": overview.stats,
         "runs": overview.runs,
         "watch": watch.watch,
         "page": page.page,
         "types": overview.types,
         "audit": overview.audit,
         "doctor": overview.doctor,
+        "why": overview.why,
     },
     "Act on tasks": {action: actions.command(action) for action in actions.HELP},
     "Dead letters": {"dead": dead.dead, "ack": dead.acknowledge, "redrive": dead.redrive},
@@ -68,44 +67,38 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 GROUPS = (
     ("Act on tasks", "bulk", actions.group, "Bulk actions: ls, show and abort."),
     ("Act on tasks", "batch", batch.group, "Batches: ls, show, retry and seal."),
-    ("Inspect", "why", overview.why, "Say why tasks start late: `why slow TYPE`."),
     (
         "Pauses and schedules",
         "schedules",
         schedules.group,
         "Schedules: list, pause, resume, run and delete them.",
     ),
-    ("Limits", "limits", limits.group, "Limits: show, set and reset them."),
-    ("Limits", "line", limits.line_group, "The order of a key: show it, and let the next task run first."),
+    ("Limits", "limits", limits.group, "Limits: show, set and reset them; the order of a key, and its next task."),
 )
 """Commands with commands of their own: the heading, the name, the group, and its help."""
 
 
-class Sections(TyperGroup):
-    """Help that lists the commands under the headings above."""
+GONE = {
+    "tick": "`joblane schedules run NAME`; `joblane schedules` lists the names",
+    "stats": "`joblane runs`",
+    "line": "`joblane limits line TYPE KEY` and `joblane limits pass TYPE KEY`",
+}
+"""Commands of before, and those that do their work."""
+
+
+class Commands(Group):
+    """All commands. The help lists them under the headings above."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command of the arguments. A command that is gone names the one that does its work."""
-        if args[0] == "tick":
-            raise UsageError("Use `joblane schedules run NAME`; `joblane schedules` lists the names")
+        """Return the command of the arguments."""
+        if args[0] in GONE:
+            raise UsageError(f"Use {GONE[args[0]]}")
         return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands by heading; commands without a heading get a section of their own."""
-        headings: dict[str, list[tuple[str, str]]] = {}
-        width = formatter.width - 6 - max(map(len, self.commands))
-        for name, command in self.commands.items():
-            if not command.hidden:
-                heading = getattr(command, "rich_help_panel", None) or "Commands"
-                headings.setdefault(heading, []).append((name, command.get_short_help_str(width)))
-        for heading, rows in headings.items():
-            with formatter.section(heading):
-                formatter.write_dl(rows)
 
 
 app = typer.Typer(
     name="joblane",
-    cls=Sections,
+    cls=Commands,
     help="Background jobs on AWS without a server, and the same stack on this machine.",
     epilog=epilog(),
     no_args_is_help=True,

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import is_dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any
 
 import typer
 
-from joblane.inspector.filter import STATISTICS_BY, PauseScope
+from joblane.inspector.filter import DEFAULT_RATE, MAX_CANARY, MAX_RATE, STATISTICS_BY, PauseScope
 from joblane.names import Queue
 from joblane.project import Project, ProjectError
 from joblane.record.row.states import State
@@ -50,20 +50,14 @@ def task_types() -> list[str]:
 AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="Print one JSON document.")]
 Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the tasks, and do nothing.")]
-Canary = Annotated[
-    int,
-    typer.Option(
-        metavar="N", min=0, max=100, help="Try N first; continue only if all of them complete. 0: all at once."
-    ),
-]
-Rate = Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Tasks a second.")]
 For = Annotated[
     str | None,
     typer.Option("--for", metavar="DURATION", help="Resume automatically after this time, for example 2h."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")]
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
+
+Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")]
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
 IdOrPrefix = Annotated[str, typer.Argument(metavar="ID", help="Id of the task, or the beginning of it.")]
@@ -81,13 +75,47 @@ Types = Annotated[
 ]
 
 
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the options of a dataclass in place of each parameter that is annotated with that class."""
+@dataclass(frozen=True, kw_only=True)
+class Bulk:
+    """How an action on many tasks is carried out."""
+
+    canary: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=MAX_CANARY,
+            help="Try N first; continue only if all of them complete. 0: all at once.",
+        ),
+    ] = 0
+    rate: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_RATE, help="Tasks a second.")] = DEFAULT_RATE
+    reason: Reason = None
+    yes: Yes = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the tasks, and do nothing.")] = False
+    as_json: AsJson = False
+
+    def first(self, number: int) -> str:
+        """A clause of a question about ``number`` tasks."""
+        return f", the first {min(self.canary, number)} as a canary" if self.canary else ""
+
+
+def expanded(command: Callable[..., None], *, without: Collection[str] = ()) -> Callable[..., None]:
+    """``command`` with the options of a dataclass in place of each parameter that is annotated with that class.
+
+    ``without``: options that are left out, and have their defaults.
+    """
     own = inspect.signature(command, eval_str=True)
     kinds: dict[str, Any] = {
         name: each.annotation for name, each in own.parameters.items() if is_dataclass(each.annotation)
     }
-    options = {name: inspect.signature(kind, eval_str=True).parameters for name, kind in kinds.items()}
+    options = {
+        name: {
+            option: each
+            for option, each in inspect.signature(kind, eval_str=True).parameters.items()
+            if option not in without
+        }
+        for name, kind in kinds.items()
+    }
 
     def run(**given: Any) -> None:
         for name, kind in kinds.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,21 +58,16 @@ class Rollout:
         options = ["--require-approval", "never"] if approved else []
         command = cdk_command(self.project, "deploy", "--all", "--app", str(self.assembly), *options)
         environment = installing_environment(self.project) | cdk_variables(self.project)
-        started, before = time.monotonic(), self._marks(session)
-        done = subprocess.run(command, cwd=self.project.root, env=environment, check=False)  # noqa: S603
-        terminal.say(f"cdk deploy: {terminal.milliseconds(1000 * (time.monotonic() - started))}")
-        if done.returncode:
-            raise LocalError(
-                "\n".join([f"`cdk deploy` failed (exit status {done.returncode}).", *self._causes(session, before)])
-            )
-
-    def _marks(self, session: Session) -> Marks:
+        started, stacks = time.monotonic(), stacks_of(self.templates)
         with closing(session.client("cloudformation")) as client:
-            return marks(client, stacks_of(self.templates))
+            before = marks(client, stacks)
+            done = subprocess.run(command, cwd=self.project.root, env=environment, check=False)  # noqa: S603
+            terminal.say(f"cdk deploy: {terminal.milliseconds(1000 * (time.monotonic() - started))}")
+            if done.returncode:
+                causes = self._causes(list(stack_failures(client, stacks, before)))
+                raise LocalError("\n".join([f"`cdk deploy` failed (exit status {done.returncode}).", *causes]))
 
-    def _causes(self, session: Session, before: Marks) -> Iterator[str]:
-        with closing(session.client("cloudformation")) as client:
-            failures = list(stack_failures(client, stacks_of(self.templates), before))
+    def _causes(self, failures: Sequence[StackFailure]) -> Iterator[str]:
         for failure in failures:
             yield f"{failure.text}. Next: {failure.next_step(self.assembly)}"
             if "MigrationRun" in failure.resource:

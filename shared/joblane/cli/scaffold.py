@@ -81,11 +81,10 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
         "queue_name": queue_name,
         "settings": os.environ.get("DJANGO_SETTINGS_MODULE") or "project.settings",
     }
+    templates = {target / "handler.py": "handler.py", test: "test.py"}
     if queue_name:
-        handler = target / "handler.py"
-        _write(project.root, {handler: _text("django_handler.py", words).encode()})
-        return [handler]
-    files = {target / "handler.py": _text("handler.py", words).encode(), test: _text("test.py", words).encode()}
+        templates = {target / "handler.py": "django_handler.py"}
+    files = {path: _text(name, words).encode() for path, name in templates.items()}
     _write(project.root, files)
     return list(files)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import typer
 
     from joblane.inspector.inspector import Inspector
+    from joblane.inspector.views import TypeView
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ def inspector(context: typer.Context) -> Inspector:
     from joblane.cli.connect import connect
 
     return connect(**vars(of(context)))
+
+
+def types(context: typer.Context) -> tuple[TypeView, ...]:
+    """The types that a stage runs; without a stage the types in the code here, which needs no database."""
+    if of(context).stage is not None:
+        return inspector(context).types()
+    from joblane.inspector.stage.overview import types as in_code
+    from joblane.tasks.discovery import discover
+
+    return in_code(discover())
 
 
 def command(context: typer.Context) -> str:

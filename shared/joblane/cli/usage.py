@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from joblane.inspector.nearest import meant
 from joblane.project import Project
@@ -17,6 +17,8 @@ from joblane.project import Project
 RANGE = re.compile(r"(\d[\d.]*)<=x<=(\d[\d.]*)")
 LEAST = re.compile(r"x>=(\d[\d.]*)")
 TYPE = re.compile(r" <([^<>]*)>")
+LONGEST = 200
+"""Characters of the sentence about a command in the help of its group, which wraps it."""
 
 
 class UsageError(typer.BadParameter):
@@ -61,6 +63,30 @@ class Command(TyperCommand):
         if self.name != "init":
             Project.here().activate()
         return super().invoke(ctx)
+
+
+class Group(TyperGroup):
+    """A command with commands of its own. The help shows a whole sentence for each, by heading."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands. Without a heading they get a section of their own."""
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            heading = getattr(command, "rich_help_panel", None) or "Commands"
+            headings.setdefault(heading, []).append((name, command.get_short_help_str(LONGEST)))
+        for heading, rows in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+class Listing(Group):
+    """A group whose command `ls` needs no name: `limits NAME` is `limits ls NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        if not args or args[0] not in {*self.commands, "--help"}:
+            args = ["ls", *args]
+        return super().parse_args(ctx, args)
 
 
 def _usage(argument: TyperArgument) -> str:

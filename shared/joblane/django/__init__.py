@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from joblane.django.backend import JoblaneBackend
     from joblane.django.database import database
     from joblane.django.declare import django_tasks
-    from joblane.django.payload import DjangoTask
-    from joblane.django.running import current_run
+    from joblane.django.payload import DjangoTask, current_run
 
 __all__ = ["DjangoTask", "JoblaneBackend", "current_run", "database", "django_tasks"]
 
@@ -30,7 +29,6 @@ __getattr__ = importer(
         "joblane.django.backend": "JoblaneBackend",
         "joblane.django.database": "database",
         "joblane.django.declare": "django_tasks",
-        "joblane.django.payload": "DjangoTask",
-        "joblane.django.running": "current_run",
+        "joblane.django.payload": "DjangoTask current_run",
     },
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
 from django.apps import apps
+from django.core.checks import Error
 from django.db import connections
 from django.tasks import Task as DjangoTaskFunction
 from django.tasks import TaskResult, TaskResultStatus, task_backends
@@ -16,15 +17,17 @@ from django.tasks.base import DEFAULT_TASK_PRIORITY
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
+from django.utils.connection import ConnectionDoesNotExist
 from django.utils.module_loading import module_has_submodule
 from pydantic import ValidationError
 
+from joblane import settings
 from joblane.client.client import JobClient
-from joblane.django.payload import CATEGORY, DjangoTask, type_of
+from joblane.django.payload import CATEGORY, DjangoTask, current_run, enqueue_in_run, type_of
 from joblane.django.results import read_row, result_of, run_after
-from joblane.django.running import current_run, enqueue_in_run
 from joblane.enqueue.check import new_id
 from joblane.errors import DeclarationError, UnknownTypeError
+from joblane.installation import install
 from joblane.names import folder_of
 from joblane.tasks.discovery import load
 from joblane.tasks.job import JobOptions
@@ -135,9 +138,10 @@ class JoblaneBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def check(self, **kwargs: Any) -> list[Any]:
         """Return the problems for Django's system checks."""
-        from joblane.django.checks import check_backend
-
-        return check_backend(self)
+        return [
+            Error(f"TASKS[{self.alias!r}]: {problem}", id=f"joblane.{number}", obj=self.alias)
+            for number, problem in _problems(self)
+        ]
 
     def declared(self, queue_name: str) -> Task[Any, Any]:
         """Return the declaration of a queue. Raises ``InvalidTask`` if it has no handler."""
@@ -201,3 +205,30 @@ def joblane_backends() -> list[JoblaneBackend]:
 @cache
 def _client() -> JobClient:
     return JobClient()
+
+
+def _problems(backend: JoblaneBackend) -> Iterator[tuple[str, str]]:
+    """Find the problems of a backend: a number, and a sentence with the change that solves it."""
+    where = f"DATABASES[{backend.database!r}]"
+    try:
+        connection = connections[backend.database]
+        if connection.vendor != "postgresql" or connection.Database.__name__ != "psycopg":
+            yield "E001", f"{where}: PostgreSQL and psycopg 3 are required: {install('django')}"
+    except ConnectionDoesNotExist:
+        yield "E001", f"OPTIONS['database']: there is no {where}"
+    try:
+        _ = backend.registered  # as a worker imports them at its start
+    except ImportError as error:
+        yield "E002", f"a module with tasks cannot be imported: {error}"
+    try:
+        importlib.import_module(backend.functions or settings.functions())
+        has_handlers = True
+    except ImportError:  # their package is not here
+        has_handlers = False
+    for queue_name in sorted(backend.queues):
+        try:
+            type_of(queue_name)
+            if has_handlers:
+                backend.declared(queue_name)
+        except (DeclarationError, InvalidTask) as error:
+            yield "E003", f"QUEUES: {error}"

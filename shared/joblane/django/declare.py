@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import Any
 
 from joblane.django.payload import SETTINGS, DjangoTask, type_of
@@ -43,6 +44,7 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
     names = environment if isinstance(environment, str) else (SETTINGS, *environment)
 
     def run(payload: DjangoTask, ctx: TaskContext) -> Any:
+        prepare()
         from joblane.django.run import run_task
 
         return run_task(queue_name, payload, ctx, atomic=atomic)
@@ -53,7 +55,28 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
     declared = task(type_, environment=names, front_door=options.pop("front_door", False), **options)(run)
     if os.environ.get("JOBLANE_TASK") == type_ or run.__module__ == "__main__":
         # A function has more processor while it starts than for its first message. `python -m` shows an import error.
-        from joblane.django.run import prepare
-
         prepare()
     return declared
+
+
+@cache
+def prepare() -> None:
+    """Set Django up, and import the modules with tasks. Once per process.
+
+    Raises :class:`DeclarationError` if the settings are not known.
+    """
+    import django
+    from django.apps import apps
+    from django.conf import settings
+
+    if not settings.configured and not os.environ.get(SETTINGS, "").strip():
+        raise DeclarationError(
+            f"{SETTINGS} is not set: the module with Django's settings. Put it into the stage's settings, or set it in "
+            f'handler.py as manage.py does: os.environ.setdefault("{SETTINGS}", "shop.settings")'
+        )
+    if not apps.ready:
+        django.setup()
+    from joblane.django.backend import joblane_backends
+
+    for backend in joblane_backends():
+        _ = backend.registered

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from inspect import iscoroutinefunction
 from traceback import format_exception
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from asgiref.sync import async_to_sync
+from django.db import reset_queries
+from django.tasks import TaskContext as DjangoContext
+from django.tasks import TaskResultStatus, task_backends
+from django.tasks.base import TaskError
+from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
+from django.tasks.signals import task_finished, task_started
+from django.utils import timezone
+from django.utils.json import normalize_json
+
+from joblane.django.backend import JoblaneBackend
 from joblane.django.failures import describe, hide_rows, path_of
-from joblane.django.payload import SETTINGS
-from joblane.django.running import RUN
+from joblane.django.payload import RUN, DjangoTask
+from joblane.django.transaction import (
+    DjangoTransaction,
+    discard_connections,
+    discard_open_connections,
+    refresh_connections,
+)
 from joblane.errors import (
-    DeclarationError,
     JobError,
     LeaseLostError,
     RateLimited,
@@ -24,14 +37,9 @@ from joblane.errors import (
     TaskCancelled,
     TaskTimeout,
 )
-from joblane.handler.context import session_of
+from joblane.handler.context import TaskContext, session_of
 from joblane.worker.outcome import storable_result
 from joblane.worker.run import TIMED_OUT
-
-if TYPE_CHECKING:
-    from joblane.django.backend import JoblaneBackend
-    from joblane.django.payload import DjangoTask
-    from joblane.handler.context import TaskContext
 
 PATIENCE, DELAY = timedelta(hours=1), timedelta(minutes=3)
 """A task whose function is not registered waits this long for a deploy of its code, and is looked up again at this
@@ -40,32 +48,8 @@ CANCEL_MARGIN_SECONDS = 1.0
 """A coroutine is cancelled this long before the alarm of the timeout, or a tenth of its time if that is shorter."""
 
 
-@cache
-def prepare() -> None:
-    """Set Django up, and import the modules with tasks. Once per process.
-
-    Raises :class:`DeclarationError` if the settings are not known.
-    """
-    import django
-    from django.apps import apps
-    from django.conf import settings
-
-    if not settings.configured and not os.environ.get(SETTINGS, "").strip():
-        raise DeclarationError(
-            f"{SETTINGS} is not set: the module with Django's settings. Put it into the stage's settings, or set it in "
-            f'handler.py as manage.py does: os.environ.setdefault("{SETTINGS}", "shop.settings")'
-        )
-    if not apps.ready:
-        django.setup()
-    from joblane.django.backend import joblane_backends
-
-    for backend in joblane_backends():
-        _ = backend.registered
-
-
 def run_task(queue_name: str, payload: DjangoTask, ctx: TaskContext, *, atomic: bool) -> Any:
     """Run the registered task that the payload names, and return its return value as JSON."""
-    prepare()
     token = RUN.set(ctx)
     try:
         backend, task = _find(queue_name, payload, ctx)
@@ -78,16 +62,6 @@ def run_task(queue_name: str, payload: DjangoTask, ctx: TaskContext, *, atomic: 
 
 
 def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) -> Any:
-    from django.db import reset_queries
-    from django.tasks.signals import task_started
-    from django.utils.json import normalize_json
-
-    from joblane.django.transaction import (
-        DjangoTransaction,
-        discard_connections,
-        discard_open_connections,
-        refresh_connections,
-    )
 
     refresh_connections()
     reset_queries()
@@ -127,10 +101,6 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
 
 def _find(queue_name: str, payload: DjangoTask, ctx: TaskContext) -> tuple[JoblaneBackend, Any]:
     """Return the backend and the task of a payload. A task that is not registered waits for a deploy of its code."""
-    from django.tasks import task_backends
-    from django.tasks.exceptions import InvalidTask
-
-    from joblane.django.backend import JoblaneBackend
 
     try:
         backend = task_backends[payload.backend] if payload.backend in list(task_backends) else None
@@ -150,7 +120,6 @@ def _find(queue_name: str, payload: DjangoTask, ctx: TaskContext) -> tuple[Jobla
 
 def _result(backend: JoblaneBackend, ctx: TaskContext) -> Any:
     """Return the result of the running task. Raises :class:`JobError` if Django's database does not have the task."""
-    from django.tasks.exceptions import TaskResultDoesNotExist
 
     try:
         return backend.get_result(ctx.task_id)
@@ -162,12 +131,10 @@ def _result(backend: JoblaneBackend, ctx: TaskContext) -> Any:
 
 
 def _call(task: Any, result: Any, ctx: TaskContext) -> Any:
-    from django.tasks import TaskContext as DjangoContext
 
     arguments = [DjangoContext(task_result=result), *result.args] if task.takes_context else result.args
     if not iscoroutinefunction(task.func):
         return task.func(*arguments, **result.kwargs)
-    from asgiref.sync import async_to_sync
 
     return async_to_sync(_limited)(task.func, arguments, result.kwargs, ctx.remaining().total_seconds())
 
@@ -198,10 +165,6 @@ def _is_last(error: BaseException, ctx: TaskContext) -> bool:
 def _send_finished(
     backend: JoblaneBackend, result: Any, status: str, *, value: Any = None, error: BaseException | None = None
 ) -> None:
-    from django.tasks import TaskResultStatus
-    from django.tasks.base import TaskError
-    from django.tasks.signals import task_finished
-    from django.utils import timezone
 
     if error is not None:
         hide_rows(error)  # Django's receiver of the signal logs it

@@ -37,13 +37,14 @@ class JobTestCase(TransactionTestCase):  # type: ignore[misc]
     def setUp(self) -> None:
         """Start the kit."""
         super().setUp()
+        self.addCleanup(_empty)
         backends = joblane_backends()
         self.jobs = self.enterContext(JobTester(url_of(connections[backends[0].database].settings_dict)))
         self.jobs.register(*(backend.declared(name) for backend in backends for name in sorted(backend.queues)))
 
-    def _fixture_teardown(self) -> None:
-        for backend in joblane_backends():
-            with connections[backend.database].cursor() as cursor:
-                cursor.execute(TABLES, [list(KEPT)])
-                cursor.execute(f"truncate {', '.join(name for (name,) in cursor.fetchall())}")
-        super()._fixture_teardown()
+
+def _empty() -> None:
+    for backend in joblane_backends():
+        with connections[backend.database].cursor() as cursor:
+            cursor.execute(TABLES, [list(KEPT)])
+            cursor.execute(f"truncate {', '.join(name for (name,) in cursor.fetchall())}")

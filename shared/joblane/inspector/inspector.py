@@ -125,14 +125,20 @@ class Inspector:
 
     @needs(VIEW)
     def dead(
-        self, *, types: tuple[str, ...] = (), since: datetime | None = None, sort: str = "count"
+        self,
+        *,
+        types: tuple[str, ...] = (),
+        tenant: str | None = None,
+        since: datetime | None = None,
+        sort: str = "count",
     ) -> views.DeadLetters:
         """Archived tasks, and dead letters without a row, grouped by their error.
 
-        ``types``: none for all. ``since``: only groups that got a task at this time or later. ``sort``: ``count``, the
-        largest group first, or ``last``, the group with the latest task first.
+        ``types``: none for all. ``tenant``: only its tasks, in each group. ``since``: only groups that got a task at
+        this time or later. ``sort``: ``count``, the largest group first, or ``last``, the group with the latest task
+        first.
         """
-        return dead.groups(self._scope, types, since, sort)
+        return dead.groups(self._scope, types, tenant, since, sort)
 
     @needs(VIEW)
     def pauses(self) -> tuple[views.Pause, ...]:
@@ -260,7 +266,7 @@ class Inspector:
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:
         """The declared task types."""
-        return overview.types(self._scope)
+        return overview.types(self._scope.tasks)
 
     @needs(VIEW)
     def audit(
@@ -367,17 +373,18 @@ class Inspector:
         action: BulkAction,
         filter: Filter,  # noqa: A002
         *,
+        canary: int = 0,
         rate: int = DEFAULT_RATE,
         reason: str | None = None,
     ) -> views.BulkView:
         """Apply ``action`` to all tasks that match now, in a task of type ``jobs:bulk``. ``rate``: 1 to 500 tasks a
-        second.
+        second. ``canary``: as in :meth:`redrive`, of a retry.
 
         Tasks in a state that does not allow the action are skipped. Bulk actions are also tasks; they are skipped
         unless the filter names their type, ids or fingerprint. Raises :class:`SelectionError` if nothing matches. Call
         :meth:`count` first.
         """
-        return start.start(self._scope, action, filter, rate=rate, reason=reason)
+        return start.start(self._scope, action, filter, canary=canary, rate=rate, reason=reason)
 
     @needs(OPERATE)
     def redrive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calendar import day_name, month_name
 from collections.abc import Collection, Sequence
 
 from joblane.tasks.schedule import values_of
@@ -10,21 +11,6 @@ ORIGINS = {"code": "code", "run_time": "run time"}
 """Origin of a schedule → its words."""
 MOST_TIMES = 4
 """Times of a day, or days of a month, that are listed. A schedule with more, and without a step, stays in cron."""
-WEEKDAYS = ("Sundays", "Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays")
-MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
 
 
 def a_day(ticks: float) -> str:
@@ -77,7 +63,7 @@ def _at(minutes: Sequence[int], hours: Sequence[int]) -> str:
 
 def _days(days: Sequence[int], months: Sequence[int], weekdays: Collection[int]) -> str | None:
     """``weekdays in July``; empty for every day, None if it is not that regular."""
-    in_months = "" if len(months) == 12 else listed([MONTHS[month - 1] for month in months])
+    in_months = "" if len(months) == 12 else listed([month_name[month] for month in months])
     of_week = "" if len(weekdays) == 7 else _of_week(weekdays)
     if len(days) == 31:
         name = of_week or ("every day" if in_months else "")
@@ -91,7 +77,7 @@ def _days(days: Sequence[int], months: Sequence[int], weekdays: Collection[int])
 
 def _of_week(weekdays: Collection[int]) -> str:
     known = {(1, 2, 3, 4, 5): "weekdays", (0, 6): "weekends"}
-    return known.get(tuple(sorted(weekdays))) or listed([WEEKDAYS[day] for day in sorted(weekdays)])
+    return known.get(tuple(sorted(weekdays))) or listed([f"{day_name[day - 1]}s" for day in sorted(weekdays)])
 
 
 def _step(values: Sequence[int], size: int) -> int | None:

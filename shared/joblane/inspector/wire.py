@@ -51,9 +51,15 @@ def operations() -> Mapping[str, Permission]:
 
 
 def encode_arguments(operation: str, positional: Sequence[Any], named: Mapping[str, Any]) -> bytes:
-    """The body of a request. Raises :class:`TypeError`, as the call itself would, for arguments that do not fit."""
-    bound = _signature(operation).bind(None, *positional, **named)
-    given = {name: value for name, value in bound.arguments.items() if name != "self"}
+    """The body of a request, without arguments that have their default values: an older API may not know them.
+
+    Raises :class:`TypeError`, as the call itself would, for arguments that do not fit.
+    """
+    signature = _signature(operation)
+    bound = signature.bind(None, *positional, **named).arguments
+    given = {
+        name: each for name, each in bound.items() if name != "self" and each != signature.parameters[name].default
+    }
     try:
         return _arguments(operation).dump_json(given, warnings=False)
     except PydanticSerializationError as error:

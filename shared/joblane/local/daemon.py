@@ -17,7 +17,7 @@ import psutil
 
 from joblane.project import own_ids
 
-START_SECONDS = 60.0
+START_SECONDS = 60
 """Time in which PostgreSQL, or the emulator, must answer."""
 STOP_SECONDS = 5.0
 

@@ -71,6 +71,11 @@ def write(path: Path, variables: Mapping[str, str]) -> None:
     path.write_text(text, encoding="utf-8", newline="")
 
 
+def shown(path: Path) -> Path:
+    """Return the shortest path to the file from the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def read(path: Path) -> dict[str, str]:
     """Return :data:`VARIABLES` of the file, and the settings that tasks of the project declare.
 

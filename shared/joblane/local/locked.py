@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -71,19 +71,18 @@ def _name(entry: str) -> str:
 
 def _versions(lock: str) -> Mapping[str, str]:
     """Return each package that functions import → its version; empty if the lock has another form of requirement."""
-    return dict(_of_functions(lock))
-
-
-def _of_functions(lock: str) -> Iterator[tuple[str, str]]:
+    found = {}
     for entry in _entries(lock):
-        if (name := _name(entry)) not in PROVIDED:
-            try:
-                requirement = Requirement(re.split(r"\\|\s--hash|\s#", entry)[0])
-            except InvalidRequirement:  # an option of pip, or a form that uv reads and this does not
-                yield name, ""
-            else:
-                if requirement.marker is None or requirement.marker.evaluate(dict(LAMBDA)):
-                    yield name, next((one.version for one in requirement.specifier if one.operator == "=="), "")
+        if (name := _name(entry)) in PROVIDED:
+            continue
+        try:
+            requirement = Requirement(re.split(r"\\|\s--hash|\s#", entry)[0])
+        except InvalidRequirement:  # an option of pip, or a form that uv reads and this does not
+            found[name] = ""
+            continue
+        if requirement.marker is None or requirement.marker.evaluate(dict(LAMBDA)):
+            found[name] = next((one.version for one in requirement.specifier if one.operator == "=="), "")
+    return found
 
 
 def _needed() -> Mapping[str, SpecifierSet]:

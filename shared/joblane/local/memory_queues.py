@@ -1,4 +1,4 @@
-"""SQS in memory: queues with delays, visibility timeouts, receive counts and dead letters."""
+"""SQS in memory, with delays, visibility timeouts, receive counts and dead letters; and Lambda's context object."""
 
 from __future__ import annotations
 
@@ -175,3 +175,15 @@ def _in_event(value: Mapping[str, Any]) -> dict[str, Any]:
 
         return {"dataType": value["DataType"], "binaryValue": base64.b64encode(value["BinaryValue"]).decode()}
     return {"dataType": value["DataType"], "stringValue": value.get("StringValue")}
+
+
+class LambdaContext:
+    """The attributes of Lambda's context object that the library reads. ``seconds``: until the function's timeout."""
+
+    def __init__(self, seconds: float, request_id: str) -> None:
+        self._ends = time.monotonic() + seconds
+        self.aws_request_id = request_id
+        self.memory_limit_in_mb = "512"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(max(0.0, self._ends - time.monotonic()) * 1000)

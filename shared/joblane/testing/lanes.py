@@ -15,8 +15,7 @@ from joblane.enqueue.event_bus import EventBus
 from joblane.errors import DeclarationError, JobError
 from joblane.handler.context import TaskContext, close_context, read_at_next_check, session_of
 from joblane.local.chains import REFUSED, invocation_header
-from joblane.local.lambda_context import LambdaContext
-from joblane.local.memory_queues import QueuedMessage
+from joblane.local.memory_queues import LambdaContext, QueuedMessage
 from joblane.names import Queue, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.row.transitions import CANCEL

@@ -31,12 +31,11 @@ from joblane.tasks.schedule import Schedule
 from joblane.tasks.task import Task
 from joblane.testing import clock, report
 from joblane.testing.clock import Clock
-from joblane.testing.context import Running, arun_context, run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, FaultKind, Faults
 from joblane.testing.lanes import Lanes
-from joblane.testing.process import alarm_restored, diverted
+from joblane.testing.process import Running, alarm_restored, arun_context, diverted, run_context
 from joblane.testing.queues import CapturingBus, DeadLetter, KitQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 from joblane.worker.run import TIMED_OUT

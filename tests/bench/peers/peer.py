@@ -26,10 +26,10 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
 from joblane.record.driver.database import Database
-from joblane.testing.databases import administer
 from tests.bench import backends
 from tests.bench.peers import emulator as counting
 from tests.bench.peers.program import Description
+from tests.databases import administer
 from tests.locked import environment
 from tests.pages import ROOT
 

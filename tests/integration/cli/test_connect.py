@@ -283,8 +283,11 @@ def test_a_stage_is_reached_at_the_address_in_the_outputs_of_its_stack(monkeypat
         {"OutputKey": "PageUrl", "OutputValue": "https://page.example.org"},
     ]
     stacks = answering(monkeypatch, {"StackStatus": "CREATE_COMPLETE", "Outputs": outputs})
-    remote = there()
+    keys = "aws_access_key_id = AKIAOPERATOR\naws_secret_access_key = secret"
+    Path(os.environ["AWS_CONFIG_FILE"]).write_text(f"[profile own]\nca_bundle = /etc/own.pem\n{keys}\n")
+    remote = there(profile="own")
     assert stacks.asked == "jobs-dev-control"
+    assert remote._http._verify == "/etc/own.pem"  # type: ignore[attr-defined]
     signed = remote._signed(f"{url}/view/pauses", b"{}")
     assert "AKIAOPERATOR" in str(signed.headers["Authorization"])
     assert "/eu-central-1/execute-api/" in str(signed.headers["Authorization"])

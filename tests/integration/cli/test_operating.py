@@ -126,7 +126,7 @@ def a_tenant_floods(step: Steps, world: World) -> None:
 
 
 def a_slow_queue(step: Steps, world: World) -> None:
-    step("why slow sample:one", "megacorp", "pause tenant megacorp", code=1)
+    step("why sample:one", "megacorp", "pause tenant megacorp", code=1)
 
 
 def a_bad_deploy(step: Steps, world: World) -> None:
@@ -135,7 +135,7 @@ def a_bad_deploy(step: Steps, world: World) -> None:
 
 
 def the_dearest_type(step: Steps, world: World) -> None:
-    shown = step("stats --cost", "estimates")
+    shown = step("runs --cost", "estimates")
     assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["sample:batch", "sample:one"]
 
 

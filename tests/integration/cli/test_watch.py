@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from joblane import SkipRetry, TaskContext
-from joblane.cli.watch import feed
+from joblane.cli.watch import app as watch_app
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from tests.bulks import Bulks
@@ -83,7 +83,7 @@ def test_a_database_that_refuses_connections_comes_back(
     deployed: World, scope: Scope, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(deployed, "failed-1")
-    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(watch_app, "RETRY_SECONDS", 0.1)
     options = scope.database._options
 
     async def scenario(screen: Screen) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import django
 import pytest
 
 from joblane.testing import JobTester
@@ -14,6 +15,8 @@ from tests import django_database
 from tests.databases import SCHEMA, Clone
 
 TASKS: Any = django_database.TASKS
+collect_ignore_glob = [] if django.VERSION >= (6,) else ["*.py"]
+"""Django has tasks from version 6 on, and that version needs Python 3.12."""
 
 
 class Shops:

@@ -199,13 +199,13 @@ def test_a_declaration_has_the_folder_and_the_settings_of_its_queue() -> None:
 def test_a_worker_without_settings_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from django.conf import settings
 
-    from joblane.django import run
+    from joblane.django import declare
 
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     monkeypatch.setattr(type(settings), "configured", False)
-    run.prepare.cache_clear()
+    declare.prepare.cache_clear()
     with pytest.raises(DeclarationError, match=r"DJANGO_SETTINGS_MODULE is not set: .*os.environ.setdefault"):
-        run.prepare()
+        declare.prepare()
 
 
 # --- The command ---------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def put_dead_letter(
     *,
     generation: int | None = None,
     reason: str | None = None,
+    tenant: str | None = None,
     **others: str,
 ) -> str:
     """Put a message into a dead-letter queue. Returns its SQS message id."""
@@ -53,6 +54,7 @@ def put_dead_letter(
             for name, value in attributes.items()
             if value is not None
         },
+        **({"MessageGroupId": tenant} if tenant else {}),  # type: ignore[arg-type]
     )
     return answer["MessageId"]
 
@@ -123,6 +125,15 @@ def test_groups_are_chosen_by_type_and_time_and_sorted_by_the_latest(inspector: 
     for given in wrong:
         with pytest.raises(SelectionError):
             inspector.dead(**given)
+
+
+def test_groups_of_a_tenant_count_its_tasks_and_its_messages_alone(inspector: Inspector, bulks: Bulks) -> None:
+    for number, tenant in enumerate(["acme", "acme", "other"]):
+        put_dead(bulks.world, f"it{number}", fingerprint="aaaa", tenant=tenant)
+        put_dead_letter(bulks.world, external(number), generation=0, reason="IdConflict: taken", tenant=tenant)
+    assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 3)]
+    assert [(group.recorded, group.count) for group in inspector.dead(tenant="acme").groups] == [(True, 2), (False, 2)]
+    assert inspector.dead(tenant="third").groups == ()
 
 
 def test_a_known_cause_is_open_again_once_another_task_fails(inspector: Inspector, bulks: Bulks) -> None:

@@ -163,7 +163,7 @@ def test_a_task_in_line_behind_a_retry(limited: World, operator: Inspector) -> N
     assert found.until is not None
     assert found.text == (
         f"It is in line behind a, which waits for its 2nd attempt until {stamp(found.until)}. 2 tasks are before it. To"
-        " start that one now: `joblane run a`. To let the next one run first: `joblane line pass"
+        " start that one now: `joblane run a`. To let the next one run first: `joblane limits pass"
         " sample:ordered 'acme 7'`."
     )
 

@@ -13,7 +13,7 @@ import pytest
 from joblane import SkipRetry, State, TaskContext
 from joblane.inspector.bulk.dead_letters import FINGERPRINT
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import BulkOutcome
 from tests.builders.rows import put
@@ -343,12 +343,17 @@ def test_a_message_that_cannot_be_sent_stays_in_its_queue(inspector: Inspector, 
 # --- The canary ----------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_canary_of_five_stops_the_redrive(inspector: Inspector, ran: Bulks) -> None:
+@pytest.mark.parametrize("retries", [False, True])
+def test_a_failed_canary_of_five_stops_the_redrive(inspector: Inspector, ran: Bulks, retries: bool) -> None:
     # given
     world = ran.world
     put_groups(world, "redrive_fails", each=4)
     # when
-    view = inspector.redrive(Filter(types=("sample:one",)), canary=5, rate=500)
+    chosen = Filter(types=("sample:one",))
+    if retries:
+        view = inspector.bulk(BulkAction.RETRY, chosen, canary=5, rate=500)
+    else:
+        view = inspector.redrive(chosen, canary=5, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     # then
     view = inspector.bulk_view(view.id)

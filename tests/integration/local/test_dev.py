@@ -189,7 +189,9 @@ class Dev:
         return self.row(id_)
 
     def processes(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        server = Postgres(self.local / "postgres").pid
+        assert server is not None
+        return [psutil.Process(server), *psutil.Process(self.process.pid).children(recursive=True)]
 
 
 def env_file_of(local: Path) -> dict[str, str]:
@@ -401,7 +403,6 @@ def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: D
     dev.await_state(interrupted, "active")
     assert dev.row(delayed)["state"] == "scheduled"
     started = dev.processes()
-    assert Postgres(dev.local / "postgres").running
     dev.process.kill()
     dev.process.wait()
     assert await_end(started, PATIENCE_SECONDS)

@@ -7,8 +7,8 @@ import hashlib
 import http.client
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import boto3
@@ -30,6 +30,8 @@ from tests.integration.local.test_guard import BROWSERS
 from tests.patience import PATIENCE_SECONDS
 
 LANE = "jobs-default-order-mail"
+HALF = "x" * (MAX_MESSAGE_BYTES // 2 + 1)
+NO_HEADERS: Mapping[str, str] = {}
 TYPES = {"order:mail": {"lanes": [LANE], "visibility_seconds": 60.0, "max_receive_count": 2}}
 ATTRIBUTES: dict[str, Any] = {
     "name": {"DataType": "String", "StringValue": "Ännie"},
@@ -150,36 +152,28 @@ def test_a_batch_accepts_what_it_can_and_names_the_rest(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "code"),
+    ("operation", "options", "problem"),
     [
-        ([], "EmptyBatchRequest"),
-        ([{"Id": str(n), "MessageBody": "x"} for n in range(11)], "TooManyEntriesInBatchRequest"),
-        ([{"Id": "a", "MessageBody": "x"}] * 2, "BatchEntryIdsNotDistinct"),
-        ([{"Id": str(n), "MessageBody": "x" * (MAX_MESSAGE_BYTES // 2 + 1)} for n in range(2)], "BatchRequestTooLong"),
-    ],
-)
-def test_a_whole_batch_is_refused_as_sqs_refuses_it(served: Served, entries: list[Any], code: str) -> None:
-    with pytest.raises(ClientError, match=code):
-        served.sqs.send_message_batch(QueueUrl=served.url, Entries=entries)
-    assert received(served) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"MessageBody": "x" * (MAX_MESSAGE_BYTES + 1)}, "must be shorter than 1048576 bytes"),
-        ({"MessageBody": "\x00"}, "InvalidMessageContents"),
-        ({"MessageBody": "x", "DelaySeconds": 901}, "Must be between 0 and 900"),
-        ({"MessageBody": "x", "MessageGroupId": "with blank"}, "MessageGroupId"),
+        ("send_message_batch", {"Entries": []}, "EmptyBatchRequest"),
+        ("send_message_batch", {"Entries": [{"Id": str(n), "MessageBody": "x"} for n in range(11)]}, "TooManyEntries"),
+        ("send_message_batch", {"Entries": [{"Id": "a", "MessageBody": "x"}] * 2}, "BatchEntryIdsNotDistinct"),
+        ("send_message_batch", {"Entries": [{"Id": str(n), "MessageBody": HALF} for n in range(2)]}, "RequestTooLong"),
+        ("send_message", {"MessageBody": HALF * 2}, "must be shorter than 1048576 bytes"),
+        ("send_message", {"MessageBody": "\x00"}, "InvalidMessageContents"),
+        ("send_message", {"MessageBody": "x", "DelaySeconds": 901}, "Must be between 0 and 900"),
+        ("send_message", {"MessageBody": "x", "MessageGroupId": "with blank"}, "MessageGroupId"),
         (
+            "send_message",
             {"MessageBody": "x", "MessageAttributes": {"a": {"DataType": "String", "StringValue": ""}}},
             "non-empty value",
         ),
     ],
 )
-def test_a_message_is_refused_as_sqs_refuses_it(served: Served, options: dict[str, Any], problem: str) -> None:
+def test_a_batch_and_a_message_are_refused_as_sqs_refuses_them(
+    served: Served, operation: str, options: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(ClientError, match=problem):
-        served.sqs.send_message(QueueUrl=served.url, **options)
+        getattr(served.sqs, operation)(QueueUrl=served.url, **options)
     assert received(served) == []
 
 
@@ -281,27 +275,26 @@ def test_the_lines_of_a_log_group_are_found(served: Served) -> None:
     client.close()
 
 
+def answer_of(served: Served, operation: str, body: str, headers: Mapping[str, str] = NO_HEADERS) -> tuple[int, str]:
+    """Send a request as it is. Return the status and the text of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
+    with closing(connection):
+        connection.request("POST", "/", body, {"X-Amz-Target": f"AmazonSQS.{operation}", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
 @pytest.mark.parametrize("headers", [*BROWSERS.values(), {"Host": "evil.example"}], ids=[*BROWSERS, "another host"])
 def test_a_browser_and_another_host_are_refused(served: Served, headers: dict[str, str]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
     body = f'{{"QueueUrl": "{served.url}", "MessageBody": "forged"}}'
-    connection.request("POST", "/", body, {"X-Amz-Target": "AmazonSQS.SendMessage", **headers})
-    assert connection.getresponse().status == 403
-    connection.close()
+    assert answer_of(served, "SendMessage", body, headers)[0] == 403
     assert received(served) == []
-
-
-def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
-    connection.request("POST", "/", b"[", {"X-Amz-Target": "AmazonSQS.SendMessage"})
-    assert connection.getresponse().status == 400
-    with suppress(OSError):
-        connection.close()
 
 
 @pytest.mark.parametrize(
     ("operation", "body"),
     [
+        ("SendMessage", "["),
         ("ListQueues", "[" * 200_000),
         ("ListQueues", '{"QueueNamePrefix": 5}'),
         ("SendMessage", '{"QueueUrl": "/%s", "MessageBody": "a", "MessageAttributes": [1]}'),
@@ -313,9 +306,8 @@ def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
         ("GetQueueAttributes", '{"QueueUrl": "/%s", "AttributeNames": 5}'),
     ],
 )
-def test_a_field_of_another_type_is_refused(served: Served, operation: str, body: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
-    connection.request("POST", "/", body.replace("%s", LANE), {"X-Amz-Target": f"AmazonSQS.{operation}"})
-    answer = connection.getresponse()
-    assert (answer.status, b"SerializationException" in answer.read()) == (400, True)
-    connection.close()
+def test_a_body_that_is_no_json_and_a_field_of_another_type_are_refused(
+    served: Served, operation: str, body: str
+) -> None:
+    status, text = answer_of(served, operation, body.replace("%s", LANE))
+    assert (status, "SerializationException" in text) == (400, True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, cron, task
-from joblane.local.dev import control_process
+from joblane.local.dev import forked
 from joblane.record.driver.database import Database
 from joblane.tasks.task import Task
 
@@ -31,7 +31,7 @@ def test_a_save_registers_changed_schedules_unless_a_handler_is_broken(
 
         def saved(task_: Task[Any, Any] | None, *, complete: bool = True) -> list[list[Any]]:
             tasks = {} if task_ is None else {task_.type: task_}
-            control_process._migrate(database, database_url, tasks, tmp_path / "stamp", complete=complete)
+            forked._migrate(database, database_url, tasks, tmp_path / "stamp", complete=complete)
             return database.get().run("select name, expression from joblane.schedules")
 
         assert saved(order_count) == [["order:count:daily", "0 6 * * *"]]

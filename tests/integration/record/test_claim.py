@@ -46,6 +46,7 @@ class Case:
     generation: int = 0
     dead_letters: int = 0
     outcomes: tuple[str | None, ...] = ()
+    pauses: tuple[tuple[str, str, str], ...] = ()
 
 
 RAN: dict[str, Any] = {"attempts": 1, "runs": 1, "outcomes": ("completed",)}
@@ -128,6 +129,33 @@ CASES = [
     ),
     Case("archived, an obsolete copy", archived(), state="archived", attempts=4, runs=4),
     Case("archived, an obsolete external copy", archived(), EXTERNAL, state="archived", attempts=4, runs=4),
+    Case(
+        "archived, an earlier cancel request",
+        archived(cancel_requested_at=In(-100)),
+        attributes=dead(0),
+        attempts=1,
+        runs=5,
+        generation=1,
+        outcomes=("completed",),
+    ),
+    Case("a pause that has ended", None, EXTERNAL, pauses=(("type", "sample:one", "now() - interval '1 s'"),), **RAN),
+    Case(
+        "pauses of another type, queue and tenant",
+        None,
+        EXTERNAL,
+        pauses=(("type", "default", "null"), ("queue", "low", "null"), ("tenant", "sample:one", "null")),
+        **RAN,
+    ),
+    Case(
+        "paused, lease over, no attempts left",
+        active(-1, attempts=4, runs=5),
+        state="archived",
+        attempts=4,
+        runs=5,
+        dead_letters=1,
+        outcomes=("lost",),
+        pauses=(("type", "sample:one", "null"),),
+    ),
     Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", dead_letters=1),
     Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, dead_letters=1),
     Case(
@@ -159,8 +187,10 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
     watched = world.watch()
     if case.row is not None:
         put(world, sample_one, "it", **case.row)
+    for scope, name, until in case.pauses:
+        pause(world, scope, name, until)
 
-    kept = world.deliver(sample_one, case.body, attributes=case.attributes)
+    kept = world.deliver(sample_one, case.body, attributes=case.attributes, group="acme" if case.pauses else None)
 
     assert bool(kept) == (case.waits is not None)
     if case.waits:
@@ -200,18 +230,11 @@ def test_a_lost_last_run_is_the_reason_in_the_row_and_in_the_dead_letter(world: 
     row = world.row("it")
     assert (row["error_type"], row["lease_token"], row["sweep_at"]) == ("Lost", None, None)
     assert row["dead_sent_at"] is not None
+    ((kept,),) = world.run("select extract(epoch from expire_at - now())::float8 from joblane.tasks")
+    assert kept == pytest.approx(timedelta(days=90).total_seconds(), abs=60)
     (dead_letter,) = world.dead_letters(sample_one)
     assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
     assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
-
-
-def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> None:
-    put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
-
-    assert world.deliver(sample_one, RECORDED) == []
-
-    ((kept,),) = world.run("select extract(epoch from expire_at - now())::float8 from joblane.tasks")
-    assert kept == pytest.approx(timedelta(days=90).total_seconds(), abs=60)
 
 
 def test_a_redriven_task_has_all_attempts_again_and_the_next_generation(world: World) -> None:
@@ -258,14 +281,6 @@ def test_a_redriven_dead_letter_runs_with_its_attributes(world: World) -> None:
     assert row["finished_at"] > row["created_at"]
     assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []  # a second copy of the redrive
     assert world.row("it")["runs"] == row["runs"]
-
-
-def test_an_earlier_cancel_request_does_not_stop_a_redriven_task(world: World) -> None:
-    put(world, sample_one, "it", **archived(cancel_requested_at=In(-100)))
-
-    assert world.deliver(sample_one, RECORDED, attributes=dead(0)) == []
-
-    assert world.row("it")["state"] == "completed"
 
 
 class Tick(Payload):
@@ -327,23 +342,6 @@ def test_a_paused_task_waits_in_its_row_and_runs_after_the_pause(
     assert (row["state"], row["attempts"]) == ("completed", spent + 1)
 
 
-def test_a_pause_that_has_ended_has_no_effect(world: World) -> None:
-    pause(world, "type", "sample:one", "now() - interval '1 s'")
-
-    assert world.deliver(sample_one, EXTERNAL) == []
-
-    assert world.row("it")["state"] == "completed"
-
-
-def test_a_pause_of_another_type_queue_or_tenant_has_no_effect(world: World) -> None:
-    for scope, name in (("type", "default"), ("queue", "low"), ("tenant", "sample:one")):
-        pause(world, scope, name)
-
-    assert world.deliver(sample_one, EXTERNAL, group="acme") == []
-
-    assert world.row("it")["state"] == "completed"
-
-
 def test_a_pause_does_not_stop_a_live_run_and_delays_the_next_run(world: World) -> None:
     put(world, sample_one, "it", **active(30))
     pause(world, "type", "sample:one")
@@ -373,16 +371,6 @@ def test_a_dead_letter_redriven_while_paused_runs_after_the_pause(world: World) 
     assert world.deliver(sample_one, sent["Body"]) == []
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 5)
-
-
-def test_a_paused_task_that_is_archived_still_gets_its_dead_letter(world: World) -> None:
-    put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
-    pause(world, "type", "sample:one")
-
-    assert world.deliver(sample_one, RECORDED) == []
-
-    assert world.row("it")["state"] == "archived"
-    assert len(world.dead_letters(sample_one)) == 1
 
 
 # --- The dead-letter queue -----------------------------------------------------------------------------------------

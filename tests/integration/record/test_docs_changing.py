@@ -22,9 +22,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    yield database
-    database.drop()
+    with Database(database_url) as database:
+        yield database
 
 
 def test_the_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: Database) -> None:

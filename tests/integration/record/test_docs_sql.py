@@ -36,11 +36,8 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Connection]:
-    database = Database(database_url)
-    try:
+    with Database(database_url) as database:
         yield database.get()
-    finally:
-        database.drop()
 
 
 def statement_with(words: str) -> str:
@@ -115,11 +112,8 @@ def shop(jobs: JobTester) -> JobTester:
 
 
 def execute(jobs: JobTester, script: str) -> None:
-    database = Database(jobs.url)
-    try:
+    with Database(jobs.url) as database:
         database.get().execute_simple(script)
-    finally:
-        database.drop()
 
 
 def query(jobs: JobTester, statement: str) -> list[Row]:

@@ -44,10 +44,9 @@ OF_RELEASE = "select right(proname, 8) from pg_proc where proname ~ '^(claim|fin
 @pytest.fixture
 def other(world: World) -> Iterator[Connection]:
     """A second connection with an open transaction."""
-    database = Database(world.url)
-    database.get().execute_simple("begin")
-    yield database.get()
-    database.drop()
+    with Database(world.url) as database:
+        database.get().execute_simple("begin")
+        yield database.get()
 
 
 def migrate_release(world: World, version: str) -> None:

@@ -277,7 +277,7 @@ def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None
         page = inspector.tasks(after=page.after, limit=1)
     inspector.count(Filter(types=("sample:one",)), action=BulkAction.DELETE)
     overview.read(inspector._scope.connection, 60)
-    dead._recorded(inspector._scope, (), None, "count")
+    dead._recorded(inspector._scope, Filter(), "count")
     rows = inspector.tasks().tasks
     Console(quiet=True).print(task_tables.tasks(rows, datetime.now(UTC), 120))
     paths = ["/tasks"]

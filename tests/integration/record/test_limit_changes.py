@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -191,16 +191,6 @@ def wait_for_times(world: World, jobs: JobClient, step: timedelta = HOUR) -> lis
     return list("cdefg")
 
 
-def test_a_slower_rate_gives_waiting_tasks_later_times_in_their_order(limited: World, jobs: JobClient) -> None:
-    waiting = wait_for_times(limited, jobs)
-    jobs.limits.set(sample_rated.type, rate=Rate(1, 10 * HOUR, burst=1))
-    assert due_in(limited, *waiting) == [0, 36_000, 72_000, 108_000, 144_000]
-    assert due_soonest(limited) > 35_000  # the burst was used up
-    assert all(limited.row(id_)["passed"] == Passed.TYPE_TIME for id_ in waiting)
-    put(limited, sample_rated, "new")
-    assert due_in(limited, "new") == [180_000]
-
-
 def test_a_message_that_comes_too_early_is_not_sent_again(limited: World, jobs: JobClient) -> None:
     waiting = wait_for_times(limited, jobs, timedelta(minutes=10))
     jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=12), burst=1))
@@ -209,40 +199,60 @@ def test_a_message_that_comes_too_early_is_not_sent_again(limited: World, jobs: 
     assert [row["sweep_at"] > row["due_at"] for row in rows] == [True, False, False, False, False]
 
 
-def test_a_faster_rate_gives_earlier_times_and_the_sweep_sends_the_messages(limited: World, jobs: JobClient) -> None:
+def end_by_the_sweep(world: World, jobs: JobClient) -> None:
+    """The tasks would otherwise wait for hours for the times of a rate that is not in force any more."""
+    jobs.limits.set(sample_rated.type, until=datetime.now(UTC) + HOUR, rate=Rate(1, 2 * HOUR, burst=2))
+    end_of_changes(world)
+    assert is_set(world) == []
+
+
+def change_after_a_delay(world: World, jobs: JobClient) -> None:
+    """A delay that is over has no effect."""
+    delay(world.database.get(), [None, sample_rated.type, None], 0)
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=10), burst=1))
+
+
+def change_to(rate: Rate) -> Callable[[World, JobClient], object]:
+    return lambda world, jobs: jobs.limits.set(sample_rated.type, rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "due"),
+    [
+        (change_to(Rate(1, 10 * HOUR, burst=1)), 36_000, [0, 1, 2, 3, 4]),
+        (change_to(Rate(1, 2 * HOUR, burst=5)), 7200, [0, 0, 0, 1, 2]),
+        (change_after_a_delay, 600, [0, 1, 2, 3, 4]),
+        (lambda world, jobs: jobs.limits.reset(sample_rated.type), 1, [0, 1, 2, 3, 4]),
+        (end_by_the_sweep, 1, [0, 1, 2, 3, 4]),
+    ],
+    ids=["slower", "a larger burst", "after a delay", "reset", "a change that has ended"],
+)
+def test_another_rate_gives_waiting_tasks_other_times_in_their_order(
+    limited: World, jobs: JobClient, change: Callable[[World, JobClient], object], step: int, due: list[int]
+) -> None:
     waiting = wait_for_times(limited, jobs)
     limited.take(sample_rated)
+    change(limited, jobs)
+    assert [round(seconds / step, 1) for seconds in due_in(limited, *waiting)] == due
+    if due[1] == 0:  # a larger burst is used at once
+        assert due_soonest(limited) <= 0
+    else:  # the burst was used up
+        assert 0.9 * step - 5 < due_soonest(limited) <= step
+    assert all(limited.row(id_)["passed"] == Passed.TYPE_TIME for id_ in waiting)
+    put(limited, sample_rated, "new")
+    assert round(due_in(limited, "new")[0] / step) == due[-1] + 1
 
+
+def test_a_faster_rate_wakes_the_sweep_that_sends_the_messages(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs)
+    limited.take(sample_rated)
     jobs.limits.reset(sample_rated.type)
-
-    assert due_in(limited, *waiting) == [0, 1, 2, 3, 4]
-    assert due_soonest(limited) <= 1
     assert woken(limited)
     assert limited.sweep().sent == 5
     limited.run("update joblane.tasks set due_at = clock_timestamp() where finished_at is null")
     for id_ in waiting:
         deliver(limited, sample_rated, id_)
     assert set(states(limited, *waiting)) == {"completed"}
-
-
-def test_a_larger_burst_is_used_at_once(limited: World, jobs: JobClient) -> None:
-    waiting = wait_for_times(limited, jobs)
-    jobs.limits.set(sample_rated.type, rate=Rate(1, 2 * HOUR, burst=5))
-    assert [round(seconds, -2) for seconds in due_in(limited, *waiting)] == [0, 0, 0, 7200, 14_400]
-    assert due_soonest(limited) <= 0
-
-
-def test_the_sweep_ends_a_rate_whose_time_is_over(limited: World, jobs: JobClient) -> None:
-    """The tasks would otherwise wait for hours for the times of a rate that is not in force any more."""
-    waiting = wait_for_times(limited, jobs)
-    jobs.limits.set(sample_rated.type, until=datetime.now(UTC) + HOUR, rate=Rate(1, 2 * HOUR, burst=2))
-    limited.run("update joblane.limit_changes set until = clock_timestamp()")
-    limited.take(sample_rated)
-
-    swept = limited.sweep()
-
-    assert due_in(limited, *waiting) == [0, 1, 2, 3, 4]
-    assert (due_soonest(limited) <= 1, swept.sent, is_set(limited)) == (True, 5, [])
 
 
 def test_without_a_rate_the_waiting_tasks_start_now(limited: World, jobs: JobClient) -> None:
@@ -281,19 +291,9 @@ def wait_by_key(world: World, jobs: JobClient, **rate: Any) -> list[str]:
     return ["b0", "b1", "b2"]
 
 
-@contextmanager
-def locked(world: World, id_: str) -> Iterator[None]:
-    """Lock a task in a transaction of its own."""
-    with Database(world.url) as database:
-        database.get().execute_simple("begin")
-        database.get().run("select from joblane.tasks where id = $1 for update", id_)
-        yield
-        database.get().rollback()
-
-
 def test_the_sweep_gives_the_times_that_a_locked_task_has_prevented(limited: World, jobs: JobClient) -> None:
     waiting = wait_for_times(limited, jobs)
-    with locked(limited, "d"):
+    with limited.locked("d"):
         jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
         limited.sweep()
         assert due_in(limited, *waiting) == [0, 3600, 7200, 10_800, 14_400]
@@ -303,7 +303,7 @@ def test_the_sweep_gives_the_times_that_a_locked_task_has_prevented(limited: Wor
 
 def test_a_locked_task_of_a_key_does_not_keep_the_other_keys_from_new_times(limited: World, jobs: JobClient) -> None:
     waiting = wait_by_key(limited, jobs)
-    with locked(limited, "b0"):
+    with limited.locked("b0"):
         jobs.limits.set(KEYED, rate=Rate(1, timedelta(minutes=1)))
         assert [seconds > 100 for seconds in seconds_until_due(limited, *waiting)] == [True, False, False]
     limited.sweep()
@@ -313,7 +313,7 @@ def test_a_locked_task_of_a_key_does_not_keep_the_other_keys_from_new_times(limi
 def test_the_end_of_a_change_gives_the_keys_new_times_once_no_task_is_locked(limited: World, jobs: JobClient) -> None:
     waiting = wait_by_key(limited, jobs, until=datetime.now(UTC) + HOUR)
     limited.run("update joblane.limit_changes set until = clock_timestamp()")
-    with locked(limited, "b0"):
+    with limited.locked("b0"):
         limited.sweep()
     limited.sweep()
     assert (max(seconds_until_due(limited, *waiting)) < 100, is_set(limited)) == (True, [])
@@ -322,7 +322,7 @@ def test_the_end_of_a_change_gives_the_keys_new_times_once_no_task_is_locked(lim
 def test_a_change_of_a_key_with_a_locked_task_stops_no_other_limit(limited: World, jobs: JobClient) -> None:
     jobs.limits.set(KEYED, key="7", max_per_key=5, rate=Rate(1, HOUR))
     put(limited, sample_keyed, "a", "b")
-    with locked(limited, "b"):
+    with limited.locked("b"):
         jobs.limits.set(KEYED, key="7", rate=Rate(1, timedelta(minutes=1)))
         put(limited, sample_sharing, "other")
     assert states(limited, "other") == ["completed"]
@@ -459,22 +459,6 @@ def test_without_a_rate_the_delay_of_another_service_stays(limited: World, jobs:
     assert seconds_until_due(limited, "b", "c", "d") == [DELAY] * 3
     jobs.limits.set(KEYED, key="7", rate=Rate(1, HOUR))
     assert seconds_until_due(limited, "b", "c", "d") == [DELAY, DELAY + 3600, DELAY + 7200]
-
-
-def test_a_delay_that_ends_before_the_first_time_starts_no_task_early(limited: World, jobs: JobClient) -> None:
-    jobs.limits.set(sample_rated.type, rate=Rate(1, HOUR))
-    put(limited, sample_rated, "a", "b")
-    delay(limited.database.get(), [None, sample_rated.type, None], 60)
-    assert seconds_until_due(limited, "b") == [3600]
-    jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
-    assert seconds_until_due(limited, "b") == [pytest.approx(1800, abs=60)]
-
-
-def test_a_delay_that_is_over_has_no_effect_on_a_new_rate(limited: World, jobs: JobClient) -> None:
-    waiting = wait_for_times(limited, jobs)
-    delay(limited.database.get(), [None, sample_rated.type, None], 0)
-    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=10), burst=2))
-    assert seconds_until_due(limited, *waiting) == [600, 1200, 1800, 2400, 3000]
 
 
 def test_a_reset_ends_the_delay_of_a_limit_without_a_rate(limited: World, jobs: JobClient) -> None:
@@ -639,37 +623,31 @@ def undeclare(world: World, *names: str) -> None:
         world.run("delete from joblane.limits where name = $1", name)
 
 
-def test_what_is_set_for_an_undeclared_limit_is_shown_and_reset(limited: World, jobs: JobClient) -> None:
-    jobs.limits.set(SINGLE, max_total=0, reason="a bad release")
-    put(limited, sample_single, "a")
-    undeclare(limited, SINGLE)
+@pytest.mark.parametrize(
+    ("task", "set_", "of", "undeclared"),
+    [
+        (sample_single, {"max_total": 0}, {}, SINGLE),
+        (sample_tree, {"max_total": 0}, {}, TREE),  # its other limits are declared
+        (sample_keyed, {"max_per_key": 0}, {"key": "7"}, f"{KEYED}/"),
+    ],
+    ids=["of a type", "of a type with others", "of a key"],
+)
+def test_what_is_set_for_an_undeclared_limit_is_shown_and_reset(
+    limited: World, jobs: JobClient, task: Task[Any, Any], set_: dict[str, Any], of: dict[str, Any], undeclared: str
+) -> None:
+    jobs.limits.set(task.type, **set_, **of, reason="a bad release")
+    put(limited, task, "a")
+    undeclare(limited, undeclared)
     assert states(limited, "a") == ["held"]
-    found = jobs.limits.get(SINGLE)
+    found = jobs.limits.get(task.type, **of)
     assert (found.is_declared, found.in_force.at_a_time, found.held) == (False, 0, 1)
-    jobs.limits.reset(SINGLE)
-    assert (states(limited, "a"), is_set(limited)) == (["pending"], [])
-
-
-def test_what_is_set_for_a_key_of_an_undeclared_type_is_shown_and_reset(limited: World, jobs: JobClient) -> None:
-    jobs.limits.set(KEYED, key="7", max_per_key=0)
-    put(limited, sample_keyed, "a")
-    undeclare(limited, f"{KEYED}/")
-    found = jobs.limits.get(KEYED, key="7")
-    assert (found.is_declared, found.in_force.at_a_time, found.held) == (False, 0, 1)
-    assert (jobs.limits.get(KEYED).kind, jobs.limits.get(KEYED).held) == (LimitKind.EACH_KEY, 1)
-    with pytest.raises(LimitError, match="nothing is set for sample:keyed/; `joblane limits` shows what is"):
-        jobs.limits.reset(KEYED)
-    with pytest.raises(LimitError, match="declares no key"):
-        jobs.limits.reset(KEYED, key="8")
-    jobs.limits.reset(KEYED, key="7")
-    assert (states(limited, "a"), is_set(limited)) == (["pending"], [])
-
-
-def test_a_removed_limit_of_a_type_with_others_is_reset_with_them(limited: World, jobs: JobClient) -> None:
-    jobs.limits.set(TREE, max_total=0)
-    put(limited, sample_tree, "a")
-    undeclare(limited, TREE)
-    jobs.limits.reset(TREE)
+    if of:
+        assert (jobs.limits.get(KEYED).kind, jobs.limits.get(KEYED).held) == (LimitKind.EACH_KEY, 1)
+        with pytest.raises(LimitError, match="nothing is set for sample:keyed/; `joblane limits` shows what is"):
+            jobs.limits.reset(KEYED)
+        with pytest.raises(LimitError, match="declares no key"):
+            jobs.limits.reset(KEYED, key="8")
+    jobs.limits.reset(task.type, **of)
     assert (states(limited, "a"), is_set(limited)) == (["pending"], [])
 
 

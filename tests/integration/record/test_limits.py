@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy.orm import Session
 
-from joblane.client.client import JobClient
+from joblane.client.client import JobClient, client_within
 from joblane.errors import DuplicateTaskError, RateLimited
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.errors import ActionError
@@ -18,11 +21,12 @@ from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import Turn, serve
 from joblane.record.row.states import Passed, State
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
 from joblane.record.task.finish import Finish, finish
-from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
 from joblane.tasks.job import Job
 from joblane.tasks.task import Task
@@ -43,13 +47,6 @@ from tests.world import PREFIX, World
 
 LEASE = timedelta(seconds=60)
 TASKS = {task.type: task for task in LIMITED}
-
-
-@pytest.fixture
-def limited(world: World) -> World:
-    """A world with the limits of the samples."""
-    world.run(LIMITS, json.dumps(declared_limits(TASKS)))
-    return world
 
 
 def put(world: World, task: Task[Any, Any], *ids: str, number: int = 0, do: str = "nothing", **options: Any) -> None:
@@ -90,16 +87,6 @@ RUN, HELD, WAIT = Verdict.RUN, Verdict.HELD, Verdict.WAIT
 
 
 # --- Slots ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", [sample_keyed, sample_single, sample_ordered])
-def test_a_second_task_waits_for_the_first_without_a_message(limited: World, task: Task[Any, Any]) -> None:
-    put(limited, task, "a", "b", "c")
-    assert ask(limited, task, "a", "b", "c") == [RUN, HELD, HELD]
-    assert limited.row("b") | {"attempts": 0, "runs": 0, "sweep_at": None} == limited.row("b")
-    assert end(limited, "a") == ["b"]
-    assert states(limited, "b", "c") == ["pending", "held"]
-    assert ask(limited, task, "c", "b") == [HELD, RUN]
 
 
 def test_a_task_whose_message_came_a_moment_early_is_served(limited: World) -> None:
@@ -174,17 +161,6 @@ def look_at_the_others(payload: Sample, ctx: Any) -> None:
     look[0]()
 
 
-def test_of_a_batch_only_as_many_run_as_there_are_slots(limited: World) -> None:
-    put(limited, sample_single, "a", "b", "c")
-    assert ask(limited, sample_single, "a", "b", "c", together=True) == [RUN, HELD, HELD]
-
-
-def test_a_limit_of_zero_starts_none(limited: World) -> None:
-    limited.run("update joblane.limits set slots = 0 where name = 'sample:single'")
-    put(limited, sample_single, "a")
-    assert ask(limited, sample_single, "a") == [HELD]
-
-
 def test_a_limit_that_is_no_longer_declared_lets_all_pass(limited: World) -> None:
     put(limited, sample_single, "a", "b", "c")
     assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
@@ -233,17 +209,6 @@ def test_a_resumable_task_keeps_its_slot_between_its_invocations(limited: World)
     assert ask(limited, sample_single, "b", "a") == [HELD, RUN]
 
 
-def test_a_lost_run_keeps_its_slot_until_a_claim_finds_it(limited: World) -> None:
-    put(limited, sample_single, "a", "b")
-    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
-    limited.expire_leases()
-    assert ask(limited, sample_single, "b", "a") == [HELD, RUN]
-    limited.run("update joblane.tasks set max_attempts = 1 where id = 'a'")
-    limited.expire_leases()
-    limited.deliver(sample_single, {"type": sample_single.type, "id": "a", "rec": True})
-    assert states(limited, "a", "b") == ["archived", "pending"]
-
-
 def test_the_run_after_a_lost_one_takes_no_start_of_a_rate(limited: World) -> None:
     limited.run("update joblane.limits set step = interval '60 s', burst = 1 where name = 'sample:rated'")
     put(limited, sample_rated, "a")
@@ -254,22 +219,27 @@ def test_the_run_after_a_lost_one_takes_no_start_of_a_rate(limited: World) -> No
     assert limited.run("select next_at from joblane.rates") == before
 
 
-@pytest.mark.parametrize("action", [BulkAction.CANCEL, BulkAction.ARCHIVE, BulkAction.DELETE])
-def test_an_operator_who_ends_a_turn_starts_the_next(limited: World, action: BulkAction) -> None:
-    put(limited, sample_single, "a", "b", "c")
-    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
-    assert end(limited, "a") == ["b"]
-    connection = limited.database.get()
-    serve_freed(connection, limited.sqs, PREFIX, change(connection, action, ["b"], who="op"))
-    assert states(limited, "c") == ["pending"]
+def act(world: World, action: BulkAction, id_: str) -> None:
+    connection = world.database.get()
+    serve_freed(connection, world.sqs, PREFIX, change(connection, action, [id_], who="op"))
 
 
-def test_a_cancel_by_the_client_starts_the_next(limited: World) -> None:
+ENDS: dict[str, Callable[[World, str], object]] = {
+    "an operator cancels it": lambda world, id_: act(world, BulkAction.CANCEL, id_),
+    "an operator archives it": lambda world, id_: act(world, BulkAction.ARCHIVE, id_),
+    "an operator deletes it": lambda world, id_: act(world, BulkAction.DELETE, id_),
+    "a client cancels it": lambda world, id_: world.client.cancel(id_),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_the_end_of_a_turn_starts_the_next_and_that_of_a_waiting_task_does_not(limited: World, how: str) -> None:
     put(limited, sample_single, "a", "b", "c", "d")
     assert ask(limited, sample_single, "a", "b", "c", "d") == [RUN, HELD, HELD, HELD]
-    assert limited.client.cancel("b") == State.CANCELLED
+    ENDS[how](limited, "b")
+    assert states(limited, "c", "d") == ["held", "held"]
     assert end(limited, "a") == ["c"]
-    assert limited.client.cancel("c") == State.CANCELLED
+    ENDS[how](limited, "c")
     assert states(limited, "d") == ["pending"]
     assert ask(limited, sample_single, "d") == [RUN]
 
@@ -405,10 +375,47 @@ def give_a_turn(world: World) -> None:
     assert end(world, "a") == ["b"]
 
 
-@pytest.mark.parametrize("options", [{"process_in": timedelta(seconds=5)}, {"process_in": timedelta(hours=1)}])
-def test_a_replacement_that_gives_a_turn_back_starts_the_next(limited: World, options: dict[str, Any]) -> None:
+@behaviour
+def replaces(payload: Sample, ctx: Any) -> None:
+    ctx.enqueue(sample_single, Sample(), process_in=timedelta(hours=1), **UNIQUE)
+
+
+def replace_by_handler(world: World) -> None:
+    world.deliver(sample_one, {"type": sample_one.type, "id": "handler", "payload": {"do": "replaces"}})
+    assert states(world, "handler") == ["completed"]
+
+
+def replace_by_operator(world: World) -> None:
+    Inspector(Scope(world.database, world.sqs, PREFIX, TASKS, "op")).enqueue(
+        sample_single.type,
+        {"do": "nothing"},
+        options={"unique_for": 3600, "unique_key": "it", "on_conflict": "replace", "process_in": 3600},
+    )
+
+
+def replace_in(seconds: float) -> Callable[[World], object]:
+    return lambda world: world.client.enqueue(sample_single, Sample(), process_in=timedelta(seconds=seconds), **UNIQUE)
+
+
+def replace_without_a_setting(world: World) -> None:
+    """The client of a session finds no other connection: it leaves the next to the sweep."""
+    with pytest.MonkeyPatch.context() as patch, Session(world.database.engine) as session:
+        patch.delenv("DATABASE_URL")
+        JobClient().enqueue(sample_single, Sample(), session=session, process_in=timedelta(hours=1), **UNIQUE)
+        session.commit()
+    assert world.sweep().served == 1
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [replace_in(5), replace_in(3600), replace_by_handler, replace_by_operator, replace_without_a_setting],
+    ids=["by five seconds", "by an hour", "by a handler", "by an operator", "without a setting"],
+)
+def test_a_replacement_that_gives_a_turn_back_starts_the_next(
+    limited: World, replace: Callable[[World], object]
+) -> None:
     give_a_turn(limited)
-    limited.client.enqueue(sample_single, Sample(), **UNIQUE, **options)
+    replace(limited)
     assert states(limited, "b", "c") == ["scheduled", "pending"]
 
 
@@ -425,38 +432,6 @@ def test_a_replacement_in_a_session_starts_the_next_after_its_commit(
     session.commit()
     assert states(limited, "b", "c") == ["scheduled", "pending"]
     assert "c" in [json.loads(message["Body"])["id"] for message in limited.take(sample_single)]
-
-
-@behaviour
-def replaces(payload: Sample, ctx: Any) -> None:
-    ctx.enqueue(sample_single, Sample(), process_in=timedelta(hours=1), **UNIQUE)
-
-
-def test_a_replacement_by_a_handler_starts_the_next_after_its_commit(limited: World) -> None:
-    give_a_turn(limited)
-    limited.deliver(sample_one, {"type": sample_one.type, "id": "handler", "payload": {"do": "replaces"}})
-    assert states(limited, "handler", "b", "c") == ["completed", "scheduled", "pending"]
-
-
-def test_without_a_database_setting_a_replacement_leaves_the_next_to_the_sweep(
-    limited: World, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_a_turn(limited)
-    monkeypatch.delenv("DATABASE_URL")
-    JobClient().enqueue(sample_single, Sample(), session=session, process_in=timedelta(hours=1), **UNIQUE)
-    session.commit()
-    assert limited.sweep().served == 1
-    assert states(limited, "b", "c") == ["scheduled", "pending"]
-
-
-def test_a_replacement_by_an_operator_that_gives_a_turn_back_starts_the_next(limited: World) -> None:
-    give_a_turn(limited)
-    Inspector(Scope(limited.database, limited.sqs, PREFIX, TASKS, "op")).enqueue(
-        sample_single.type,
-        {"do": "nothing"},
-        options={"unique_for": 3600, "unique_key": "it", "on_conflict": "replace", "process_in": 3600},
-    )
-    assert states(limited, "b", "c") == ["scheduled", "pending"]
 
 
 def test_a_replaced_task_keeps_the_time_that_its_rate_gave_it(limited: World) -> None:
@@ -512,12 +487,6 @@ def test_a_task_that_waits_for_a_retry_keeps_its_place_in_the_order(limited: Wor
     limited.later("a")
     assert ask(limited, sample_ordered, "a", "b") == [RUN, HELD]
     assert end(limited, "a") == ["b"]
-
-
-def test_a_task_that_is_not_due_has_no_place_in_the_order(limited: World) -> None:
-    put(limited, sample_ordered, "later", process_in=timedelta(hours=1))
-    put(limited, sample_ordered, "now")
-    assert ask(limited, sample_ordered, "now") == [RUN]
 
 
 def test_a_task_runs_only_if_none_before_it_is_due(limited: World) -> None:
@@ -673,3 +642,73 @@ def test_a_lone_tenant_gets_all_slots_of_a_total(limited: World) -> None:
         put(limited, sample_tree, id_, number=number)
     assert ask(limited, sample_tree, *"abcdefg") == [RUN] * 5 + [HELD] * 2
     assert [end(limited, id_) for id_ in "ab"] == [["f"], ["g"]]
+
+
+# --- Slots that one call cannot give ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked_until_asked_again(world: World, monkeypatch: pytest.MonkeyPatch, id_: str) -> Iterator[list[float]]:
+    """Lock the row of a task until the limit is asked again. Yield the pauses before that."""
+    pauses: list[float] = []
+    with world.locked(id_) as other:
+
+        def release(seconds: float) -> None:
+            pauses.append(seconds)
+            if not other.get().idle:
+                other.get().commit()
+
+        monkeypatch.setattr("joblane.record.flow.free_slots.time.sleep", release)
+        yield pauses
+
+
+@pytest.mark.parametrize(("task", "waiting"), [(sample_keyed, "b"), (sample_ordered, "bc")])
+def test_a_limit_whose_next_task_is_locked_is_asked_again(
+    limited: World, monkeypatch: pytest.MonkeyPatch, task: Task[Any, Any], waiting: str
+) -> None:
+    put(limited, task, "a", *waiting)
+    assert ask(limited, task, "a", *waiting) == [RUN] + [HELD] * len(waiting)
+    with locked_until_asked_again(limited, monkeypatch, "b") as pauses:
+        assert end(limited, "a") == ["b"]
+    assert len(pauses) == 1
+
+
+def test_more_paused_tasks_than_one_call_moves_do_not_hide_the_next_one(limited: World) -> None:
+    client = client_within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
+    client.enqueue_many([Job(sample_keyed, Sample(), task_id=f"p{number:03}", tenant="x") for number in range(450)])
+    put(limited, sample_keyed, "a", "z")
+    assert ask(limited, sample_keyed, "a", "z") == [RUN, HELD]
+    limited.run("update joblane.tasks set state = 'held', wait_kind = 'limit', waits_for = key_limit, place = -1,"
+                " sweep_at = null where tenant = 'x'")  # fmt: skip
+    limited.run("insert into joblane.pauses (scope, name) values ('tenant', 'x')")
+    assert end(limited, "a") == ["z"]
+    assert limited.run("select count(*) from joblane.tasks where tenant = 'x' and state = 'pending'") == [[450]]
+
+
+def test_a_task_that_moves_to_its_total_is_served_if_a_slot_is_freed_meanwhile(limited: World) -> None:
+    put(limited, sample_tree, "a", "b", number=1)
+    put(limited, sample_tree, "c", number=2)
+    limited.run("update joblane.limits set slots = 1 where name = 'sample:tree/'")
+    assert ask(limited, sample_tree, "a", "c", "b") == [RUN, RUN, HELD]
+    limited.run("update joblane.limits set slots = 1 where name = 'sample:tree'")
+
+    class Slow:
+        """Commits the first statement only after another task has ended, whose worker finds nobody waiting."""
+
+        def run(self, statement: str, *parameters: Any) -> Any:
+            connection = other.get()
+            if row["finished_at"] is not None:
+                return connection.run(statement, *parameters)
+            connection.execute_simple("begin")
+            rows = connection.run(statement, *parameters)
+            assert end(limited, "c") == []
+            row["finished_at"] = "now"
+            connection.commit()
+            return rows
+
+    row = limited.row("a")
+    ended = Finish("a", row["lease_token"], row["runs"], "completed", State.COMPLETED)
+    assert finish(limited.database.get(), [ended]) == {"a"}
+    with Database(limited.url) as other:
+        turns = serve(cast(Connection, Slow()), [[row["key_limit"], row["total_limit"], row["shared_limit"]]])
+    assert [turn.id for turn in turns] == ["b"]

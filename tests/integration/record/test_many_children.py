@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from joblane.record.flow.release import Release
 from joblane.record.row.conditions import MOST_RELEASED, MOST_WAIT_AGAIN
 from joblane.record.row.states import State
 from joblane.record.sql_functions import FUNCTIONS
+from joblane.record.task.claim import Verdict
 from joblane.record.task.finish import Finish, finish
 from joblane.sweep import parents as parents_module
 from joblane.sweep.duties import Duties
@@ -149,27 +150,23 @@ def test_a_cancel_of_a_parent_that_has_completed_changes_nothing(world: World) -
     assert states(world, *CHILDREN) == ["pending"] * 5
 
 
-def test_a_held_child_whose_row_a_completed_parent_has_left_runs(world: World) -> None:
-    family(world)
-    ended(world)
-    assert [ask(world, child) for child in CHILDREN] == [RUN] * 5
-    world.sweep()
-    assert [world.row(child)["runs"] for child in CHILDREN] == [1] * 5
-    assert rows_left(world) == 0
-
-
-def test_a_child_that_is_first_claimed_after_such_an_end_runs(world: World) -> None:
+@pytest.mark.parametrize(
+    ("state", "is_held", "fate"),
+    [(State.COMPLETED, True, RUN), (State.COMPLETED, False, RUN), (State.ARCHIVED, True, HELD)],
+    ids=["held, completed", "first claimed after the end", "held, dead"],
+)
+def test_a_claim_knows_the_end_of_the_parent_whose_row_is_left(
+    world: World, state: State, is_held: bool, fate: Verdict
+) -> None:
     put(world, "a")
     put(world, *CHILDREN, after=["a"])
+    if is_held:
+        assert [ask(world, child) for child in CHILDREN] == [HELD] * 5
     assert ask(world, "a") is RUN
-    ended(world)
-    assert [ask(world, child) for child in CHILDREN] == [RUN] * 5
-
-
-def test_a_held_child_of_a_dead_parent_still_waits(world: World) -> None:
-    family(world)
-    ended(world, State.ARCHIVED)
-    assert [ask(world, child) for child in CHILDREN] == [HELD] * 5
+    ended(world, state)
+    assert [ask(world, child) for child in CHILDREN] == [fate] * 5
+    world.sweep()
+    assert {world.row(child)["runs"] for child in CHILDREN} == {int(fate is RUN)}
 
 
 def test_a_callback_waits_for_the_members_beyond_the_rows_that_are_read(world: World) -> None:
@@ -319,26 +316,27 @@ PLANTED = [
      "lets_the_first_children_go", ()),
     ("finish", "where x.id = any (finished) and x.state in", "where x.state <> 'completed' and x.state in",
      "lets_the_first_children_go", ()),
-    ("open_parents", "where not coalesce((", "where true or coalesce((", "a_completed_parent_has_left_runs", ()),
+    ("open_parents", "where not coalesce((", "where true or coalesce((", "end_of_the_parent_whose_row_is_left",
+     (State.COMPLETED, True, RUN)),
     ("open_parents", "offset 1000", "offset 9000", "beyond_the_rows_that_are_read", ()),
     ("release_children", "exists (select from needless)", "false", "do_not_wait_any_more_stop_no_release",
-     {"monkeypatch"}),
+     (pytest.MonkeyPatch,)),
     ("release_children", "where f.lets_go or f.cancels)", "where true)", "reads_no_row_that_a_dead_parent_keeps", ()),
     ("release_children", "limit 1000 for update skip locked) as e", "limit 1000 for update) as e", "two_releases", ()),
     ("release_children", "where e.child = any (array(select c.id from children_to_cancel c))\n         limit 1000",
      "where e.child = any (array(select c.id from children_to_cancel c))", "a_cancelled_callback_leaves",
-     {"monkeypatch"}),
+     (pytest.MonkeyPatch,)),
 ]  # fmt: skip
 """A function, a text there and the fault, a part of the name of the test that finds it, and the test's parameters."""
 
 
 @pytest.mark.parametrize(("function", "old", "new", "name", "given"), PLANTED)
 def test_each_planted_fault_is_found(
-    world: World, monkeypatch: pytest.MonkeyPatch, function: str, old: str, new: str, name: str, given: Collection[str]
+    world: World, monkeypatch: pytest.MonkeyPatch, function: str, old: str, new: str, name: str, given: Sequence[Any]
 ) -> None:
     text_of_function = FUNCTIONS[function]
     assert old in text_of_function, "the function has changed: the fault can no longer be planted by this text"
     [test] = [test for found, test in globals().items() if name in found]
     install(world, FUNCTIONS | {function: text_of_function.replace(old, new)})
     with pytest.raises((AssertionError, DatabaseError)):
-        test(world, **dict.fromkeys(given, monkeypatch))
+        test(world, *(monkeypatch if one is pytest.MonkeyPatch else one for one in given))

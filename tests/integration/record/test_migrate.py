@@ -15,9 +15,8 @@ from tests.builders.revisions import second_revision
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    yield database
-    database.drop()
+    with Database(database_url) as database:
+        yield database
 
 
 def test_a_migrated_database_has_no_pending_revision_and_an_empty_one_has_all(database: Database) -> None:

@@ -68,11 +68,8 @@ def empty(postgres: Postgres) -> Iterator[str]:
 
 @contextmanager
 def connected(url: str) -> Iterator[Any]:
-    database = Database(url)
-    try:
+    with Database(url) as database:
         yield database.get()
-    finally:
-        database.drop()
 
 
 def as_app(postgres: Postgres, url: str) -> str:
@@ -105,46 +102,61 @@ def test_the_granted_user_can_run_all_statements_of_the_library(
         jobs.run(jobs_sweep, JobsSweep())
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "create table public.mine (a integer)",
-        "drop table joblane.tasks",
-        "alter table joblane.tasks add column mine integer",
-        "truncate joblane.tasks",
-        "update joblane.alembic_version set version_num = 'x'",
-        "update joblane.stage set prefix = 'x'",
-        "insert into joblane.stage (prefix) values ('x')",
-        "insert into joblane.deploys (version) values ('x')",
-        "update joblane.audit set who = 'another'",
-        "delete from joblane.audit",
-        "truncate joblane.audit",
-        "create role other",
-    ],
-)
-def test_the_granted_user_cannot_change_a_schema(empty: str, postgres: Postgres, statement: str) -> None:
-    migrate(empty, user="app", by_iam=True)
-    with connected(as_app(postgres, empty)) as connection, pytest.raises(DatabaseError) as caught:
-        connection.run(statement)
-    assert sqlstate(caught.value) == FORBIDDEN
+MAY = [
+    ("insert into joblane.audit (who, action, target) values ('me', 'run', 'x') returning who", "me"),
+    ("select who from joblane.audit", "me"),
+    ("insert into joblane.later values (1) returning a", 1),
+    ("select joblane.later()", 1),  # although public may call no function
+    ("select has_schema_privilege('pg_toast', 'usage')", False),
+]
+MAY_NOT = [
+    "create table public.mine (a integer)",
+    "drop table joblane.tasks",
+    "alter table joblane.tasks add column mine integer",
+    "truncate joblane.tasks",
+    "update joblane.alembic_version set version_num = 'x'",
+    "update joblane.stage set prefix = 'x'",
+    "insert into joblane.stage (prefix) values ('x')",
+    "insert into joblane.deploys (version) values ('x')",
+    "update joblane.audit set who = 'another'",
+    "delete from joblane.audit",
+    "truncate joblane.audit",
+    "create role other",
+]
 
 
-def test_the_granted_user_writes_and_reads_the_audit(empty: str, postgres: Postgres) -> None:
-    migrate(empty, user="app", by_iam=True)
-    with connected(as_app(postgres, empty)) as connection:
-        connection.run("insert into joblane.audit (who, action, target) values ('me', 'run', 'x')")
-        assert connection.run("select who from joblane.audit") == [["me"]]
-
-
-def test_the_granted_user_can_call_the_functions_where_public_cannot(empty: str, postgres: Postgres) -> None:
+def test_the_granted_user_may_write_rows_call_functions_and_change_no_schema(
+    empty: str, postgres: Postgres, subtests: pytest.Subtests
+) -> None:
+    # given a database whose functions are not for everybody, and objects of a later migration
     with connected(empty) as owner:
         owner.run("alter default privileges revoke execute on functions from public")
-    migrate(empty, user="app", by_iam=True)
-    with connected(empty) as owner:
+        migrate(empty, user="app", by_iam=True)
         owner.run("create function joblane.later() returns integer return 1")
+        owner.run("create table joblane.later (a integer)")
+    # then
     with connected(as_app(postgres, empty)) as connection:
+        for statement, answer in MAY:
+            with subtests.test(statement):
+                assert connection.run(statement) == [[answer]]
         assert finish(connection, [Finish("it", str(uuid4()), 1, "completed", State.COMPLETED)]) == set()
-        assert connection.run("select joblane.later()") == [[1]]
+        for statement in MAY_NOT:
+            with subtests.test(statement):
+                with pytest.raises(DatabaseError) as caught:
+                    connection.run(statement)
+                assert sqlstate(caught.value) == FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    ("user", "says"),
+    [
+        ("app", "user: the role 'app' does not exist; create it with the password in its secret"),
+        ('app"; drop table joblane.tasks; --', "user: a lower-case name"),
+    ],
+)
+def test_a_user_that_cannot_be_granted_rights_is_refused(empty: str, user: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        migrate(empty, user=user, by_iam=False)
 
 
 def test_rights_that_were_revoked_by_hand_return_with_the_next_migration(empty: str, postgres: Postgres) -> None:
@@ -155,12 +167,6 @@ def test_rights_that_were_revoked_by_hand_return_with_the_next_migration(empty: 
         assert differences(owner) == [], "the rights of a deploy are no difference"
     with connected(as_app(postgres, empty)) as connection:
         assert connection.run("select from joblane.tasks") == []
-
-
-def test_the_granted_user_gets_no_right_on_a_system_schema(empty: str, postgres: Postgres) -> None:
-    migrate(empty, user="app", by_iam=True)
-    with connected(as_app(postgres, empty)) as connection:
-        assert connection.run("select has_schema_privilege('pg_toast', 'usage')") == [[False]]
 
 
 def test_migrations_take_turns_to_grant_the_rights(
@@ -178,14 +184,6 @@ def test_migrations_take_turns_to_grant_the_rights(
             assert not granting.done()
             other.commit()
             granting.result()
-
-
-def test_the_granted_user_can_use_a_table_of_a_later_migration(empty: str, postgres: Postgres) -> None:
-    migrate(empty, user="app", by_iam=True)
-    with connected(empty) as owner:
-        owner.run("create table joblane.later (a integer)")
-    with connected(as_app(postgres, empty)) as connection:
-        connection.run("insert into joblane.later values (1)")
 
 
 def test_the_granted_user_can_use_all_tables_of_the_migrating_role_and_no_other(empty: str, postgres: Postgres) -> None:
@@ -244,13 +242,6 @@ def test_an_iam_user_joins_rds_iam_once_and_a_password_user_does_not(empty: str,
                 assert connection.run("select pg_has_role('app', 'rds_iam', 'member')") == [[by_iam]]
     finally:
         administer(postgres, "drop role rds_iam")
-
-
-def test_a_missing_password_user_is_not_created_without_a_password(empty: str) -> None:
-    with pytest.raises(
-        ValueError, match="user: the role 'app' does not exist; create it with the password in its secret"
-    ):
-        migrate(empty, user="app", by_iam=False)
 
 
 def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
@@ -366,11 +357,6 @@ def test_the_next_migration_completes_one_that_hung_and_was_killed(
         assert installed(connection)
 
 
-def test_a_user_name_that_needs_quotes_is_refused(empty: str) -> None:
-    with pytest.raises(ValueError, match="user: a lower-case name"):
-        migrate(empty, user='app"; drop table joblane.tasks; --')
-
-
 def test_a_migration_waits_for_a_paused_database(
     empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,15 +400,26 @@ def answers() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         serving.join()
 
 
-def test_a_deploy_migrates_and_gets_the_result(
-    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+Deploy = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def deploy(empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> Deploy:
+    """Call the function as CloudFormation does, with these fields of its event. Return the response."""
     url, came = answers
     monkeypatch.setenv("DATABASE_URL", empty)
+
+    def call(**event: Any) -> dict[str, Any]:
+        handler({**EVENT, **event, "ResponseURL": url}, LambdaContext())
+        return came[-1]
+
+    return call
+
+
+def test_a_deploy_migrates_and_gets_the_result(empty: str, deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_USER", "app")
     monkeypatch.setenv("DATABASE_USER_LOGIN", "iam")
-    handler({**EVENT, "ResponseURL": url}, LambdaContext())
-    [answer] = came
+    answer = deploy()
     assert answer.pop("Reason").endswith("(log stream stream)")
     assert answer.pop("PhysicalResourceId").startswith("migrated-")
     assert answer == {
@@ -433,66 +430,43 @@ def test_a_deploy_migrates_and_gets_the_result(
         assert connection.run("select has_table_privilege('app', 'joblane.tasks', 'insert')") == [[True]]
 
 
-def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
-    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, came = answers
-    monkeypatch.setenv("DATABASE_URL", empty)
+def test_a_migration_that_fails_fails_the_deploy_with_its_reason(empty: str, deploy: Deploy) -> None:
     with connected(empty) as connection:
         connection.execute_simple("create schema joblane; create table joblane.tasks (id integer)")
-    handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
-    assert came[0]["Status"] == "FAILED"
-    assert "the database has a schema joblane without a revision. If its tables are Joblane's" in came[0]["Reason"]
-    with connected(empty) as connection:
+        answer = deploy(RequestType="Create")
+        assert answer["Status"] == "FAILED"
+        assert "the database has a schema joblane without a revision. If its tables are Joblane's" in answer["Reason"]
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 
 
-def test_a_rollback_registers_the_old_codes_types_again(
-    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_registers_the_old_codes_types_again(empty: str, deploy: Deploy) -> None:
     # given a deploy that succeeded, and a later deploy of code that dropped a type
-    url, came = answers
-    monkeypatch.setenv("DATABASE_URL", empty)
-    create = {**EVENT, "RequestType": "Create", "ResourceProperties": EVENT["OldResourceProperties"]}
-    handler({**create, "ResponseURL": url}, LambdaContext())
+    old = EVENT["OldResourceProperties"]
+    id_ = deploy(RequestType="Create", ResourceProperties=old)["PhysicalResourceId"]
     with connected(empty) as connection:
         connection.run("delete from joblane.task_types where type = 'jobs:sweep'")
         # when it is rolled back
-        properties = {"ResourceProperties": EVENT["OldResourceProperties"]}
-        id_ = {"PhysicalResourceId": came[0]["PhysicalResourceId"]}
-        handler({**EVENT, **properties, **id_, "ResponseURL": url}, LambdaContext())
+        assert deploy(ResourceProperties=old, PhysicalResourceId=id_)["Status"] == "SUCCESS"
         # then
-        assert came[1]["Status"] == "SUCCESS"
         assert connection.run("select count(*) from joblane.task_types where type = 'jobs:sweep'") == [[1]]
 
 
 def test_a_deploy_and_its_rollback_are_recorded_with_version_and_person(
-    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+    empty: str, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given
-    url, came = answers
-    monkeypatch.setenv("DATABASE_URL", empty)
     monkeypatch.setattr(deploys, "KEPT", 3)
-
-    def deploy(version: str, by: str = "") -> None:
-        id_ = came[-1]["PhysicalResourceId"] if came else "made-before"
-        properties = {"ServiceToken": "arn", "Code": version[:2], "Version": version, "By": by}
-        handler(
-            {**EVENT, "PhysicalResourceId": id_, "ResourceProperties": properties, "ResponseURL": url}, LambdaContext()
-        )
-
+    id_, needless = "made-before", []
     # when: the same version again, another person, and a return to the version before
-    for version, by in [("1a", "ann"), ("1a", "ann"), ("2b", ""), ("2b", "bob"), ("1a", "ann")]:
-        deploy(version, by)
+    for version, by in [("1a", "ann"), ("1a", "ann"), ("2b", ""), ("2b", "bob"), ("1a", "ann"), ("3c", "")]:
+        properties = {"ServiceToken": "arn", "Code": version[:2], "Version": version, "By": by}
+        answer = deploy(PhysicalResourceId=id_, ResourceProperties=properties)
+        id_ = answer["PhysicalResourceId"]
+        needless.append("by an earlier deploy" in answer["Reason"])
     # then
-    needless = [number for number, answer in enumerate(came) if "by an earlier deploy" in answer["Reason"]]
-    assert needless == [1, 3, 4]
+    assert needless == [False, True, False, True, True, False]
     with connected(empty) as connection:
         rows = connection.run("select version, deployed_by from joblane.deploys order by number")
-        assert rows == [["1a", "ann"], ["2b", None], ["1a", "ann"]]
-        # and the latest are kept
-        deploy("3c")
-        assert len(connection.run("select from joblane.deploys")) == 3
+        assert rows == [["2b", None], ["1a", "ann"], ["3c", None]], "the latest are kept"
         [latest, *_] = deploys.deploys(connection, datetime.now(UTC) - timedelta(hours=1), 2)
         assert (latest.version, latest.by) == ("3c", None)
 
@@ -506,17 +480,13 @@ def test_a_deploy_that_removes_the_last_limit_wakes_the_sweep(empty: str, monkey
     assert prefixes == ["jobs"]
 
 
-def test_a_schema_that_was_changed_by_hand_fails_the_deploy_with_the_statement(
-    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, came = answers
-    monkeypatch.setenv("DATABASE_URL", empty)
+def test_a_schema_that_was_changed_by_hand_fails_the_deploy_with_the_statement(empty: str, deploy: Deploy) -> None:
     migrate(empty)
     with connected(empty) as connection:
         connection.run("drop index joblane.tasks_unique")
-    handler({**EVENT, "ResponseURL": url}, LambdaContext())
-    assert came[0]["Status"] == "FAILED"
-    assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in came[0]["Reason"]
+    answer = deploy()
+    assert answer["Status"] == "FAILED"
+    assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in answer["Reason"]
 
 
 def test_a_manual_invocation_migrates_and_returns_the_number_of_types(

@@ -57,8 +57,7 @@ def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def joblane_schema(url: str) -> str:
     """Return the columns, indexes, functions and versions of the schema joblane."""
-    database = Database(url)
-    try:
+    with Database(url) as database:
         rows = database.get().run(
             "select c.relname || coalesce('.' || a.attname, '') from pg_class c left join pg_attribute a"
             " on a.attrelid = c.oid where c.relnamespace = 'joblane'::regnamespace"
@@ -66,8 +65,6 @@ def joblane_schema(url: str) -> str:
             " union all select version_num from joblane.alembic_version order by 1"
         )
         return json.dumps(rows)
-    finally:
-        database.drop()
 
 
 def project(folder: Path, url: str, env: str) -> Config:
@@ -122,13 +119,10 @@ def test_the_migrations_of_a_project_and_of_joblane_do_not_affect_each_other(
 
 
 def test_the_migrations_of_joblane_ignore_other_tables(url: str) -> None:
-    database = Database(url)
-    try:
+    with Database(url) as database:
         database.get().execute_simple("create table public.tasks (mine integer); create table public.pauses (mine int)")
         migrate(url)
         found = MetaData()
         with database.engine.connect() as connection:
             found.reflect(connection, schema="public", only=["tasks", "pauses"])
         assert [[column.name for column in table.columns] for table in found.sorted_tables] == [["mine"], ["mine"]]
-    finally:
-        database.drop()

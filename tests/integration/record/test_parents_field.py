@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from joblane.inspector.filter import BulkAction
 from joblane.record.flow.release import RELEASE
 from joblane.record.row.states import State
 from joblane.record.sql_functions import FUNCTIONS
-from joblane.record.task.claim import Verdict
 from joblane.record.task.finish import Finish, finish
 from joblane.tasks.job import Job
 from tests.integration.record.test_parents import (
     ENDED,
+    ENDS,
     HELD,
     RUN,
-    act,
     ask,
     end,
     finish_open,
@@ -41,30 +38,6 @@ def remove(world: World, *ids: str) -> None:
     """Let the time pass for which ended tasks are kept."""
     world.run("update joblane.tasks set expire_at = now(), cleared = true where id = any($1::text[])", list(ids))
     assert world.sweep().removed == len(ids)
-
-
-def kill(world: World, id_: str) -> None:
-    """Kill the run of a task that has no attempt left. Its message comes again after the lease."""
-    assert ask(world, id_) is RUN
-    world.expire_leases()
-    assert ask(world, id_) is Verdict.ARCHIVED
-
-
-def pass_deadline(world: World, id_: str) -> None:
-    world.run("update joblane.tasks set deadline = now() - interval '1 s' where id = $1", id_)
-    assert ask(world, id_) is Verdict.ARCHIVED
-
-
-ENDS: dict[str, Callable[[World, str], object]] = {
-    "it completes": run,
-    "it fails for good": lambda world, id_: run(world, id_, State.ARCHIVED),
-    "its handler revokes it": lambda world, id_: run(world, id_, State.CANCELLED),
-    "its last run is killed": kill,
-    "its deadline passes": pass_deadline,
-    "it is cancelled": lambda world, id_: world.client.cancel(id_),
-    "an operator archives it": lambda world, id_: act(world, BulkAction.ARCHIVE, id_),
-    "an operator deletes it": lambda world, id_: act(world, BulkAction.DELETE, id_),
-}
 
 
 def test_oban_722_a_parent_that_is_removed_does_not_stop_its_children(world: World) -> None:
@@ -160,22 +133,6 @@ def test_sidekiq_6852_a_member_that_runs_twice_calls_back_once(world: World) -> 
     assert world.row(ON_END)["runs"] == 1
 
 
-@pytest.mark.parametrize(("on_parent_dead", "fate"), [("hold", HELD), ("cancel", ENDED), ("run", RUN)])
-def test_fossology_3852_a_child_that_is_enqueued_after_its_parent_has_failed(
-    world: World, on_parent_dead: str, fate: Verdict
-) -> None:
-    """A job failed so fast that it ended before the jobs after it were written. Its end failed those that it found;
-    the later ones waited for ever. Here the insert of a child looks at its parents, and its first claim asks them
-    again."""
-    put(world, "a")
-    run(world, "a", State.ARCHIVED)
-    put(world, "child", after=["a"], on_parent_dead=on_parent_dead)
-    assert ask(world, "child") is fate
-    if fate is HELD:
-        act(world, BulkAction.RETRY, "a")
-        assert run(world, "a") == ["child"]
-
-
 def test_rq_1692_a_child_is_released_after_the_commit_of_its_parent(world: World) -> None:
     """A job looked for the jobs after it before its own end was written: they saw that it had not ended, and nobody
     looked again. Here an end commits first, and then the children are released."""
@@ -198,13 +155,11 @@ IS_FREE = "t.state = 'held' and t.wait_kind is not distinct from 'parents' and t
 PLANTED = [
     ("oban_722", "link_task", " and p.state <> 'completed'", "", {}),
     ("oca_queue_885_and", "claim", "('held', 'ended', 'archived') then", "('held', 'ended') then",
-     {"how": "its last run is killed"}),
+     {"how": "loses its last run"}),
     ("oca_queue_885_the_last", "release_children", "later := array(select t.id from joblane.tasks t where",
      "later := array(select t.id from joblane.tasks t where false and", {"monkeypatch": None}),
     ("sidekiq_batch_100", "link_task", "where t.callback_of is not null", "where false", {}),
     ("sidekiq_6852", "release_children", IS_FREE, "", {}),
-    ("fossology_3852", "link_task", "p.state <> 'completed'", "p.finished_at is null",
-     {"on_parent_dead": "hold", "fate": HELD}),
     ("rq_1692", "release_children", "limit 1) is null", "limit 1) is not distinct from true", {}),
 ]  # fmt: skip
 """A part of the name of a test, the function and the text there that the fault replaces, and the test's parameters."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import threading
@@ -15,11 +14,10 @@ from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
-from sqlalchemy import text
 
-from joblane import RetryAfter, TaskContext
+from joblane import JobClient, RetryAfter, TaskContext
 from joblane.enqueue.check import check
-from joblane.errors import sqlstate
+from joblane.errors import TaskIdConflictError, sqlstate
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
@@ -35,6 +33,7 @@ from joblane.sweep.sends import GIVE_BACK
 from joblane.tasks.job import Job
 from joblane.testing.faults import Send
 from tests.builders.events import record
+from tests.builders.handlers import commit_slowly, write, written
 from tests.builders.rows import In, active, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
@@ -43,16 +42,6 @@ from tests.world import World, handle
 WaitUntil = Callable[[Callable[[], bool]], None]
 LEASE = timedelta(seconds=60)
 SWEPT = "2026-01-01T00:00:00Z"
-
-
-@pytest.fixture
-def effects(world: World) -> World:
-    world.run("create table effects (task_id text, what text)")
-    return world
-
-
-def write(ctx: TaskContext, what: str) -> None:
-    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
 
 
 def waiting_for_a_lock(world: World) -> bool:
@@ -130,7 +119,7 @@ def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
         assert effects.depth(lane) == 1
         effects.acknowledge(lane, [first], won.result())
         assert handle(loser, second) == []
-    assert effects.run("select what from effects") == [["run 1"]]
+    assert written(effects) == ["run 1"]
     row = effects.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 1)
 
@@ -162,7 +151,7 @@ def test_the_loser_runs_if_the_claim_of_the_winner_is_rolled_back(
             assert died.result(20) in ([first["messageId"]], [])
             if lost.result(20):  # it stopped waiting before the winner died: deliver the message again
                 assert handle(loser, second) == []
-    assert effects.run("select what from effects") == [["done"]]
+    assert written(effects) == ["done"]
     assert effects.outcomes("it") == ["completed"]
 
 
@@ -173,22 +162,12 @@ def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World, receives:
     for id_ in ("locked", "free"):
         put(world, sample_batch, id_)
     bodies = [{"type": "sample:batch", "id": id_, "rec": True} for id_ in ("free", "locked")]
-    holder = Database(world.url)
-    try:
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = 'locked' for update")
-
-        kept = world.deliver(sample_batch, *bodies, receives=receives)
-
-        assert len(kept) == 1
-        (seconds,) = watched.visibilities
-        assert waits[0] <= seconds <= waits[1]
+    with world.locked("locked"):
+        assert len(world.deliver(sample_batch, *bodies, receives=receives)) == 1
+        assert waits[0] <= watched.visibilities[0] <= waits[1]
         assert [world.row(id_)["state"] for id_ in ("free", "locked")] == ["completed", "pending"]
         assert world.row("locked")["attempts"] == 0
         assert world.database.get().idle
-    finally:
-        holder.get().rollback()
-        holder.drop()
     assert world.deliver(sample_batch, bodies[1]) == []
     assert world.row("locked")["attempts"] == 1
 
@@ -196,17 +175,14 @@ def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World, receives:
 def test_a_message_with_an_id_of_an_open_transaction_waits_for_its_end(world: World) -> None:
     payload = {"do": "nothing", "number": 0}
     new = check(Job(sample_one, Sample(**payload), task_id="it"), record=True, prefix="jobs")
-    producer = Database(world.url)
-    try:
+    external = {"type": "sample:one", "id": "it", "payload": payload}
+    with Database(world.url) as producer:
         producer.get().execute_simple("begin")
         producer.get().run(insert.INSERT, json.dumps([new.row()]))
-        external = {"type": "sample:one", "id": "it", "payload": payload}
         assert len(world.deliver(sample_one, external)) == 1
         assert world.run("select from joblane.tasks") == []
         producer.get().execute_simple("commit")
-        assert world.deliver(sample_one, external) == []
-    finally:
-        producer.drop()
+    assert world.deliver(sample_one, external) == []
     assert world.row("it")["runs"] == 1
 
 
@@ -303,22 +279,15 @@ def test_every_statement_over_many_rows_locks_them_in_the_order_of_the_ids(
         put(world, sample_batch, id_, **STATES[name])
     world.run(f"alter function joblane.claim_{VERSION} set lock_timeout = '20s'")  # on a slow machine
     sql, parameters = lock_statements(["d", "a", "c", "B"])[name]
-    holder, worker = Database(world.url), Database(world.url)
-    try:
-        # given a row locked by another transaction
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = 'a' for update")
-        with ThreadPoolExecutor(1) as threads:
-            # when the statement waits for it
-            waits = threads.submit(worker.get().run, sql, *parameters)
-            wait_until(lambda: waiting_for_a_lock(world))
-            # then it has locked the rows before it, and no row after it
-            free = world.run("select id from joblane.tasks order by id for update skip locked")
-            holder.get().execute_simple("rollback")
-            waits.result(20)
-    finally:
-        holder.drop()
-        worker.drop()
+    # given a row locked by another transaction
+    with world.locked("a") as holder, Database(world.url) as worker, ThreadPoolExecutor(1) as threads:
+        # when the statement waits for it
+        waits = threads.submit(worker.get().run, sql, *parameters)
+        wait_until(lambda: waiting_for_a_lock(world))
+        # then it has locked the rows before it, and no row after it
+        free = world.run("select id from joblane.tasks order by id for update skip locked")
+        holder.get().execute_simple("rollback")
+        waits.result(20)
     assert free == [["c"], ["d"]]
 
 
@@ -374,23 +343,6 @@ def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(worl
     assert row == [["retry", 900, 0]]
 
 
-def test_two_concurrent_sweeps_share_the_work(world: World) -> None:
-    watched = world.watch()
-    world.lane(sample_one)
-    for number in range(60):
-        put(world, sample_one, f"it-{number:02}", sweep_at=In(-1))
-    with ThreadPoolExecutor(4) as threads:
-        databases = [Database(world.url) for _ in range(4)]
-        try:
-            swept = list(threads.map(lambda one: sweep.sweep(one.get(), watched, "jobs"), databases))
-        finally:
-            for database in databases:
-                database.drop()
-    assert sum(one.sent for one in swept) == 60
-    assert len({entry.body for entry in watched.sent}) == 60
-    assert world.sweep().sent == 0
-
-
 # --- Leases --------------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +368,7 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
     # then its message stays, and only the work of the other run is committed
     assert taken == [[]]
     assert len(kept) == 1
-    assert effects.run("select what from effects") == [["run 2"]]
+    assert written(effects) == ["run 2"]
     row = effects.row("it")
     assert (row["state"], row["result"], row["runs"], row["attempts"]) == ("completed", "run 2", 2, 2)
     assert effects.outcomes("it") == ["lost", "completed"]
@@ -465,20 +417,14 @@ def test_a_run_may_finish_after_its_lease_if_no_other_run_has_claimed(effects: W
 
 def test_a_claim_during_a_finish_waits_for_the_commit_and_does_not_run(effects: World, wait_until: WaitUntil) -> None:
     # given a run that is longer than its lease and commits slowly
-    effects.run(
-        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return null; end$$"
-    )
-    effects.run(
-        "create constraint trigger slow after insert on effects deferrable initially deferred"
-        " for each row execute function slowly()"
-    )
+    commit_slowly(effects, 0.2)
 
     @behaviour
-    def commit_slowly(payload: Sample, ctx: TaskContext) -> None:
+    def end_slowly(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, "once")
         effects.expire_leases()
 
-    body = {"type": "sample:one", "id": "it", "payload": {"do": "commit_slowly"}}
+    body = {"type": "sample:one", "id": "it", "payload": {"do": "end_slowly"}}
     finishing = threading.Event()
 
     def hook(sql: str, send: Send) -> Any:
@@ -497,7 +443,7 @@ def test_a_claim_during_a_finish_waits_for_the_commit_and_does_not_run(effects: 
     # then it finds the task completed, or, on a slow machine, a locked row
     if second:
         assert effects.deliver(sample_one, body) == []
-    assert effects.run("select what from effects") == [["once"]]
+    assert written(effects) == ["once"]
     assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
 
 
@@ -524,29 +470,14 @@ def test_two_deliveries_send_the_same_dead_letter(world: World) -> None:
     assert world.row("it")["dead_sent_at"] is not None
 
 
-def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next(world: World) -> None:
-    """The send of generation 0 is marked late, after the task was redriven and archived again."""
-    put(world, sample_one, "it", state="archived", generation=1, attempts=4, runs=8)
-
-    dead_letters.mark_dead_sent(world.database.get(), [("it", 0)])
-
-    assert world.row("it")["dead_sent_at"] is None
-
-
 def test_two_concurrent_enqueues_of_an_id_insert_one_task(world: World) -> None:
     world.lane(sample_one)
-    numbers = itertools.count()
 
-    def enqueue(_: int) -> str:
+    def enqueue(number: int) -> str:
         try:
-            from joblane.client.client import JobClient
-
-            client = JobClient()
-            try:
-                client.enqueue(sample_one, Sample(number=next(numbers)), task_id="it")
-            finally:
-                client.close()
-        except Exception as error:
+            with JobClient() as client:
+                client.enqueue(sample_one, Sample(number=number), task_id="it")
+        except TaskIdConflictError as error:
             return type(error).__name__
         return "enqueued"
 

@@ -14,8 +14,8 @@ from joblane.record import migrate as module
 from joblane.record.driver.database import Database
 from joblane.record.driver.login import LoginError
 from joblane.record.migrate import migrate
-from joblane.testing.databases import administer as run
 from joblane.testing.server_for_tests import server_for_tests
+from tests.databases import administer as run
 from tests.pages import ROOT, blocks
 
 if TYPE_CHECKING:

@@ -31,6 +31,8 @@ from tests.world import World
 ANEW = (
     "To start anew, rename it, which keeps its tables, and migrate again: `alter schema joblane rename to joblane_old`"
 )
+AT_REVISION = "create table joblane.alembic_version (version_num text); insert into joblane.alembic_version values"
+REVISION = f" revision. {ANEW}"
 BOTH = "prefix 'shop', and this process is of the stage with prefix 'jobs'; set JOBLANE_PREFIX=shop"
 
 
@@ -43,11 +45,8 @@ def empty(postgres: Postgres) -> Iterator[str]:
 
 @contextmanager
 def connected(url: str) -> Iterator[Any]:
-    database = Database(url)
-    try:
+    with Database(url) as database:
         yield database.get()
-    finally:
-        database.drop()
 
 
 def everything(url: str) -> list[list[Any]]:
@@ -62,6 +61,16 @@ def everything(url: str) -> list[list[Any]]:
         return list(made)
 
 
+def refused(url: str, error: type[Exception], match: str) -> pytest.ExceptionInfo[Any]:
+    """Check that neither a migration nor its SQL is for this database, and that nothing is changed."""
+    before = everything(url)
+    for refused_call in (migrate, migration_sql):
+        with pytest.raises(error, match=match) as caught:
+            refused_call(url)
+    assert everything(url) == before
+    return caught
+
+
 # --- Migrating -----------------------------------------------------------------------------------------------------
 
 
@@ -71,65 +80,46 @@ def test_the_first_migration_writes_the_prefix_and_another_is_refused(
     monkeypatch.setenv("JOBLANE_PREFIX", "shop")
     for _ in range(2):
         migrate(empty)
-    before = everything(empty)
     monkeypatch.setenv("JOBLANE_PREFIX", "jobs")
-    for refused in (migrate, migration_sql):
-        with pytest.raises(WrongStageError, match=BOTH) as caught:
-            refused(empty)
-        assert (caught.value.prefix, caught.value.found) == ("jobs", "shop")
-    assert everything(empty) == before
+    caught = refused(empty, WrongStageError, BOTH)
+    assert (caught.value.prefix, caught.value.found) == ("jobs", "shop")
     with connected(empty) as connection:
         assert connection.run("select prefix from joblane.stage") == [["shop"]]
-
-
-def test_the_schema_of_another_stage_with_newer_code_is_refused_too(
-    empty: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JOBLANE_PREFIX", "shop")
-    migrate(empty)
-    monkeypatch.setenv("JOBLANE_PREFIX", "jobs")
-    with connected(empty) as connection:
+        # and with newer code
         connection.run("update joblane.alembic_version set version_num = '9999'")
     with pytest.raises(WrongStageError):
         migrate(empty)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "holds"),
+    ("theirs", "says"),
     [
-        ("create table joblane.jobs (id integer)", "table joblane.jobs"),
-        ("create type joblane.mood as enum ('good')", "type joblane.mood"),
-        ("create function joblane.enqueue() returns int language sql as 'select 1'", r"function joblane.enqueue\(\)"),
+        ("create table joblane.jobs (id integer)", f"did not create: it contains table joblane.jobs, and no{REVISION}"),
+        (
+            "create type joblane.mood as enum ('good')",
+            f"did not create: it contains type joblane.mood, and no{REVISION}",
+        ),
+        (
+            "create function joblane.enqueue() returns int language sql as 'select 1'",
+            rf"did not create: it contains function joblane.enqueue\(\), and no{REVISION}",
+        ),
+        (  # its migrations may have numbers as well
+            f"{AT_REVISION} ('0001'); create table joblane.jobs (id integer)",
+            f"revision '0001' without the table joblane.tasks.*{ANEW}",
+        ),
+        (
+            f"{AT_REVISION} ('ae1027a6acf')",
+            "at revision 'ae1027a6acf', which this library never made",
+        ),
     ],
 )
-def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, holds: str) -> None:
+def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, says: str) -> None:
     with connected(empty) as connection:
         connection.execute_simple(f"create schema joblane; {theirs}")
-    before = everything(empty)
-    for refused in (migrate, migration_sql):
-        with pytest.raises(
-            ForeignSchemaError, match=f"this library did not create: it contains {holds}, and no revision. {ANEW}"
-        ):
-            refused(empty)
-    assert everything(empty) == before
-    # when it is renamed, as the message says
-    with connected(empty) as connection:
+        refused(empty, ForeignSchemaError, says)
+        # when it is renamed, as the message says
         connection.run("alter schema joblane rename to joblane_old")
     assert migrate(empty).types == len(discover())
-
-
-def test_a_known_revision_of_another_program_is_refused(empty: str) -> None:
-    """Its migrations may have numbers as well."""
-    with connected(empty) as connection:
-        connection.execute_simple(
-            "create schema joblane; create table joblane.alembic_version (version_num text)"
-            "; insert into joblane.alembic_version values ('0001'); create table joblane.jobs (id integer)"
-        )
-    before = everything(empty)
-    for refused in (migrate, migration_sql):
-        with pytest.raises(ForeignSchemaError, match=f"revision '0001' without the table joblane.tasks.*{ANEW}"):
-            refused(empty)
-    assert everything(empty) == before
 
 
 @pytest.mark.parametrize("lost", ["drop table joblane.alembic_version", "delete from joblane.alembic_version"])
@@ -137,23 +127,9 @@ def test_a_schema_that_has_lost_its_revision_is_refused_until_it_is_written(empt
     migrate(empty)
     with connected(empty) as connection:
         connection.run(lost)
-        for refused in (migrate, migration_sql):
-            with pytest.raises(ForeignSchemaError, match="write it, and migrate: ") as caught:
-                refused(empty)
+        caught = refused(empty, ForeignSchemaError, "write it, and migrate: ")
         connection.execute_simple(str(caught.value).split("migrate: ")[1].partition(". To start anew")[0])
     assert migrate(empty).differences == ()
-
-
-def test_a_version_table_of_another_project_is_not_changed(empty: str) -> None:
-    with connected(empty) as connection:
-        connection.execute_simple(
-            "create schema joblane; create table joblane.alembic_version (version_num text)"
-            "; insert into joblane.alembic_version values ('ae1027a6acf')"
-        )
-    before = everything(empty)
-    with pytest.raises(ForeignSchemaError, match="at revision 'ae1027a6acf', which this library never made"):
-        migrate(empty)
-    assert everything(empty) == before
 
 
 def test_a_role_that_would_create_tables_of_its_own_in_the_schema_is_refused(empty: str) -> None:
@@ -196,23 +172,13 @@ def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypa
     monkeypatch.setenv("JOBLANE_PROJECT", "shop")
     monkeypatch.setattr(migrating, "discover", lambda: {sample_one.type: sample_one})
     migrate(empty)
-    before = everything(empty)
     # when another project migrates
     monkeypatch.setenv("JOBLANE_PROJECT", "bakery")
     monkeypatch.setattr(migrating, "discover", dict)
-    for refused in (migrate, migration_sql):
-        with pytest.raises(
-            ForeignSchemaError, match=r"belongs to the project 'shop', and this is 'bakery'\. Use another"
-        ):
-            refused(empty)
+    refused(empty, ForeignSchemaError, r"belongs to the project 'shop', and this is 'bakery'\. Use another")
     # and a project without a name
     monkeypatch.delenv("JOBLANE_PROJECT")
-    for refused in (migrate, migration_sql):
-        with pytest.raises(
-            ForeignSchemaError, match=r"project 'shop', and this project has no name\. Set `\[project\]"
-        ):
-            refused(empty)
-    assert everything(empty) == before
+    refused(empty, ForeignSchemaError, r"project 'shop', and this project has no name\. Set `\[project\]")
     # when the project was renamed
     monkeypatch.setenv("JOBLANE_PROJECT", "bakery")
     with connected(empty) as connection:

@@ -37,16 +37,24 @@ def breaks(payload: Sample, ctx: TaskContext) -> None:
     raise ValueError("no")
 
 
-def sweeps(
+def documents_of_a_sweep(
     world: World, capsys: pytest.CaptureFixture[str], seconds: float = 240.0
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run the sweep's task. Return its metrics of findings, and its log lines."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run the sweep's task. Return its documents of metrics, and its log lines."""
     world.lane(jobs_sweep)
     capsys.readouterr()
     with logs.lines() as lines:
         assert world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode(), seconds=seconds) == []
-    (metrics,) = (line for line in emf.documents(capsys.readouterr().out) if "Overdue" in line)
-    return metrics, lines.fields
+    return emf.documents(capsys.readouterr().out), lines.fields
+
+
+def sweeps(
+    world: World, capsys: pytest.CaptureFixture[str], seconds: float = 240.0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the sweep's task. Return its metrics of findings, and its log lines."""
+    documents, lines = documents_of_a_sweep(world, capsys, seconds)
+    (metrics,) = (document for document in documents if "Overdue" in document)
+    return metrics, lines
 
 
 def dead_letter(world: World, queue: str, number: int, *, marked: bool) -> None:
@@ -115,11 +123,8 @@ def test_held_tasks_have_metrics_by_limit_and_are_not_late(
     hold(limited, sample_single, "d", "e")
     limited.run("update joblane.tasks set due_at = due_at - interval '1 hour' where id = 'c'")
 
-    limited.lane(jobs_sweep)
-    capsys.readouterr()
-    with logs.lines() as lines:
-        limited.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode(), seconds=240.0)
-    documents = {line["limit"]: line for line in emf.documents(capsys.readouterr().out) if "Held" in line}
+    written, lines = documents_of_a_sweep(limited, capsys)
+    documents = {line["limit"]: line for line in written if "Held" in line}
 
     assert {name: line["Held"] for name, line in documents.items()} == {"sample:keyed/": 3, "sample:single": 2}
     assert documents["sample:keyed/"]["HeldOldestSeconds"] == pytest.approx(3600, abs=600)
@@ -128,7 +133,7 @@ def test_held_tasks_have_metrics_by_limit_and_are_not_late(
         [["limit"]],
         {"Held": "Count", "HeldOldestSeconds": "Seconds"},
     )
-    [swept] = [line for line in lines.fields if line["message"] == "swept"]
+    [swept] = [line for line in lines if line["message"] == "swept"]
     assert swept["held_by_limit"] == {"sample:keyed/": 3, "sample:single": 2}
     assert (swept["swept"]["overdue"], swept["swept"]["waits"]) == (0, {})
 
@@ -188,10 +193,7 @@ def test_the_sweep_measures_the_oldest_due_task_of_each_type_and_all_runs(
     for outcome in ("completed", "completed", "archived"):
         run_ended(world, this_minute() - timedelta(minutes=20), outcome=outcome, cost_usd=0.25)
     # when
-    world.lane(jobs_sweep)
-    capsys.readouterr()
-    world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode(), seconds=240.0)
-    documents = emf.documents(capsys.readouterr().out)
+    documents, _ = documents_of_a_sweep(world, capsys)
     # then
     due = {line["task_type"]: line for line in documents if "OldestDueSeconds" in line}
     assert {name: line["OldestDueSeconds"] for name, line in due.items()} == {
@@ -278,6 +280,15 @@ def moved_by_sqs(world: World) -> dict[str, int]:
     return unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, [LANE])
 
 
+def receives_of(world: World) -> list[str]:
+    """Return a list that gets an element for each receive from now on."""
+    receives: list[str] = []
+    world.sqs.client.meta.events.register(
+        "provide-client-params.sqs.ReceiveMessage", lambda **_: receives.append("receive")
+    )
+    return receives
+
+
 def test_dead_letters_without_the_attribute_were_moved_by_sqs(world: World) -> None:
     world.lane(sample_one)
     assert moved_by_sqs(world) == {}
@@ -300,10 +311,7 @@ def test_the_number_of_receives_from_a_full_queue_is_limited(world: World) -> No
     world.lane(sample_one)
     for number in range(40):
         dead_letter(world, LANE, number, marked=False)
-    receives: list[str] = []
-    world.sqs.client.meta.events.register(
-        "provide-client-params.sqs.ReceiveMessage", lambda **_: receives.append("receive")
-    )
+    receives = receives_of(world)
     assert moved_by_sqs(world)[LANE] >= 10
     assert len(receives) <= MAX_RECEIVES
 
@@ -314,10 +322,7 @@ def test_a_queue_with_as_many_dead_letters_as_archived_rows_is_read_once(world: 
     for number in range(12):
         put(world, sample_one, f"dead-{number}", state="archived", dead_sent_at=In(-1))
         dead_letter(world, LANE, number, marked=number > 0)
-    receives: list[str] = []
-    world.sqs.client.meta.events.register(
-        "provide-client-params.sqs.ReceiveMessage", lambda **_: receives.append("receive")
-    )
+    receives = receives_of(world)
     moved_by_sqs(world)
     assert receives == ["receive"]
 

@@ -58,14 +58,11 @@ def with_schedule(task_: Task[Any, Any], schedule: Any, name: str = "0") -> Task
     return replace(task_, schedules=(replace(schedule, name=name),))
 
 
-def deploy(world: World, *tasks: Task[Any, Any]) -> None:
-    """Register the schedules, as a migration does, and forget that they are new."""
+def deploy(world: World, *tasks: Task[Any, Any], since: timedelta | None = None) -> None:
+    """Register the schedules, as a migration does. ``since``: the age of the ticks that the sweep has to look for."""
     register(world.database.get(), known(*tasks))
-
-
-def not_looked_for(world: World, since: timedelta) -> None:
-    """Let the ticks since then be those that the sweep has to look for."""
-    world.run("update joblane.schedules set next_at = now() - $1::interval", f"{since.total_seconds()} s")
+    if since is not None:
+        world.run("update joblane.schedules set next_at = now() - $1::interval", f"{since.total_seconds()} s")
 
 
 def swept(world: World, *tasks: Task[Any, Any]) -> Ticks:
@@ -102,8 +99,7 @@ def schedule_row(world: World, name: str = NAME) -> dict[str, Any]:
 @pytest.mark.parametrize("missed", list(Missed))
 def test_of_the_ticks_that_did_not_come_the_newest_runs_or_none(world: World, missed: Missed) -> None:
     minutely = with_schedule(sample_minutely, cron("* * * * *", missed=missed))
-    deploy(world, minutely)
-    not_looked_for(world, timedelta(minutes=33, seconds=30))
+    deploy(world, minutely, since=timedelta(minutes=33, seconds=30))
 
     with logs.lines() as lines:
         found = swept(world, minutely)
@@ -118,8 +114,7 @@ def test_of_the_ticks_that_did_not_come_the_newest_runs_or_none(world: World, mi
 
 
 def test_a_tick_is_missing_half_an_hour_after_its_time_and_not_before(world: World) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=29))
+    deploy(world, sample_minutely, since=timedelta(minutes=29))
     assert swept(world, sample_minutely) == Ticks()
     assert rows(world) == []
 
@@ -127,15 +122,13 @@ def test_a_tick_is_missing_half_an_hour_after_its_time_and_not_before(world: Wor
 @pytest.mark.parametrize("state", ["completed", "archived", "retry", "cancelled"])
 def test_a_tick_with_a_task_in_any_state_is_not_missing(world: World, state: str) -> None:
     hourly = with_schedule(sample_minutely, cron(f"{minutes_ago(40).minute} * * * *"))
-    deploy(world, hourly)
-    not_looked_for(world, timedelta(minutes=50))
+    deploy(world, hourly, since=timedelta(minutes=50))
     put(world, sample_minutely, tick_of(40), state=state)
     assert swept(world, hourly).missed == []
 
 
 def test_a_missing_tick_does_not_run_after_a_later_one_that_came(world: World) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=31, seconds=30))
+    deploy(world, sample_minutely, since=timedelta(minutes=31, seconds=30))
     put(world, sample_minutely, tick_of(5), state="completed")
     found = swept(world, sample_minutely)
     assert (len(found.missed) in (1, 2), found.made) == (True, 0)
@@ -143,8 +136,7 @@ def test_a_missing_tick_does_not_run_after_a_later_one_that_came(world: World) -
 
 def test_after_a_long_time_without_a_sweep_the_last_day_is_looked_at(world: World) -> None:
     hourly = with_schedule(sample_minutely, every(hours=1))
-    deploy(world, hourly)
-    not_looked_for(world, timedelta(days=9))
+    deploy(world, hourly, since=timedelta(days=9))
     found = swept(world, hourly)
     assert len(found.missed) in (24, 25)
     assert found.made == 1
@@ -168,8 +160,7 @@ def test_ticks_of_a_deploy_under_way_are_not_missing(world: World) -> None:
 
 def test_the_newest_runs_with_the_payload_and_the_overlap_of_its_schedule(world: World) -> None:
     minutely = with_schedule(sample_minutely, cron("* * * * *", payload={"of": "day"}))
-    deploy(world, minutely)
-    not_looked_for(world, timedelta(minutes=31, seconds=30))
+    deploy(world, minutely, since=timedelta(minutes=31, seconds=30))
     put(world, minutely, "last", state="active", unique_key="sample:minutely tick 0")
     found = swept(world, minutely)
     sweep(world.database.get(), world.sqs, PREFIX)
@@ -184,31 +175,20 @@ def test_the_newest_runs_with_the_payload_and_the_overlap_of_its_schedule(world:
 # --- Late deliveries -----------------------------------------------------------------------------------------------
 
 
-def test_a_tick_that_comes_an_hour_late_after_the_sweep_has_made_it_runs_nothing(world: World) -> None:
+@pytest.mark.parametrize("comes_first", [False, True], ids=["after the message of the sweep", "before it"])
+def test_a_tick_that_comes_an_hour_late_and_that_the_sweep_has_made_runs_once(world: World, comes_first: bool) -> None:
     minutely = with_schedule(sample_minutely, cron(f"{minutes_ago(60).minute} * * * *"))
-    deploy(world, minutely)
-    not_looked_for(world, timedelta(minutes=61))
+    deploy(world, minutely, since=timedelta(minutes=61))
     [id_] = swept(world, minutely).missed
-    assert world.deliver(minutely, {"type": minutely.type, "id": id_, "rec": True}) == []
-    assert world.deliver(minutely, body_of(id_)) == []
-    assert rows(world) == [[id_, "completed", 1, None]]
-    assert world.dead_letters(minutely) == []
-
-
-def test_a_late_tick_that_comes_before_the_message_of_the_sweep_runs_once(world: World) -> None:
-    minutely = with_schedule(sample_minutely, cron(f"{minutes_ago(60).minute} * * * *"))
-    deploy(world, minutely)
-    not_looked_for(world, timedelta(minutes=61))
-    [id_] = swept(world, minutely).missed
-    assert world.deliver(minutely, body_of(id_)) == []
-    assert world.deliver(minutely, {"type": minutely.type, "id": id_, "rec": True}) == []
+    messages = [{"type": minutely.type, "id": id_, "rec": True}, body_of(id_)]
+    for message in reversed(messages) if comes_first else messages:
+        assert world.deliver(minutely, message) == []
     assert rows(world) == [[id_, "completed", 1, None]]
     assert world.dead_letters(minutely) == []
 
 
 def test_a_late_tick_whose_schedule_has_gone_on_is_recorded_and_never_runs(world: World) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=33, seconds=30))
+    deploy(world, sample_minutely, since=timedelta(minutes=33, seconds=30))
     replaced, *_, newest = swept(world, sample_minutely).missed
 
     assert world.deliver(sample_minutely, body_of(replaced)) == []
@@ -229,8 +209,7 @@ def test_before_a_schedule_is_registered_its_late_ticks_run(world: World) -> Non
 @pytest.mark.parametrize("first", ["sweep", "delivery"])
 def test_the_sweep_and_a_delivery_at_the_same_moment_make_one_task(world: World, first: str) -> None:
     hourly = with_schedule(sample_minutely, cron(f"{minutes_ago(40).minute} * * * *"))
-    deploy(world, hourly)
-    not_looked_for(world, timedelta(minutes=50))
+    deploy(world, hourly, since=timedelta(minutes=50))
     id_ = tick_of(40)
     if first == "delivery":  # it commits after the sweep has looked for the task
         with before(duty, "insert_tasks", lambda: world.deliver(hourly, body_of(id_))):
@@ -287,8 +266,7 @@ def test_a_tick_that_comes_again_after_its_type_was_renamed_is_one_task(world: W
 
 
 def test_a_tick_under_way_while_a_deploy_changes_its_times_runs(world: World) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=50))
+    deploy(world, sample_minutely, since=timedelta(minutes=50))
     id_ = tick_of(10)
     changed = with_schedule(sample_minutely, cron("0 2 * * *"))
     deploy(world, changed)
@@ -297,8 +275,7 @@ def test_a_tick_under_way_while_a_deploy_changes_its_times_runs(world: World) ->
 
 
 def test_new_times_count_only_after_the_deploy_and_old_ones_stay(world: World) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=50))
+    deploy(world, sample_minutely, since=timedelta(minutes=50))
     before_deploy = schedule_row(world)
     deploy(world, sample_minutely)
     assert schedule_row(world) == before_deploy
@@ -308,8 +285,7 @@ def test_new_times_count_only_after_the_deploy_and_old_ones_stay(world: World) -
 
 
 def test_a_renamed_schedule_and_one_of_another_type_are_new_ones(world: World) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=50))
+    deploy(world, sample_minutely, since=timedelta(minutes=50))
     world.run("update joblane.schedules set passed_until = now()")
     renamed = with_schedule(sample_minutely, cron("* * * * *"), "often")
     moved = with_schedule(sample_one, cron("* * * * *"))
@@ -346,8 +322,7 @@ def test_two_versions_of_the_code_at_once_do_not_undo_each_other(world: World) -
     # given a migration of the next version, which drops one schedule and adds one
     deploy(world, sample_minutely)
     added = with_schedule(sample_one, cron("* * * * *"))
-    deploy(world, added)
-    not_looked_for(world, timedelta(minutes=31, seconds=30))
+    deploy(world, added, since=timedelta(minutes=31, seconds=30))
     # when a sweep of the version before runs, and ticks of both arrive
     assert swept(world, sample_minutely) == Ticks()
     world.deliver(sample_minutely, body_of(tick_of(0)))
@@ -429,8 +404,7 @@ def test_a_schedule_of_other_code_keeps_no_other_schedule_from_its_ticks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duty, "BATCH", 2)
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(hours=1))
+    deploy(world, sample_minutely, since=timedelta(hours=1))
     for number in range(5):
         world.client.schedules.put(f"own{number}", sample_one, Sample(), every(minutes=1))
     world.run("update joblane.schedules set next_at = now() - interval '1 min' where origin = 'run_time'")
@@ -441,16 +415,14 @@ def test_a_schedule_of_other_code_keeps_no_other_schedule_from_its_ticks(
 def test_a_sweep_of_the_code_before_leaves_the_ticks_with_a_new_payload(world: World) -> None:
     # given a migration that has changed the payload, and the sweep of before, which could not read it
     changed = with_schedule(sample_minutely, cron("* * * * *", payload={"of": "day"}))
-    deploy(world, changed)
-    not_looked_for(world, timedelta(minutes=33))
+    deploy(world, changed, since=timedelta(minutes=33))
     assert swept(world, sample_minutely) == Ticks()
     # then the next sweep makes the tick
     assert swept(world, changed).made == 1
 
 
 def test_a_missing_tick_that_gets_no_task_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(minutes=33))
+    deploy(world, sample_minutely, since=timedelta(minutes=33))
     before = schedule_row(world)
     with monkeypatch.context() as patch:
         patch.setattr(Minute, "model_validate", mock.Mock(side_effect=RuntimeError))
@@ -465,8 +437,7 @@ def test_a_missing_tick_that_gets_no_task_is_tried_again(world: World, monkeypat
 @pytest.mark.parametrize("text", [None, "*/2 * * * *"])
 def test_a_schedule_of_a_deploy_that_was_rolled_back_is_left_alone(world: World, text: str | None) -> None:
     # given a registered schedule with ticks that did not come, because the deploy went no further
-    deploy(world, sample_minutely)
-    not_looked_for(world, timedelta(hours=1))
+    deploy(world, sample_minutely, since=timedelta(hours=1))
     # when a sweep of the code before runs, in which it had other times, or was not there
     before = with_schedule(sample_minutely, cron(text)) if text else replace(sample_minutely, schedules=())
     made = swept(world, before)
@@ -478,7 +449,6 @@ def test_a_schedule_of_a_deploy_that_was_rolled_back_is_left_alone(world: World,
 
 
 def test_the_sweep_does_not_make_its_own_missing_tick(world: World) -> None:
-    deploy(world, jobs_sweep)
-    not_looked_for(world, timedelta(hours=13))
+    deploy(world, jobs_sweep, since=timedelta(hours=13))
     found = swept(world, jobs_sweep)
     assert (found.made, bool(found.missed)) == (0, True)

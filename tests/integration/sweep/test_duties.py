@@ -35,7 +35,7 @@ from joblane.sweep import (
 )
 from joblane.sweep.duties import MOST_FAILURES, Duties
 from joblane.sweep.next_sweep import NextSweep
-from joblane.sweep.sweep import sweep
+from joblane.sweep.sweep import Swept, sweep
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
 from tests import emf, logs
@@ -211,8 +211,7 @@ def test_a_batch_that_fails_delays_no_other_message(world: World, sqs: Accepting
     put(world, sample_one, "slow", queue="low", sweep_at=In(-1))
     slow(world, "slow")
     # when
-    with Database(world.url, limits=QUICK) as database:
-        swept = sweep(database.get(), sqs, PREFIX)
+    swept = sweep_quickly(world, sqs)
     # then all others are sent
     assert (swept.failed, len(set(sqs.due()))) == (["messages of due tasks"], 1500)
 
@@ -229,22 +228,25 @@ def slow(world: World, id_: str) -> None:
     )
 
 
-def test_a_dead_letter_that_fails_delays_no_other(world: World, sqs: Accepting) -> None:
-    for name in ("a", "slow", "z"):
-        put(world, sample_one, name, **archived(dead_sent_at=None, sweep_at=In(-1)))
-    slow(world, "slow")
+def sweep_quickly(world: World, sqs: Sqs) -> Swept:
+    """Sweep with short limits of time."""
     with Database(world.url, limits=QUICK) as database:
-        swept = sweep(database.get(), sqs, PREFIX)
-    assert (swept.failed, swept.dead_letters) == (["unsent dead letters"], 2)
+        return sweep(database.get(), sqs, PREFIX)
 
 
-def test_a_task_whose_expiry_takes_long_delays_no_earlier_one(world: World, sqs: Accepting) -> None:
-    for number, name in enumerate(("a", "b", "slow")):
-        put(world, sample_one, name, state="completed", expire_at=In(number - 9), sweep_at=None)
+@pytest.mark.parametrize(
+    ("duty", "order"), [("unsent dead letters", ("a", "slow", "z")), ("expired tasks", ("a", "b", "slow"))]
+)
+def test_a_task_whose_change_takes_long_delays_no_other_before_it(
+    world: World, sqs: Accepting, duty: str, order: Sequence[str]
+) -> None:
+    for number, name in enumerate(order):
+        expired = {"state": "completed", "expire_at": In(number - 9), "sweep_at": None}
+        dead = archived(dead_sent_at=None, sweep_at=In(-1))
+        put(world, sample_one, name, **(expired if duty == "expired tasks" else dead))
     slow(world, "slow")
-    with Database(world.url, limits=QUICK) as database:
-        swept = sweep(database.get(), sqs, PREFIX)
-    assert (swept.failed, swept.cleared) == (["expired tasks"], 2)
+    swept = sweep_quickly(world, sqs)
+    assert (swept.failed, swept.dead_letters + swept.cleared) == ([duty], 2)
 
 
 def test_an_expiry_that_always_takes_too_long_delays_no_later_one_for_ever(world: World, sqs: Accepting) -> None:
@@ -256,8 +258,7 @@ def test_an_expiry_that_always_takes_too_long_delays_no_later_one_for_ever(world
     world.run("create trigger slow_delete before delete on joblane.tasks for each row"
               " when (old.id = 'slow') execute function slow()")  # fmt: skip
     # then the first sweep with this row fails, and the next one deletes the others
-    with Database(world.url, limits=QUICK) as database:
-        assert [sweep(database.get(), sqs, PREFIX).failed for _ in range(2)] == [["expired tasks"], []]
+    assert [sweep_quickly(world, sqs).failed for _ in range(2)] == [["expired tasks"], []]
     assert world.run("select id from joblane.tasks") == [["slow"]]
 
 
@@ -271,9 +272,8 @@ def test_dead_letters_that_always_take_too_long_delay_no_other_for_ever(world: W
     for number in range(unsent_dead_letters.PAGE):
         put(world, sample_one, f"z-{number}", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(-5)))
     # then two sweeps send all others
-    with Database(world.url, limits=QUICK) as database:
-        for _ in range(2):
-            sweep(database.get(), sqs, PREFIX)
+    for _ in range(2):
+        sweep_quickly(world, sqs)
     assert world.run("select count(*) from joblane.tasks where dead_letter_unsent and id like 'z-%'") == [[0]]
 
 

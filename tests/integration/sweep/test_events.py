@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.record.driver.database import Database
-from joblane.record.events import BY_ID, OLDEST, REMOVE
+from joblane.record.events import BY_ID, OLDEST, REMOVE, Unsent
 from joblane.sqs.client import NO_ANSWER
 from joblane.sweep import events as duty
 from joblane.sweep.sweep import sweep
@@ -39,6 +40,26 @@ def write(world: World, count: int, age: str = "1 minute", kind: str = "complete
 
 def waiting(world: World) -> int:
     return int(world.run("select count(*) from joblane.events")[0][0])
+
+
+class Picky(Bus):
+    """Refuses the events for which ``refuses`` is true."""
+
+    def __init__(self, refuses: Callable[[Unsent], bool]) -> None:
+        super().__init__()
+        self._refuses = refuses
+
+    def send_many(self, events: Sequence[Unsent]) -> dict[str, str]:
+        super().send_many([event for event in events if not self._refuses(event)])
+        return {event.id: "InvalidArgument" for event in events if self._refuses(event)}
+
+
+@pytest.fixture
+def refusing() -> Bus:
+    """A bus that refuses everything."""
+    bus = Bus()
+    bus.refusal = REFUSED
+    return bus
 
 
 def test_events_are_sent_in_the_order_in_which_they_were_written(world: World) -> None:
@@ -89,83 +110,63 @@ def test_an_event_that_two_send_at_once_has_the_same_id_both_times(world: World)
     assert first.ids == second.ids == ["task-0001:0:completed"]
 
 
-def test_a_refusing_bus_ends_the_duty_is_named_and_keeps_the_events(world: World) -> None:
+def test_a_refusing_bus_ends_the_duty_is_named_and_keeps_the_events(world: World, refusing: Bus) -> None:
     write(world, 250)
-    bus = Bus()
-    bus.refusal = REFUSED
     with logs.lines() as written:
-        swept = world.sweep(bus)
+        swept = world.sweep(refusing)
 
-    assert bus.calls == 1
+    assert refusing.calls == 1
     assert (swept.events, swept.events_waiting, waiting(world)) == (0, 250, 250)
     assert 59 <= swept.events_oldest_seconds <= 120
     [line] = [line for line in written.fields if "bus" in line]
     assert (line["level"], line["bus"], line["error"]) == ("ERROR", "jobs-events", REFUSED)
-    bus.refusal = None
-    assert world.sweep(bus).events == 250
+    refusing.refusal = None
+    assert world.sweep(refusing).events == 250
 
 
-def test_events_that_the_bus_refuses_alone_do_not_stop_the_others(world: World) -> None:
-    write(world, 150)
-
-    class Picky(Bus):
-        def send_many(self, events: Any) -> dict[str, str]:
-            refused = {event.id: "InvalidArgument" for event in events if event.id.startswith("task-0001")}
-            super().send_many([event for event in events if event.id not in refused])
-            return refused
-
-    bus = Picky()
-    swept = world.sweep(bus)
-
-    assert (len(bus.ids), swept.events_waiting) == (149, 1)
-
-
-def test_a_kind_that_the_bus_refuses_does_not_keep_the_others_back(world: World) -> None:
+@pytest.mark.parametrize(
+    ("refuses", "sent"),
+    [(lambda event: event.id.startswith("task-0001"), 398), (lambda event: event.kind == "completed", 150)],
+    ids=["one event of each kind", "a kind, whose events are older"],
+)
+def test_events_that_the_bus_refuses_do_not_keep_the_others_back(
+    world: World, refuses: Callable[[Unsent], bool], sent: int
+) -> None:
     write(world, 250, "2 minutes")
     write(world, 150, kind="archived")
-
-    class OneKind(Bus):
-        def send_many(self, events: Any) -> dict[str, str]:
-            refused = {event.id: "NotAuthorizedForDetailTypeException" for event in events if event.kind == "completed"}
-            super().send_many([event for event in events if event.id not in refused])
-            return refused
-
-    bus = OneKind()
+    bus = Picky(refuses)
     swept = world.sweep(bus)
 
-    assert (len(bus.ids), swept.events, swept.events_waiting) == (150, 150, 250)
+    assert (len(bus.ids), swept.events, swept.events_waiting) == (sent, sent, 400 - sent)
 
 
-def test_a_bus_that_does_not_answer_is_asked_once(world: World) -> None:
+def test_a_bus_that_does_not_answer_is_asked_once(world: World, refusing: Bus) -> None:
     write(world, 101)
     write(world, 1, kind="archived")
-    bus = Bus()
-    bus.refusal = f"{NO_ANSWER}ReadTimeoutError: 10 s"
-    world.sweep(bus)
+    refusing.refusal = f"{NO_ANSWER}ReadTimeoutError: 10 s"
+    world.sweep(refusing)
 
-    assert (bus.calls, waiting(world)) == (1, 102)
+    assert (refusing.calls, waiting(world)) == (1, 102)
 
 
-def test_events_are_dropped_after_three_days_with_an_error(world: World) -> None:
+def test_events_are_dropped_after_three_days_with_an_error(world: World, refusing: Bus) -> None:
     write(world, 3, "3 days 1 minute")
     world.run("update joblane.events set id = 'old-' || id")
     write(world, 2)
-    bus = Bus()
-    bus.refusal = REFUSED
     with logs.lines() as written:
-        swept = world.sweep(bus)
+        swept = world.sweep(refusing)
 
     assert (swept.events_dropped, swept.events_waiting) == (3, 2)
     [line] = [line for line in written.fields if "for 3 days" in line["message"]]
     assert (line["level"], line["events"]) == ("ERROR", 3)
 
 
-def test_the_oldest_events_are_dropped_if_there_are_too_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_events_are_dropped_if_there_are_too_many(
+    world: World, monkeypatch: pytest.MonkeyPatch, refusing: Bus
+) -> None:
     monkeypatch.setattr(duty, "MOST", 10)
     write(world, 25)
-    bus = Bus()
-    bus.refusal = REFUSED
-    swept = world.sweep(bus)
+    swept = world.sweep(refusing)
 
     assert (swept.events_dropped, swept.events_waiting) == (15, 10)
     assert world.run("select min(id) from joblane.events") == [["task-0016:0:completed"]]

@@ -35,10 +35,17 @@ def found(world: World) -> OldSnapshot | None:
     return old_snapshot(world.database.get())
 
 
-def holder(world: World) -> tuple[str, str] | None:
-    """Return the kind and the name of the holder of the oldest snapshot."""
+def named(world: World) -> OldSnapshot:
+    """Return the oldest snapshot. There is one."""
     oldest = found(world)
-    return (oldest.holder, oldest.name) if oldest else None
+    assert oldest is not None
+    return oldest
+
+
+def holder(world: World) -> tuple[str, str]:
+    """Return the kind and the name of the holder of the oldest snapshot."""
+    oldest = named(world)
+    return oldest.holder, oldest.name
 
 
 def run_until_terminated(connection: Connection, script: str) -> None:
@@ -64,8 +71,7 @@ def test_a_session_with_an_old_snapshot_is_named_with_the_age_of_its_transaction
         # when it runs another query now
         dump.run("select count(*) from joblane.tasks")
         # then it is as old as the first sweep whose rows it keeps
-        oldest = found(world)
-        assert oldest is not None
+        oldest = named(world)
         assert oldest.seconds == pytest.approx(40 * MINUTE, abs=30)
         [[database, user]] = dump.run("select current_database()::text, current_user::text")
         pid = pid_of(dump)
@@ -114,8 +120,7 @@ def test_an_open_transaction_without_a_snapshot_is_old_only_once_it_has_written(
         assert found(world) is None, "its write is younger than the sweep"
         swept(world, 30)
         # then it is in the snapshots of all sessions
-        oldest = found(world)
-        assert oldest is not None
+        oldest = named(world)
         assert oldest.pid == pid_of(idle)
         assert oldest.seconds == pytest.approx(30 * MINUTE, abs=30)
 
@@ -128,8 +133,7 @@ def test_many_sweeps_that_were_woken_do_not_make_a_snapshot_younger(world: World
             newer = f"jsonb_build_object('{key}', 'jobs:sweep:woken:' || n, 'created_at', now(), 'finished_at', now())"
             record = f"(jsonb_populate_record(r, {newer})).*"
             world.run(f"insert into {table} select {record} {copies.format(table, key)}")
-        oldest = found(world)
-        assert oldest is not None
+        oldest = named(world)
         assert oldest.seconds == pytest.approx(40 * MINUTE, abs=30)
 
 
@@ -157,8 +161,7 @@ def test_of_another_database_only_a_transaction_that_has_written_counts(world: W
         assert found(world) is None
     with session(url, "begin; select pg_current_xact_id()", name="writer there"):
         swept(world, 30)
-        oldest = found(world)
-        assert oldest is not None
+        oldest = named(world)
         assert (oldest.holder, oldest.name, oldest.database) == ("session", "writer there", "postgres")
 
 
@@ -200,9 +203,7 @@ def as_app(world: World, postgres: Postgres) -> Iterator[World]:
 def test_the_user_of_the_functions_sees_all_but_the_state_of_a_session(world: World, as_app: World) -> None:
     with session(world.url) as dump:
         swept(world, 40)
-        oldest, full = found(as_app), found(world)
-        assert oldest is not None
-        assert full is not None
+        oldest, full = named(as_app), named(world)
         assert oldest.seconds == pytest.approx(full.seconds, abs=10)
         assert (oldest.pid, oldest.name, oldest.user) == (pid_of(dump), full.name, full.user)
         assert (full.state, oldest.state) == ("idle in transaction", None)
@@ -237,8 +238,7 @@ def test_a_reader_of_aurora_is_named(world: World) -> None:
     )
     assert found(world) is None
     swept(world, 40)
-    oldest = found(world)
-    assert oldest is not None
+    oldest = named(world)
     assert (oldest.holder, oldest.name, oldest.text) == ("standby", "reader-1", "standby (name reader-1)")
     assert oldest.end.startswith("end the old transaction on the standby")
 
@@ -288,8 +288,7 @@ def test_a_prepared_transaction_is_named_and_its_statement_ends_it(primary: Worl
     with session(primary.url, f"begin; {insert}; prepare transaction 'it''s open'"):
         pass
     swept(primary, 40)
-    oldest = found(primary)
-    assert oldest is not None
+    oldest = named(primary)
     assert (oldest.holder, oldest.name, oldest.pid) == ("prepared transaction", "it's open", None)
     statement = oldest.end.partition(", or")[0]
     assert statement == "rollback prepared 'it''s open'"
@@ -313,8 +312,7 @@ def test_a_standby_with_feedback_is_named_or_its_slot(
         assert holder(primary) == kind
     # and without its standby a slot keeps the rows until it is dropped
     if slot:
-        oldest = found(primary)
-        assert oldest is not None
+        oldest = named(primary)
         assert oldest.state == "inactive"
         primary.run(oldest.end.rpartition(": ")[2])
     wait_until(lambda: found(primary) is None)

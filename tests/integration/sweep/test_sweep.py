@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -44,10 +44,6 @@ def sends(world: World) -> Sends:
     return Sends.of(world.sqs)
 
 
-def swept(world: World) -> Swept:
-    return sweep(world.database.get(), world.sqs, PREFIX)
-
-
 def overdue(id_: str, world: World, **columns: Any) -> str:
     """Write a row that is due for the sweep."""
     put(world, sample_one, id_, **({"sweep_at": In(-1)} | columns))
@@ -77,7 +73,7 @@ def sent(sends: Sends) -> list[str]:
 
 def test_a_row_that_was_never_sent_is_sent(world: World, sends: Sends) -> None:
     overdue("mine", world, tenant="acme", headers={"traceparent": "t"}, schema="s", payload={"number": 7})
-    assert swept(world) == Swept(sent=1)
+    assert world.sweep() == Swept(sent=1)
     (entry,) = sends.to(LANE)
     message = decode(entry["MessageBody"])
     assert (message.id, message.type, message.rec, message.schema) == ("mine", "sample:one", True, "s")
@@ -91,7 +87,7 @@ def test_a_row_that_was_never_sent_is_sent(world: World, sends: Sends) -> None:
 def test_a_row_goes_to_the_lane_of_its_queue(world: World, sends: Sends) -> None:
     world.sqs.client.create_queue(QueueName="jobs-critical-sample-one")
     overdue("mine", world, queue="critical")
-    assert swept(world).sent == 1
+    assert world.sweep().sent == 1
     assert len(sends.to("jobs-critical-sample-one")) == 1
 
 
@@ -100,7 +96,7 @@ def test_a_sweep_without_due_rows_does_nothing(world: World, sends: Sends) -> No
         put(world, sample_one, f"ended-{number}", state=state, sweep_at=In(-1) if state != "archived" else None)
     put(world, sample_one, "later", sweep_at=In(60))
     put(world, sample_one, "running", **active(30))
-    assert swept(world) == Swept()
+    assert world.sweep() == Swept()
     assert sends.requests == 0
 
 
@@ -109,7 +105,7 @@ def test_a_row_due_within_15_minutes_is_sent_with_the_rest_of_its_delay(world: W
     for seconds in (-100, 1.6, 30, 600, 899.9):
         overdue(f"in-{seconds}", world, state=state, due_at=In(seconds))
     put(world, sample_one, "later", state=state, due_at=In(910), sweep_at=In(10))
-    assert swept(world).sent == 5
+    assert world.sweep().sent == 5
     delays = {decode(entry["MessageBody"]).id: entry.get("DelaySeconds", 0) for entry in sends.to(LANE)}
     assert delays["in--100"] == 0
     for seconds in (1.6, 30, 600, 899.9):
@@ -122,20 +118,20 @@ def test_an_unclaimed_overdue_row_is_sent_again_at_doubling_intervals(world: Wor
     overdue("mine", world)
     intervals = []
     for _ in range(12):
-        assert swept(world).sent == 1
+        assert world.sweep().sent == 1
         intervals.append(round(until(world, "mine") / 60))
         world.take(sample_one)  # the message is lost
         world.run("update joblane.tasks set sweep_at = now()")
     assert intervals == [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360]
     assert world.row("mine")["sends"] == 12
     world.run("update joblane.tasks set sends = 2000000000, sweep_at = now()")
-    assert swept(world).sent == 1
+    assert world.sweep().sent == 1
 
 
 def test_a_lost_lease_is_sent_and_run_again(world: World, sends: Sends) -> None:
     put(world, sample_one, "lost", **active(-20))
     put(world, sample_one, "held", **active(20, sweep_at=In(-1)))
-    assert swept(world).sent == 2
+    assert world.sweep().sent == 2
     bodies = {decode(entry["MessageBody"]).id: entry["MessageBody"] for entry in sends.to(LANE)}
     assert world.deliver(sample_one, bodies["lost"]) == []
     assert (world.row("lost")["state"], world.row("lost")["attempts"]) == ("completed", 2)
@@ -156,21 +152,8 @@ def test_a_row_that_is_claimed_during_the_sweep_keeps_the_times_of_its_run(
         return real(entries)
 
     monkeypatch.setattr(world.sqs, "send_many", claimed_first)
-    swept(world)
+    world.sweep()
     assert 9800 < until(world, "mine") <= 9900, "it is sent in the quarter of an hour before it is due"
-
-
-def test_paused_rows_are_not_sent_until_the_pause_ends(world: World, sends: Sends) -> None:
-    overdue("by-type", world)
-    overdue("by-tenant", world, type="sample:batch", tenant="acme")
-    overdue("by-queue", world, type="sample:batch", queue="low")
-    for scope, name in (("type", "sample:one"), ("tenant", "acme"), ("queue", "low")):
-        world.run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
-    assert swept(world) == Swept(paused=3)
-    assert sends.messages == []
-    world.run("update joblane.pauses set until = now() - interval '1 s'")
-    world.make("jobs-default-sample-batch", "jobs-low-sample-batch")
-    assert swept(world) == Swept(sent=3)
 
 
 def test_the_sweep_does_not_read_payloads_into_memory(world: World, sends: Sends) -> None:
@@ -178,10 +161,10 @@ def test_the_sweep_does_not_read_payloads_into_memory(world: World, sends: Sends
     for number in range(30):
         overdue(f"big-{number}", world)
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
-    swept(world)
+    world.sweep()
     world.run("update joblane.tasks set sweep_at = due_at - interval '1 s'")
     tracemalloc.start()
-    assert swept(world).sent == 30
+    assert world.sweep().sent == 30
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
@@ -192,7 +175,7 @@ def test_the_sweep_does_not_read_payloads_into_memory(world: World, sends: Sends
 
 def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), generation=2), payload={"number": 7})
-    assert swept(world) == Swept(dead_letters=1)
+    assert world.sweep() == Swept(dead_letters=1)
     (dead_letter,) = world.dead_letters(sample_one)
     assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
     assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
@@ -200,7 +183,7 @@ def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(
     row = world.row("dead")
     assert row["dead_sent_at"] is not None
     assert row["sweep_at"] is None
-    assert swept(world) == Swept()
+    assert world.sweep() == Swept()
 
 
 def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
@@ -223,7 +206,7 @@ def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
 def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=""))
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
-    assert swept(world).dead_letters == 1
+    assert world.sweep().dead_letters == 1
     (dead_letter,) = world.dead_letters(sample_one)
     assert decode(dead_letter["Body"]).payload is None
     assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
@@ -240,7 +223,7 @@ def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
         return real(entries)
 
     monkeypatch.setattr(world.sqs, "send_many", revived_first)
-    swept(world)
+    world.sweep()
     assert world.row("dead")["dead_sent_at"] is None
 
 
@@ -260,19 +243,19 @@ def expiring(world: World, id_: str, **columns: Any) -> None:
 @pytest.mark.parametrize("state", ["completed", "cancelled", "archived"])
 def test_content_is_cleared_after_retention_and_the_id_is_kept(world: World, sends: Sends, state: str) -> None:
     expiring(world, "mine", state=state, headers={"a": "b"})
-    assert swept(world) == Swept(cleared=1)
+    assert world.sweep() == Swept(cleared=1)
     row = world.row("mine")
     assert (row["payload"], row["result"], row["headers"], row["cleared"]) == (None, None, {}, True)
     assert abs(until(world, "mine", "expire_at") - (KEPT - DAY)) < 5
     assert world.run("select count(*) from joblane.task_attempts") == [[1]]
     assert world.run("select from joblane.task_items union all select from joblane.task_steps") == []
-    assert swept(world) == Swept()
+    assert world.sweep() == Swept()
 
 
 def test_a_row_is_deleted_with_its_attempts_items_and_steps_after_its_messages(world: World, sends: Sends) -> None:
     expiring(world, "old", cleared=True, finished_at=In(-KEPT - 60))
     expiring(world, "young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60))
-    assert swept(world) == Swept(removed=1)
+    assert world.sweep() == Swept(removed=1)
     assert world.run("select id from joblane.tasks") == [["young"]]
     for table in ("task_attempts", "task_items", "task_steps"):
         assert world.run(f"select task_id from joblane.{table}") == [["young"]]
@@ -280,15 +263,15 @@ def test_a_row_is_deleted_with_its_attempts_items_and_steps_after_its_messages(w
 
 def test_after_a_long_retention_the_row_is_deleted_with_its_content(world: World, sends: Sends) -> None:
     expiring(world, "mine", finished_at=In(-100 * DAY))
-    assert swept(world) == Swept(cleared=1)
-    assert swept(world) == Swept(removed=1)
+    assert world.sweep() == Swept(cleared=1)
+    assert world.sweep() == Swept(removed=1)
 
 
 def test_a_live_row_never_expires(world: World, sends: Sends) -> None:
     for state in ("scheduled", "pending", "retry"):
         expiring(world, state, state=state, expire_at=In(-DAY), finished_at=None)
     put(world, sample_one, "running", **active(60, expire_at=In(-DAY)))
-    assert swept(world) == Swept()
+    assert world.sweep() == Swept()
 
 
 def test_the_content_of_a_task_is_kept_for_its_retention(world: World, sends: Sends) -> None:
@@ -312,7 +295,7 @@ def test_2000_rows_are_sent_in_batches_of_limited_size(
         return {}
 
     monkeypatch.setattr(world.sqs, "send_many", send)
-    assert swept(world).sent == 2000
+    assert world.sweep().sent == 2000
     assert sizes == [BATCH] * 4
     assert world.run("select count(*) from joblane.tasks where sends = 0") == [[0]]
 
@@ -332,16 +315,6 @@ def test_a_sweep_out_of_time_stops_between_batches_and_has_sent_the_oldest_rows(
             assert world.run(f"select count(*) from ({oldest}) s where sends = 1") == [[BATCH]]
 
 
-def test_many_rows_expire_in_batches_of_limited_size(world: World, sends: Sends) -> None:
-    world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
-        "retention_seconds, expire_at,"
-        " finished_at) select md5(n::text), 'sample:one', 'default', 'completed', '{}', '', 4, 60, now(), now()"
-        " from generate_series(1, 1200) n"
-    )
-    assert swept(world).cleared == 1200
-
-
 def test_rows_whose_messages_sqs_refuses_are_left_for_the_next_sweep(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,25 +323,9 @@ def test_rows_whose_messages_sqs_refuses_are_left_for_the_next_sweep(
     expiring(world, "old")
     with monkeypatch.context() as patch:
         patch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
-        assert swept(world) == Swept(unsent=2, cleared=1)
+        assert world.sweep() == Swept(unsent=2, cleared=1)
     assert (world.row("mine")["sends"], world.row("dead")["dead_sent_at"]) == (0, None)
-    assert swept(world) == Swept(sent=1, dead_letters=1)
-
-
-def test_a_sweep_ends_soon_if_sqs_is_unavailable(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(world, 3 * BATCH)
-    monkeypatch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
-    assert swept(world).unsent == BATCH
-
-
-def test_rows_of_a_deleted_lane_do_not_delay_other_rows(world: World, sends: Sends) -> None:
-    fill(world, 2 * BATCH, values="now() - interval '1 s'")
-    world.run(
-        "update joblane.tasks set type = 'old:gone', sweep_at = now() - interval '1 h'"
-        " where id in (select id from joblane.tasks order by id limit 20)"
-    )
-    assert swept(world).sent == 2 * BATCH - 20
-    assert world.run("select count(*) from joblane.tasks where sends = 0") == [[20]]
+    assert world.sweep() == Swept(sent=1, dead_letters=1)
 
 
 DEATHS = (TAKE, MARK_DEAD_SENT, EXPIRE, unsent_dead_letters.TAKE, "send")
@@ -388,11 +345,11 @@ def test_a_sweep_that_is_killed_at_any_statement_is_completed_by_later_ones(
         patch.setattr(Connection, "run", dying(Connection.run, lambda _, sql, *__: sql == death, after))
         patch.setattr(Sqs, "send_many", dying(Sqs.send_many, lambda *_: death == "send", after))
         with pytest.raises(Death):
-            swept(world)
+            world.sweep()
     # then later sweeps, when their time has come, do what it has not done
     for _ in range(3):
         world.run("update joblane.tasks set sweep_at = sweep_at - interval '2 min', due_at = due_at - interval '2 min'")
-        swept(world)
+        world.sweep()
     assert set(sent(sends)) == {"mine"}
     assert len(world.dead_letters(sample_one)) >= 1
     assert world.row("dead")["dead_sent_at"] is not None
@@ -423,73 +380,49 @@ def dying(real: Callable[..., Any], hits: Callable[..., bool], after: bool) -> C
 def test_two_concurrent_sweeps_send_each_message_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 2000)
     bodies: list[str] = []
-    lock = threading.Lock()
+    both, sending = threading.Barrier(2), set[int]()
 
     def send(entries: Sequence[Entry]) -> dict[int, str]:
-        time.sleep(0.01)
-        with lock:
-            bodies.extend(entry.body for entry in entries)
+        if threading.get_ident() not in sending:  # each has taken its first rows before one sends
+            sending.add(threading.get_ident())
+            both.wait(PATIENCE_SECONDS)
+        bodies.extend(entry.body for entry in entries)
         return {}
 
+    def run(_: int) -> int:
+        with Database(world.url) as database:
+            return sweep(database.get(), world.sqs, PREFIX).sent
+
     monkeypatch.setattr(world.sqs, "send_many", send)
-    done: list[Any] = []
-    barrier = threading.Barrier(2)
-
-    def run() -> None:
-        database = Database(world.url)
-        barrier.wait()
-        try:
-            done.append(sweep(database.get(), world.sqs, PREFIX))
-        except Exception as error:
-            done.append(error)
-        finally:
-            database.drop()
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_SECONDS)
-    assert sum(one.sent for one in done) == 2000
+    with ThreadPoolExecutor(2) as threads:
+        assert sum(threads.map(run, range(2))) == 2000
     assert len(bodies) == len(set(bodies)) == 2000
 
 
 def test_concurrent_marks_of_the_same_rows_do_not_deadlock(world: World) -> None:
     fill(world, 300)
-    ids = [row[0] for row in world.run("select id from joblane.tasks")]
     taken = dict(world.run("select id, sweep_at::text from joblane.tasks"))
+    ids = list(taken)
     given = [{"id": id_, "taken": taken[id_], "before": taken[id_]} for id_ in ids]
-    failures: list[Exception] = []
-
-    def repeat(sql: str, *parameters: str) -> None:
-        database = Database(world.url)
-        try:
-            for _ in range(25):
-                database.get().run(sql, *parameters)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            database.drop()
-
     ordered = (
         "update joblane.tasks t set runs = runs + 1"
         " from (select id from joblane.tasks order by id for no key update) s where t.id = s.id"
     )
-    threads = [
-        threading.Thread(target=repeat, args=args)
-        for args in (
-            (TAKE, json.dumps(ids)),
-            (TAKE, json.dumps(ids[::-1])),
-            (GIVE_BACK, json.dumps(given)),
-            (GIVE_BACK, json.dumps(given[::-1])),
-            (ordered,),
-        )
+
+    def repeat(statement: tuple[str, ...]) -> None:
+        with Database(world.url) as database:
+            for _ in range(25):
+                database.get().run(*statement)
+
+    statements = [
+        (TAKE, json.dumps(ids)),
+        (TAKE, json.dumps(ids[::-1])),
+        (GIVE_BACK, json.dumps(given)),
+        (GIVE_BACK, json.dumps(given[::-1])),
+        (ordered,),
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_SECONDS)
-    assert failures == []
+    with ThreadPoolExecutor(len(statements)) as threads:
+        list(threads.map(repeat, statements))  # raises the error of a deadlock
 
 
 # --- Plans ---------------------------------------------------------------------------------------------------------
@@ -618,15 +551,11 @@ def test_a_row_cancelled_by_a_plain_update_expires_like_any_other(world: World) 
     assert world.received(world.lane(sample_one)) == []
 
 
-def test_rows_of_a_removed_type_delay_no_others_and_are_tried_once_per_sweep(world: World) -> None:
-    world.lane(sample_one)
-    world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        " select 'gone-' || n, 'gone:type', 'default', 'pending', '', 1, 1, now() - interval '1 hour'"
-        f" from generate_series(1, {2 * BATCH + 100}) as n"
-    )
-    put(world, sample_one, "good", sweep_at=In(-1))
+def test_rows_of_a_removed_type_delay_no_others_and_are_tried_once_per_sweep(world: World, sends: Sends) -> None:
+    fill(world, 2 * BATCH + 100, "sweep_at", "now() - interval '1 hour'")
+    world.run("update joblane.tasks set type = 'gone:type'")
+    overdue("good", world)
     for sent in (1, 0):
         swept = world.sweep()
         assert (swept.sent, swept.unsent < BATCH + 1) == (sent, True)
-    assert world.row("gone-1")["sends"] == 0
+    assert world.run("select id from joblane.tasks where sends > 0") == [["good"]]

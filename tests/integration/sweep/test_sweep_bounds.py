@@ -86,6 +86,18 @@ def refusing(world: World, monkeypatch: pytest.MonkeyPatch, reasons: dict[str, s
     return sizes
 
 
+def sweep_with_errors(world: World) -> tuple[Swept, list[dict[str, Any]]]:
+    """Sweep. Return what was done, and the log lines of errors."""
+    with logs.lines() as lines:
+        swept = world.sweep()
+    return swept, [line for line in lines.fields if line["level"] == "ERROR"]
+
+
+def hold_messages(world: World, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let each lane seem to have this number of messages."""
+    monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: str(number)})
+
+
 # --- Memory --------------------------------------------------------------------------------------------------------
 
 PROCESS = """
@@ -141,12 +153,12 @@ def test_a_lane_that_sqs_refuses_does_not_delay_the_other_lanes(
     with monkeypatch.context() as patch:
         sizes = refusing(world, patch, {LANE: DENIED})
         # when
-        with logs.lines() as lines:
-            assert world.sweep() == Swept(sent=1, unsent=499)
+        swept, errors = sweep_with_errors(world)
     # then the other task is sent, the lane is tried once, and its tasks wait as before
+    assert swept == Swept(sent=1, unsent=499)
     assert ids(sends.to(OTHER)) == ["other"]
     assert sizes == [500]
-    assert [(line["queue"], line["messages"]) for line in lines.fields if line["level"] == "ERROR"] == [(LANE, 499)]
+    assert [(line["queue"], line["messages"]) for line in errors] == [(LANE, 499)]
     assert world.run("select count(*) from joblane.tasks where sweep_at < now() and sends = 0") == [[1500]]
     # when SQS accepts it again
     assert world.sweep() == Swept(sent=1500)
@@ -222,20 +234,18 @@ def test_rows_that_the_database_refuses_do_not_stop_the_sweep(world: World, send
     for id_, finished_at in (("clear", "294276-12-31"), ("cleared", In(-60))):
         put(world, sample_one, id_, state="completed", finished_at=finished_at, expire_at=In(-1), sweep_at=None)
     # when
-    with logs.lines() as lines:
-        swept = world.sweep()
+    swept, errors = sweep_with_errors(world)
     # then the good ones are done, and the log names the others
     assert swept == Swept(sent=1, dead_letters=2, cleared=1)
-    named = [line["task_id"] for line in lines.fields if line["level"] == "ERROR"]
-    assert sorted(named) == ["clear", "mark", "take", "tidy"]
+    assert sorted(line["task_id"] for line in errors) == ["clear", "mark", "take", "tidy"]
     assert world.row("tidied")["finished_at"] is not None
     assert ids(sends.to(LANE)) == ["taken"]
     assert world.row("marked")["dead_letter_unsent"] is False
     assert world.row("cleared")["cleared"] is True
     # and the next sweep leaves those that can be left
-    with logs.lines() as lines:
-        assert world.sweep() == Swept()
-    assert {line["task_id"] for line in lines.fields if line["level"] == "ERROR"} <= {"tidy"}
+    swept, errors = sweep_with_errors(world)
+    assert swept == Swept()
+    assert {line["task_id"] for line in errors} <= {"tidy"}
 
 
 def refuse(world: World, code: str) -> None:
@@ -273,12 +283,11 @@ def test_a_row_whose_change_a_trigger_refuses_does_not_stop_the_sweep(world: Wor
     put_due(world, "bad", "good")
     refuse(world, code)
     # when
-    with logs.lines() as lines:
-        swept = world.sweep()
+    swept, errors = sweep_with_errors(world)
     # then
     assert swept == Swept(sent=1, dead_letters=1, cleared=1, removed=1)
     assert world.row("good-tidy")["finished_at"] is not None
-    named = [(line["task_id"], line["error"]) for line in lines.fields if line["level"] == "ERROR"]
+    named = [(line["task_id"], line["error"]) for line in errors]
     refused = ("bad-dead", "bad-expire-False", "bad-expire-True", "bad-send", "bad-tidy")
     assert sorted(named) == [(id_, f"not this one ({code})") for id_ in refused]
 
@@ -288,13 +297,11 @@ def test_an_error_of_the_server_stops_the_duties_that_have_it(world: World, send
     put_due(world, "bad", "good")
     put(world, sample_one, "other", queue="low", sweep_at=In(-1))
     refuse(world, code)
-    with logs.lines() as lines:
-        swept = world.sweep()
+    swept, errors = sweep_with_errors(world)
     # then the others are sent
     failed = {"tasks ended by SQL", "messages of due tasks", "unsent dead letters", "expired tasks"}
     assert (set(swept.failed), swept.sent, swept.dead_letters) == (failed, 2, 1)
-    found = [line for line in lines.fields if line["level"] == "ERROR"]
-    assert {(line["duty"], line["error"]) for line in found} == {(name, f"not this one ({code})") for name in failed}
+    assert {(line["duty"], line["error"]) for line in errors} == {(name, f"not this one ({code})") for name in failed}
 
 
 def test_a_task_that_sqs_and_a_trigger_refuse_does_not_keep_the_times_of_the_others(
@@ -322,10 +329,10 @@ def test_rows_that_make_no_message_do_not_stop_the_sweep(world: World, sends: Se
     put(world, sample_one, "dead", headers=[1], **archived(dead_sent_at=None, sweep_at=In(-1)))
     put(world, sample_one, "tenant", tenant="with space", sweep_at=In(-1))
     put(world, sample_one, "good", sweep_at=In(-1))
-    with logs.lines() as lines:
-        assert world.sweep() == Swept(sent=2)
+    swept, errors = sweep_with_errors(world)
+    assert swept == Swept(sent=2)
     assert ids(sends.to(LANE)) == ["good", "tenant"]
-    assert sorted(line["task_id"] for line in lines.fields if line["level"] == "ERROR") == ["dead", "no-object"]
+    assert sorted(line["task_id"] for line in errors) == ["dead", "no-object"]
 
 
 def unchecked(world: World) -> None:
@@ -355,7 +362,7 @@ def test_paused_rows_are_neither_written_nor_locked(world: World, sends: Sends, 
     # then
     assert world.run(versions) == before
     # and after the pause all are sent
-    world.run("delete from joblane.pauses")
+    world.run("update joblane.pauses set until = now() - interval '1 s'")
     assert world.sweep() == Swept(sent=701)
 
 
@@ -419,41 +426,42 @@ def test_an_unsent_task_and_a_lost_run_are_sent_at_once_whatever_the_lane_holds(
     assert ids(sends.to(LANE)) == ["lost", "unsent"]
 
 
-def test_among_ten_thousand_waiting_tasks_only_one_with_a_turn_gets_messages(
-    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given a lane with messages for all of its tasks, one of which has a slot of a limit
+def a_turn(world: World) -> None:
+    """Many tasks wait, and a single one has a slot of a limit."""
     world.run("insert into joblane.limits (name, slots) values ('sample:one', 1)")
-    fill(world, 10_000, due_at="now() - interval '59 s'")
+    fill(world, 2999, due_at="now() - interval '59 s'")
     limits: dict[str, Any] = {"total_limit": "sample:one", "passed": "all", "seq": 1, "first_due_at": In(0)}
     put(world, sample_one, "turn", **limits, due_at=In(-59), sweep_at=In(1))
-    monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "10001"})
-    sent = []
-    # when sweeps come every four minutes for most of an hour
-    for _ in range(13):
-        later(world, minutes=4)
-        sent.append(world.sweep().sent)
-    # then it gets a second message at once, and each further one after a longer time
-    assert sent == [1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
-    assert ids(sends.to(LANE)) == ["turn"] * 3
 
 
-def test_tasks_with_times_of_a_rate_get_no_second_messages_in_a_lane_that_is_behind(
-    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given tasks that are due for ten minutes by their rate, in a lane that has their messages
+def times_of_a_rate(world: World) -> None:
+    """Tasks are due for ten minutes by their rate. Nobody waits for a slot of theirs."""
     world.run("insert into joblane.limits (name, step, burst) values ('sample:one', '1 ms', 1)")
-    fill(world, 1000, due_at="now() - interval '10 minutes'")
+    fill(world, 3000, due_at="now() - interval '10 minutes'")
     world.run(
         "update joblane.tasks set total_limit = 'sample:one', passed = 'type_time', seq = 1, first_due_at = due_at"
     )
-    monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "1000"})
-    # then nobody waits for a slot of theirs
-    sent = []
-    for _ in range(3):
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [(a_turn, [1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]), (times_of_a_rate, [0, 0, 0])],
+    ids=["at once, and then after longer and longer times", "no time of a rate"],
+)
+def test_of_many_tasks_whose_lane_is_behind_only_one_with_a_turn_gets_messages(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch, given: Callable[[World], None], sent: list[int]
+) -> None:
+    # given a lane with messages for all of its tasks
+    given(world)
+    hold_messages(world, monkeypatch, 3000)
+    # when sweeps come every four minutes
+    found = []
+    for _ in sent:
         later(world, minutes=4)
-        sent.append(world.sweep().sent)
-    assert sent == [0, 0, 0]
+        found.append(world.sweep().sent)
+    # then
+    assert found == sent
+    assert ids(sends.to(LANE)) == ["turn"] * sum(sent)
 
 
 @pytest.mark.parametrize("state", ["pending", "retry"])
@@ -464,7 +472,7 @@ def test_of_two_sweeps_five_minutes_apart_one_sends_a_turn_within_seven_minutes(
     world.run("insert into joblane.limits (name, slots) values ('sample:one/', 1)")
     key: dict[str, Any] = {"key_limit": "sample:one/a", "passed": "key_slot", "seq": 1, "first_due_at": In(-89)}
     put(world, sample_one, "turn", state=state, **key, due_at=In(-85), sweep_at=In(-25))
-    monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "1"})
+    hold_messages(world, monkeypatch, 1)
     following = NextSweep()
     assert sweep(world.database.get(), world.sqs, PREFIX, following=following).sent == 0
     assert following.at == 0.0

@@ -12,7 +12,8 @@ import pytest
 
 from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
-from joblane.testing.databases import Databases, administer
+from joblane.testing.databases import Databases
+from tests.databases import administer
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[3]

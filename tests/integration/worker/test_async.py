@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,18 +22,15 @@ from joblane.client.client import JobClient
 from joblane.errors import CursorError, JobError
 from joblane.record.driver.connection import is_unavailable
 from joblane.record.driver.event_loop import process_loop
+from tests.builders import handlers
 from tests.builders.events import message
+from tests.builders.handlers import INSERT, Handler, write_async, written
 from tests.patience import PATIENCE_SECONDS
-from tests.samples import Sample, behaviour, behaviours, sample_async, sample_one
+from tests.samples import Sample, behaviour, sample_async, sample_one
 from tests.world import World
 
-Handler = Callable[[TaskContext], Awaitable[Any]]
-Write = Callable[[TaskContext, str], Awaitable[None]]
-INSERT = text("insert into effects values (:id, :what)")
-
-
-def body(id_: str = "it") -> dict[str, Any]:
-    return message("run_handler", id_, type_="sample:async")
+Write = Callable[[TaskContext, str], Awaitable[object]]
+run = partial(handlers.run, task=sample_async)
 
 
 @pytest.fixture
@@ -41,32 +40,13 @@ def effects(world: World) -> World:
 
 
 async def write_plainly(ctx: TaskContext, what: str) -> None:
-    ctx.session.execute(INSERT, {"id": ctx.task_id, "what": what})
-
-
-async def write_async(ctx: TaskContext, what: str) -> None:
-    await ctx.async_session.execute(INSERT, {"id": ctx.task_id, "what": what})
+    handlers.write(ctx, what)
 
 
 @pytest.fixture(params=[write_plainly, write_async])
 def write(request: pytest.FixtureRequest) -> Write:
     """Write an effect through either session."""
     return request.param  # type: ignore[no-any-return]
-
-
-def run(world: World, handler: Handler, id_: str = "it") -> dict[str, Any]:
-    """Deliver a task whose handler is the function, and return its row."""
-
-    async def run_handler(payload: Sample, ctx: TaskContext) -> Any:
-        return await handler(ctx)
-
-    behaviours["run_handler"] = run_handler
-    world.deliver(sample_async, body(id_))
-    return world.row(id_)
-
-
-def written(world: World) -> list[str]:
-    return [what for (what,) in world.run("select what from effects order by what")]
 
 
 def open_transactions(world: World) -> list[list[Any]]:
@@ -92,8 +72,7 @@ def test_the_work_of_a_coroutine_commits_with_its_completion(effects: World, wri
     assert (row["state"], row["result"], row["attempts"]) == ("completed", {"number": 7}, 1)
     assert written(effects) == ["a", "b"]
     assert open_transactions(effects) == []
-    effects.deliver(sample_async, body())  # delivered twice
-    assert effects.row("it")["runs"] == 1
+    assert run(effects, returns)["runs"] == 1  # delivered twice
 
 
 async def fails(ctx: TaskContext) -> None:
@@ -144,23 +123,35 @@ async def swallows_the_loss(ctx: TaskContext) -> None:
     assert is_unavailable(caught.value)
 
 
+async def closes_its_session(ctx: TaskContext) -> None:
+    if ctx._work.is_async:
+        async with ctx.async_session as session:
+            session.add_all([])
+    else:
+        ctx.session.close()
+
+
+CLOSED = r"use it without `async with`|ctx.session was closed by the end of its run, or by the handler"
+
+
 @pytest.mark.parametrize(
-    ("end", "state", "error_type"),
+    ("end", "state", "error_type", "says"),
     [
-        (fails, "retry", "ValueError"),
-        (cancels_itself, "retry", "CancelledError"),
-        (snoozes, "pending", None),
-        (returns_an_object, "retry", "TypeError"),
-        (is_cancelled, "cancelled", None),
-        (loses_its_lease, "active", None),
-        (violates, "retry", "any"),
-        (commits, "retry", "JobError"),
-        (loses_its_connection, "retry", "any"),
-        (swallows_the_loss, "retry", "JobError"),
+        (fails, "retry", "ValueError", ""),
+        (cancels_itself, "retry", "CancelledError", ""),
+        (snoozes, "pending", None, ""),
+        (returns_an_object, "retry", "TypeError", ""),
+        (is_cancelled, "cancelled", None, ""),
+        (loses_its_lease, "active", None, ""),
+        (violates, "retry", "any", ""),
+        (commits, "retry", "JobError", ""),
+        (closes_its_session, "retry", "any", CLOSED),
+        (loses_its_connection, "retry", "any", ""),
+        (swallows_the_loss, "retry", "JobError", ""),
     ],
 )
 def test_a_coroutine_that_does_not_complete_leaves_no_effect(
-    effects: World, write: Write, end: Handler, state: str, error_type: str | None
+    effects: World, write: Write, end: Handler, state: str, error_type: str | None, says: str
 ) -> None:
     async def ends(ctx: TaskContext) -> Any:
         await write(ctx, "half")
@@ -170,6 +161,7 @@ def test_a_coroutine_that_does_not_complete_leaves_no_effect(
 
     assert row["state"] == state, row
     assert error_type in (row["error_type"], "any"), row
+    assert re.search(says, str(row["error_message"])), row
     traceback = effects.run("select coalesce(traceback, '') from joblane.task_attempts where task_id = 'it'")
     assert "=(half)" not in f"{row['error_message']} {traceback}"  # the driver's text has the value of the row
     assert written(effects) == []
@@ -183,141 +175,106 @@ def test_a_coroutine_that_does_not_complete_leaves_no_effect(
     assert written(effects) == ["next"]
 
 
-def test_a_plain_session_that_the_handler_closes_does_not_complete_without_its_work(effects: World) -> None:
-    async def closes(ctx: TaskContext) -> None:
-        with ctx.session:
-            await write_plainly(ctx, "lost")
+class Go:
+    """Lets what a run has left continue in the next run."""
 
-    row = run(effects, closes)
+    def __init__(self) -> None:
+        self.event, self.for_threads = asyncio.Event(), threading.Event()
 
-    assert row["state"] == "retry"
-    assert "ctx.session was closed by the end of its run, or by the handler" in row["error_message"]
-
-
-def test_a_session_that_the_handler_closes_does_not_complete_without_its_work(effects: World) -> None:
-    async def closes(ctx: TaskContext) -> None:
-        async with ctx.async_session as session:
-            session.add_all([])
-            await write_async(ctx, "lost")
-
-    row = run(effects, closes)
-
-    assert row["state"] == "retry"
-    assert "use it without `async with`" in row["error_message"]
-    assert written(effects) == []
+    def set(self) -> None:
+        self.event.set()
+        self.for_threads.set()
 
 
-def test_a_task_that_was_left_takes_no_part_in_the_next_run(effects: World, caplog: pytest.LogCaptureFixture) -> None:
+async def late(ctx: TaskContext, go: Go) -> None:
+    session = ctx.async_session
+    await go.event.wait()
+    await session.execute(INSERT, LATE)
+
+
+async def asks_late(ctx: TaskContext, go: Go) -> None:
+    await go.event.wait()
+    await ctx.async_session.execute(INSERT, LATE)
+
+
+async def keeps_the_drivers_connection(ctx: TaskContext, go: Go) -> None:
+    connection: Any = (await (await ctx.async_session.connection()).get_raw_connection()).driver_connection
+    await go.event.wait()
+    await connection.execute("insert into effects values ('it', 'late')")
+
+
+async def late_plainly(ctx: TaskContext, go: Go) -> None:
+    session = ctx.session
+    await go.event.wait()
+    session.execute(INSERT, LATE)
+
+
+async def asks_late_plainly(ctx: TaskContext, go: Go) -> None:
+    await go.event.wait()
+    ctx.session.execute(INSERT, LATE)
+
+
+async def enqueues_late(ctx: TaskContext, go: Go) -> None:
+    await go.event.wait()
+    await ctx.aenqueue(sample_one, Sample())
+
+
+async def late_in_a_thread(ctx: TaskContext, go: Go) -> None:
+    session = ctx.session
+
+    def use_the_session() -> None:
+        go.for_threads.wait(PATIENCE_SECONDS)
+        session.execute(INSERT, LATE)
+
+    await asyncio.to_thread(use_the_session)
+
+
+async def late_step(ctx: TaskContext, go: Go) -> None:
+    await ctx.astep("late", lambda _: go.event.wait())
+
+
+async def late_item(ctx: TaskContext, go: Go) -> None:
+    async for _ in ctx.aeach(["late"]):
+        await go.event.wait()
+
+
+LATE = {"id": "it", "what": "late"}
+LEFT = [
+    (write_async, late, "closed by the end of its run"),
+    (write_async, asks_late, "the run has ended"),
+    (write_async, keeps_the_drivers_connection, "connection is closed"),
+    (write_plainly, late_plainly, "was closed by the end of its run"),
+    (write_plainly, asks_late_plainly, "the run has ended"),
+    (write_plainly, enqueues_late, "the run has ended"),
+    (write_plainly, late_in_a_thread, "was closed by the end of its run"),
+    (write_plainly, late_step, "the run has ended"),
+    (write_plainly, late_item, "the run has ended"),
+]
+
+
+@pytest.mark.parametrize(("write", "job", "says"), LEFT)
+def test_what_a_run_has_left_takes_no_part_in_the_next_run(
+    effects: World, caplog: pytest.LogCaptureFixture, write: Write, job: Callable[..., Any], says: str
+) -> None:
     left: list[asyncio.Task[None]] = []
-    may_go = asyncio.Event()
+    go = Go()
 
     async def leave(ctx: TaskContext) -> None:
-        session = ctx.async_session
+        await write(ctx, "in time")
+        left.append(asyncio.create_task(job(ctx, go)))
+        for _ in range(10):  # until it waits
+            await asyncio.sleep(0)
 
-        async def late() -> None:
-            await may_go.wait()
-            await session.execute(INSERT, {"id": ctx.task_id, "what": "late"})
-
-        async def asks_late() -> None:
-            await may_go.wait()
-            await ctx.async_session.execute(INSERT, {"id": ctx.task_id, "what": "late"})
-
-        async def keeps_the_drivers_connection() -> None:
-            await may_go.wait()
-            await driver_connection.execute("insert into effects values ('it', 'late')")
-
-        await write_async(ctx, "in time")
-        driver_connection: Any = (await (await session.connection()).get_raw_connection()).driver_connection
-        left.extend(asyncio.create_task(task()) for task in (late, asks_late, keeps_the_drivers_connection))
+    async def next_one(ctx: TaskContext) -> None:
+        await write(ctx, "next")
+        go.set()
+        await asyncio.wait(left)
 
     assert run(effects, leave)["state"] == "completed"
     assert "the handler has ended before its asyncio task" in caplog.text
-
-    async def next_one(ctx: TaskContext) -> None:
-        await write_async(ctx, "next")
-        may_go.set()
-        await asyncio.wait(left)
-
     assert run(effects, next_one, "next")["state"] == "completed"
     assert written(effects) == ["in time", "next"]
-    errors = [str(task.exception()) for task in left]
-    assert "closed by the end of its run" in errors[0]
-    assert "the run has ended" in errors[1]
-    assert "connection is closed" in errors[2]
-
-
-def test_a_left_task_or_thread_takes_no_part_in_the_next_run_by_the_plain_session(effects: World) -> None:
-    left: list[asyncio.Future[None]] = []
-    may_go, thread_may_go = asyncio.Event(), threading.Event()
-
-    async def leave(ctx: TaskContext) -> None:
-        session = ctx.session
-        late = {"id": ctx.task_id, "what": "late"}
-
-        async def uses_the_session() -> None:
-            await may_go.wait()
-            session.execute(INSERT, late)
-
-        async def asks_for_the_session() -> None:
-            await may_go.wait()
-            ctx.session.execute(INSERT, late)
-
-        async def enqueues() -> None:
-            await may_go.wait()
-            await ctx.aenqueue(sample_one, Sample())
-
-        def uses_the_session_in_a_thread() -> None:
-            thread_may_go.wait(PATIENCE_SECONDS)
-            session.execute(INSERT, late)
-
-        await write_plainly(ctx, "in time")
-        left.extend(asyncio.create_task(task()) for task in (uses_the_session, asks_for_the_session, enqueues))
-        left.append(asyncio.ensure_future(asyncio.to_thread(uses_the_session_in_a_thread)))
-        await asyncio.sleep(0)
-
-    assert run(effects, leave)["state"] == "completed"
-
-    async def next_one(ctx: TaskContext) -> None:
-        await write_plainly(ctx, "next")
-        may_go.set()
-        thread_may_go.set()
-        await asyncio.wait(left)
-
-    assert run(effects, next_one, "next")["state"] == "completed"
-    assert written(effects) == ["in time", "next"]
-    errors = [str(task.exception()) for task in left]
-    assert ["was closed by the end of its run" in error for error in errors] == [True, False, False, True], errors
-    assert ["the run has ended" in error for error in errors] == [False, True, True, False], errors
-
-
-@pytest.mark.parametrize("where", ["step", "loop"])
-def test_a_step_or_item_of_a_left_task_is_not_kept_on_the_connection_of_the_next_run(
-    effects: World, where: str
-) -> None:
-    left: list[asyncio.Future[None]] = []
-    may_go = asyncio.Event()
-
-    async def leave(ctx: TaskContext) -> None:
-        async def step() -> None:
-            await ctx.astep("late", lambda _: may_go.wait())
-
-        async def loop() -> None:
-            async for _ in ctx.aeach(["late"]):
-                await may_go.wait()
-
-        left.append(asyncio.create_task(step() if where == "step" else loop()))
-        await asyncio.sleep(0)
-
-    assert run(effects, leave)["state"] == "completed"
-
-    async def next_one(ctx: TaskContext) -> None:
-        await write_plainly(ctx, "next")
-        may_go.set()
-        await asyncio.wait(left)
-
-    assert run(effects, next_one, "next")["state"] == "completed"
-    assert written(effects) == ["next"]
-    assert "the run has ended" in str(left[0].exception())
+    assert says in str(left[0].exception())
 
 
 @pytest.mark.parametrize("how", ["stops the loop", "exits in a task"])
@@ -435,17 +392,6 @@ def test_settings_and_locks_of_a_session_are_gone_before_the_next_task(effects: 
     before = run(effects, look, "before")["result"]
     assert run(effects, leave_things)["state"] == "completed"
     assert run(effects, look, "after")["result"] == before  # on the same connection
-
-
-def test_a_modules_own_client_keeps_its_loop(world: World) -> None:
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def note(ctx: TaskContext) -> None:
-        loops.append(asyncio.get_running_loop())
-
-    for id_ in ("first", "second"):
-        assert run(world, note, id_)["state"] == "completed"
-    assert loops[0] is loops[1]
 
 
 def test_a_database_of_another_stage_gets_no_session(effects: World) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -21,22 +21,11 @@ from joblane.record.driver.event_loop import process_loop
 from joblane.worker import blocked_loop
 from joblane.worker import run as worker_run
 from joblane.worker.run import REPEAT_SECONDS
-from tests.builders.events import message
-from tests.integration.worker.test_async import (
-    body,
-    effects,
-    open_transactions,
-    run,
-    write_async,
-    write_plainly,
-    written,
-)
+from tests.builders.handlers import Handler, commit_slowly, write_async, written
+from tests.integration.worker.test_async import effects, open_transactions, run, write_plainly
 from tests.integration.worker.test_timeout import IN_A_CALLBACK
-from tests.patience import PATIENCE_SECONDS
-from tests.samples import Sample, behaviours, sample_async
 from tests.world import World
 
-Handler = Callable[[TaskContext], Awaitable[Any]]
 __all__ = ["effects"]
 SOON = 3.2
 """Seconds left to the invocation: three are kept for Lambda's own kill, the handler has 0.2."""
@@ -50,16 +39,11 @@ def short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_run, "LOOP_SECONDS", 0.2)
 
 
-def run_out(world: World, handler: Handler) -> dict[str, Any]:
+def run_out(world: World, handler: Handler, id_: str = "it") -> dict[str, Any]:
     """Deliver a task whose handler runs out of time. Return its row, and check what it has left."""
-
-    async def run_handler(payload: Sample, ctx: TaskContext) -> Any:
-        return await handler(ctx)
-
-    behaviours["run_handler"] = run_handler
-    assert len(world.deliver(sample_async, body(), seconds=SOON)) == 1
+    row = run(world, handler, id_, seconds=SOON)
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    return world.row("it")
+    return row
 
 
 async def sleep(ctx: TaskContext) -> None:
@@ -152,7 +136,7 @@ async def fail_the_clean_up(ctx: TaskContext) -> None:
     ],
 )
 def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
-    effects: World, wait: Handler, write: Any
+    effects: World, wait: Handler, write: Any, wait_until: Callable[[Callable[[], bool]], None]
 ) -> None:
     effects.run("insert into effects values ('x', 'free')")
 
@@ -174,7 +158,7 @@ def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
     row = run_out(effects, too_long)
 
     assert time.monotonic() - began < 15
-    assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
+    assert (row["kept"], row["state"], row["attempts"], row["error_type"]) == (True, "retry", 1, "TaskTimeout")
     assert effects.outcomes("it") == ["timeout"]
 
     async def next_one(ctx: TaskContext) -> list[Any]:
@@ -187,10 +171,7 @@ def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
     result = run(effects, next_one, "next")["result"]
     assert set(result) == {"next"}
     assert len(set(pids)) == len(pids)  # the connection was not used again
-    ends = time.monotonic() + PATIENCE_SECONDS  # the server notices a lost client within 2 seconds
-    while open_transactions(effects):
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+    wait_until(lambda: not open_transactions(effects))  # the server notices a lost client within 2 seconds
     assert effects.run("select what from effects for update skip locked") == [["free"]]
     assert not [task for task in _tasks() if "pg_sleep" in repr(task)]
 
@@ -215,7 +196,7 @@ def test_a_timeout_that_ends_by_the_cancellation_keeps_the_loop(world: World, mo
     run_out(world, note)
     run(world, note, "second")
     monkeypatch.setattr(worker_run, "LOOP_SECONDS", 0.2)
-    world.deliver(sample_async, message("run_handler", "third", type_="sample:async"), seconds=SOON)
+    run_out(world, note, "third")
     run(world, note, "fourth")
     assert loops[0] is loops[1] is loops[2]
     assert loops[4] is not loops[3]
@@ -248,12 +229,7 @@ def test_a_decision_of_the_handler_in_its_clean_up_counts(world: World) -> None:
         except asyncio.CancelledError:
             raise SkipRetry("enough") from None
 
-    async def run_handler(payload: Sample, ctx: TaskContext) -> Any:
-        return await decide(ctx)
-
-    behaviours["run_handler"] = run_handler
-    world.deliver(sample_async, body(), seconds=SOON)
-    assert world.row("it")["reason"] == "SkipRetry: enough"
+    assert run_out(world, decide)["reason"] == "SkipRetry: enough"
 
 
 def test_the_alarm_is_seen_in_the_clean_up_of_a_swallowing_handler(world: World) -> None:
@@ -273,13 +249,7 @@ def test_the_alarm_is_seen_in_the_clean_up_of_a_swallowing_handler(world: World)
 
 
 def test_the_commit_of_an_item_is_not_cancelled_and_the_timeout_comes_after_it(effects: World) -> None:
-    effects.run(
-        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.5); return null; end$$"
-    )
-    effects.run(
-        "create constraint trigger slow after insert on effects deferrable initially deferred"
-        " for each row execute function slowly()"
-    )
+    commit_slowly(effects, 0.5)
 
     async def item_by_item(ctx: TaskContext) -> None:
         async for item in ctx.aeach(["a", "b", "c"]):
@@ -296,13 +266,7 @@ def test_the_commit_of_an_item_is_not_cancelled_and_the_timeout_comes_after_it(e
 
 
 def test_the_commit_of_the_completion_is_not_cancelled(effects: World) -> None:
-    effects.run(
-        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.6); return null; end$$"
-    )
-    effects.run(
-        "create constraint trigger slow after insert on effects deferrable initially deferred"
-        " for each row execute function slowly()"
-    )
+    commit_slowly(effects, 0.6)
 
     async def end_in_time(ctx: TaskContext) -> None:
         await write_async(ctx, "done")
@@ -313,13 +277,7 @@ def test_the_commit_of_the_completion_is_not_cancelled(effects: World) -> None:
 
 
 def test_a_commit_that_is_not_answered_in_time_fails(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    effects.run(
-        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(30); return null; end$$"
-    )
-    effects.run(
-        "create constraint trigger slow after insert on effects deferrable initially deferred"
-        " for each row execute function slowly()"
-    )
+    commit_slowly(effects, 30)
 
     async def wait_for_long(ctx: TaskContext) -> None:
         await write_async(ctx, "lost")

@@ -18,9 +18,9 @@ from joblane.record.driver.database import Database
 from joblane.record.sql_functions import VERSION
 from joblane.record.task.claim import CLAIM
 from joblane.record.task.finish import FINISH, Finish, finish
+from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.run import Run
-from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.logs import lines
@@ -52,6 +52,10 @@ class Wire(HookedDatabase):
             connection.message_types[READY_FOR_QUERY] = count
         return connection
 
+    @property
+    def claims_and_finishes(self) -> list[str]:
+        return [statement for statement in self.statements if statement in ("claim", "finish")]
+
     def forget(self) -> None:
         self.statements.clear()
         self.round_trips = 0
@@ -79,49 +83,49 @@ def states(world: World) -> dict[str, str]:
     return {row[0]: row[1] for row in world.run("select id, state from joblane.tasks order by id")}
 
 
-def warm(world: World, wire: Wire, do: str = "nothing") -> None:
+def warm(world: World, wire: Wire) -> None:
     """Prepare the statements of the process."""
-    world.deliver(sample_batch, *bodies(2, do, prefix="warm"))
+    world.deliver(sample_batch, *bodies(2, prefix="warm"))
     world.run("delete from joblane.tasks")
-    world.run("delete from effects")
     wire.forget()
 
 
 # --- Statements and round trips ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 10])
-def test_a_batch_is_claimed_in_one_statement_and_finished_in_one(world: World, wire: Wire, count: int) -> None:
-    warm(world, wire)
-
-    assert world.deliver(sample_batch, *bodies(count)) == []
-
-    assert wire.statements == ["claim", "finish"]
-    assert wire.round_trips == 2
-    assert set(states(world).values()) == {"completed"}
-    assert len(states(world)) == count
+@behaviour
+def fail_in_a_batch(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError
 
 
-def test_a_single_task_that_leaves_its_session_alone_takes_two_statements(world: World, wire: Wire) -> None:
-    world.deliver(sample_one, {"type": "sample:one", "id": "warm"})
+@behaviour
+def ask_only(payload: Sample, ctx: TaskContext) -> bool:
+    return ctx.session.in_transaction()
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "do", "end"),
+    [
+        (sample_one, 1, "nothing", "completed"),
+        (sample_batch, 1, "nothing", "completed"),
+        (sample_batch, 10, "nothing", "completed"),
+        (sample_batch, 10, "fail_in_a_batch", "retry"),
+        (sample_batch, 3, "ask_only", "completed"),
+    ],
+)
+def test_a_batch_is_claimed_in_one_statement_and_finished_in_one(
+    world: World, wire: Wire, task: Task[Any, Any], count: int, do: str, end: str
+) -> None:
+    sent = [body | {"type": task.type} for body in bodies(count, do)]
+    world.deliver(task, sent[0] | {"id": "warm"})
+    world.run("delete from joblane.tasks")
     wire.forget()
 
-    assert world.deliver(sample_one, {"type": "sample:one", "id": "it"}) == []
+    kept = world.deliver(task, *sent)
 
+    assert len(kept) == (count if end == "retry" else 0)
     assert (wire.statements, wire.round_trips) == (["claim", "finish"], 2)
-
-
-def test_a_failed_batch_is_finished_in_one_statement_too(world: World, wire: Wire) -> None:
-    @behaviour
-    def fail_in_a_batch(payload: Sample, ctx: TaskContext) -> None:
-        raise ValueError
-
-    warm(world, wire)
-
-    assert len(world.deliver(sample_batch, *bodies(do="fail_in_a_batch"))) == 10
-
-    assert (wire.statements, wire.round_trips) == (["claim", "finish"], 2)
-    assert set(states(world).values()) == {"retry"}
+    assert states(world) == {body["id"]: end for body in sent}
 
 
 def test_handlers_that_touch_their_session_finish_in_their_own_transactions(world: World, wire: Wire) -> None:
@@ -145,7 +149,7 @@ def test_handlers_that_touch_their_session_finish_in_their_own_transactions(worl
 
 
 def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[bool] = []
 
@@ -153,35 +157,24 @@ def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(
         waited.append(waits)
         return finish(connection, runs, waits=waits)
 
-    @behaviour
-    def lock_now_and_then(payload: Sample, ctx: TaskContext) -> None:
-        ctx.session.execute(text("insert into effects values (:id, 'done')"), {"id": ctx.task_id})
-        if ctx.task_id == "it-1":
-            holder.get().execute_simple("begin")
-            holder.get().run("select from joblane.tasks where id = 'it-1' for update")
-
-    world.run("create table effects (task_id text, what text)")
     world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '200ms'")  # instead of 5 s
     monkeypatch.setattr("joblane.record.task.run_session.finish", recorded)
-    holder = Database(world.url)
-    try:
+    with Database(world.url) as holder:
+
+        @behaviour
+        def lock_now_and_then(payload: Sample, ctx: TaskContext) -> None:
+            ctx.session.execute(text("insert into effects values (:id, 'done')"), {"id": ctx.task_id})
+            if ctx.task_id == "it-1":
+                hold(holder, "id = 'it-1'")
+
         assert len(world.deliver(sample_batch, *bodies(2, "lock_now_and_then"))) == 1
-    finally:
-        holder.drop()
     assert waited == [False, False, True]
     assert world.run("select task_id from effects") == [["it-0"]]
 
 
-def test_a_session_that_is_asked_for_and_not_used_finishes_with_the_batch(world: World, wire: Wire) -> None:
-    @behaviour
-    def ask_only(payload: Sample, ctx: TaskContext) -> bool:
-        return ctx.session.in_transaction()
-
-    warm(world, wire, "ask_only")
-
-    assert world.deliver(sample_batch, *bodies(3, "ask_only")) == []
-
-    assert wire.statements == ["claim", "finish"]
+def hold(holder: Database, condition: str) -> None:
+    """Lock rows, as an operator's open transaction does."""
+    holder.get().execute_simple(f"begin; select from joblane.tasks where {condition} for update")
 
 
 # --- Neighbours ----------------------------------------------------------------------------------------------------
@@ -377,29 +370,13 @@ def test_a_finish_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Wor
     assert states(world)["it-3"] == "completed"
 
 
-def test_a_locked_row_in_a_batch_keeps_its_message_alone(world: World) -> None:
-    watched = world.watch()
-    for body in bodies(3):
-        put(world, sample_batch, body["id"], body["payload"])
-    holder = Database(world.url)
-    try:
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = 'it-1' for update")
-        assert len(world.deliver(sample_batch, *bodies(3))) == 1
-    finally:
-        holder.drop()
-    assert watched.visibilities == [5]
-    assert states(world) == {"it-0": "completed", "it-1": "pending", "it-2": "completed"}
-
-
-def hold_at_the_end(world: World, holder: Database, ids: str) -> None:
-    """Make the last handler of a batch lock rows, as an operator's open transaction does."""
+def hold_at_the_end(holder: Database, condition: str) -> None:
+    """Make the last handler of a batch lock rows."""
 
     @behaviour
-    def hold(payload: Sample, ctx: TaskContext) -> None:
+    def hold_as_the_last(payload: Sample, ctx: TaskContext) -> None:
         if ctx.task_id == "it-9":
-            holder.get().execute_simple("begin")
-            holder.get().run(f"select from joblane.tasks where id in ({ids}) for update")
+            hold(holder, condition)
 
 
 @pytest.mark.parametrize("locked", [(2,), (2, 5, 7)])
@@ -410,20 +387,12 @@ def test_a_finish_waits_once_for_all_locked_rows_and_records_the_others(
     # three waits of 2 s, instead of 5 s, exceed the statement's limit of 5.5 s
     world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '2s'")
     warm(world, wire)
-    holder = Database(world.url)
-    hold_at_the_end(world, holder, ", ".join(f"'it-{n}'" for n in locked))
-    records = [record(body, world.lane(sample_batch), receives=2) for body in bodies(do="hold")]
-    try:
-        with lines() as logged:
-            kept = handle(world.worker(sample_batch), *records)
-    finally:
-        holder.drop()
+    records = [record(body, world.lane(sample_batch), receives=2) for body in bodies(do="hold_as_the_last")]
+    with Database(world.url) as holder, lines() as logged:
+        hold_at_the_end(holder, "id in (" + ", ".join(f"'it-{n}'" for n in locked) + ")")
+        kept = handle(world.worker(sample_batch), *records)
     assert kept == [records[n]["messageId"] for n in locked]
-    assert [statement for statement in wire.statements if statement in ("claim", "finish")] == [
-        "claim",
-        "finish",
-        "finish",
-    ]
+    assert wire.claims_and_finishes == ["claim", "finish", "finish"]
     assert states(world) == {f"it-{n}": "active" if n in locked else "completed" for n in range(10)}
     lost = [line for line in logged.fields if line["message"].startswith("the end of a run could not be recorded")]
     assert [(line["task_id"], line["attempt"], line["task_type"]) for line in lost] == [
@@ -435,44 +404,31 @@ def test_a_finish_waits_once_for_all_locked_rows_and_records_the_others(
 
 def test_cancelled_tasks_with_locked_rows_cost_one_wait(world: World, wire: Wire) -> None:
     world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '1s'")  # ten of them exceed the margin
-    holder = Database(world.url)
+    with Database(world.url) as holder:
 
-    @behaviour
-    def cancel_and_hold(payload: Sample, ctx: TaskContext) -> None:
-        if ctx.task_id == "it-9":
-            holder.get().run("update joblane.tasks set cancel_requested_at = now()")
-            holder.get().execute_simple("begin")
-            holder.get().run("select from joblane.tasks for update")
+        @behaviour
+        def cancel_and_hold(payload: Sample, ctx: TaskContext) -> None:
+            if ctx.task_id == "it-9":
+                holder.get().run("update joblane.tasks set cancel_requested_at = now()")
+                hold(holder, "true")
 
-    try:
         assert len(world.deliver(sample_batch, *bodies(do="cancel_and_hold"))) == 10
-    finally:
-        holder.drop()
-    assert [statement for statement in wire.statements if statement in ("claim", "finish")] == [
-        "claim", "finish", "finish", "finish",
-    ]  # fmt: skip
+    assert wire.claims_and_finishes == ["claim", "finish", "finish", "finish"]
     assert set(states(world).values()) == {"active"}
 
 
 def test_a_finish_takes_a_row_that_becomes_free_while_it_waits(world: World, wait_until: WaitUntil) -> None:
-    holder = Database(world.url)
-    hold_at_the_end(world, holder, "'it-0', 'it-9'")
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    with Database(world.url) as holder, Database(world.url) as observer, ThreadPoolExecutor() as pool:
+        hold_at_the_end(holder, "id in ('it-0', 'it-9')")
 
-    observer = Database(world.url)
+        def release() -> None:
+            wait_until(lambda: observer.get().run(waiting) == [[1]])
+            holder.get().execute_simple("commit")
 
-    def release() -> None:
-        waiting = (
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        wait_until(lambda: observer.get().run(waiting) == [[1]])
-        holder.get().execute_simple("commit")
-
-    with ThreadPoolExecutor() as pool:
         released = pool.submit(release)
-        assert world.deliver(sample_batch, *bodies(do="hold")) == []
+        assert world.deliver(sample_batch, *bodies(do="hold_as_the_last")) == []
         released.result()
-    holder.drop()
-    observer.drop()
     assert set(states(world).values()) == {"completed"}
 
 
@@ -487,15 +443,9 @@ def test_a_finish_that_the_database_rolls_back_is_repeated_once(world: World, wi
 
 def test_a_row_that_stays_locked_is_logged_from_the_second_delivery_on(world: World) -> None:
     put(world, sample_batch, "it-0", {"do": "nothing"})
-    holder = Database(world.url)
-    try:
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = 'it-0' for update")
-        with lines() as logged:
-            for receives in (1, 2):
-                handle(world.worker(sample_batch), record(bodies(1)[0], world.lane(sample_batch), receives=receives))
-    finally:
-        holder.drop()
+    with world.locked("it-0"), lines() as logged:
+        for receives in (1, 2):
+            handle(world.worker(sample_batch), record(bodies(1)[0], world.lane(sample_batch), receives=receives))
     assert [line["task_id"] for line in logged.fields if "locked by another transaction" in line["message"]] == ["it-0"]
 
 
@@ -538,75 +488,63 @@ def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(
 # --- lost in a batch -----------------------------------------------------------------------------------------------
 
 
-def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
+class Died(BaseException):
+    """The end of the process."""
+
+
+def lose(world: World, *records: dict[str, Any]) -> None:
     """Claim a batch in a process that is killed right after it, and let the leases end."""
-
-    class Died(BaseException):
-        pass
-
-    def die(*_: Any) -> Any:
-        raise Died
-
-    with patch.object(Run, "execute", die), pytest.raises(Died):
-        handle(worker, *records)
+    with patch.object(Run, "execute", side_effect=Died), pytest.raises(Died):
+        handle(world.worker(sample_batch), *records)
     world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
 
 
+def lose_batch(world: World, count: int) -> list[dict[str, Any]]:
+    """Lose a batch of new tasks. Return its messages."""
+    records = [record(body, world.lane(sample_batch)) for body in bodies(count)]
+    lose(world, *records)
+    return records
+
+
 def test_a_run_lost_in_a_batch_is_not_counted_and_the_next_claim_is_alone(world: World, wire: Wire) -> None:
-    records = [record(body, world.lane(sample_batch)) for body in bodies(3)]
-    worker = world.worker(sample_batch)
-    lose(world, worker, *records)
+    records = lose_batch(world, 3)
     assert world.run("select distinct state, attempts, batch_size from joblane.tasks") == [["active", 1, 3]]
     wire.forget()
 
-    assert handle(worker, *records) == []
+    assert handle(world.worker(sample_batch), *records) == []
 
     # one claim for all of them, and then one claim for each
     assert wire.statements == ["claim", *["claim", "finish"] * 3]
-    assert world.run("select distinct state, attempts, runs, claim_alone from joblane.tasks") == [
-        ["completed", 1, 2, False]
-    ]
-    assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1 order by 1") == [
-        ["completed", 3],
-        ["lost", 3],
-    ]
+    rows = world.run("select distinct state, attempts, runs, claim_alone from joblane.tasks")
+    assert rows == [["completed", 1, 2, False]]
+    outcomes = world.run("select outcome, count(*)::int from joblane.task_attempts group by 1 order by 1")
+    assert outcomes == [["completed", 3], ["lost", 3]]
 
 
 def test_a_task_lost_in_a_batch_that_returns_alone_runs_and_its_next_loss_counts(world: World) -> None:
-    records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
-    worker = world.worker(sample_batch)
-    lose(world, worker, *records)
-
-    lose(world, worker, records[0])
+    first, _ = lose_batch(world, 2)
+    lose(world, first)
     row = world.row("it-0")
     assert (row["state"], row["attempts"], row["runs"], row["claim_alone"]) == ("active", 1, 2, True)
 
-    assert handle(worker, records[0]) == []
+    assert handle(world.worker(sample_batch), first) == []
     assert (world.row("it-0")["attempts"], world.row("it-0")["runs"]) == (2, 3)
 
 
 def test_a_run_lost_in_a_batch_does_not_archive_a_task_at_its_last_attempt(world: World) -> None:
     for body in bodies(2):
         put(world, sample_batch, body["id"], body["payload"], state="retry", attempts=3, runs=3)
-    records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
-    worker = world.worker(sample_batch)
-    lose(world, worker, *records)
+    records = lose_batch(world, 2)
     assert world.run("select distinct attempts from joblane.tasks") == [[4]]
-
-    assert handle(worker, *records) == []
-
+    assert handle(world.worker(sample_batch), *records) == []
     assert world.run("select distinct state, attempts from joblane.tasks") == [["completed", 4]]
 
 
 def test_a_paused_task_to_claim_alone_waits_and_stays_so(world: World) -> None:
-    records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
-    worker = world.worker(sample_batch)
-    lose(world, worker, *records)
+    records = lose_batch(world, 2)
     world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:batch')")
-
-    assert handle(worker, *records) == []
-
-    assert world.run("select distinct state, attempts, claim_alone from joblane.tasks") == [["pending", 0, True]]
-    world.run("delete from joblane.pauses")
-    assert handle(worker, *records) == []
-    assert world.run("select distinct state, attempts, claim_alone from joblane.tasks") == [["completed", 1, False]]
+    for attempts in (0, 1):
+        assert handle(world.worker(sample_batch), *records) == []
+        rows = world.run("select distinct state, attempts, claim_alone from joblane.tasks")
+        assert rows == [["completed" if attempts else "pending", attempts, not attempts]]
+        world.run("delete from joblane.pauses")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import Any
+from unittest.mock import patch
 
 import pytest
-from sqlalchemy import text
 
 from joblane import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, TaskCancelled, TaskContext
 from joblane.errors import DatabaseUnavailableError, UnknownTaskError, WaitTimeoutError
 from tests import emf
+from tests.builders.handlers import Handler, run, write, written
 from tests.builders.rows import In, active, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
@@ -34,21 +36,11 @@ def client(world: World) -> JobClient:
 
 
 @pytest.fixture
-def effects(world: World) -> World:
-    world.run("create table effects (task_id text, what text)")
-    return world
-
-
-@pytest.fixture
 def other(world: World) -> Iterator[JobClient]:
     """A client of another thread."""
     made = JobClient()
     yield made
     made.close()
-
-
-def write(ctx: TaskContext, what: str) -> None:
-    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
 
 
 def recorded(id_: str) -> dict[str, Any]:
@@ -83,13 +75,6 @@ def test_a_task_that_waits_never_runs_and_its_message_is_acknowledged(
     assert client.cancel("it") is None
 
 
-def test_a_task_that_was_just_enqueued_is_cancelled_before_its_message_comes(world: World, client: JobClient) -> None:
-    id_ = client.enqueue(sample_one, Sample(do="never"), process_in=timedelta(minutes=1)).id
-    assert client.cancel(id_) is State.CANCELLED
-    assert world.deliver(sample_one, recorded(id_)) == []
-    assert world.row(id_)["state"] == "cancelled"
-
-
 def test_what_has_ended_or_is_not_known_cannot_be_cancelled(world: World, client: JobClient) -> None:
     put(world, sample_one, "done", state="completed")
     put(world, sample_one, "dead", **archived())
@@ -101,56 +86,41 @@ def test_what_has_ended_or_is_not_known_cannot_be_cancelled(world: World, client
 # --- What runs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_sees_the_cancel_at_its_next_check_and_leaves_no_effect(
-    effects: World, client: JobClient, other: JobClient
+@pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
+@pytest.mark.parametrize(
+    "ask", [TaskContext.check, lambda ctx: ctx.progress(1, 2)], ids=["at a check", "at a report of its progress"]
+)
+def test_a_run_sees_the_cancel_as_soon_as_it_asks_and_leaves_no_effect(
+    effects: World, client: JobClient, other: JobClient, ask: Handler, touches: bool
 ) -> None:
     seen: list[object] = []
+    watched = effects.watch()
 
-    @behaviour
-    def check_after_cancel(payload: Sample, ctx: TaskContext) -> None:
-        write(ctx, "half")
+    def ask_after_cancel(ctx: TaskContext) -> None:
+        if touches:
+            write(ctx, "half")
         seen.append(other.cancel(ctx.task_id))
         seen.append(other.get(ctx.task_id).cancel_requested)  # type: ignore[union-attr]
         try:
-            ctx.check()
+            ask(ctx)
         except Exception:
             seen.append("swallowed")
         seen.append("continued")
 
-    id_ = client.enqueue(sample_one, Sample(do="check_after_cancel")).id
-
-    assert effects.deliver(sample_one, recorded(id_)) == []
-
+    for _ in range(2):  # its message comes again
+        row = run(effects, ask_after_cancel)
+        assert (row["kept"], row["state"], row["reason"]) == (False, "cancelled", "cancelled while it ran")
+        assert (row["attempts"], row["runs"]) == (1, 1)
     assert seen == [State.ACTIVE, True]
-    row = effects.row(id_)
-    assert (row["state"], row["reason"], row["attempts"]) == ("cancelled", "cancelled while it ran", 1)
     assert None not in (row["finished_at"], row["expire_at"])
-    assert effects.outcomes(id_) == ["cancelled"]
-    assert effects.run("select from effects") == []
+    assert (effects.outcomes("it"), written(effects), watched.sent) == (["cancelled"], [], [])
     assert effects.dead_letters(sample_one) == []
-    assert effects.deliver(sample_one, recorded(id_)) == []
-    assert effects.row(id_)["runs"] == 1
-
-
-def test_a_long_run_sees_the_cancel_within_about_a_second(world: World, client: JobClient, other: JobClient) -> None:
-    @behaviour
-    def check_in_a_loop(payload: Sample, ctx: TaskContext) -> None:
-        ctx.check()
-        threading.Timer(0.2, other.cancel, [ctx.task_id]).start()
-        while True:
-            time.sleep(0.01)
-            ctx.check()
-
-    started = time.monotonic()
-    id_ = client.enqueue(sample_one, Sample(do="check_in_a_loop")).id
-    assert world.deliver(sample_one, recorded(id_)) == []
-    assert time.monotonic() - started < 30
-    assert world.outcomes(id_) == ["cancelled"]
 
 
 ENDS: dict[str, BaseException | None] = {
     "returns": None,
     "fails": ValueError("no"),
+    "fails for the last time": ValueError("no"),
     "waits": RetryAfter(timedelta(hours=3)),
     "snoozes": Snooze(timedelta(seconds=5)),
     "gives up": SkipRetry("no use"),
@@ -161,17 +131,11 @@ ENDS: dict[str, BaseException | None] = {
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
 @pytest.mark.parametrize("end", ENDS)
 def test_a_run_that_does_not_check_is_cancelled_at_its_end(
-    effects: World,
-    client: JobClient,
-    other: JobClient,
-    end: str,
-    touches: bool,
-    capsys: pytest.CaptureFixture[str],
+    effects: World, other: JobClient, end: str, touches: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watched = effects.watch()
 
-    @behaviour
-    def end_after_cancel(payload: Sample, ctx: TaskContext) -> str:
+    def end_after_cancel(ctx: TaskContext) -> str:
         if touches:
             write(ctx, "half")
         assert other.cancel(ctx.task_id) is State.ACTIVE
@@ -179,33 +143,15 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end(
             raise error
         return "done"
 
-    id_ = client.enqueue(sample_one, Sample(do="end_after_cancel"), max_retry=1).id
-
-    assert effects.deliver(sample_one, recorded(id_)) == []
-
-    row = effects.row(id_)
-    assert (row["state"], row["result"], row["reason"]) == ("cancelled", None, "cancelled while it ran")
-    assert effects.outcomes(id_) == ["cancelled"]
+    payload = {"do": "handler_of_the_test", "number": 0}
+    put(effects, sample_one, "it", payload, max_attempts=1 if end == "fails for the last time" else 2)
+    row = run(effects, end_after_cancel)
+    assert (row["kept"], row["state"], row["result"]) == (False, "cancelled", None)
+    assert row["reason"] == "cancelled while it ran"
     (metrics,) = emf.documents(capsys.readouterr().out)
     assert (metrics["Started"], metrics["Cancelled"], metrics.get("Completed")) == (1, 1, None)
-    assert effects.run("select from effects") == []
-    assert watched.sent == []
-    assert effects.deliver(sample_one, recorded(id_)) == []
-    assert effects.row(id_)["runs"] == 1
-
-
-def test_the_last_attempt_of_a_cancelled_task_is_no_dead_letter(
-    world: World, client: JobClient, other: JobClient
-) -> None:
-    @behaviour
-    def fail_cancelled(payload: Sample, ctx: TaskContext) -> None:
-        other.cancel(ctx.task_id)
-        raise ValueError("no")
-
-    id_ = client.enqueue(sample_one, Sample(do="fail_cancelled"), max_retry=0).id
-    assert world.deliver(sample_one, recorded(id_)) == []
-    assert world.row(id_)["state"] == "cancelled"
-    assert world.dead_letters(sample_one) == []
+    assert (effects.outcomes("it"), written(effects), watched.sent) == (["cancelled"], [], [])
+    assert run(effects, end_after_cancel)["runs"] == 1
 
 
 def test_a_cancelled_task_in_a_batch_costs_the_others_nothing(world: World, other: JobClient) -> None:
@@ -298,18 +244,19 @@ def test_get_returns_none_for_an_unknown_task_and_wait_raises(world: World, clie
 
 
 def test_waiting_returns_as_soon_as_the_task_has_ended(world: World, client: JobClient, other: JobClient) -> None:
-    @behaviour
-    def end_soon(payload: Sample, ctx: TaskContext) -> str:
-        time.sleep(0.3)
-        return "done"
+    id_ = client.enqueue(sample_one, Sample(do="handler_of_the_test"), task_id="it").id
+    looked = Event()
+    ask = other.get
 
-    id_ = client.enqueue(sample_one, Sample(do="end_soon")).id
-    answers: list[Any] = []
-    waiter = threading.Thread(target=lambda: answers.append(other.wait(id_, timedelta(seconds=20))))
-    waiter.start()
-    world.deliver(sample_one, recorded(id_))
-    waiter.join(PATIENCE_SECONDS)
-    assert [(status.state, status.result) for status in answers] == [(State.COMPLETED, "done")]
+    def get(id_: str) -> Any:
+        looked.set()
+        return ask(id_)
+
+    with ThreadPoolExecutor(1) as threads, patch.object(other, "get", get):
+        waiter = threads.submit(other.wait, id_, timedelta(seconds=20))
+        run(world, lambda ctx: "done" if looked.wait(PATIENCE_SECONDS) else "nobody waits")
+        status = waiter.result(PATIENCE_SECONDS)
+    assert (status.state, status.result) == (State.COMPLETED, "done")
     assert client.wait(id_, timedelta(0)).result == "done"
 
 

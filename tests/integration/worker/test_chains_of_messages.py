@@ -47,6 +47,9 @@ from tests.world import PREFIX, World, handle
 TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0;Lineage=1:0a1b2c3d:15"
 
 
+Act = Callable[[World], object]
+
+
 class Chains:
     """The requests of clients: trace header and body."""
 
@@ -102,55 +105,9 @@ def held_by(world: World, task: Any) -> None:
 # --- Other work begins a chain of its own --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", [sample_keyed, sample_single, sample_sharing], ids=["key", "type", "shared limit"])
-def test_the_next_task_of_a_limit_begins_a_chain(task: Any, world: World, chains: Chains) -> None:
-    held_by(world, task)
-    world.expire_leases()
-    chains.requests.clear()
-    world.deliver(task, rec(task.type, "first"))
-    assert world.row("next")["state"] == "pending"
-    assert chains.of("next") == {False}
-
-
 @behaviour
 def busy_service(payload: Sample, ctx: TaskContext) -> None:
     raise RateLimited(timedelta(seconds=1), "the service answered 429")
-
-
-def test_the_copy_of_a_rate_limited_task_begins_a_chain(world: World, chains: Chains) -> None:
-    world.client.enqueue(sample_one, Sample(do="busy_service"), task_id="it")
-    chains.requests.clear()
-    world.deliver(sample_one, rec("sample:one", "it"))
-    assert chains.of("sample:one") == {False}
-
-
-def test_the_copy_of_an_early_message_begins_a_chain(world: World, chains: Chains) -> None:
-    put(world, sample_one, "early", due_at=In(300), state="scheduled")
-    world.deliver(sample_one, rec("sample:one", "early"), receives=EARLY_RECEIVES + 1)
-    assert chains.of("early") == {False}
-
-
-def test_a_child_begins_a_chain(world: World, chains: Chains) -> None:
-    world.client.enqueue(sample_one, Sample(), task_id="parent")
-    world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"])
-    world.deliver(sample_one, rec("sample:one", "child"))
-    chains.requests.clear()
-    world.deliver(sample_one, rec("sample:one", "parent"))
-    assert chains.of("child") == {False}
-
-
-def test_a_dead_letter_and_the_task_that_follows_it_begin_chains(world: World, chains: Chains) -> None:
-    @behaviour
-    def skip_all(payload: Sample, ctx: TaskContext) -> None:
-        raise SkipRetry("no use")
-
-    world.client.enqueue(sample_watched, Sample(do="skip_all"), task_id="it")
-    chains.requests.clear()
-    world.deliver(sample_watched, rec("sample:watched", "it"))
-    assert chains.of("no use") == {False}
-    assert chains.of("sample:alert") == {False}
-    world.deliver(sample_one, '{"type": "sample:other"}')
-    assert chains.of("sample:other") == {False}
 
 
 def test_a_wake_up_begins_a_chain(world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,36 +118,91 @@ def test_a_wake_up_begins_a_chain(world: World, chains: Chains, monkeypatch: pyt
     assert chains.of(SWEEP) == {False}
 
 
-STARTS: dict[str, Callable[[JobClient], Any]] = {
-    "a cancel": lambda jobs: jobs.cancel("first"),
-    "a raised limit": lambda jobs: jobs.limits.set("sample:single", max_total=2),
-    "a task that replaces another": lambda jobs: jobs.enqueue(
-        sample_single,
-        Sample(),
-        unique_key="mine",
-        unique_for=timedelta(hours=1),
-        on_conflict="replace",
-        process_in=timedelta(hours=1),
+@behaviour
+def skip_all(payload: Sample, ctx: TaskContext) -> None:
+    raise SkipRetry("no use")
+
+
+def lost_holder(task: Any) -> Act:
+    """The run that has the slot is lost, and `next` waits for it."""
+
+    def prepare(world: World) -> None:
+        held_by(world, task)
+        world.expire_leases()
+
+    return prepare
+
+
+def waiting_holder(world: World) -> None:
+    """The task that has the slot waits for its message, and `next` waits for the slot."""
+    held_by(world, sample_single)
+    world.run("update joblane.tasks set state = 'pending', lease_token = null, lease_until = null where id = 'first'")
+
+
+def family(world: World) -> None:
+    """A parent, and a child that waits for it."""
+    world.client.enqueue(sample_one, Sample(), task_id="parent", process_in=timedelta(hours=1))
+    world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"], on_parent_dead="run")
+    world.deliver(sample_one, rec("sample:one", "child"))
+    world.run("update joblane.tasks set due_at = now() where id = 'parent'")
+
+
+def deliver(task: Any, id_: str, **how: Any) -> Act:
+    return lambda world: world.deliver(task, rec(task.type, id_), **how)
+
+
+def enqueue(task: Any, do: str) -> Act:
+    return lambda world: world.client.enqueue(task, Sample(do=do), task_id="it")
+
+
+UNIQUE: dict[str, Any] = {"unique_key": "mine", "unique_for": timedelta(hours=1), "on_conflict": "replace"}
+STARTS: dict[str, tuple[Act, Act, tuple[str, ...]]] = {
+    "the next task of a key": (lost_holder(sample_keyed), deliver(sample_keyed, "first"), ("next",)),
+    "the next task of a type": (lost_holder(sample_single), deliver(sample_single, "first"), ("next",)),
+    "the next task of a shared limit": (lost_holder(sample_sharing), deliver(sample_sharing, "first"), ("next",)),
+    "the next task after a cancel": (waiting_holder, lambda world: world.client.cancel("first"), ("next",)),
+    "the next task of a raised limit": (
+        waiting_holder,
+        lambda world: world.client.limits.set("sample:single", max_total=2),
+        ("next",),
+    ),
+    "the next task after a replacement": (
+        waiting_holder,
+        lambda world: world.client.enqueue(sample_single, Sample(), process_in=timedelta(hours=1), **UNIQUE),
+        ("next",),
+    ),
+    "the copy of a rate-limited task": (
+        enqueue(sample_one, "busy_service"),
+        deliver(sample_one, "it"),
+        ("sample:one",),
+    ),
+    "the copy of an early message": (
+        lambda world: put(world, sample_one, "early", due_at=In(300), state="scheduled"),
+        deliver(sample_one, "early", receives=EARLY_RECEIVES + 1),
+        ("early",),
+    ),
+    "a child": (family, deliver(sample_one, "parent"), ("child",)),
+    "a child of a cancelled parent": (family, lambda world: world.client.cancel("parent"), ("child",)),
+    "a dead letter, and the task that follows it": (
+        enqueue(sample_watched, "skip_all"),
+        deliver(sample_watched, "it"),
+        ("no use", "sample:alert"),
+    ),
+    "the dead letter of a wrong message": (
+        lambda world: None,
+        lambda world: world.deliver(sample_one, '{"type": "sample:other"}'),
+        ("sample:other",),
     ),
 }
 
 
-@pytest.mark.parametrize("how", STARTS)
-def test_a_task_that_a_client_in_a_function_lets_start_begins_a_chain(how: str, world: World, chains: Chains) -> None:
-    held_by(world, sample_single)
-    world.run("update joblane.tasks set state = 'pending', lease_token = null, lease_until = null where id = 'first'")
+@pytest.mark.parametrize("what", STARTS)
+def test_what_lets_other_work_start_begins_a_chain(what: str, world: World, chains: Chains) -> None:
+    prepare, act, sent = STARTS[what]
+    prepare(world)
     chains.requests.clear()
-    STARTS[how](world.client)
-    assert chains.of("next") == {False}
-
-
-def test_a_child_of_a_cancelled_parent_begins_a_chain(world: World, chains: Chains) -> None:
-    world.client.enqueue(sample_one, Sample(), task_id="parent", process_in=timedelta(hours=1))
-    world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"], on_parent_dead="run")
-    world.deliver(sample_one, rec("sample:one", "child"))
-    chains.requests.clear()
-    world.client.cancel("parent")
-    assert chains.of("child") == {False}
+    act(world)
+    assert [chains.of(text) for text in sent] == [{False}] * len(sent)
 
 
 def test_each_message_of_a_sweep_begins_a_chain(world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:

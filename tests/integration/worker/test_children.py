@@ -10,23 +10,24 @@ from typing import Any
 
 import pytest
 
-from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
+from joblane import EnqueueError, Job, JobClient, JobError, SkipRetry, TaskContext
 from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.errors import TaskIdConflictError
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.quotas import MAX_BATCH
 from joblane.sqs.client import Entry
 from joblane.testing.faults import HookedDatabase
-from tests.builders import events as builders
+from tests.builders import handlers
 from tests.builders.events import record
+from tests.builders.handlers import Handler
 from tests.builders.rows import put
 from tests.kills import KILLED, killable_workers
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, sample_one
 from tests.samples_long import counts, make_things, sample_long, write
 from tests.sends import is_before_commit
 from tests.world import PREFIX, RecordingSqs, World
 
-pytestmark = pytest.mark.usefixtures("each_sweep")
+each_sweep = pytest.mark.usefixtures("each_sweep")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def things(world: World) -> None:
     make_things(world, 0)
 
 
-message = partial(builders.message, type_="sample:long")
+run = partial(handlers.run, task=sample_long)
 
 
 def children(world: World, where: str = "true") -> int:
@@ -53,11 +54,11 @@ def receive_all(world: World, queue: str) -> list[str]:
 # --- One child -----------------------------------------------------------------------------------------------------
 
 
+@each_sweep
 def test_a_child_is_sent_when_its_parents_work_has_committed_and_runs(world: World) -> None:
     during: list[Any] = []
 
-    @behaviour
-    def have_a_child(payload: Sample, ctx: TaskContext) -> str:
+    def have_a_child(ctx: TaskContext) -> str:
         write(ctx, 1)
         child = ctx.enqueue(sample_one, Sample(), task_id="child", process_in=timedelta(seconds=30))
         during.append((child.sent, children(world), world.depth(world.lane(sample_one))))
@@ -65,7 +66,7 @@ def test_a_child_is_sent_when_its_parents_work_has_committed_and_runs(world: Wor
 
     watched = world.watch()
     world.lane(sample_one)
-    assert world.deliver(sample_long, message("have_a_child")) == []
+    assert run(world, have_a_child)["state"] == "completed"
 
     assert during == [(False, 0, 0)]
     assert [(entry.queue, 28 <= entry.delay_seconds <= 30) for entry in watched.sent] == [
@@ -95,63 +96,56 @@ def break_the_commit(ctx: TaskContext) -> None:
     ctx.connection().run("insert into c values (1), (1)")
 
 
-@pytest.mark.parametrize("end", [fail, give_up, return_what_json_lacks, break_the_commit])
-def test_a_child_of_a_task_that_fails_never_exists_and_is_never_sent(
-    world: World, end: Callable[[TaskContext], Any]
+def be_cancelled(ctx: TaskContext) -> None:
+    with JobClient() as client:
+        client.cancel(ctx.task_id)
+
+
+def lose_the_lease(ctx: TaskContext) -> None:
+    with ctx._producer.database().another() as other:
+        other.get().run("update joblane.tasks set lease_token = gen_random_uuid()")
+
+
+@each_sweep
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (fail, "retry"),
+        (give_up, "archived"),
+        (return_what_json_lacks, "retry"),
+        (break_the_commit, "retry"),
+        (be_cancelled, "cancelled"),
+        (lose_the_lease, "active"),
+    ],
+)
+def test_a_child_of_a_task_that_does_not_complete_never_exists_and_is_never_sent(
+    world: World, end: Handler, state: str
 ) -> None:
-    @behaviour
-    def fail_with_a_child(payload: Sample, ctx: TaskContext) -> Any:
+    def have_children(ctx: TaskContext) -> Any:
         ctx.enqueue(sample_one, Sample(), task_id="child")
         ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(3)])
         return end(ctx)
 
     watched = world.watch()
-    world.deliver(sample_long, message("fail_with_a_child"))
-    assert world.row("it")["state"] in ("retry", "archived")
+    assert run(world, have_children)["state"] == state
     assert children(world) == 0
     assert [entry for entry in watched.sent if not entry.queue.endswith("-dlq")] == []
 
 
-def test_a_child_of_a_cancelled_task_never_exists(world: World) -> None:
-    @behaviour
-    def be_cancelled_with_a_child(payload: Sample, ctx: TaskContext) -> None:
-        ctx.enqueue(sample_one, Sample(), task_id="child")
-        world.client.cancel("it")
-
-    watched = world.watch()
-    assert world.deliver(sample_long, message("be_cancelled_with_a_child")) == []
-    assert world.row("it")["state"] == State.CANCELLED
-    assert (children(world), watched.sent) == (0, [])
-
-
-def test_a_child_of_a_run_whose_lease_is_lost_never_exists(world: World) -> None:
-    @behaviour
-    def lose_the_lease_with_a_child(payload: Sample, ctx: TaskContext) -> None:
-        ctx.enqueue(sample_one, Sample(), task_id="child")
-        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'it'")
-
-    watched = world.watch()
-    assert len(world.deliver(sample_long, message("lose_the_lease_with_a_child"))) == 1
-    assert (children(world), watched.sent) == (0, [])
-
-
 def test_a_retry_enqueues_its_children_once_in_all(world: World) -> None:
-    @behaviour
-    def work_at_second(payload: Sample, ctx: TaskContext) -> None:
+    def work_at_second(ctx: TaskContext) -> None:
         ctx.enqueue(sample_one, Sample(), task_id="child")
         if ctx.attempt == 1:
             raise ValueError("no")
 
     watched = world.watch()
-    world.deliver(sample_long, message("work_at_second"))
-    world.later("it")
-    assert world.deliver(sample_long, message("work_at_second")) == []
+    assert run(world, work_at_second)["state"] == "retry"
+    assert run(world, work_at_second)["state"] == "completed"
     assert (children(world), len(watched.sent)) == (1, 1)
 
 
 def test_children_of_a_chunk_are_sent_with_the_chunk(world: World) -> None:
-    @behaviour
-    def enqueue_per_chunk(payload: Sample, ctx: TaskContext) -> None:
+    def enqueue_per_chunk(ctx: TaskContext) -> None:
         for item in ctx.resume(range(7), chunk=3):
             ctx.enqueue(sample_one, Sample(number=item), task_id=f"child-{item}")
             if ctx.attempt == 1 and item == 4:
@@ -159,18 +153,16 @@ def test_children_of_a_chunk_are_sent_with_the_chunk(world: World) -> None:
 
     watched = world.watch()
     world.lane(sample_one)
-    world.deliver(sample_long, message("enqueue_per_chunk"))
+    assert run(world, enqueue_per_chunk)["state"] == "retry"
     assert (children(world), len(watched.sent)) == (3, 3)
-    world.later("it")
-    assert world.deliver(sample_long, message("enqueue_per_chunk")) == []
+    assert run(world, enqueue_per_chunk)["state"] == "completed"
     assert (children(world), len(watched.sent)) == (7, 7)
 
 
 def test_a_child_that_is_refused_costs_its_parent_nothing_it_does_not_want(world: World) -> None:
     caught: list[type[BaseException]] = []
 
-    @behaviour
-    def have_bad_children(payload: Sample, ctx: TaskContext) -> None:
+    def have_bad_children(ctx: TaskContext) -> None:
         write(ctx, 1)
         for options in ({"task_id": "it"}, {"queue": "low"}, {"task_id": "a\0b"}):
             try:
@@ -180,20 +172,18 @@ def test_a_child_that_is_refused_costs_its_parent_nothing_it_does_not_want(world
         results = ctx.enqueue_many([Job(sample_one, Sample(), task_id=name) for name in ("it", "child")])
         assert [isinstance(result, JobError) for result in results] == [True, False]
 
-    assert world.deliver(sample_long, message("have_bad_children")) == []
+    assert run(world, have_bad_children)["state"] == "completed"
     assert len(caught) == 3
     assert caught[0] is TaskIdConflictError
     assert (children(world), counts(world)) == (1, {1: 1})
 
 
 def test_a_child_whose_message_cannot_be_sent_is_left_to_the_sweep(world: World) -> None:
-    @behaviour
-    def have_a_child_while_sqs_is_unavailable(payload: Sample, ctx: TaskContext) -> None:
+    def have_a_child_while_sqs_is_unavailable(ctx: TaskContext) -> None:
         ctx.enqueue(sample_one, Sample(), task_id="child")
 
     lane = lane_name(PREFIX, Queue.DEFAULT, "sample:one")  # there is no such queue yet
-    assert world.deliver(sample_long, message("have_a_child_while_sqs_is_unavailable")) == []
-    assert world.row("it")["state"] == "completed"
+    assert run(world, have_a_child_while_sqs_is_unavailable)["state"] == "completed"
     assert world.lane(sample_one) == lane
     world.later("child")
     assert world.sweep().sent == 1
@@ -220,8 +210,7 @@ def test_ten_thousand_children_are_one_statement_and_a_hundred_messages(world: W
         statements.append(sql)
         return send()
 
-    @behaviour
-    def fan_out(payload: Sample, ctx: TaskContext) -> int:
+    def fan_out(ctx: TaskContext) -> int:
         ctx.session.connection()  # the first one asks the server what it is
         statements.clear()
         results = ctx.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(MANY))
@@ -230,7 +219,7 @@ def test_ten_thousand_children_are_one_statement_and_a_hundred_messages(world: W
     world.database = HookedDatabase(world.url, hook)
     world.sqs = watched = BottomlessSqs()
     lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
-    assert world.deliver(sample_long, message("fan_out")) == []
+    assert run(world, fan_out)["state"] == "completed"
 
     assert world.row("it")["result"] == MANY
     commands = [" ".join(statement.split()[:2]).lower().partition("_")[0] for statement in statements]
@@ -254,31 +243,31 @@ def test_ten_thousand_children_are_one_statement_and_a_hundred_messages(world: W
     assert len(ids) == MANY, "one message per child"
 
 
+@each_sweep
 def test_children_of_several_calls_share_what_is_sent_at_once(world: World) -> None:
-    @behaviour
-    def fan_out_in_parts(payload: Sample, ctx: TaskContext) -> None:
+    def fan_out_in_parts(ctx: TaskContext) -> None:
         for part in range(3):
             ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(part, part + 60)])
 
     watched = world.watch()
     lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
     world.sqs.client.create_queue(QueueName=low)
-    assert world.deliver(sample_long, message("fan_out_in_parts")) == []
+    assert run(world, fan_out_in_parts)["state"] == "completed"
     assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
     assert world.sweep().sent == 180 - INLINE_SENDS
 
 
 def test_children_that_are_due_in_days_are_not_sent_now(world: World) -> None:
-    @behaviour
-    def plan(payload: Sample, ctx: TaskContext) -> None:
+    def plan(ctx: TaskContext) -> None:
         ctx.enqueue_many([Job(sample_one, Sample(), process_in=timedelta(days=number)) for number in (0, 3)])
 
     watched = world.watch()
-    assert world.deliver(sample_long, message("plan")) == []
+    assert run(world, plan)["state"] == "completed"
     assert (children(world), len(watched.sent)) == (2, 1)
     assert world.sweep().sent == 0
 
 
+@each_sweep
 def test_the_sweep_sends_the_children_of_a_process_killed_before_the_send(world: World) -> None:
     put(world, sample_long, "it", {"do": "enqueue_children", "number": 15})
     lane = world.lane(sample_one)

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import text
 
 from joblane import TaskContext
 from joblane.client.client import JobClient
@@ -25,6 +24,7 @@ from joblane.testing.faults import HookedDatabase
 from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
 from joblane.worker.worker import Worker
 from tests.builders.events import record
+from tests.builders.handlers import run, write, written
 from tests.builders.rows import put
 from tests.conftest import administer
 from tests.samples import Sample, behaviour, sample_batch, sample_one
@@ -32,12 +32,6 @@ from tests.world import PREFIX, World, handle
 
 GROWING = [(13, 15), (27, 30), (54, 60), (108, 120), (216, 240), (432, 480), (900, 900), (900, 900)]
 """Bounds of the visibility by number of receives: 15 seconds, doubling to a quarter of an hour, with jitter."""
-
-
-@pytest.fixture
-def effects(world: World) -> World:
-    world.run("create table effects (task_id text, what text)")
-    return world
 
 
 @pytest.fixture
@@ -51,10 +45,6 @@ def server(world: World, postgres: Postgres) -> Iterator[Postgres]:
 def forget(world: World) -> None:
     """Drop the test's own connection, which broke with the server."""
     world._observer.drop()
-
-
-def write(ctx: TaskContext, what: str) -> None:
-    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
 
 
 def message(id_: str = "it", do: str = "nothing", type_: str = "sample:one") -> dict[str, Any]:
@@ -191,56 +181,45 @@ def test_a_database_without_migrations_uses_no_attempt(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-@pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
+@pytest.mark.parametrize("writes", ["before", "after", ""], ids=["has written", "writes then", "without its session"])
 def test_a_run_that_cannot_commit_is_lost_and_the_task_completes_after_the_restart(
-    effects: World, server: Postgres, how: str, touches: bool
+    effects: World, server: Postgres, how: str, writes: str
 ) -> None:
     watched = effects.watch()
 
     @behaviour
     def lose_the_server(payload: Sample, ctx: TaskContext) -> None:
-        if touches:
+        if writes == "before":
             write(ctx, f"run {ctx.attempt}")
         if ctx.attempt == 1:
             server.stop() if how == "stopped" else server.kill()
+        if writes == "after":
+            write(ctx, f"run {ctx.attempt}")
+
+    def deliver() -> int:
+        return len(effects.deliver(sample_one, message(do="lose_the_server")))
 
     # given a server whose commits outlive its death, as everywhere but in tests
     (database,) = effects.run("select current_database()")[0]
     effects.run(f"alter database {database} set synchronous_commit = on")
 
     # when the server stops while the handler runs
-    assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
+    assert deliver() == 1
     assert [seconds <= 15 for seconds in watched.visibilities] == [True]
-    assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
+    assert deliver() == 1
 
     # then the run is known once it is back, and only once its lease is over another begins
     server.start()
     forget(effects)
     row = effects.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
-    assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
+    assert deliver() == 1
     effects.expire_leases()
-    assert effects.deliver(sample_one, message(do="lose_the_server")) == []
+    assert deliver() == 0
     row = effects.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
     assert effects.outcomes("it") == ["lost", "completed"]
-    assert effects.run("select what from effects") == [["run 2"]] * touches
-
-
-def test_a_handler_whose_statement_fails_at_the_stop_is_lost_too(effects: World, server: Postgres) -> None:
-    @behaviour
-    def query_a_stopped_server(payload: Sample, ctx: TaskContext) -> None:
-        if ctx.attempt == 1:
-            server.stop()
-        write(ctx, f"run {ctx.attempt}")
-
-    assert len(effects.deliver(sample_one, message(do="query_a_stopped_server"))) == 1
-    server.start()
-    forget(effects)
-    assert effects.row("it")["state"] == "active"
-    effects.expire_leases()
-    assert effects.deliver(sample_one, message(do="query_a_stopped_server")) == []
-    assert effects.run("select what from effects") == [["run 2"]]
+    assert written(effects) == ["run 2"] * bool(writes)
 
 
 def terminate(world: World, ctx: TaskContext) -> None:
@@ -253,8 +232,7 @@ def terminate(world: World, ctx: TaskContext) -> None:
 def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrote(effects: World, then: str) -> None:
     """The server is available at once. A new connection could write the completion alone, and must not."""
 
-    @behaviour
-    def lose_the_connection(payload: Sample, ctx: TaskContext) -> None:
+    def lose_the_connection(ctx: TaskContext) -> None:
         write(ctx, f"run {ctx.attempt}")
         if ctx.attempt > 1:
             return
@@ -267,15 +245,12 @@ def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrot
         if then == "checks as well":
             ctx.check()
 
-    assert len(effects.deliver(sample_one, message(do="lose_the_connection"))) == 1
-    assert effects.row("it")["state"] in ("active", "retry")
-    assert effects.run("select * from effects") == []
-
+    row = run(effects, lose_the_connection)
+    assert (row["kept"], row["state"] in ("active", "retry"), written(effects)) == (True, True, [])
     effects.expire_leases()
-    effects.later("it")
-    assert effects.deliver(sample_one, message(do="lose_the_connection")) == []
-    assert effects.run("select what from effects") == [["run 2"]]
-    assert (effects.row("it")["state"], effects.row("it")["attempts"]) == ("completed", 2)
+    row = run(effects, lose_the_connection)
+    assert (row["kept"], row["state"], row["attempts"]) == (False, "completed", 2)
+    assert written(effects) == ["run 2"]
 
 
 @pytest.fixture
@@ -285,45 +260,28 @@ def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
     effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
     monkeypatch.setattr("joblane.record.driver.connection.PING_AFTER_SECONDS", 0.1)
     forget(effects)
-
-    @behaviour
-    def touch(payload: Sample, ctx: TaskContext) -> None:
-        ctx.session.execute(text("select 1"))
-
-    assert effects.deliver(sample_one, message("warm", "touch")) == []
+    assert not run(effects, lambda ctx: write(ctx, "before"), "warm")["kept"]
     return effects
 
 
-def test_a_handler_that_comes_to_its_session_after_a_long_pause_has_a_connection(impatient: World) -> None:
-    @behaviour
-    def pause_first(payload: Sample, ctx: TaskContext) -> None:
-        time.sleep(0.7)
-        write(ctx, "after")
-
-    assert impatient.deliver(sample_one, message(do="pause_first")) == []
-    forget(impatient)
-    assert (impatient.row("it")["state"], impatient.row("it")["runs"]) == ("completed", 1)
-    assert impatient.run("select what from effects") == [["after"]]
-
-
-def test_a_long_pause_between_two_items_breaks_no_loop(impatient: World) -> None:
-    @behaviour
-    def pause_between(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(["one", "two", "three"]):
-            time.sleep(0.7)
+@pytest.mark.parametrize("in_a_loop", [False, True], ids=["before its first use", "between two items"])
+def test_a_handler_that_comes_to_its_session_after_a_long_pause_has_a_connection(
+    impatient: World, in_a_loop: bool
+) -> None:
+    def pause(ctx: TaskContext) -> None:
+        for item in ctx.each(["one", "two"]) if in_a_loop else ["one"]:
+            time.sleep(0.7)  # the pause is the subject
             write(ctx, item)
 
-    assert impatient.deliver(sample_one, message(do="pause_between")) == []
-    forget(impatient)
-    assert (impatient.row("it")["state"], impatient.row("it")["runs"]) == ("completed", 1)
-    assert impatient.run("select what from effects order by what") == [["one"], ["three"], ["two"]]
+    row = run(impatient, pause)
+    assert (row["state"], row["runs"]) == ("completed", 1)
+    assert written(impatient) == ["before", "one", *["two"] * in_a_loop]
 
 
 def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) -> None:
     """Loops often log the error of an item and continue. The item's mark must not be kept without its work."""
 
-    @behaviour
-    def lose_it_at_an_item(payload: Sample, ctx: TaskContext) -> None:
+    def lose_it_at_an_item(ctx: TaskContext) -> None:
         for item in ctx.each(["one", "two", "three"]):
             write(ctx, item)
             if item == "two" and ctx.attempt == 1:
@@ -331,20 +289,14 @@ def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) ->
                 with suppress(Exception):
                     write(ctx, "more")
 
-    assert len(effects.deliver(sample_one, message(do="lose_it_at_an_item"))) == 1
+    assert run(effects, lose_it_at_an_item)["kept"]
     assert effects.run("select key from joblane.task_items") == [["one"]]
-
-    effects.later("it")
-    assert effects.deliver(sample_one, message(do="lose_it_at_an_item")) == []
-    assert effects.run("select what from effects order by 1") == [["one"], ["three"], ["two"]]
+    assert not run(effects, lose_it_at_an_item)["kept"]
+    assert written(effects) == ["one", "three", "two"]
 
 
 def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects: World) -> None:
     """The commit has its effect and its answer is lost: the run cannot know, so the row decides."""
-
-    @behaviour
-    def write_once(payload: Sample, ctx: TaskContext) -> None:
-        write(ctx, "once")
 
     def hook(sql: str, send: Callable[[], Any]) -> Any:
         answer = send()
@@ -352,11 +304,15 @@ def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects
             raise ConnectionResetError("the answer is lost")
         return answer
 
+    @behaviour
+    def write_once(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "once")
+
     body = message(do="write_once")
     with effects.rival(sample_one, hook) as worker:
         assert len(handle(worker, record(body, effects.lane(sample_one)))) == 1
     assert effects.deliver(sample_one, body) == []
-    assert effects.run("select what from effects") == [["once"]]
+    assert written(effects) == ["once"]
     assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
 
 
@@ -404,8 +360,7 @@ def test_a_dead_letter_whose_mark_fails_is_sent_and_marked_by_the_sweep(world: W
 def test_a_producer_gets_an_error_in_an_outage_and_works_again_after_it(world: World, server: Postgres) -> None:
     watched = world.watch()
     world.lane(sample_one)
-    client = JobClient()
-    try:
+    with JobClient() as client:
         client.enqueue(sample_one, Sample(), task_id="before")  # its connection is warm now
         server.stop()
         for _ in range(2):
@@ -414,8 +369,6 @@ def test_a_producer_gets_an_error_in_an_outage_and_works_again_after_it(world: W
         server.start()
         forget(world)
         assert client.enqueue(sample_one, Sample(), task_id="it").sent
-    finally:
-        client.close()
     assert world.run("select id from joblane.tasks order by created_at") == [["before"], ["it"]]
     assert watched.sent == []  # the client has its own queues
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from joblane import PartialFailure, RetryAfter, RevokeTask, SkipRetry, Snooze, State, TaskContext
+from joblane import PartialFailure, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
 from joblane.errors import ItemKeyError, JobError, LeaseLostError
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
+from tests.builders.handlers import Handler, run
 from tests.builders.rows import put
 from tests.kills import KILLED, killable_workers
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, sample_one
 from tests.samples_long import HANDLED, Thing, counts, make_things, sample_long, write
 from tests.world import World, handle
 
@@ -29,11 +31,6 @@ def things(world: World) -> None:
     make_things(world, 20)
 
 
-def run_again(world: World, do: str) -> list[str]:
-    world.later("it")
-    return world.deliver(sample_one, message(do))
-
-
 def once_each(numbers: Any) -> dict[int, int]:
     return dict.fromkeys(numbers, 1)
 
@@ -41,14 +38,13 @@ def once_each(numbers: Any) -> dict[int, int]:
 # --- What a failing item costs -------------------------------------------------------------------------------------
 
 
-def test_of_ten_thousand_items_a_retry_touches_only_those_that_failed(world: World) -> None:
+def test_of_a_thousand_items_a_retry_touches_only_those_that_failed(world: World) -> None:
     handled: Counter[int] = Counter()
     raised: list[PartialFailure] = []
 
-    @behaviour
-    def most_work(payload: Sample, ctx: TaskContext) -> None:
+    def most_work(ctx: TaskContext) -> None:
         try:
-            for item in ctx.each(range(10_000)):
+            for item in ctx.each(range(1000)):
                 with ctx.isolated():
                     handled[item] += 1
                     write(ctx, item)
@@ -58,61 +54,72 @@ def test_of_ten_thousand_items_a_retry_touches_only_those_that_failed(world: Wor
             raised.append(failure)
             raise
 
-    patient = replace(sample_one, timeout=timedelta(minutes=4))  # ten thousand commits, on a machine that may be busy
-    assert len(world.deliver(patient, message("most_work"), seconds=240)) == 1
-
-    failing = set(range(7, 10_000, 100))
-    assert handled == once_each(range(10_000))
-    assert counts(world) == once_each(set(range(10_000)) - failing)
-    assert (raised[0].failed, raised[0].done, str(raised[0].first)) == (100, 9_900, "not now")
-    row = world.row("it")
+    patient = replace(sample_one, timeout=timedelta(minutes=4))  # a thousand commits, on a machine that may be busy
+    row = run(world, most_work, task=patient, seconds=240)
+    failing = set(range(7, 1000, 100))
+    assert handled == once_each(range(1000))
+    assert counts(world) == once_each(set(range(1000)) - failing)
+    assert (raised[0].failed, raised[0].done, str(raised[0].first)) == (10, 990, "not now")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "PartialFailure")
-    assert row["error_message"] == "100 of 10000 items failed, the first with ValueError"
+    assert row["error_message"] == "10 of 1000 items failed, the first with ValueError"
     handled.clear()
-    assert run_again(world, "most_work") == []
+    assert run(world, most_work)["state"] == "completed"
     assert handled == once_each(failing)
-    assert counts(world) == once_each(range(10_000))
-    assert (world.row("it")["state"], len(raised)) == ("completed", 1)
+    assert counts(world) == once_each(range(1000))
+    assert len(raised) == 1
 
 
 def test_a_task_with_an_item_that_keeps_failing_is_archived_with_the_others_done(world: World) -> None:
-    @behaviour
-    def one_never_works(payload: Sample, ctx: TaskContext) -> None:
+    def one_never_works(ctx: TaskContext) -> None:
         for item in ctx.each(range(5)):
             with ctx.isolated():
                 write(ctx, item)
                 if item == 3:
                     raise ValueError("never")
 
-    world.deliver(sample_one, message("one_never_works"))
-    for _ in range(3):
-        run_again(world, "one_never_works")
-    assert world.row("it")["state"] == "archived"
-    assert world.row("it")["error_message"] == "1 of 5 items failed, the first with ValueError"
+    rows = [run(world, one_never_works) for _ in range(4)]
+    assert [row["state"] for row in rows] == ["retry"] * 3 + ["archived"]
+    assert rows[-1]["error_message"] == "1 of 5 items failed, the first with ValueError"
     assert counts(world) == once_each([0, 1, 2, 4])
     assert len(world.dead_letters(sample_one)) == 1
 
 
-def test_an_error_outside_of_isolated_ends_the_loop_and_a_retry_continues_there(world: World) -> None:
-    handled: list[int] = []
+# --- Stops at an item ----------------------------------------------------------------------------------------------
 
-    @behaviour
-    def stumble(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(5)):
-            handled.append(item)
-            write(ctx, item)
-            if ctx.attempt == 1 and item == 2:
-                raise ValueError("stop")
 
-    assert len(world.deliver(sample_one, message("stumble"))) == 1
-    assert counts(world) == once_each([0, 1])
-    assert run_again(world, "stumble") == []
-    assert handled == [0, 1, 2, 2, 3, 4]
-    assert counts(world) == once_each(range(5))
+def raising(error: Exception) -> Handler:
+    def fail(ctx: TaskContext) -> None:
+        raise error
+
+    return fail
 
 
 def refused_by_a_constraint(ctx: TaskContext) -> None:
     write(ctx, -1)
+
+
+def swallowed(ctx: TaskContext) -> None:
+    try:
+        write(ctx, -1)
+    except Exception:
+        write(ctx, -2)  # the transaction is broken already
+
+
+def lose_the_connection(ctx: TaskContext) -> None:
+    pid = ctx.session.execute(text("select pg_backend_pid()")).scalar_one()
+    with ctx._producer.database().another() as other:
+        other.get().run("select pg_terminate_backend($1::int, 5000)", str(pid))
+    write(ctx, 99)
+
+
+def lose_the_lease(ctx: TaskContext) -> None:
+    with ctx._producer.database().another() as other:
+        other.get().run("update joblane.tasks set lease_token = gen_random_uuid()")
+
+
+def lose_the_lease_and_check(ctx: TaskContext) -> None:
+    lose_the_lease(ctx)
+    ctx.check()
 
 
 def refused_at_the_flush(ctx: TaskContext) -> None:
@@ -123,57 +130,124 @@ def not_sql(ctx: TaskContext) -> None:
     ctx.session.execute(text("selekt"))
 
 
-def outage_for_one_item(ctx: TaskContext) -> None:
-    raise ConnectionRefusedError("the service of this item does not answer")
-
-
 def no_file(ctx: TaskContext) -> None:
     Path("/nowhere/at/all").read_text()
 
 
-def swallowed(ctx: TaskContext) -> None:
-    try:
-        write(ctx, -1)
-    except Exception:
-        write(ctx, -2)  # the transaction is broken already
+@dataclass(frozen=True)
+class Stop:
+    """The fate of the third of five items in the first run. ``others``: those of its items that are kept."""
+
+    act: Handler
+    others: Sequence[int] = (0, 1, 3, 4)
+    state: str = "retry"
+    error: str | None = "PartialFailure"
+    attempts: int = 1
+    isolated: bool = True
+    waits: bool = False
 
 
-@pytest.mark.parametrize(
-    "fail",
-    [refused_by_a_constraint, refused_at_the_flush, not_sql, outage_for_one_item, no_file, swallowed],
-)
-def test_any_error_in_an_item_fails_only_that_item(world: World, fail: Callable[[TaskContext], None]) -> None:
-    @behaviour
-    def one_fails(payload: Sample, ctx: TaskContext) -> None:
+NO_ANSWER = raising(ConnectionRefusedError("the service of this item does not answer"))
+WAIT = timedelta(seconds=300)
+STOPS = {
+    "a refusal by a constraint": Stop(refused_by_a_constraint),
+    "a refusal at the flush": Stop(refused_at_the_flush),
+    "a statement that is not SQL": Stop(not_sql),
+    "an outage for one item": Stop(NO_ANSWER),
+    "a file that is not there": Stop(no_file),
+    "an error that it swallows": Stop(swallowed),
+    "an error outside of isolated": Stop(raising(ValueError("stop")), (0, 1), error="ValueError", isolated=False),
+    "RetryAfter": Stop(raising(RetryAfter(WAIT)), (0, 1), error=None, waits=True),
+    "Snooze": Stop(raising(Snooze(WAIT)), (0, 1), "pending", None, attempts=0, waits=True),
+    "SkipRetry": Stop(raising(SkipRetry("hopeless")), (0, 1), "archived", "SkipRetry"),
+    "RevokeTask": Stop(raising(RevokeTask("not needed")), (0, 1), "cancelled", None),
+    "a lost connection": Stop(lose_the_connection, (0, 1), error=None),
+    "a lost lease": Stop(lose_the_lease, (0, 1), "active", None, isolated=False),
+    "a lost lease that a check finds": Stop(lose_the_lease_and_check, (0, 1), "active", None),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_an_item_that_stops_costs_only_itself_or_ends_the_loop(world: World, name: str) -> None:
+    stop, handled, stopped = STOPS[name], list[int](), list[str]()
+
+    def handler(ctx: TaskContext) -> None:
         for item in ctx.each(range(5)):
-            with ctx.isolated():
+            with ctx.isolated() if stop.isolated else nullcontext():
+                handled.append(item)
                 write(ctx, item)
-                if item == 2:
-                    fail(ctx)
+                if item == 2 and not stopped:
+                    stopped.append(name)
+                    stop.act(ctx)
 
-    world.deliver(sample_one, message("one_fails"))
-    assert world.row("it")["error_type"] == "PartialFailure"
-    assert world.row("it")["error_message"].startswith("1 of 5 items failed")
-    assert counts(world) == once_each([0, 1, 3, 4])
+    row = run(world, handler)
+
+    assert (row["state"], row["attempts"]) == (stop.state, stop.attempts)
+    assert stop.error in (row["error_type"], None)
+    assert stop.error != "PartialFailure" or row["error_message"].startswith("1 of 5 items failed")
+    assert handled == [0, 1, 2, *stop.others[2:]]
+    assert counts(world) == once_each(stop.others)
+    if stop.waits:
+        assert world.run("select due_at - now() > interval '290 s' from joblane.tasks where id = 'it'") == [[True]]
+    if stop.state in ("archived", "cancelled"):
+        return
+    # then the next run handles only what was not kept
+    world.expire_leases()
+    assert run(world, handler)["state"] == "completed"
+    assert handled == [0, 1, 2, *stop.others[2:], *(item for item in range(5) if item not in stop.others)]
+    assert counts(world) == once_each(range(5))
+
+
+def test_an_item_without_database_work_is_marked_too(world: World) -> None:
+    handled: list[int] = []
+
+    def each_elsewhere(ctx: TaskContext) -> None:
+        for item in ctx.each(range(3)):
+            with ctx.isolated():
+                handled.append(item)
+                if handled == [0, 1]:
+                    raise ValueError("no")
+
+    assert [run(world, each_elsewhere)["state"] for _ in range(2)] == ["retry", "completed"]
+    assert handled == [0, 1, 2, 1]
+
+
+def test_a_run_that_was_overtaken_rolls_its_item_back_and_keeps_its_message(world: World) -> None:
+    ends: list[type[BaseException]] = []
+
+    def be_overtaken(ctx: TaskContext) -> None:
+        try:
+            for item in ctx.each(range(5)):
+                write(ctx, item)
+                if item == 2 and ctx.attempt == 1:
+                    world.expire_leases()
+                    with world.rival(sample_one) as other:
+                        again = record(message("handler_of_the_test"), world.lane(sample_one))
+                        assert handle(other, again) == []
+        except LeaseLostError as error:
+            ends.append(type(error))
+            raise
+
+    assert run(world, be_overtaken)["kept"]
+    assert ends == [LeaseLostError]
+    assert (world.row("it")["state"], world.outcomes("it")) == ("completed", ["lost", "completed"])
+    assert counts(world) == once_each(range(5))
 
 
 def test_what_is_written_after_an_item_failed_does_not_ride_on_the_next(world: World) -> None:
-    @behaviour
-    def write_after(payload: Sample, ctx: TaskContext) -> None:
+    def write_after(ctx: TaskContext) -> None:
         for item in ctx.each(range(3)):
             with ctx.isolated():
                 if item == 1:
                     write(ctx, -1)
             write(ctx, item)
 
-    world.deliver(sample_one, message("write_after"))
-    assert world.row("it")["error_type"] == "PartialFailure"
+    assert run(world, write_after)["error_type"] == "PartialFailure"
     assert counts(world) == once_each([0, 2])
 
 
 def test_children_of_an_item_that_fails_are_never_sent(world: World) -> None:
-    @behaviour
-    def enqueue_per_item(payload: Sample, ctx: TaskContext) -> None:
+    def enqueue_per_item(ctx: TaskContext) -> None:
         for item in ctx.each(range(3)):
             with ctx.isolated():
                 ctx.enqueue(sample_one, Sample(number=item), task_id=f"child-{item}")
@@ -181,64 +255,12 @@ def test_children_of_an_item_that_fails_are_never_sent(world: World) -> None:
                     raise ValueError("no")
 
     watched = world.watch()
-    world.deliver(sample_one, message("enqueue_per_item"))
+    run(world, enqueue_per_item)
     assert [row[0] for row in world.run("select id from joblane.tasks where id like 'child-%' order by 1")] == [
         "child-0",
         "child-2",
     ]
     assert len(watched.sent) == 2
-
-
-@pytest.mark.parametrize(
-    ("error", "state", "attempts"),
-    [
-        (RetryAfter(timedelta(seconds=300)), "retry", 1),
-        (Snooze(timedelta(seconds=300)), "pending", 0),
-        (SkipRetry("hopeless"), "archived", 1),
-        (RevokeTask("not needed"), "cancelled", 1),
-    ],
-)
-def test_what_speaks_for_the_whole_task_ends_the_loop(
-    world: World, error: Exception, state: str, attempts: int
-) -> None:
-    handled: list[int] = []
-
-    @behaviour
-    def speak_for_all(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(5)):
-            with ctx.isolated():
-                handled.append(item)
-                write(ctx, item)
-                if item == 2:
-                    raise error
-
-    world.deliver(sample_one, message("speak_for_all"))
-    assert handled == [0, 1, 2]
-    row = world.row("it")
-    assert (row["state"], row["attempts"]) == (state, attempts)
-    assert counts(world) == once_each([0, 1])
-    if state in ("retry", "pending"):
-        assert world.run("select due_at - now() > interval '290 s' from joblane.tasks where id = 'it'") == [[True]]
-
-
-def test_an_outage_during_an_item_fails_the_run_and_not_every_item(world: World) -> None:
-    handled: list[int] = []
-
-    @behaviour
-    def lose_the_connection_in_the_loop(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(5)):
-            with ctx.isolated():
-                handled.append(item)
-                if item == 2 and ctx.attempt == 1:
-                    pid = ctx.session.execute(text("select pg_backend_pid()")).scalar_one()
-                    world.run("select pg_terminate_backend($1::int, 5000)", str(pid))
-                write(ctx, item)
-
-    assert len(world.deliver(sample_one, message("lose_the_connection_in_the_loop"))) == 1
-    assert handled == [0, 1, 2]
-    assert counts(world) == once_each([0, 1])
-    assert run_again(world, "lose_the_connection_in_the_loop") == []
-    assert counts(world) == once_each(range(5))
 
 
 # --- Runs that overlap, or end in the middle -----------------------------------------------------------------------
@@ -263,57 +285,6 @@ def test_a_process_killed_in_the_middle_does_the_item_in_hand_again_and_no_other
     assert handled == once_each(range(100)) | {42: 2}
 
 
-def test_a_run_whose_lease_is_lost_rolls_its_item_back_and_leaves_the_message(world: World) -> None:
-    ends: list[type[BaseException]] = []
-
-    @behaviour
-    def be_overtaken(payload: Sample, ctx: TaskContext) -> None:
-        try:
-            for item in ctx.each(range(5)):
-                write(ctx, item)
-                if item == 2 and ctx.attempt == 1:
-                    world.expire_leases()
-                    with world.rival(sample_one) as other:
-                        assert handle(other, record(message("be_overtaken"), world.lane(sample_one))) == []
-        except LeaseLostError as error:
-            ends.append(type(error))
-            raise
-
-    assert len(world.deliver(sample_one, message("be_overtaken"))) == 1
-    assert ends == [LeaseLostError]
-    assert (world.row("it")["state"], world.outcomes("it")) == ("completed", ["lost", "completed"])
-    assert counts(world) == once_each(range(5))
-
-
-def test_an_item_is_not_kept_by_a_run_that_holds_no_lease_though_nobody_has_done_it(world: World) -> None:
-    @behaviour
-    def lose_it_in_silence(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(5)):
-            write(ctx, item)
-            if item == 2:
-                world.run("update joblane.tasks set lease_token = gen_random_uuid()")
-
-    assert len(world.deliver(sample_one, message("lose_it_in_silence"))) == 1
-    assert counts(world) == once_each([0, 1])
-    assert (world.row("it")["state"], world.outcomes("it")) == ("active", [None])
-
-
-def test_a_lost_lease_is_no_failure_of_one_item(world: World) -> None:
-    handled: list[int] = []
-
-    @behaviour
-    def lose_it_isolated(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(5)):
-            with ctx.isolated():
-                handled.append(item)
-                world.run("update joblane.tasks set lease_token = gen_random_uuid()")
-                ctx.check()
-
-    assert len(world.deliver(sample_one, message("lose_it_isolated"))) == 1
-    assert handled == [0]
-    assert (world.row("it")["state"], world.outcomes("it")) == ("active", [None])
-
-
 def test_a_commit_that_the_database_does_not_take_leaves_the_item_undone(world: World) -> None:
     broken: list[str] = []
 
@@ -326,16 +297,15 @@ def test_a_commit_that_the_database_does_not_take_leaves_the_item_undone(world: 
             )
         return send()
 
-    @behaviour
-    def plain(payload: Sample, ctx: TaskContext) -> None:
+    def plain(ctx: TaskContext) -> None:
         for item in ctx.each(range(4)):
             write(ctx, item)
 
     world.database = HookedDatabase(world.url, hook)
-    assert len(world.deliver(sample_one, message("plain"))) == 1
+    assert run(world, plain)["kept"]
     assert broken == ["commit"]
     assert counts(world) == once_each([0, 1])
-    assert run_again(world, "plain") == []
+    assert run(world, plain)["state"] == "completed"
     assert counts(world) == once_each(range(4))
 
 
@@ -345,22 +315,20 @@ def test_a_commit_that_the_database_does_not_take_leaves_the_item_undone(world: 
 def test_items_come_with_keys_of_their_own(world: World) -> None:
     codes = [uuid.uuid4() for _ in range(3)]
 
-    @behaviour
-    def by_key(payload: Sample, ctx: TaskContext) -> None:
+    def by_key(ctx: TaskContext) -> None:
         for _, number in ctx.each(zip(codes, range(3), strict=True), key=lambda item: f"code {item[0]}"):
             write(ctx, number)
         for item in ctx.each([*codes, *codes]):  # those of the same key are one
             write(ctx, 10 + codes.index(item))
 
-    assert world.deliver(sample_one, message("by_key")) == []
+    assert run(world, by_key)["state"] == "completed"
     assert counts(world) == once_each([0, 1, 2, 10, 11, 12])
     keys = {row[0] for row in world.run("select key from joblane.task_items")}
     assert keys == {str(code) for code in codes} | {f"code {code}" for code in codes}
 
 
 def test_entities_of_a_query_are_looped_over_while_each_commit_ends_its_transaction(world: World) -> None:
-    @behaviour
-    def by_entity(payload: Sample, ctx: TaskContext) -> None:
+    def by_entity(ctx: TaskContext) -> None:
         found = ctx.session.scalars(select(Thing).order_by(Thing.id))
         for thing in ctx.each(found, key=lambda one: str(one.id)):
             with ctx.isolated():
@@ -369,26 +337,10 @@ def test_entities_of_a_query_are_looped_over_while_each_commit_ends_its_transact
                 if ctx.attempt == 1 and thing.id == 3:
                     raise ValueError("no")
 
-    world.deliver(sample_one, message("by_entity"))
+    run(world, by_entity)
     assert world.run("select id from things where maybe is null") == [[3]]
-    assert run_again(world, "by_entity") == []
+    assert run(world, by_entity)["state"] == "completed"
     assert counts(world) == once_each(range(1, 21))
-
-
-def test_items_without_database_work_are_marked_too(world: World) -> None:
-    handled: list[int] = []
-
-    @behaviour
-    def each_elsewhere(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(3)):
-            with ctx.isolated():
-                handled.append(item)
-                if ctx.attempt == 1 and item == 1:
-                    raise ValueError("no")
-
-    world.deliver(sample_one, message("each_elsewhere"))
-    assert run_again(world, "each_elsewhere") == []
-    assert handled == [0, 1, 2, 1]
 
 
 class Bare:
@@ -411,12 +363,11 @@ def test_a_key_that_cannot_tell_items_apart_is_refused_before_the_item(
 ) -> None:
     handled: list[Any] = []
 
-    @behaviour
-    def by_a_bad_key(payload: Sample, ctx: TaskContext) -> None:
+    def by_a_bad_key(ctx: TaskContext) -> None:
         with pytest.raises(ItemKeyError, match=problem):
             handled.extend(ctx.each(items, key=key))
 
-    assert world.deliver(sample_one, message("by_a_bad_key")) == []
+    assert run(world, by_a_bad_key)["state"] == "completed"
     assert handled == []
 
 
@@ -426,66 +377,46 @@ def test_the_longest_key_is_kept_with_any_characters(world: World) -> None:
     draw = random.Random(7)
     key = "".join(chr(draw.randrange(0x10000, 0x20000)) for _ in range(500))
 
-    @behaviour
-    def by_a_long_key(payload: Sample, ctx: TaskContext) -> None:
+    def by_a_long_key(ctx: TaskContext) -> None:
         assert len(list(ctx.each([key]))) == 1
 
-    assert world.deliver(sample_one, message("by_a_long_key")) == []
+    assert run(world, by_a_long_key)["state"] == "completed"
     assert world.run("select key from joblane.task_items") == [[key]]
 
 
-def nested(ctx: TaskContext) -> Iterator[Any]:
-    for _ in ctx.each(range(3)):
-        yield from ctx.each(range(3))
+def isolated(ctx: TaskContext, items: Iterable[Any] = (0,)) -> None:
+    for _ in items:
+        with ctx.isolated():
+            pass
 
 
-def nested_in_a_chunk(ctx: TaskContext) -> Iterator[Any]:
-    for _ in ctx.resume(range(3)):
-        yield from ctx.each(range(3))
+MISUSES: dict[str, Callable[[TaskContext], object]] = {
+    "a loop in a loop": lambda ctx: [list(ctx.each(range(3))) for _ in ctx.each(range(3))],
+    "a loop in a chunk": lambda ctx: [list(ctx.each(range(3))) for _ in ctx.resume(range(3))],
+    "isolated without a loop": isolated,
+    "isolated in a chunk, whose rollback would take the chunk": lambda ctx: isolated(ctx, ctx.resume(range(3))),
+    "isolated after the loop": lambda ctx: isolated(ctx, [next(ctx.each(range(3)))]),
+}
 
 
-def isolated_without_a_loop(ctx: TaskContext) -> Iterator[Any]:
-    with ctx.isolated():
-        yield
-
-
-def isolated_in_a_chunk(ctx: TaskContext) -> Iterator[Any]:
-    for item in ctx.resume(range(3)):
-        with ctx.isolated():  # its rollback would take the chunk with it
-            yield item
-
-
-def isolated_after_the_loop(ctx: TaskContext) -> Iterator[Any]:
-    for _ in ctx.each(range(3)):
-        break
-    with ctx.isolated():
-        yield
-
-
-@pytest.mark.parametrize(
-    "use", [nested, nested_in_a_chunk, isolated_without_a_loop, isolated_in_a_chunk, isolated_after_the_loop]
-)
-def test_loops_that_would_keep_half_an_item_are_refused(
-    world: World, use: Callable[[TaskContext], Iterator[Any]]
-) -> None:
-    @behaviour
-    def misuse(payload: Sample, ctx: TaskContext) -> None:
+@pytest.mark.parametrize("name", MISUSES)
+def test_loops_that_would_keep_half_an_item_are_refused(world: World, name: str) -> None:
+    def misuse(ctx: TaskContext) -> None:
         with pytest.raises(JobError, match=r"cannot be inside another such loop|belongs inside a loop over ctx.each"):
-            list(use(ctx))
+            MISUSES[name](ctx)
 
-    assert world.deliver(sample_one, message("misuse")) == []
+    assert run(world, misuse)["state"] == "completed"
 
 
 def test_isolated_works_in_a_loop_that_follows_a_resumed_one(world: World) -> None:
-    @behaviour
-    def one_then_the_other(payload: Sample, ctx: TaskContext) -> None:
+    def one_then_the_other(ctx: TaskContext) -> None:
         for item in ctx.resume(range(3)):
             write(ctx, item)
         for item in ctx.each(range(10, 13)):
             with ctx.isolated():
                 write(ctx, item)
 
-    assert world.deliver(sample_one, message("one_then_the_other")) == []
+    assert run(world, one_then_the_other)["state"] == "completed"
     assert counts(world) == once_each([0, 1, 2, 10, 11, 12])
 
 
@@ -496,15 +427,14 @@ def test_an_item_costs_a_mark_and_a_commit_in_addition_to_its_own_work(world: Wo
         statements.append(sql)
         return send()
 
-    @behaviour
-    def ten_items(payload: Sample, ctx: TaskContext) -> None:
+    def ten_items(ctx: TaskContext) -> None:
         for item in ctx.each(range(10)):
             if item == 1:
                 statements.clear()
             write(ctx, item)
 
     world.database = HookedDatabase(world.url, hook)
-    assert world.deliver(sample_one, message("ten_items")) == []
+    assert run(world, ten_items)["state"] == "completed"
     assert Counter(statement.split()[0].lower() for statement in statements) == {
         "begin": 9,
         "insert": 18,
@@ -515,12 +445,11 @@ def test_an_item_costs_a_mark_and_a_commit_in_addition_to_its_own_work(world: Wo
 
 
 def test_a_loop_that_is_left_early_keeps_its_item_with_the_completion(world: World) -> None:
-    @behaviour
-    def leave(payload: Sample, ctx: TaskContext) -> None:
+    def leave(ctx: TaskContext) -> None:
         for item in ctx.each(range(5)):
             write(ctx, item)
             if item == 2:
                 break
 
-    assert world.deliver(sample_one, message("leave")) == []
-    assert (world.row("it")["state"], counts(world)) == (State.COMPLETED, once_each([0, 1, 2]))
+    assert run(world, leave)["state"] == "completed"
+    assert counts(world) == once_each([0, 1, 2])

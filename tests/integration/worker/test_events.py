@@ -75,11 +75,15 @@ def test_the_events_of_a_batch_are_sent_together_and_their_rows_deleted(world: W
     assert (bus.calls, waiting(world)) == (1, [])
 
 
-def test_a_claim_that_archives_a_killed_run_sends_its_event(world: World, bus: Bus) -> None:
+def test_a_claim_that_archives_a_killed_run_sends_its_event_and_calls_listeners(
+    world: World, bus: Bus, heard: list[Event]
+) -> None:
+    listen_to(heard, "archived")
     put(world, sample_heard, "it", events=HEARD, **active(-1, attempts=2))
     world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
 
     assert (bus.ids, waiting(world)) == (["it:0:archived"], [])
+    assert [event.error_type for event in heard] == ["Lost"]
 
 
 def test_a_worker_without_events_reads_none(world: World, bus: Bus) -> None:
@@ -166,37 +170,20 @@ def test_a_listener_of_one_task_does_not_hear_another(world: World, bus: Bus, he
     assert [event.type for event in heard] == ["sample:one"]
 
 
-def test_an_async_listener_is_awaited(world: World, bus: Bus, heard: list[Event]) -> None:
-    @on("completed")
+@pytest.mark.parametrize("is_decorated", [False, True])
+def test_an_async_listener_is_awaited(world: World, bus: Bus, heard: list[Event], is_decorated: bool) -> None:
     async def listen(event: Event) -> None:
         await asyncio.sleep(0)
         heard.append(event)
 
-    handle(world.worker(sample_one), *enqueued(world, "it", task=sample_one))
-
-    assert [event.id for event in heard] == ["it:0:completed"]
-
-
-def test_an_async_listener_in_a_plain_decorator_is_awaited(world: World, bus: Bus, heard: list[Event]) -> None:
-    async def listen(event: Event) -> None:
-        heard.append(event)
-
-    @on("completed")
     @wraps(listen)
     def plain(event: Event) -> Any:
         return listen(event)
 
+    on("completed")(plain if is_decorated else listen)
     handle(world.worker(sample_one), *enqueued(world, "it", task=sample_one))
 
     assert [event.id for event in heard] == ["it:0:completed"]
-
-
-def test_a_listener_hears_a_killed_run_that_its_process_archives(world: World, bus: Bus, heard: list[Event]) -> None:
-    listen_to(heard, "archived")
-    put(world, sample_one, "it", **active(-1, attempts=4))
-    world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True})
-
-    assert [event.error_type for event in heard] == ["Lost"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), asyncio.CancelledError()])

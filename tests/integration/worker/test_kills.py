@@ -47,6 +47,12 @@ def sent(world: World, do: str, number: int = 0, task: Task[Any, Any] = sample_o
     return record({"type": task.type, "id": id_, "rec": True}, world.lane(task))
 
 
+def kill(workers: Workers, message: dict[str, Any], dies: str = "", type_: str = "sample:one") -> None:
+    """Deliver a message to a process that is killed: at this point, or by its handler."""
+    assert workers.handle(type_, message, dies=dies) is None
+    assert workers.status == KILLED
+
+
 def effects(world: World) -> list[Any]:
     return [row[0] for row in world.run("select task_id from effects order by 1")]
 
@@ -63,8 +69,7 @@ def test_a_process_killed_after_the_claim_counts_as_one_run_and_the_task_is_retr
 ) -> None:
     message = sent(world, "write_effect")
 
-    assert workers.handle("sample:one", message, dies="after the claim") is None
-    assert workers.status == KILLED
+    kill(workers, message, "after the claim")
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
     assert workers.handle("sample:one", message) == [message["messageId"]]  # its lease is live
@@ -73,8 +78,7 @@ def test_a_process_killed_after_the_claim_counts_as_one_run_and_the_task_is_retr
 
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
-    assert world.outcomes("it") == ["lost", "completed"]
-    assert effects(world) == ["it"]
+    assert (world.outcomes("it"), effects(world)) == (["lost", "completed"], ["it"])
 
 
 def test_a_coroutine_killed_after_any_of_its_statements_has_each_effect_once(world: World, workers: Workers) -> None:
@@ -160,17 +164,21 @@ def test_with_three_retries_four_killed_runs_make_one_dead_letter(world: World, 
 
 @pytest.mark.parametrize("task", [sample_one, sample_forgotten], ids=["kept a day", "retention zero"])
 @pytest.mark.parametrize(
-    ("do", "dies", "result"),
-    [("write_effect", "after the commit", "written"), ("return_only", "after the finish", "returned")],
-    ids=["with its session", "without"],
+    ("do", "dies", "result", "is_external"),
+    [
+        ("write_effect", "after the commit", "written", False),
+        ("write_effect", "after the commit", "written", True),
+        ("return_only", "after the finish", "returned", False),
+    ],
+    ids=["with its session", "an external task", "without"],
 )
 def test_a_process_killed_between_commit_and_answer_has_done_its_work_once(
-    world: World, workers: Workers, task: Task[Any, Any], do: str, dies: str, result: str
+    world: World, workers: Workers, task: Task[Any, Any], do: str, dies: str, result: str, is_external: bool
 ) -> None:
-    message = sent(world, do, task=task)
+    external = {"type": task.type, "id": "it", "payload": {"do": do}}
+    message = record(external, world.lane(task)) if is_external else sent(world, do, task=task)
 
-    assert workers.handle(task.type, message, dies=dies) is None
-    assert workers.status == KILLED
+    kill(workers, message, dies, task.type)
     before = world.row("it")
     assert workers.handle(task.type, message) == []  # not answered, so it comes again
 
@@ -178,86 +186,57 @@ def test_a_process_killed_between_commit_and_answer_has_done_its_work_once(
     assert (before["state"], before["runs"]) == ("completed", 1)
     assert before["result"] == (result if task is sample_one else None)
     assert effects(world) == (["it"] if do == "write_effect" else [])
-
-
-def test_an_external_task_without_retention_runs_once_if_killed_after_its_commit(
-    world: World, workers: Workers
-) -> None:
-    body = {"type": "sample:forgotten", "id": "it", "payload": {"do": "write_effect"}}
-    message = record(body, world.lane(sample_forgotten))
-
-    assert workers.handle("sample:forgotten", message, dies="after the commit") is None
-    assert workers.handle("sample:forgotten", message) == []
-
-    assert (world.row("it")["state"], world.row("it")["payload"]) == ("completed", None)
-    assert effects(world) == ["it"]
-    assert dead_letters(world, sample_forgotten) == []
+    assert dead_letters(world, task) == []
 
 
 @pytest.mark.parametrize("by", ["the next delivery", "the sweep"])
-def test_the_next_delivery_sends_the_dead_letter_of_a_killed_process(world: World, workers: Workers, by: str) -> None:
+@pytest.mark.parametrize(("dies", "before"), [("before the send", 0), ("after the send", 1)])
+def test_the_dead_letter_of_a_killed_process_is_sent_and_marked_later(
+    world: World, workers: Workers, dies: str, before: int, by: str
+) -> None:
     message = sent(world, "archive_now")
 
-    assert workers.handle("sample:one", message, dies="before the send") is None
-    assert workers.status == KILLED
+    kill(workers, message, dies)
     assert (world.row("it")["state"], world.row("it")["dead_sent_at"]) == ("archived", None)
-    assert dead_letters(world) == []
+    assert len(dead_letters(world)) == before
     if by == "the sweep":
         world.run("update joblane.tasks set sweep_at = clock_timestamp()")
         assert world.sweep().dead_letters == 1
     assert workers.handle("sample:one", message) == []
 
-    ((body, generation),) = dead_letters(world)
-    assert '"id":"it"' in body
-    assert generation == "0"
-    assert world.row("it")["dead_sent_at"] is not None
-
-
-def test_a_dead_letter_whose_mark_was_killed_is_sent_again_unchanged(world: World, workers: Workers) -> None:
-    message = sent(world, "archive_now")
-
-    assert workers.handle("sample:one", message, dies="after the send") is None
-    assert len(dead_letters(world)) == 1
-    assert world.row("it")["dead_sent_at"] is None
-    assert workers.handle("sample:one", message) == []
-
-    first, second = dead_letters(world)
-    assert first == second
-    assert world.row("it")["dead_sent_at"] is not None
-    assert world.row("it")["runs"] == 1
+    found = dead_letters(world)
+    assert found == [found[0]] * (before + 1), "it is sent again unchanged"
+    assert '"id":"it"' in found[0][0]
+    assert found[0][1] == "0"
+    assert (world.row("it")["dead_sent_at"] is not None, world.row("it")["runs"]) == (True, 1)
     assert world.sweep().dead_letters == 0
 
 
-@pytest.mark.parametrize("driver", [None, "asyncpg", "psycopg"])
-def test_a_task_whose_producer_was_killed_before_the_send_runs_after_the_sweep(
-    world: World, workers: Workers, driver: str | None
+@pytest.mark.parametrize(
+    ("driver", "dies", "in_lane"),
+    [
+        (None, "before the send", 0),
+        ("asyncpg", "before the send", 0),
+        ("psycopg", "before the send", 0),
+        (None, "after the send", 1),
+    ],
+)
+def test_a_task_whose_producer_was_killed_around_the_send_runs_once(
+    world: World, workers: Workers, driver: str | None, dies: str, in_lane: int
 ) -> None:
     lane = world.lane(sample_one)
 
-    workers.enqueue("it", dies="before the send", driver=driver)
+    workers.enqueue("it", dies=dies, driver=driver)
     assert workers.status == KILLED
-    assert (world.row("it")["state"], world.depth(lane)) == ("pending", 0)
+    assert (world.row("it")["state"], world.depth(lane)) == ("pending", in_lane)
     assert world.sweep().sent == 0  # its own message may be under way
     assert world.run("select extract(epoch from sweep_at - due_at) < 61 from joblane.tasks") == [[True]]
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-    assert world.sweep().sent == 1
+    assert world.sweep().sent == 1 - in_lane
 
     (message,) = world.receive(lane)
     assert workers.handle("sample:one", message) == []
     assert (world.row("it")["state"], world.row("it")["runs"]) == ("completed", 1)
-
-
-def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: World, workers: Workers) -> None:
-    lane = world.lane(sample_one)
-
-    workers.enqueue("it", dies="after the send")
-    assert workers.status == KILLED
-    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-    assert world.sweep().sent == 0  # its message is in the lane
-
-    (message,) = world.receive(lane)
-    assert workers.handle("sample:one", message) == []
-    assert world.row("it")["runs"] == 1
 
 
 # --- In a batch ---------------------------------------------------------------------------------------------------
@@ -349,8 +328,7 @@ def test_a_process_killed_before_it_sends_its_event_leaves_it_to_the_sweep(
     world.client.enqueue(sample_heard, Sample(), task_id="it")
     message = record({"type": "sample:heard", "id": "it", "rec": True}, world.lane(sample_heard))
 
-    assert workers.handle("sample:heard", message, dies=dies) is None
-    assert workers.status == KILLED
+    kill(workers, message, dies, "sample:heard")
     assert world.row("it")["state"] == "completed"
     assert world.run("select id from joblane.events") == [["it:0:completed"]]
     world.run("update joblane.events set created_at = created_at - interval '1 minute'")

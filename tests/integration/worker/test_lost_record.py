@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +28,6 @@ def lose_the_database(payload: Sample, ctx: TaskContext) -> None:
     ran.append(payload.number)
     if payload.number == 0:
         ctx.connection().run("select 1")
-        time.sleep(0.3)
         happens[0]()
         raise ValueError("the handler's own")
 
@@ -51,9 +49,8 @@ def _fresh() -> None:
 @pytest.fixture
 def database(world: World) -> Any:
     world.run("insert into joblane.stage (prefix) values ('jobs') on conflict do nothing")
-    database = Database(world.url, prefix=PREFIX)
-    yield database
-    database.drop()
+    with Database(world.url, prefix=PREFIX) as database:
+        yield database
 
 
 def bodies(do: str, *numbers: int) -> list[dict[str, Any]]:
@@ -63,7 +60,7 @@ def bodies(do: str, *numbers: int) -> list[dict[str, Any]]:
 def test_a_database_that_goes_under_one_handler_stops_no_other(
     world: World, postgres: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "PING_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "PING_AFTER_SECONDS", 0)
     happens.append(postgres.stop)
     try:
         kept = world.deliver(sample_batch, *bodies("lose_the_database", 0, 1, 2))

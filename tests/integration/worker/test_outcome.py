@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -19,7 +21,7 @@ from joblane.sqs.message import Message
 from joblane.worker.outcome import MISMATCH_PATIENCE
 from tests.builders.rows import In, put
 from tests.logs import lines
-from tests.samples import Sample, behaviour, sample_forgotten, sample_one
+from tests.samples import Sample, behaviour, behaviours, sample_forgotten, sample_one
 from tests.world import World
 
 
@@ -27,7 +29,10 @@ class Base(DeclarativeBase):
     """The tables of these tests."""
 
 
-pytestmark = pytest.mark.usefixtures("each_sweep")
+SECRET = "secret-alice@example.com"
+DUE = """
+    select extract(epoch from due_at - clock_timestamp())::float8, extract(epoch from due_at - sweep_at)::float8
+      from joblane.tasks where id = $1"""
 
 
 class Once(Base):
@@ -58,45 +63,132 @@ def write(ctx: TaskContext, what: str = "done") -> None:
     ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
 
 
-def test_a_handler_that_returns_completes_its_task_and_the_message_goes(world: World) -> None:
+# --- The table -------------------------------------------------------------------------------------------------------
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raises(error: BaseException) -> Callable[[TaskContext], Any]:
+    """A handler that writes, and raises the error."""
+
+    def handler(ctx: TaskContext) -> None:
+        write(ctx)
+        raise error
+
+    return handler
+
+
+def returns(result: object) -> Callable[[TaskContext], Any]:
+    return lambda ctx: result
+
+
+def runs(sql: str, **values: str) -> Callable[[TaskContext], Any]:
+    """A handler that writes, and runs a statement."""
+
+    def handler(ctx: TaskContext) -> None:
+        write(ctx)
+        ctx.session.execute(text(sql), values)
+
+    return handler
+
+
+def commits(ctx: TaskContext) -> None:
+    write(ctx)
+    ctx.session.commit()
+
+
+def swallows(ctx: TaskContext) -> None:
+    with suppress(Exception):
+        runs("select 1/0")(ctx)
+
+
+def enqueues_wrongly(ctx: TaskContext) -> None:
+    wrong: Any = Payload()
+    ctx.enqueue(sample_one, wrong)
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a run that keeps no effect. ``says``: a part of its error or reason. ``due``: seconds until the next.
+
+    ``state``: ``retry`` spends an attempt and keeps the message, or leaves the row alone for a long time.
+    """
+
+    name: str
+    handler: Callable[[TaskContext], Any]
+    state: str
+    error: str | None = None
+    says: str = ""
+    due: float | None = None
+
+
+OUTCOMES = [
+    End("an error waits its back-off", raises(ValueError("no")), "retry", "ValueError", "no", due=40),
+    End("RetryAfter replaces the back-off", raises(RetryAfter(timedelta(hours=3))), "retry", None, "", due=10_800),
+    End("SkipRetry archives", raises(SkipRetry("no tenant")), "archived", "SkipRetry", "SkipRetry: no tenant"),
+    End("RevokeTask drops quietly", raises(RevokeTask("not needed any more")), "cancelled"),
+    End("sys.exit is a failure", raises(SystemExit(3)), "retry", "SystemExit"),
+    End("an error that cannot be printed", raises(MuteError()), "retry", "MuteError", "MuteError"),
+    End("an error about a dict keeps its text", raises(ValueError({"a": "is required"})), "retry", None, "is required"),
+    End("a commit of its own is refused with advice", commits, "retry", JobError.__name__, "ctx.each"),
+    End("a swallowed error of the database", swallows, "retry"),
+    End("an error at the commit", runs("insert into once values (1)"), "retry", None, "23505"),
+    End(
+        "a value that PostgreSQL quotes", runs("select cast(:x as uuid)", x=SECRET), "retry", None, "type uuid (22P02)"
+    ),
+    End("a result with a NUL", returns({"text": "a\0b"}), "retry", None, "NUL"),
+    End("a result of more digits than JSON writes", returns(10**5000), "retry", "TypeError"),
+    End("a wrong payload of a child", enqueues_wrongly, "retry", "PayloadError"),
+]
+
+
+@pytest.mark.usefixtures("each_sweep")
+@pytest.mark.parametrize("end", OUTCOMES, ids=lambda end: end.name)
+def test_a_run_that_does_not_complete_leaves_no_effect_and_no_value(
+    effects: World, end: End, capsys: pytest.CaptureFixture[str]
+) -> None:
+    effects.run("create table once (n int unique deferrable initially deferred)")
+    effects.run("insert into once values (1)")
+    behaviours["ends"] = lambda _, ctx: end.handler(ctx)
+    id_ = enqueue(effects, "ends")
+
+    kept = deliver_sent(effects)
+
+    row = effects.row(id_)
+    said = f"{row['error_message']} {row['reason']}"
+    assert (row["state"], row["attempts"]) == (end.state, 1)
+    assert end.error in (row["error_type"], None)
+    assert end.says in said
+    assert len(kept) == (end.state == "retry" and (end.due or 0) < 900)
+    assert len(effects.dead_letters(sample_one)) == (end.state == "archived")
+    if end.due:
+        due, later = effects.run(DUE, id_)[0]
+        assert end.due - 5 < due <= end.due
+        assert later == (900 if end.due > 900 else pytest.approx(-60, abs=30)), "when the sweep sends it"
+    assert effects.run("select * from effects") == []
+    assert SECRET not in said + capsys.readouterr().out
+    assert "Key (n)" not in said
+    assert effects.deliver(sample_one, {"type": "sample:one", "id": "next"}) == []
+    assert effects.row("next")["state"] == "completed"
+
+
+def test_a_handler_that_returns_completes_its_task_and_the_message_goes(effects: World) -> None:
     @behaviour
     def give(payload: Sample, ctx: TaskContext) -> dict[str, int]:
+        write(ctx)
         return {"rows": 3}
 
-    id_ = enqueue(world, "give")
-    assert deliver_sent(world) == []
-    row = world.row(id_)
+    id_ = enqueue(effects, "give")
+    assert deliver_sent(effects) == []
+    row = effects.row(id_)
     assert (row["state"], row["result"], row["attempts"], row["runs"]) == ("completed", {"rows": 3}, 1, 1)
     assert row["lease_token"] is None
     assert row["sweep_at"] is None
-    assert [attempt["outcome"] for attempt in world.attempts(id_)] == ["completed"]
-
-
-def test_effects_and_completion_commit_together(effects: World) -> None:
-    @behaviour
-    def effect(payload: Sample, ctx: TaskContext) -> None:
-        write(ctx)
-
-    id_ = enqueue(effects, "effect")
-    assert deliver_sent(effects) == []
+    assert effects.outcomes(id_) == ["completed"]
     assert effects.run("select * from effects") == [[id_, "done"]]
-    assert effects.row(id_)["state"] == "completed"
-
-
-def test_a_failed_attempt_leaves_no_effect_and_waits_its_back_off(effects: World) -> None:
-    @behaviour
-    def fail(payload: Sample, ctx: TaskContext) -> None:
-        write(ctx)
-        raise ValueError("no")
-
-    id_ = enqueue(effects, "fail")
-    kept = deliver_sent(effects)
-    row = effects.row(id_)
-    assert len(kept) == 1
-    assert effects.run("select * from effects") == []
-    assert (row["state"], row["attempts"], row["error_type"], row["error_message"]) == ("retry", 1, "ValueError", "no")
-    waits = effects.run("select extract(epoch from due_at - now())::float8 from joblane.tasks where id = $1", id_)[0][0]
-    assert 35 < waits <= 40
 
 
 def test_the_last_attempt_archives_and_sends_one_dead_letter_before_the_message_goes(world: World) -> None:
@@ -135,17 +227,6 @@ def test_the_reason_and_the_log_of_a_missing_package_say_what_to_do(world: World
     assert (world.row(first)["error_message"], world.row(last)["reason"]) == (text, reason)
     said = {line["task_id"]: line.get("reason") or line.get("error") for line in logged.fields if "task_id" in line}
     assert said == {first: text, last: reason}
-
-
-def test_skip_retry_archives_at_once(world: World) -> None:
-    @behaviour
-    def skip(payload: Sample, ctx: TaskContext) -> None:
-        raise SkipRetry("no such tenant")
-
-    id_ = enqueue(world, "skip")
-    assert deliver_sent(world) == []
-    assert (world.row(id_)["state"], world.row(id_)["reason"]) == ("archived", "SkipRetry: no such tenant")
-    assert len(world.dead_letters(sample_one)) == 1
 
 
 def test_a_payload_that_is_invalid_under_its_own_schema_is_archived(world: World) -> None:
@@ -200,24 +281,6 @@ def test_a_payload_that_was_read_after_all_has_all_its_patience_again(world: Wor
     assert (row["state"], row["mismatch_since"]) == ("retry", None)
 
 
-def test_retry_after_takes_the_place_of_the_back_off(world: World) -> None:
-    @behaviour
-    def busy(payload: Sample, ctx: TaskContext) -> None:
-        raise RetryAfter(timedelta(hours=3))
-
-    id_ = enqueue(world, "busy")
-    assert deliver_sent(world) == []  # longer than SQS can hold: the row waits alone
-    row = world.row(id_)
-    assert row["state"] == "retry"
-    due, sweep = world.run(
-        "select extract(epoch from due_at - now())::float8, extract(epoch from due_at - sweep_at)::float8"
-        " from joblane.tasks where id = $1",
-        id_,
-    )[0]
-    assert 10_795 < due <= 10_800
-    assert sweep == 900
-
-
 def test_snooze_is_not_counted_and_has_a_ceiling_of_its_own(world: World) -> None:
     @behaviour
     def doze(payload: Sample, ctx: TaskContext) -> None:
@@ -235,73 +298,6 @@ def test_snooze_is_not_counted_and_has_a_ceiling_of_its_own(world: World) -> Non
     assert (row["state"], row["attempts"], row["runs"]) == ("retry", 1, SNOOZE_CEILING + 1)
 
 
-def test_revoke_drops_the_task_quietly(world: World) -> None:
-    @behaviour
-    def revoke(payload: Sample, ctx: TaskContext) -> None:
-        raise RevokeTask("not needed any more")
-
-    id_ = enqueue(world, "revoke")
-    assert deliver_sent(world) == []
-    assert world.row(id_)["state"] == "cancelled"
-    assert world.dead_letters(sample_one) == []
-
-
-@pytest.mark.parametrize("touches", [True, False])
-def test_a_task_cancelled_while_it_runs_ends_cancelled_and_leaves_no_effect(effects: World, touches: bool) -> None:
-    @behaviour
-    def cancelled(payload: Sample, ctx: TaskContext) -> None:
-        if touches:
-            write(ctx)
-        effects.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
-
-    id_ = enqueue(effects, "cancelled")
-    assert deliver_sent(effects) == []
-    assert effects.row(id_)["state"] == "cancelled"
-    assert effects.run("select * from effects") == []
-
-
-def test_a_cancelled_task_stops_at_its_next_check(world: World) -> None:
-    after: list[str] = []
-
-    @behaviour
-    def checking(payload: Sample, ctx: TaskContext) -> None:
-        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
-        try:
-            ctx.check()
-        except Exception:
-            after.append("swallowed")
-        after.append("went on")
-
-    id_ = enqueue(world, "checking")
-    deliver_sent(world)
-    assert after == []
-    assert world.row(id_)["state"] == "cancelled"
-
-
-def test_a_cancelled_task_that_fails_is_not_tried_again(world: World) -> None:
-    @behaviour
-    def cancelled_failing(payload: Sample, ctx: TaskContext) -> None:
-        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
-        raise ValueError
-
-    id_ = enqueue(world, "cancelled_failing")
-    assert deliver_sent(world) == []
-    assert world.row(id_)["state"] == "cancelled"
-
-
-def test_a_handlers_own_commit_is_refused_with_advice(effects: World) -> None:
-    @behaviour
-    def commits(payload: Sample, ctx: TaskContext) -> None:
-        write(ctx)
-        ctx.session.commit()
-
-    id_ = enqueue(effects, "commits")
-    deliver_sent(effects)
-    assert "ctx.each" in effects.row(id_)["error_message"]
-    assert effects.row(id_)["error_type"] == JobError.__name__
-    assert effects.run("select * from effects") == []
-
-
 def test_a_handler_may_use_savepoints(effects: World) -> None:
     @behaviour
     def savepoints(payload: Sample, ctx: TaskContext) -> None:
@@ -317,127 +313,18 @@ def test_a_handler_may_use_savepoints(effects: World) -> None:
     assert effects.row(id_)["state"] == "completed"
 
 
-def test_a_swallowed_database_error_fails_the_attempt_instead_of_losing_it(effects: World) -> None:
-    @behaviour
-    def swallows(payload: Sample, ctx: TaskContext) -> None:
-        write(ctx)
-        with suppress(Exception):
-            ctx.session.execute(text("select 1/0"))
-
-    id_ = enqueue(effects, "swallows")
-    assert len(deliver_sent(effects)) == 1
-    assert effects.row(id_)["state"] == "retry"
-    assert effects.run("select * from effects") == []
-    assert effects.deliver(sample_one, {"type": "sample:one", "id": "next"}) == []
-    assert effects.row("next")["state"] == "completed"
-
-
-def test_an_error_at_commit_fails_the_attempt(effects: World) -> None:
-    effects.run("create table once (n int unique deferrable initially deferred)")
-    effects.run("insert into once values (1)")
-
-    @behaviour
-    def conflicts(payload: Sample, ctx: TaskContext) -> None:
-        ctx.session.execute(text("insert into once values (1)"))
-
-    id_ = enqueue(effects, "conflicts")
-    assert len(deliver_sent(effects)) == 1
-    row = effects.row(id_)
-    assert row["state"] == "retry"
-    assert "23505" in row["error_message"]
-    assert "Key (n)" not in row["error_message"]
-
-
-def test_a_result_that_cannot_be_stored_fails_the_attempt(world: World) -> None:
-    @behaviour
-    def odd(payload: Sample, ctx: TaskContext) -> object:
-        return {"text": "a\0b"}
-
-    id_ = enqueue(world, "odd")
-    deliver_sent(world)
-    assert "NUL" in world.row(id_)["error_message"]
-
-
-def test_sys_exit_in_a_handler_is_a_failed_attempt(world: World) -> None:
-    @behaviour
-    def leaves(payload: Sample, ctx: TaskContext) -> None:
-        raise SystemExit(3)
-
-    id_ = enqueue(world, "leaves")
-    assert len(deliver_sent(world)) == 1
-    assert world.row(id_)["error_type"] == "SystemExit"
-
-
 def test_retention_zero_clears_the_content_at_once_and_keeps_the_id(world: World) -> None:
     @behaviour
     def secretly(payload: Sample, ctx: TaskContext) -> str:
         return "secret"
 
-    id_ = enqueue(world, "secretly", sample_forgotten)
+    id_ = enqueue(world, "secretly", sample_forgotten, headers={"traceparent": "00-1-2-3"})
     body = world.take(sample_forgotten)[0]["Body"]
     world.deliver(sample_forgotten, body)
     row = world.row(id_)
-    assert (row["state"], row["payload"], row["result"]) == ("completed", None, None)
+    assert (row["state"], row["payload"], row["result"], row["headers"]) == ("completed", None, None, {})
     assert world.deliver(sample_forgotten, body) == []  # a copy that comes back
     assert world.row(id_)["runs"] == 1
-
-
-def test_a_payload_that_the_handler_itself_enqueues_wrongly_is_an_ordinary_failure(world: World) -> None:
-    @behaviour
-    def enqueues_wrongly(payload: Sample, ctx: TaskContext) -> None:
-        wrong: Any = Payload()
-        world.client.enqueue(sample_one, wrong, session=ctx.session)
-
-    id_ = enqueue(world, "enqueues_wrongly")
-    assert len(deliver_sent(world)) == 1
-    assert (world.row(id_)["state"], world.row(id_)["error_type"]) == ("retry", "PayloadError")
-
-
-def test_a_result_of_more_digits_than_json_writes_fails_its_own_attempt_alone(world: World) -> None:
-    @behaviour
-    def endless(payload: Sample, ctx: TaskContext) -> int:
-        return 10**5000
-
-    id_ = enqueue(world, "endless")
-    assert len(deliver_sent(world)) == 1
-    assert (world.row(id_)["state"], world.row(id_)["error_type"]) == ("retry", "TypeError")
-
-
-def test_an_error_that_cannot_be_printed_is_a_failed_attempt(world: World) -> None:
-    class MuteError(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no words")
-
-    @behaviour
-    def mute(payload: Sample, ctx: TaskContext) -> None:
-        raise MuteError
-
-    id_ = enqueue(world, "mute")
-    assert len(deliver_sent(world)) == 1
-    assert (world.row(id_)["state"], world.row(id_)["error_message"]) == ("retry", "MuteError")
-
-
-def test_an_error_about_a_dict_keeps_its_text(world: World) -> None:
-    @behaviour
-    def about_a_dict(payload: Sample, ctx: TaskContext) -> None:
-        raise ValueError({"email": "is required"})
-
-    id_ = enqueue(world, "about_a_dict")
-    deliver_sent(world)
-    assert "is required" in world.row(id_)["error_message"]
-
-
-def test_a_value_that_postgres_quotes_is_in_no_reason_and_no_log(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    @behaviour
-    def casts(payload: Sample, ctx: TaskContext) -> None:
-        ctx.session.execute(text("select cast(:x as uuid)"), {"x": "secret-alice@example.com"})
-
-    id_ = enqueue(world, "casts")
-    deliver_sent(world)
-    assert world.row(id_)["error_message"] == "invalid input syntax for type uuid (22P02)"
-    assert "secret-alice" not in capsys.readouterr().out
 
 
 def test_a_flush_that_waits_for_a_lock_ends_with_the_timeout(effects: World) -> None:
@@ -468,12 +355,6 @@ def test_a_lane_refuses_what_only_the_library_may_say(world: World, body: dict[s
     assert world.deliver(sample_one, body) == []
     (dead_letter,) = world.dead_letters(sample_one)
     assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
-
-
-def test_retention_zero_clears_the_headers_too(world: World) -> None:
-    id_ = enqueue(world, "nothing", sample_forgotten, headers={"traceparent": "00-1-2-3"})
-    deliver_sent(world, sample_forgotten)
-    assert world.row(id_)["headers"] == {}
 
 
 # --- Early messages --------------------------------------------------------------------------------------------------

@@ -92,6 +92,14 @@ def delivered(world: World, task: Any, *runs: tuple[str, str]) -> dict[str, list
     return {id_: [line["message"] for line in printed if line["task_id"] == id_] for id_, _ in runs}
 
 
+def lines_of(world: World, do: str) -> list[dict[str, Any]]:
+    """Run a task as on Lambda. Return all of its log lines."""
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": do}}, seconds=9)
+    return found.fields
+
+
 def test_each_printed_line_is_a_log_line_of_its_task(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     # when two tasks of a batch print
     before = sys.stdout
@@ -104,27 +112,18 @@ def test_each_printed_line_is_a_log_line_of_its_task(world: World, capsys: pytes
 
 
 def test_lines_of_threads_do_not_mix(world: World) -> None:
-    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
-    with lines() as found:
-        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_in_threads"}})
-    printed = [line["message"] for line in found.fields if line.get("printed")]
+    printed = [line["message"] for line in lines_of(world, "prints_in_threads") if line.get("printed")]
     assert printed == ["of another thread", "the begin, the end", "without an end"]
 
 
 def test_the_lines_of_a_failed_run_are_kept_and_its_retry_says_the_error(world: World) -> None:
-    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
-    with lines() as found:
-        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_and_fails"}})
-    long, rest, retry = found.fields
+    long, rest, retry = lines_of(world, "prints_and_fails")
     assert (long["message"], rest["message"]) == ("x" * (MAX_LINE - 1) + "…", "before the error")
     assert (retry["message"], retry["error_type"], retry["error"]) == ("task retry", "ValueError", "no page")
 
 
 def test_a_run_that_prints_without_end_logs_a_limited_number_of_lines(world: World) -> None:
-    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
-    with lines() as found:
-        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_for_ever"}})
-    messages = [line["message"] for line in found.fields]
+    messages = [line["message"] for line in lines_of(world, "prints_for_ever")]
     assert messages[MAX_LINES - 1 : -1] == [
         f"line {MAX_LINES - 1}",
         "the handler has printed 1,000 lines; the others of this run are not logged",
@@ -150,11 +149,9 @@ def test_a_printed_text_that_has_no_encoding_changes_no_outcome(world: World) ->
 def test_a_document_that_is_printed_in_many_parts_takes_no_time(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
-    with lines() as found:  # copies of the line at each part would take longer than the task may run
-        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_a_document"}}, seconds=9)
+    found = lines_of(world, "prints_a_document")  # copies of the line at each part would take longer than it may run
     assert world.row("it")["state"] == "completed"
-    assert found.fields[0]["message"] == "." * (MAX_LINE - 1) + "…"
+    assert found[0]["message"] == "." * (MAX_LINE - 1) + "…"
     [document] = [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"pages"')]
     assert len(json.loads(document)["pages"]) == 20_000
 

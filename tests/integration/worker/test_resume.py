@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -20,11 +19,11 @@ from sqlalchemy.dialects.postgresql import INET
 from joblane import State, TaskContext, TaskTimeout
 from joblane.errors import CursorError, LeaseLostError
 from joblane.testing.faults import HookedDatabase
-from tests.builders import events as builders
-from tests.builders.events import record
-from tests.builders.rows import active, put
+from tests.builders import handlers
+from tests.builders.events import message, record
+from tests.builders.handlers import Clock
+from tests.builders.rows import In, active, put
 from tests.kills import KILLED, killable_workers
-from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import HANDLED, Thing, counts, make_things, sample_long, write
 from tests.world import World, handle
 
@@ -32,12 +31,7 @@ BRIEF = 8.1
 """Seconds of an invocation that ends after a tenth: three are Lambda's own, five the least that a chunk is given."""
 
 
-message = partial(builders.message, type_="sample:long")
-
-
-def again(world: World, do: str, seconds: float = 60.0) -> list[str]:
-    world.later("it")
-    return world.deliver(sample_long, message(do), seconds=seconds)
+run = partial(handlers.run, task=sample_long)
 
 
 def once_each(numbers: Any) -> dict[int, int]:
@@ -54,176 +48,117 @@ def cursor(world: World) -> tuple[Any, int] | None:
 Core = Table("things", MetaData(), Column("id", BigInteger, primary_key=True), Column("code", Thing.code.type))
 
 
-def entities_by_id(ctx: TaskContext) -> Iterator[int]:
-    for thing in ctx.resume(select(Thing), cursor=Thing.id, chunk=7):
-        yield thing.id
+PAIRS = [(number // 10, number % 10) for number in range(1, 51)]
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+DAYS = [FIRST + timedelta(days=number) for number in range(1, 51)]
+# An entity that has an ``id`` too, which is not the cursor.
+OTHER = select(Thing.id.label("id"), (-Thing.id).label("back")).subquery()
+JOINED = select(Thing).join(OTHER, Thing.id == -OTHER.c.back)
+
+SOURCES: dict[str, Callable[[TaskContext], Iterator[int]]] = {
+    "entities by id": lambda ctx: (thing.id for thing in ctx.resume(select(Thing), cursor=Thing.id, chunk=7)),
+    "entities by uuid": lambda ctx: (
+        thing.id for thing in ctx.resume(select(Thing).order_by(Thing.id), cursor=Thing.code, chunk=7)
+    ),
+    "entities by time": lambda ctx: (thing.id for thing in ctx.resume(select(Thing), cursor=Thing.at, chunk=7)),
+    "one column": lambda ctx: ctx.resume(select(Thing.id), cursor=Thing.id, chunk=7),
+    "one column by another": lambda ctx: ctx.resume(select(Thing.id), cursor=Thing.code, chunk=7),
+    "columns": lambda ctx: (id_ for id_, _ in ctx.resume(select(Thing.id, Thing.at), cursor=Thing.at, chunk=7)),
+    "a table of SQLAlchemy's core": lambda ctx: (
+        row.id for row in ctx.resume(select(Core), cursor=Core.c.code, chunk=7)
+    ),
+    "a condition": lambda ctx: ctx.resume(select(Thing.id).where(Thing.id > 0), cursor=Thing.id, chunk=7),
+    "a join, by another table": lambda ctx: (thing.id for thing in ctx.resume(JOINED, cursor=OTHER.c.back, chunk=7)),
+    "a function": lambda ctx: ctx.resume(
+        lambda after: range(1 if after is None else after + 1, 51), cursor=lambda item: item, chunk=7
+    ),
+    "a function with two in its cursor": lambda ctx: (
+        tens * 10 + ones
+        for tens, ones in ctx.resume(
+            lambda after: [pair for pair in PAIRS if after is None or list(pair) > after],
+            cursor=lambda pair: pair,
+            chunk=7,
+        )
+    ),
+    "a function of times": lambda ctx: (
+        (day - FIRST).days
+        for day in ctx.resume(
+            lambda after: [day for day in DAYS if after is None or day > datetime.fromisoformat(after)],
+            cursor=lambda day: day,
+            chunk=7,
+        )
+    ),
+    "a sequence": lambda ctx: ctx.resume(range(1, 51), chunk=7),
+}
 
 
-def entities_by_uuid(ctx: TaskContext) -> Iterator[int]:
-    for thing in ctx.resume(select(Thing).order_by(Thing.id), cursor=Thing.code, chunk=7):
-        yield thing.id
-
-
-def entities_by_time(ctx: TaskContext) -> Iterator[int]:
-    for thing in ctx.resume(select(Thing), cursor=Thing.at, chunk=7):
-        yield thing.id
-
-
-def one_column(ctx: TaskContext) -> Iterator[int]:
-    yield from ctx.resume(select(Thing.id), cursor=Thing.id, chunk=7)
-
-
-def one_column_by_another(ctx: TaskContext) -> Iterator[int]:
-    yield from ctx.resume(select(Thing.id), cursor=Thing.code, chunk=7)
-
-
-def columns(ctx: TaskContext) -> Iterator[int]:
-    for id_, _ in ctx.resume(select(Thing.id, Thing.at), cursor=Thing.at, chunk=7):
-        yield id_
-
-
-def core_table(ctx: TaskContext) -> Iterator[int]:
-    for row in ctx.resume(select(Core), cursor=Core.c.code, chunk=7):
-        yield row.id
-
-
-def where(ctx: TaskContext) -> Iterator[int]:
-    yield from ctx.resume(select(Thing.id).where(Thing.id > 0), cursor=Thing.id, chunk=7)
-
-
-def joined_by_another_table(ctx: TaskContext) -> Iterator[int]:
-    """The entity has an ``id`` too, which is not the cursor."""
-    other = select(Thing.id.label("id"), (-Thing.id).label("back")).subquery()
-    query = select(Thing).join(other, Thing.id == -other.c.back)
-    for thing in ctx.resume(query, cursor=other.c.back, chunk=7):
-        yield thing.id
-
-
-def a_function(ctx: TaskContext) -> Iterator[int]:
-    def source(after: int | None) -> Iterator[int]:
-        yield from range(1 if after is None else after + 1, 51)
-
-    yield from ctx.resume(source, cursor=lambda item: item, chunk=7)
-
-
-def a_function_with_two_in_its_cursor(ctx: TaskContext) -> Iterator[int]:
-    def source(after: list[int] | None) -> list[tuple[int, int]]:
-        pairs = [(number // 10, number % 10) for number in range(1, 51)]
-        return [pair for pair in pairs if after is None or list(pair) > after]
-
-    for tens, ones in ctx.resume(source, cursor=lambda pair: pair, chunk=7):
-        yield tens * 10 + ones
-
-
-def a_function_of_times(ctx: TaskContext) -> Iterator[int]:
-    first = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def source(after: str | None) -> list[datetime]:
-        days = [first + timedelta(days=number) for number in range(1, 51)]
-        return [day for day in days if after is None or day > datetime.fromisoformat(after)]
-
-    for day in ctx.resume(source, cursor=lambda day: day, chunk=7):
-        yield (day - first).days
-
-
-def a_sequence(ctx: TaskContext) -> Iterator[int]:
-    yield from ctx.resume(range(1, 51), chunk=7)
-
-
-SOURCES = [
-    entities_by_id,
-    entities_by_uuid,
-    entities_by_time,
-    one_column,
-    one_column_by_another,
-    columns,
-    core_table,
-    where,
-    joined_by_another_table,
-    a_function,
-    a_function_with_two_in_its_cursor,
-    a_function_of_times,
-    a_sequence,
-]
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_failed_run_continues_after_its_last_complete_chunk(
-    world: World, source: Callable[[TaskContext], Iterator[int]]
-) -> None:
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_failed_run_continues_after_its_last_complete_chunk(world: World, name: str) -> None:
     make_things(world, 50)
     handled: list[int] = []
 
-    @behaviour
-    def fail_twice(payload: Sample, ctx: TaskContext) -> None:
-        for number, thing in enumerate(source(ctx)):
+    def fail_twice(ctx: TaskContext) -> None:
+        for number, thing in enumerate(SOURCES[name](ctx)):
             handled.append(thing)
             write(ctx, thing)
             if ctx.attempt < 3 and number == 16:
                 raise ValueError("in the third chunk")
 
-    assert len(world.deliver(sample_long, message("fail_twice"))) == 1
+    assert run(world, fail_twice)["state"] == "retry"
     assert len(handled) == 17
     assert counts(world) == once_each(handled[:14])
-    found = cursor(world)
-    assert found is not None
-    assert found[1] == 14
-    assert len(again(world, "fail_twice")) == 1
+    assert (cursor(world) or (0, 0))[1] == 14
+    assert run(world, fail_twice)["state"] == "retry"
     assert counts(world) == once_each(handled[:14] + handled[17:31])
-    assert again(world, "fail_twice") == []
+    assert run(world, fail_twice)["state"] == "completed"
 
     assert counts(world) == once_each(range(1, 51))
     assert Counter(handled) == once_each(range(1, 51)) | dict.fromkeys(handled[14:17] + handled[31:34], 2)
     assert handled[14:17] == handled[17:20]
     status = world.client.get("it")
     assert status is not None
-    assert (status.state, status.items_done) == (State.COMPLETED, 50)
+    assert status.items_done == 50
 
 
 @pytest.mark.parametrize("number", [0, 1, 6, 7, 8, 14])
-@pytest.mark.parametrize("source", [entities_by_id, a_sequence])
-def test_chunks_end_where_the_source_does(
-    world: World, number: int, source: Callable[[TaskContext], Iterator[int]]
-) -> None:
+@pytest.mark.parametrize("name", ["entities by id", "a sequence"])
+def test_chunks_end_where_the_source_does(world: World, number: int, name: str) -> None:
     make_things(world, number)
 
-    @behaviour
-    def all_of_them(payload: Sample, ctx: TaskContext) -> None:
-        for thing in source(ctx):
+    def all_of_them(ctx: TaskContext) -> None:
+        for thing in SOURCES[name](ctx):
             if thing <= number:
                 write(ctx, thing)
 
-    assert world.deliver(sample_long, message("all_of_them")) == []
+    assert run(world, all_of_them)["state"] == "completed"
     assert counts(world) == once_each(range(1, number + 1))
 
 
 def test_rows_that_come_while_it_runs_are_taken_along(world: World) -> None:
     make_things(world, 10)
 
-    @behaviour
-    def more_come(payload: Sample, ctx: TaskContext) -> None:
+    def more_come(ctx: TaskContext) -> None:
         for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=3):
             write(ctx, thing)
             if thing < 20:
                 world.run("insert into things values ($1::int, gen_random_uuid(), now())", str(thing + 10))
 
-    assert world.deliver(sample_long, message("more_come")) == []
+    assert run(world, more_come)["state"] == "completed"
     assert counts(world) == once_each(range(1, 30))
 
 
 def test_work_without_the_session_moves_the_cursor_too(world: World) -> None:
     handled: list[int] = []
 
-    @behaviour
-    def elsewhere(payload: Sample, ctx: TaskContext) -> None:
+    def elsewhere(ctx: TaskContext) -> None:
         for item in ctx.resume(range(10), chunk=4):
             handled.append(item)
             if ctx.attempt == 1 and item == 5:
                 raise ValueError("stop")
 
-    assert len(world.deliver(sample_long, message("elsewhere"))) == 1
+    assert run(world, elsewhere)["kept"]
     assert cursor(world) == (4, 4)
-    assert again(world, "elsewhere") == []
+    assert run(world, elsewhere)["state"] == "completed"
     assert handled == [0, 1, 2, 3, 4, 5, *range(4, 10)]
 
 
@@ -235,14 +170,13 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_in_addition_to_its_own_work
         statements.append(sql)
         return send()
 
-    @behaviour
-    def five_chunks(payload: Sample, ctx: TaskContext) -> None:
+    def five_chunks(ctx: TaskContext) -> None:
         for item in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=10):
             if item == 11:
                 statements.clear()
 
     world.database = HookedDatabase(world.url, hook)
-    assert world.deliver(sample_long, message("five_chunks")) == []
+    assert run(world, five_chunks)["state"] == "completed"
     assert Counter(statement.split()[0].lower() for statement in statements) == {
         "insert": 4,
         "begin": 4,
@@ -333,72 +267,56 @@ def test_an_invalid_source_or_cursor_is_refused_before_anything_is_written(world
     world.run("update things set maybe = id where id < 5")
     source, problem = BAD[name]
 
-    @behaviour
-    def by_a_bad_source(payload: Sample, ctx: TaskContext) -> None:
+    def by_a_bad_source(ctx: TaskContext) -> None:
         with pytest.raises(CursorError, match=problem):
             write_all(ctx, source(ctx))
 
-    assert world.deliver(sample_long, message("by_a_bad_source")) == []
+    assert run(world, by_a_bad_source)["state"] == "completed"
     assert (counts(world), cursor(world)) == ({}, None)
 
 
-def test_a_bad_cursor_in_a_later_chunk_keeps_the_earlier_chunks(world: World) -> None:
-    make_things(world, 0)
-
-    @behaviour
-    def goes_bad(payload: Sample, ctx: TaskContext) -> None:
-        def source(after: int | None) -> Iterator[int]:
-            yield from range(after or 0, 10)
-
-        for item in ctx.resume(source, cursor=lambda item: item + 1 if item < 5 else Bare(), chunk=3):
-            write(ctx, item)
-
-    assert len(world.deliver(sample_long, message("goes_bad"))) == 1
-    assert world.row("it")["error_type"] == "CursorError"
-    assert counts(world) == once_each(range(3))
-    assert cursor(world) == (3, 3)
+def grow_bad(ctx: TaskContext) -> Iterator[int]:
+    return ctx.resume(
+        lambda after: range(after or 0, 10), cursor=lambda item: item + 1 if item < 5 else Bare(), chunk=3
+    )
 
 
-def test_a_column_that_is_not_unique_passes_no_row_over_in_silence(world: World) -> None:
+def by_fours(ctx: TaskContext) -> Iterator[int]:
+    return (thing.id for thing in ctx.resume(select(Thing), cursor=Thing.maybe, chunk=3))
+
+
+def stand_still(ctx: TaskContext) -> Iterator[int]:
+    return ctx.resume(lambda after: [1, 2, 3], cursor=lambda item: item, chunk=3)
+
+
+def loop_twice(ctx: TaskContext) -> Iterator[int]:
+    yield from ctx.resume(range(5))
+    yield from ctx.resume(range(100, 110))
+
+
+@pytest.mark.parametrize(
+    ("source", "problem", "kept"),
+    [
+        (grow_bad, "cursor: a value that JSON can store is required, not Bare", range(3)),
+        (by_fours, "cursor: two rows have the same value; a unique column is required", range(1, 4)),
+        (stand_still, "source: it returned the same items again", range(1, 4)),
+        (loop_twice, "source: a task has one cursor", range(5)),
+    ],
+)
+def test_a_source_that_goes_wrong_later_fails_and_keeps_its_complete_chunks(
+    world: World, source: Callable[[TaskContext], Iterator[int]], problem: str, kept: Sequence[int]
+) -> None:
     make_things(world, 10)
     world.run("update things set maybe = id / 4")
 
-    @behaviour
-    def by_fours(payload: Sample, ctx: TaskContext) -> None:
-        for thing in ctx.resume(select(Thing), cursor=Thing.maybe, chunk=3):
-            write(ctx, thing.id)
-
-    assert len(world.deliver(sample_long, message("by_fours"))) == 1
-    assert world.row("it")["error_message"] == "cursor: two rows have the same value; a unique column is required"
-    assert counts(world) == once_each([1, 2, 3])
-
-
-def test_a_function_that_does_not_move_on_is_refused_and_not_repeated_for_ever(world: World) -> None:
-    make_things(world, 0)
-
-    @behaviour
-    def stand_still(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.resume(lambda after: [1, 2, 3], cursor=lambda item: item, chunk=3):
+    def handler(ctx: TaskContext) -> None:
+        for item in source(ctx):
             write(ctx, item)
 
-    assert len(world.deliver(sample_long, message("stand_still"))) == 1
-    assert world.row("it")["error_message"].startswith("source: it returned the same items again")
-    assert counts(world) == once_each([1, 2, 3])
-
-
-def test_a_task_has_one_cursor_and_a_second_loop_would_take_it_for_its_own(world: World) -> None:
-    make_things(world, 0)
-
-    @behaviour
-    def two_loops(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.resume(range(5)):
-            write(ctx, item)
-        for item in ctx.resume(range(100, 110)):
-            write(ctx, item)
-
-    assert len(world.deliver(sample_long, message("two_loops"))) == 1
-    assert world.row("it")["error_message"].startswith("source: a task has one cursor")
-    assert counts(world) == once_each(range(5))
+    row = run(world, handler)
+    assert (row["kept"], row["error_type"]) == (True, "CursorError")
+    assert row["error_message"].startswith(problem)
+    assert counts(world) == once_each(kept)
 
 
 # --- Runs that overlap, or end in the middle -----------------------------------------------------------------------
@@ -408,30 +326,29 @@ def test_a_run_whose_lease_is_lost_rolls_its_chunk_back_and_leaves_the_message(w
     make_things(world, 20)
     ends: list[type[BaseException]] = []
 
-    @behaviour
-    def be_overtaken_in_a_chunk(payload: Sample, ctx: TaskContext) -> None:
+    def be_overtaken_in_a_chunk(ctx: TaskContext) -> None:
         try:
             for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=4):
                 write(ctx, thing)
                 if thing == 7 and ctx.attempt == 1:
                     world.expire_leases()
                     with world.rival(sample_long) as other:
-                        again = record(message("be_overtaken_in_a_chunk"), world.lane(sample_long))
+                        again = record(message("handler_of_the_test", type_="sample:long"), world.lane(sample_long))
                         assert handle(other, again) == []
         except LeaseLostError as error:
             ends.append(type(error))
             raise
 
-    assert len(world.deliver(sample_long, message("be_overtaken_in_a_chunk"))) == 1
+    assert run(world, be_overtaken_in_a_chunk)["kept"]
     assert ends == [LeaseLostError]
     assert (world.row("it")["state"], world.outcomes("it")) == ("completed", ["lost", "completed"])
     assert counts(world) == once_each(range(1, 21))
 
 
-THINGS, CHUNK, KILLS = 100_000, 500, 5
+THINGS, CHUNK, KILLS = 20_000, 100, 5
 
 
-def test_a_hundred_thousand_rows_are_handled_once_with_five_kills(
+def test_twenty_thousand_rows_are_handled_once_with_five_kills(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = 20_261_124
@@ -471,128 +388,95 @@ def test_a_hundred_thousand_rows_are_handled_once_with_five_kills(
 # --- Going on in the next invocation -------------------------------------------------------------------------------
 
 
-def test_a_task_out_of_invocation_time_continues_in_the_next_without_an_attempt(
-    world: World,
-) -> None:
+def test_a_task_out_of_invocation_time_continues_in_the_next_without_an_attempt(world: World, clock: Clock) -> None:
     make_things(world, 60)
-    runs: list[tuple[int, int]] = []
+    handled: list[tuple[int, int]] = []
 
-    @behaviour
-    def take_time(payload: Sample, ctx: TaskContext) -> str:
-        first = True
+    def take_time(ctx: TaskContext) -> str:
         for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=10):
-            if first:
-                runs.append((ctx.attempt, thing))
-                first = False
+            handled.append((ctx.attempt, thing))
             write(ctx, thing)
-            time.sleep(0.005)
+            clock.ahead += 0.005
         return "all done"
 
     watched = world.watch()
     again_and_again = 0
-    while kept := world.deliver(sample_long, message("take_time"), seconds=BRIEF):
+    while (row := run(world, take_time, seconds=BRIEF))["kept"]:
         again_and_again += 1
-        assert len(kept) == 1
-        row = world.row("it")
         assert (row["state"], row["attempts"], row["continuations"]) == ("pending", 0, again_and_again)
         assert again_and_again < 10
 
+    assert again_and_again >= 2
     assert watched.visibilities == [0] * again_and_again
     assert watched.sent == []  # the same message continues
-    assert again_and_again >= 2
-    row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, again_and_again + 1)
-    assert row["result"] == "all done"
-    assert row["used_ms"] == 0
+    assert (row["result"], row["used_ms"]) == ("all done", 0)
     assert world.outcomes("it") == ["continued"] * again_and_again + ["completed"]
-    assert {attempt for attempt, _ in runs} == {1}
-    assert [thing % 10 for _, thing in runs] == [1] * len(runs)
+    assert handled == [(1, thing) for thing in range(1, 61)]  # each chunk once
     assert counts(world) == once_each(range(1, 61))
 
 
-def test_the_time_of_all_invocations_adds_up_to_the_tasks_own_timeout(world: World) -> None:
+def test_the_time_of_all_invocations_adds_up_to_the_tasks_own_timeout(world: World, clock: Clock) -> None:
     make_things(world, 0)
     left: list[float] = []
 
-    @behaviour
-    def never_end(payload: Sample, ctx: TaskContext) -> None:
+    def never_end(ctx: TaskContext) -> None:
         left.append(ctx.remaining().total_seconds())
         for _ in ctx.resume(range(1_000_000), chunk=10):
-            time.sleep(0.002)
+            clock.ahead += 0.002
+            if left[-1] <= 1:
+                signal.pause()  # until its time is over
 
-    assert len(world.deliver(sample_long, message("never_end"), seconds=BRIEF)) == 1
-    used = world.row("it")["used_ms"]
+    used = run(world, never_end, seconds=BRIEF)["used_ms"]
     assert 0 < used < 3000
-    assert len(again(world, "never_end", BRIEF)) == 1
-    assert world.row("it")["used_ms"] > used
+    assert run(world, never_end, seconds=BRIEF)["used_ms"] > used
     # the attempt has a second left of its half an hour
     world.run("update joblane.tasks set used_ms = 1799 * 1000")
-    assert len(again(world, "never_end")) == 1
-
+    row = run(world, never_end)
     assert 0 < left[-1] <= 1
-    row = world.row("it")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
     assert world.outcomes("it") == ["continued", "continued", "timeout"]
     assert row["used_ms"] == 0  # the next attempt has its half an hour again, and continues at the cursor
     assert cursor(world) != (0, 0)
-    assert len(again(world, "never_end", BRIEF)) == 1
+    assert run(world, never_end, seconds=BRIEF)["attempts"] == 1
     assert left[-1] > 4
-    assert world.row("it")["attempts"] == 1
 
 
-def test_a_chunk_that_the_invocation_cannot_hold_is_done_again_in_the_next(world: World) -> None:
-    make_things(world, 30)
-    slow: list[int] = []
-
-    @behaviour
-    def have_a_slow_chunk(payload: Sample, ctx: TaskContext) -> None:
-        for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=10):
-            write(ctx, thing)
-            if thing == 15 and not slow:
-                slow.append(thing)
-                signal.raise_signal(signal.SIGALRM)  # its time is over
-
-    assert len(world.deliver(sample_long, message("have_a_slow_chunk"))) == 1
-    row = world.row("it")
-    assert (row["state"], row["attempts"], row["continuations"]) == ("pending", 0, 1)
-    assert counts(world) == once_each(range(1, 11))
-    assert again(world, "have_a_slow_chunk") == []
-    assert counts(world) == once_each(range(1, 31))
-    assert world.outcomes("it") == ["continued", "completed"]
+def resume_by_ten(ctx: TaskContext) -> Iterator[int]:
+    return ctx.resume(range(30), chunk=10)
 
 
-def test_an_invocation_that_keeps_nothing_is_a_failed_attempt(world: World) -> None:
-    make_things(world, 30)
-
-    @behaviour
-    def have_a_hopeless_chunk(payload: Sample, ctx: TaskContext) -> None:
-        for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=10):
-            write(ctx, thing)
-            signal.raise_signal(signal.SIGALRM)
-
-    assert len(world.deliver(sample_long, message("have_a_hopeless_chunk"))) == 1
-    row = world.row("it")
-    assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
-    assert (counts(world), cursor(world)) == ({}, None)
+def each_item(ctx: TaskContext) -> Iterator[int]:
+    return ctx.each(range(30))
 
 
-def test_an_item_loop_in_a_resumable_task_continues_with_the_interrupted_item(world: World) -> None:
+@pytest.mark.parametrize(
+    ("loop", "slow", "done"),
+    [(resume_by_ten, 15, range(10)), (each_item, 2, range(2)), (resume_by_ten, 0, range(0))],
+    ids=["in a later chunk", "in a later item", "before anything is kept"],
+)
+def test_an_invocation_that_is_interrupted_continues_if_it_has_kept_something(
+    world: World, loop: Callable[[TaskContext], Iterator[int]], slow: int, done: Sequence[int]
+) -> None:
     make_things(world, 0)
     handled: list[int] = []
 
-    @behaviour
-    def have_a_slow_item(payload: Sample, ctx: TaskContext) -> None:
-        for item in ctx.each(range(5)):
+    def interrupt(ctx: TaskContext) -> None:
+        for item in loop(ctx):
             handled.append(item)
             write(ctx, item)
-            if item == 2 and handled.count(2) == 1:
-                signal.raise_signal(signal.SIGALRM)
+            if item == slow and handled.count(item) == 1:
+                signal.raise_signal(signal.SIGALRM)  # its time is over
 
-    assert len(world.deliver(sample_long, message("have_a_slow_item"))) == 1
-    assert (world.row("it")["state"], world.row("it")["attempts"]) == ("pending", 0)
-    assert again(world, "have_a_slow_item") == []
-    assert handled == [0, 1, 2, 2, 3, 4]
-    assert counts(world) == once_each(range(5))
+    row = run(world, interrupt)
+    assert row["kept"]
+    continued = ("pending", 0, 1, None) if done else ("retry", 1, 0, "TaskTimeout")
+    assert (row["state"], row["attempts"], row["continuations"], row["error_type"]) == continued
+    assert counts(world) == once_each(done)
+    assert run(world, interrupt)["state"] == "completed"
+    assert handled == [*range(slow + 1), *range(len(done), 30)]
+    assert counts(world) == once_each(range(30))
+    assert world.outcomes("it") == ["continued" if done else "timeout", "completed"]
 
 
 @pytest.mark.usefixtures("standing_clock")
@@ -600,54 +484,50 @@ def test_a_task_that_is_not_declared_resumable_is_given_no_more_than_its_invocat
     make_things(world, 0)
     ends: list[type[BaseException]] = []
 
-    @behaviour
-    def take_too_long(payload: Sample, ctx: TaskContext) -> None:
+    def take_too_long(ctx: TaskContext) -> None:
         try:
             for item in ctx.resume(range(1000), chunk=10):
                 write(ctx, item)
-                time.sleep(0.01)
+                if item == 15:
+                    signal.pause()
         except BaseException as error:
             ends.append(type(error))
             raise
 
-    short = {"type": "sample:one", "id": "it", "payload": {"do": "take_too_long"}}
-    assert len(world.deliver(sample_one, short, seconds=3.5)) == 1
+    row = handlers.run(world, take_too_long, seconds=3.5)
     assert ends == [TaskTimeout]
-    assert (world.row("it")["state"], world.row("it")["attempts"]) == ("retry", 1)
+    assert (row["kept"], row["state"], row["attempts"]) == (True, "retry", 1)
 
 
 def test_a_deadline_ends_a_task_that_continues(world: World) -> None:
     make_things(world, 0)
 
-    @behaviour
-    def go_on(payload: Sample, ctx: TaskContext) -> None:
-        for _ in ctx.resume(range(1_000_000), chunk=10):
-            time.sleep(0.002)
+    def go_on(ctx: TaskContext) -> None:
+        for item in ctx.resume(range(1000), chunk=10):
+            if item == 15:
+                signal.pause()
 
     world.lane(sample_long)  # before the deadline is set: it takes a while on a busy machine
     soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
-    put(world, sample_long, "it", {"do": "go_on"}, deadline=soon)
-    sent = {"type": "sample:long", "id": "it", "rec": True}
-
-    assert world.deliver(sample_long, sent) == []
-    row = world.row("it")
-    assert (row["state"], row["reason"]) == ("archived", "DeadlinePassed: the deadline passed while the task ran")
+    put(world, sample_long, "it", {"do": "handler_of_the_test", "number": 0}, deadline=soon, due_at=In(0))
+    row = run(world, go_on)
+    assert (row["kept"], row["state"]) == (False, "archived")
+    assert row["reason"] == "DeadlinePassed: the deadline passed while the task ran"
     assert len(world.dead_letters(sample_long)) == 1
 
 
-def test_a_task_cancelled_between_two_invocations_does_not_continue(world: World) -> None:
+def test_a_task_cancelled_between_two_invocations_does_not_continue(world: World, clock: Clock) -> None:
     make_things(world, 0)
 
-    @behaviour
-    def be_cancelled_between(payload: Sample, ctx: TaskContext) -> None:
+    def be_cancelled_between(ctx: TaskContext) -> None:
         for item in ctx.resume(range(1000), chunk=10):
             write(ctx, item)
-            time.sleep(0.01)
+            clock.ahead += 0.01
 
-    assert len(world.deliver(sample_long, message("be_cancelled_between"), seconds=BRIEF)) == 1
+    assert run(world, be_cancelled_between, seconds=BRIEF)["kept"]
     done = counts(world)
     assert world.client.cancel("it") == State.CANCELLED
-    assert world.deliver(sample_long, message("be_cancelled_between")) == []
+    assert not run(world, be_cancelled_between)["kept"]
     assert counts(world) == done
 
 
@@ -662,27 +542,14 @@ def test_numbers_and_codes_come_back_from_json_as_the_columns_type(world: World)
     exact = table("exact", column("id", Numeric))
     seen: list[Decimal] = []
 
-    @behaviour
-    def by_exact(payload: Sample, ctx: TaskContext) -> None:
+    def by_exact(ctx: TaskContext) -> None:
         seen.extend(ctx.resume(select(exact.c.id), cursor=exact.c.id, chunk=1))
 
-    assert world.deliver(sample_long, message("by_exact")) == []
+    assert run(world, by_exact)["state"] == "completed"
     assert seen == values
 
 
 def test_an_attempt_that_follows_a_lost_one_has_the_whole_time(world: World) -> None:
-    left: list[float] = []
-
-    @behaviour
-    def look_at_the_clock(payload: Sample, ctx: TaskContext) -> None:
-        left.append(ctx.remaining().total_seconds())
-
-    put(
-        world,
-        sample_long,
-        "it",
-        {"do": "look_at_the_clock"},
-        **active(-1, used_ms=1_799_900, continuations=7),
-    )
-    assert world.deliver(sample_long, {"type": "sample:long", "id": "it", "rec": True}) == []
-    assert left[0] > 50
+    payload = {"do": "handler_of_the_test", "number": 0}
+    put(world, sample_long, "it", payload, **active(-1, used_ms=1_799_900, continuations=7))
+    assert run(world, lambda ctx: ctx.remaining().total_seconds())["result"] > 50

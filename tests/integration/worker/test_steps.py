@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import text
 
 from joblane import RetryAfter, Snooze, TaskContext
 from joblane.errors import JobError, LeaseLostError, StepError, TaskCancelled
@@ -26,36 +25,12 @@ from joblane.handler.steps import MAX_STEPS, MAX_VALUE_BYTES, key_of
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
 from joblane.record.driver.database import Database
-from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
-from tests.samples import Sample, behaviour, behaviours, sample_async, sample_batch, sample_one
+from tests.builders.handlers import Handler, run, write, write_async, written
+from tests.samples import Sample, behaviour, sample_async, sample_batch, sample_one
 from tests.samples_long import sample_long
 from tests.world import World, handle
-
-Handler = Callable[[TaskContext], Any]
-
-
-@pytest.fixture
-def effects(world: World) -> World:
-    world.run("create table effects (task_id text, what text)")
-    return world
-
-
-def write(ctx: TaskContext, what: str) -> None:
-    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
-
-
-def written(world: World) -> list[str]:
-    return [row[0] for row in world.run("select what from effects order by 1")]
-
-
-def run(world: World, handler: Handler, task: Task[Any, Any] = sample_one, **how: Any) -> dict[str, Any]:
-    """Deliver the task ``it`` to this handler, due now. Return its row."""
-    behaviours["a_handler_with_steps"] = lambda _, ctx: handler(ctx)
-    world.run("update joblane.tasks set due_at = clock_timestamp() where id = 'it'")
-    world.deliver(task, message("a_handler_with_steps", type_=task.type), **how)
-    return world.row("it")
 
 
 def stored(world: World) -> dict[str, str]:
@@ -91,9 +66,7 @@ def test_a_retry_returns_the_value_of_the_first_run_without_a_call(world: World,
         if ctx.attempt == 1:
             raise ValueError("the mail server does not answer")
 
-    assert run(world, charge_and_mail)["state"] == "retry"
-    assert run(world, charge_and_mail)["state"] == "completed"
-
+    assert [run(world, charge_and_mail)["state"] for _ in range(2)] == ["retry", "completed"]
     assert values == [{"call": 1}, {"call": 1}]
     assert service.keys == [key_of("it", "charge")]
 
@@ -136,14 +109,15 @@ def test_work_in_the_function_commits_with_the_value_exactly_once(effects: World
 
 
 def test_an_enqueue_in_a_step_is_sent_once(world: World) -> None:
+    watched = world.watch()
+
     def enqueue(ctx: TaskContext) -> None:
         ctx.step("child", lambda _: ctx.enqueue(sample_one, Sample(), task_id="child").id)
         if ctx.attempt == 1:
             raise ValueError("after the step")
 
-    run(world, enqueue)
-    assert world.row("child")["state"] == "pending"
-    assert run(world, enqueue)["state"] == "completed"
+    assert [run(world, enqueue)["state"] for _ in range(2)] == ["retry", "completed"]
+    assert (world.row("child")["state"], len(watched.sent)) == ("pending", 1)
 
 
 @pytest.mark.parametrize("error", [Snooze(timedelta(0)), RetryAfter(timedelta(0))], ids=["snooze", "retry"])
@@ -171,10 +145,10 @@ def test_a_revived_task_keeps_its_steps_and_its_key(world: World, service: Calls
 
     once = replace(sample_one, max_retry=0)
     for _ in range(2):
-        assert run(world, charge, once)["state"] == "archived"
+        assert run(world, charge, task=once)["state"] == "archived"
         with Database(world.url) as database:
             assert change(database.get(), BulkAction.RETRY, ["it"], who="ann")
-    row = run(world, charge, once)
+    row = run(world, charge, task=once)
 
     assert (row["state"], row["generation"]) == ("completed", 2)
     assert service.keys == [key_of("it", "charge")] * 3
@@ -239,9 +213,8 @@ def test_json_values_come_back_as_they_are_and_others_as_json_in_each_run(world:
         if ctx.attempt == 1:
             raise ValueError
 
-    run(world, steps)
-    run(world, steps)
-
+    for _ in range(2):
+        run(world, steps)
     assert [repr(values) for values in runs] == [repr(expected)] * 2
 
 
@@ -336,40 +309,11 @@ def no_key() -> None:
     raise AssertionError("it was called")
 
 
-def use_twice(ctx: TaskContext) -> None:
-    ctx.step("one", lambda _: 1)
-    ctx.step("one", called)
-
-
 def use_twice_after_an_error(ctx: TaskContext) -> None:
     try:
         ctx.step("one", lambda _: 1 // 0)
     except ZeroDivisionError:
         ctx.step("one", called)
-
-
-def nest(ctx: TaskContext) -> None:
-    ctx.step("one", lambda _: ctx.step("two", called))
-
-
-def nest_the_same(ctx: TaskContext) -> None:
-    ctx.step("one", lambda _: ctx.step("one", called))
-
-
-def in_each(ctx: TaskContext) -> None:
-    for _ in ctx.each([1]):
-        ctx.step("one", called)
-
-
-def in_resume(ctx: TaskContext) -> None:
-    for _ in ctx.resume([1]):
-        ctx.step("one", called)
-
-
-def too_many(ctx: TaskContext) -> None:
-    for number in range(MAX_STEPS):
-        ctx.step(str(number), lambda _: None)
-    ctx.step("one too many", called)
 
 
 MISUSES: list[tuple[Handler, str]] = [
@@ -381,13 +325,22 @@ MISUSES: list[tuple[Handler, str]] = [
     (lambda ctx: ctx.step("one", no_key), "step 'one': its function gets the step's key as its only argument"),  # type: ignore[arg-type]
     (lambda ctx: ctx.step("one", 7), "step 'one': its function gets the step's key"),  # type: ignore[arg-type]
     (lambda ctx: ctx.step("one", coroutine), r"step 'one': ctx.step cannot await its function; use await ctx.astep"),
-    (use_twice, "step 'one': this run has used the name already"),
+    (lambda ctx: (ctx.step("one", str), ctx.step("one", called)), "step 'one': this run has used the name already"),
     (use_twice_after_an_error, "step 'one': this run has used the name already"),
-    (nest, "step 'two': it cannot be inside another step"),
-    (nest_the_same, "step 'one': it cannot be inside another step"),
-    (in_each, r"step 'one': it cannot be inside a loop over ctx.each\(…\)"),
-    (in_resume, r"step 'one': it cannot be inside a loop over ctx.resume\(…\)"),
-    (too_many, "step 'one too many': a task has at most 100 steps; loop over ctx.each"),
+    (lambda ctx: ctx.step("one", lambda _: ctx.step("two", called)), "step 'two': it cannot be inside another step"),
+    (lambda ctx: ctx.step("one", lambda _: ctx.step("one", called)), "step 'one': it cannot be inside another step"),
+    (
+        lambda ctx: [ctx.step("one", called) for _ in ctx.each([1])],
+        r"'one': it cannot be inside a loop over ctx.each\(…\)",
+    ),
+    (
+        lambda ctx: [ctx.step("one", called) for _ in ctx.resume([1])],
+        r"step 'one': it cannot be inside a loop over ctx.resume\(…\)",
+    ),
+    (
+        lambda ctx: [ctx.step(f"{number}", str if number < MAX_STEPS else called) for number in range(MAX_STEPS + 1)],
+        "step '100': a task has at most 100 steps; loop over ctx.each",
+    ),
 ]
 
 
@@ -452,7 +405,7 @@ def test_a_run_that_has_lost_its_lease_stores_nothing(effects: World) -> None:
             if ctx.attempt == 1:
                 effects.expire_leases()
                 with effects.rival(sample_one) as other:
-                    job = record(message("a_handler_with_steps"), effects.lane(sample_one))
+                    job = record(message("handler_of_the_test"), effects.lane(sample_one))
                     assert handle(other, job) == []
             return f"attempt {ctx.attempt}"
 
@@ -465,34 +418,27 @@ def test_a_run_that_has_lost_its_lease_stores_nothing(effects: World) -> None:
     assert keys == [key_of("it", "charge")] * 2
 
 
+@pytest.mark.parametrize(
+    ("change", "state", "error"),
+    [
+        ("cancel_requested_at = now()", "cancelled", TaskCancelled),
+        ("lease_token = gen_random_uuid()", "active", LeaseLostError),
+    ],
+    ids=["cancelled", "overtaken"],
+)
 def test_a_step_is_not_called_by_a_run_that_was_cancelled_or_overtaken(
-    world: World, service: Calls, monkeypatch: pytest.MonkeyPatch
+    world: World, service: Calls, monkeypatch: pytest.MonkeyPatch, change: str, state: str, error: type[BaseException]
 ) -> None:
     monkeypatch.setattr(context, "REPORT_EVERY_SECONDS", 0.0)
-    raised: list[type[BaseException]] = []
 
-    def cancelled_between(ctx: TaskContext) -> None:
+    def changed_between(ctx: TaskContext) -> None:
         ctx.step("one", service)
-        world.run("update joblane.tasks set cancel_requested_at = now()")
-        try:
+        world.run(f"update joblane.tasks set {change}")
+        with pytest.raises(error) as caught:
             ctx.step("two", called)
-        except BaseException as error:
-            raised.append(type(error))
-            raise
+        raise caught.value
 
-    def overtaken_before(ctx: TaskContext) -> None:
-        world.run("update joblane.tasks set lease_token = gen_random_uuid()")
-        try:
-            ctx.step("one", called)
-        except JobError as error:
-            raised.append(type(error))
-            raise
-
-    row = run(world, cancelled_between)
-    assert (row["state"], row["reason"], list(stored(world))) == ("cancelled", "cancelled while it ran", ["one"])
-    world.run("delete from joblane.tasks")
-    run(world, overtaken_before)
-    assert raised == [TaskCancelled, LeaseLostError]
+    assert (run(world, changed_between)["state"], list(stored(world))) == (state, ["one"])
 
 
 def test_a_timeout_in_a_step_stores_nothing_and_keeps_the_steps_before(effects: World) -> None:
@@ -516,9 +462,9 @@ def test_a_resumable_task_that_has_done_a_step_continues_in_another_invocation(w
         if world.row("it")["runs"] == 1:
             signal.raise_signal(signal.SIGALRM)
 
-    row = run(world, steps, sample_long)
+    row = run(world, steps, task=sample_long)
     assert (row["state"], row["attempts"], row["continuations"]) == ("pending", 0, 1)
-    assert run(world, steps, sample_long)["state"] == "completed"
+    assert run(world, steps, task=sample_long)["state"] == "completed"
     assert len(service.keys) == 1
 
 
@@ -537,11 +483,6 @@ def test_tasks_of_one_batch_have_their_own_steps(world: World) -> None:
 
 
 # --- In a coroutine ------------------------------------------------------------------------------------------------
-
-
-async def write_async(ctx: TaskContext, what: str) -> str:
-    await ctx.async_session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
-    return what
 
 
 def test_a_coroutine_has_steps_with_either_kind_of_function_and_session(effects: World, service: Calls) -> None:
@@ -565,8 +506,8 @@ def test_a_coroutine_has_steps_with_either_kind_of_function_and_session(effects:
 
     results = []
     for handler in (with_async_session, with_session):
-        run(effects, handler, sample_async)
-        row = run(effects, handler, sample_async)
+        run(effects, handler, task=sample_async)
+        row = run(effects, handler, task=sample_async)
         results.append(row["result"])
         effects.run("delete from joblane.tasks")
 
@@ -609,4 +550,4 @@ def test_a_misused_step_of_a_coroutine_is_refused(effects: World, handler: Handl
         with pytest.raises(JobError, match=problem):
             await handler(ctx)
 
-    assert run(effects, catch, sample_async)["state"] == "completed"
+    assert run(effects, catch, task=sample_async)["state"] == "completed"

@@ -7,13 +7,11 @@ from typing import Any
 
 from joblane import Payload, Queue, TaskContext, task
 from joblane.names import dead_letter_name, lane_name
-from joblane.record.driver.database import Database
 from joblane.record.migrate import migrate
 from joblane.sqs.message import Message
 from joblane.tasks.task import Task
-from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event, record
-from tests.world import PREFIX, World
+from tests.builders.events import record
+from tests.world import PREFIX, World, handle
 
 
 class Old(Payload):
@@ -47,58 +45,53 @@ def version(payload_class: type[Payload], **declared: Any) -> tuple[Task[Any, An
 
 def deliver(world: World, code: Task[Any, Any], body: Any, lane: str | None = None, **how: Any) -> list[str]:
     """Deliver to a process with this version of the code. Return the ids of the messages that stay in the queue."""
-    database = Database(world.url)
-    try:
-        worker = Worker(code, database, world.sqs, PREFIX)
-        answer = worker.handle(event(record(body, lane or world.lane(code), **how)), LambdaContext(seconds=60))
-    finally:
-        database.drop()
-    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+    with world.rival(code) as worker:
+        return handle(worker, record(body, lane or world.lane(code), **how))
+
+
+def enqueued(world: World, code: Task[Any, Any], payload: Payload) -> tuple[str, str]:
+    """Enqueue a task by this version of the code. Return its id and its message."""
+    world.lane(code)
+    id_ = world.client.enqueue(code, payload).id
+    [message] = world.take(code)
+    return id_, message["Body"]
 
 
 def test_old_code_runs_what_new_code_has_enqueued_without_the_field_it_does_not_know(world: World) -> None:
     (old, ran), (new, _) = version(Old), version(Wider)
-    world.lane(new)
-    info = world.client.enqueue(new, Wider(number=7, unit="yen"))
-    [message] = world.take(new)
-    assert deliver(world, old, message["Body"]) == []
+    id_, message = enqueued(world, new, Wider(number=7, unit="yen"))
+    assert deliver(world, old, message) == []
     assert ran == [Old(number=7)]
-    assert world.row(info.id)["state"] == "completed"
+    assert world.row(id_)["state"] == "completed"
 
 
 def test_new_code_runs_what_old_code_has_enqueued_with_the_default(world: World) -> None:
     (old, _), (new, ran) = version(Old), version(Wider)
-    world.lane(old)
-    world.client.enqueue(old, Old(number=7))
-    [message] = world.take(old)
-    assert deliver(world, new, message["Body"]) == []
+    _, message = enqueued(world, old, Old(number=7))
+    assert deliver(world, new, message) == []
     assert ran == [Wider(number=7)]
 
 
 def test_a_payload_that_new_code_cannot_read_waits_uncounted_and_runs_with_old_code(world: World) -> None:
     (old, ran), (new, unread) = version(Old), version(Stricter)
-    world.lane(old)
-    info = world.client.enqueue(old, Old(number=7))
-    [message] = world.take(old)
-    assert deliver(world, new, message["Body"]) != []
-    row = world.row(info.id)
+    id_, message = enqueued(world, old, Old(number=7))
+    assert deliver(world, new, message) != []
+    row = world.row(id_)
     assert (row["state"], row["attempts"], unread) == ("pending", 0, [])
-    world.later(info.id)
-    assert deliver(world, old, message["Body"]) == []
+    world.later(id_)
+    assert deliver(world, old, message) == []
     assert ran == [Old(number=7)]
-    assert world.row(info.id)["attempts"] == 1
+    assert world.row(id_)["attempts"] == 1
 
 
 def test_a_payload_that_no_code_can_read_is_archived_after_an_hour_with_the_reason(world: World) -> None:
     (old, _), (new, _) = version(Old), version(Stricter)
-    world.lane(old)
-    info = world.client.enqueue(old, Old(number=7))
-    [message] = world.take(old)
-    deliver(world, new, message["Body"])
-    world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 min' where id = $1", info.id)
-    world.later(info.id)
-    assert deliver(world, new, message["Body"]) == []
-    row = world.row(info.id)
+    id_, message = enqueued(world, old, Old(number=7))
+    deliver(world, new, message)
+    world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 min' where id = $1", id_)
+    world.later(id_)
+    assert deliver(world, new, message) == []
+    row = world.row(id_)
     assert row["state"] == "archived"
     assert "unit" in row["reason"]
     assert len(world.dead_letters(new)) == 1
@@ -121,13 +114,11 @@ def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back
     # when this code is deployed again, and a task runs
     migrate(world.url)
     (code, ran) = version(Old)
-    world.lane(code)
-    info = world.client.enqueue(code, Old(number=7))
-    [message] = world.take(code)
-    assert deliver(world, code, message["Body"]) == []
+    id_, message = enqueued(world, code, Old(number=7))
+    assert deliver(world, code, message) == []
     # then
     assert ran == [Old(number=7)]
-    assert world.row(info.id)["state"] == "completed"
+    assert world.row(id_)["state"] == "completed"
     assert world.run("select of_newer_code from joblane.task_attempts") == [["x"]]
     assert world.run("select count(*) > 5 from joblane.task_types") == [[True]]
 
@@ -157,13 +148,12 @@ def test_messages_and_rows_of_the_old_name_run_under_the_new_one(world: World) -
     # given a task that old code enqueued under the old name
     old, _ = version(Old)
     lane = old_lane(world)
-    info = world.client.enqueue(old, Old(number=7))
-    [message] = world.take(old)
+    id_, message = enqueued(world, old, Old(number=7))
     # when
-    assert deliver(world, sample_renamed, message["Body"], lane) == []
+    assert deliver(world, sample_renamed, message, lane) == []
     # then
-    assert ran_renamed[-1] == (info.id, 7)
-    row = world.row(info.id)
+    assert ran_renamed[-1] == (id_, 7)
+    row = world.row(id_)
     assert (row["type"], row["state"]) == ("sample:changing", "completed")
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, every, task
-from joblane.cdk.costs import METADATA
-from joblane.cdk.database_hours import MONTH, START, awake, moments, sentences, sweeps
+from joblane.cdk.costs import MONTH, START, awake, moments, sentences, sweeps
 from joblane.cdk.preflight.findings import FindingKind
 from joblane.cdk.preflight.region import findings_on_pauses
+from joblane.cdk.templates import COSTS
 from joblane.tasks.task import Task
 
 FIVE, HOUR = timedelta(minutes=5), timedelta(hours=1)
@@ -120,7 +120,7 @@ def test_the_words_say_how_a_database_that_never_pauses_can(times: dict[str, Any
 def test_the_preflight_has_a_note_for_a_database_that_may_pause(least: float, notes: int) -> None:
     cluster = {"ServerlessV2ScalingConfiguration": {"MinCapacity": least, "SecondsUntilAutoPause": 300}}
     template: dict[str, Any] = {
-        "Metadata": {METADATA: {"schedules": {}, "sweep_minutes": 360, "extras": {}, "architecture": "arm64"}},
+        "Metadata": {COSTS: {"schedules": {}, "sweep_minutes": 360, "extras": {}, "architecture": "arm64"}},
         "Resources": {
             "A": {"Type": "AWS::RDS::DBCluster", "Properties": cluster},
             "B": {"Type": "AWS::RDS::DBInstance", "Properties": {}},

@@ -11,7 +11,8 @@ import pytest
 from functions.system_health_check import handler as health_check
 from infra.health import CHECKS, COSTS
 from joblane.cdk import costs
-from joblane.cdk.database_hours import MONTH, times
+from joblane.cdk.costs import MONTH, moments, times
+from joblane.cdk.templates import COSTS as METADATA
 from joblane.names import Queue
 from joblane.prices import PRICES, Price
 from joblane.tasks.discovery import discover
@@ -35,7 +36,7 @@ def test_another_price_is_another_result(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_assumed_amount_has_a_reason() -> None:
-    assert all(amount.why and amount.unit for amount in costs.ASSUMED.values())
+    assert all(amount.why and amount.unit for amount in page.ASSUMED.values())
 
 
 def test_every_price_is_used() -> None:
@@ -155,7 +156,7 @@ def test_the_smallest_stage_has_a_sweep_after_each_run_of_another_task() -> None
         tasks = apply_all(discover(times={}), with_sweep({}, minutes_of(sweep)))
         return next(line.amount for line in costs.periodic(tasks, {}) if line.price == "Lambda request")
 
-    ticks = sum(costs.ticks(task) for task in discover(times={}).values() if task.type != "jobs:sweep")
+    ticks = sum(len([*moments(task)]) for task in discover(times={}).values() if task.type != "jobs:sweep")
     # the ticks of a minute share a sweep, and the health check runs in each quarter of an hour
     assert runs("6 hours") == ticks + 120 + 2880
     assert runs("5 minutes") == ticks + 8640
@@ -167,7 +168,8 @@ def test_costs_of_zero_have_no_line() -> None:
 
 def test_the_lines_of_a_stage_come_from_templates_and_tasks_sorted_by_cost() -> None:
     resources = template(("AWS::EC2::NatGateway", {}), ("AWS::Lambda::EventSourceMapping", {}))
-    lines = costs.idle(discover(times={}), [resources], "x86_64", COSTS)
+    own = {"schedules": {}, "sweep_minutes": 360, "extras": {}, "architecture": "x86_64"}
+    lines = costs.of_stage([{**resources, "Metadata": {METADATA: own}}], discover(times={}))
     assert lines[0].what == "NAT gateways"
     assert lines[0].dollars == pytest.approx(32.40)
     assert [line.dollars for line in lines] == sorted((line.dollars for line in lines), reverse=True)
@@ -180,6 +182,6 @@ def test_a_tasks_own_metrics_and_requests_are_counted_with_its_runs() -> None:
         {price: sum(line.amount for line in lines if line.price == price) for price in ("Metric", "SQS request")}
         for lines in (costs.periodic(tasks, COSTS), costs.periodic(tasks, {}))
     )
-    runs = costs.ticks(tasks[check])
+    runs = len([*moments(tasks[check])])
     assert with_own["SQS request"] - without["SQS request"] == COSTS[check].sqs_requests * runs
     assert with_own["Metric"] - without["Metric"] == pytest.approx(COSTS[check].metrics)  # the check runs in every hour

@@ -96,9 +96,9 @@ def test_queues_and_functions_of_existing_stacks_are_found(stubbed: Any) -> None
         resource("AWS::Lambda::Function", "Function", "jobs-data-export"),
     ]
     stub.add_response("list_stack_resources", {"StackResourceSummaries": lanes}, {"StackName": part})
-    found = preflight.deployed(client, [DATA, JOBS, f"{JOBS}/Part07"])
-    assert found.queues == {(JOBS, "Low"): "jobs-low", (f"{JOBS}/Part07", "Lane"): "jobs-low-data-export"}
-    assert found.functions == {"jobs-router", "jobs-data-export"}
+    found, functions = preflight.deployed(client, [DATA, JOBS, f"{JOBS}/Part07"])
+    assert found == {(JOBS, "Low"): "jobs-low", (f"{JOBS}/Part07", "Lane"): "jobs-low-data-export"}
+    assert functions == {"jobs-router", "jobs-data-export"}
 
 
 def test_only_a_missing_stack_counts_as_a_first_deploy(stubbed: Any) -> None:

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from joblane.cdk.preflight import read_region, region
+from joblane.cdk.preflight import region
 from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.region import Needs
 from joblane.cdk.preflight.roles import Wanted
@@ -92,7 +92,7 @@ def test_the_role_of_the_migration_is_known_if_the_template_names_it() -> None:
 
 
 def test_a_service_that_the_region_lacks_is_refused() -> None:
-    offered = read_region.offered(boto3.session.Session(), "ap-east-1", NEEDS.services)
+    offered = region.offered(boto3.session.Session(), "ap-east-1", NEEDS.services)
     found = only(region.services(NEEDS, "ap-east-1", offered), FindingKind.REFUSED)
     assert found.what == "service sesv2"
     assert "the region ap-east-1 does not offer it" in found.why
@@ -101,11 +101,11 @@ def test_a_service_that_the_region_lacks_is_refused() -> None:
 @pytest.mark.parametrize("name", ["us-east-1", "eu-central-1", "ap-southeast-3", "cn-north-1"])
 def test_a_region_with_all_services_is_fine(name: str) -> None:
     needs = replace(NEEDS, services=NEEDS.services - {"sesv2"} | {"apigatewayv2", "scheduler", "sns", "nothing"})
-    assert list(region.services(needs, name, read_region.offered(boto3.session.Session(), name, needs.services))) == []
+    assert list(region.services(needs, name, region.offered(boto3.session.Session(), name, needs.services))) == []
 
 
 def test_a_region_that_boto3_does_not_know_is_unchecked() -> None:
-    offered = read_region.offered(boto3.session.Session(), "eu-nowhere-1", NEEDS.services)
+    offered = region.offered(boto3.session.Session(), "eu-nowhere-1", NEEDS.services)
     assert "update boto3" in only(region.services(NEEDS, "eu-nowhere-1", offered), FindingKind.UNCHECKED).do
 
 
@@ -120,9 +120,8 @@ def test_a_region_that_boto3_does_not_know_is_unchecked() -> None:
     ],
 )
 def test_a_missing_bootstrap_is_refused_with_the_command(parameter: str, command: str) -> None:
-    needs = replace(NEEDS, bootstrap=parameter)
-    assert command in only(region.bootstrap(needs, REGION, exists=False), FindingKind.REFUSED).do
-    assert list(region.bootstrap(needs, REGION, exists=True)) == []
+    assert command in only(region.bootstrap(parameter, REGION, None), FindingKind.REFUSED).do
+    assert list(region.bootstrap(parameter, REGION, {})) == []
 
 
 def test_the_bootstrap_exists_if_its_parameter_does() -> None:
@@ -130,16 +129,15 @@ def test_the_bootstrap_exists_if_its_parameter_does() -> None:
     with stubbed("ssm") as (client, stub):
         stub.add_client_error("get_parameter", "ParameterNotFound", expected_params={"Name": name})
         stub.add_response("get_parameter", {"Parameter": {"Value": "25"}}, {"Name": name})
-        assert [read_region.has_parameter(client, name) for _ in range(2)] == [False, True]
+        found = [region.existing("get_parameter", "ParameterNotFound", client, Name=name) for _ in range(2)]
+        assert [each is not None for each in found] == [False, True]
 
 
 # --- Zones ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_zone_that_the_account_lacks_is_refused_with_those_it_has() -> None:
-    found = only(
-        region.zones(replace(NEEDS, zones=["eu-central-1a", "eu-central-1d"]), REGION, ZONES), FindingKind.REFUSED
-    )
+    found = only(region.zones(["eu-central-1a", "eu-central-1d"], REGION, ZONES), FindingKind.REFUSED)
     assert found.why == "the account has no zone eu-central-1d in eu-central-1"
     assert found.do.endswith("two of eu-central-1a, eu-central-1b, eu-central-1c")
 
@@ -148,26 +146,24 @@ EAST = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az1", "us-east-1e": "use1-
 
 
 def test_a_named_zone_without_lambda_is_refused() -> None:
-    needs = replace(NEEDS, zones=["us-east-1a", "us-east-1e"])
-    found = only(region.zones(needs, "us-east-1", EAST), FindingKind.REFUSED)
+    found = only(region.zones(["us-east-1a", "us-east-1e"], "us-east-1", EAST), FindingKind.REFUSED)
     assert found.why == "Lambda accepts no subnets in us-east-1e, which is use1-az3 in this account"
     assert found.do.endswith("two of us-east-1a, us-east-1b")
 
 
 def test_an_unnamed_zone_without_lambda_is_noted_because_it_may_be_chosen() -> None:
-    found = only(region.zones(NEEDS, "us-east-1", EAST), FindingKind.NOTE)
+    found = only(region.zones([], "us-east-1", EAST), FindingKind.NOTE)
     assert "us-east-1e, which is use1-az3 in this account, and CloudFormation may choose it" in found.why
     assert 'write "availability_zones"' in found.do
     # then a deploy with two zones, of which one is wrong, is refused
     only(
-        region.zones(NEEDS, "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}),
+        region.zones([], "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}),
         FindingKind.REFUSED,
     )
 
 
-def test_zones_are_checked_for_a_new_network_only() -> None:
-    assert list(region.zones(NEEDS, REGION, ZONES)) == []
-    assert list(region.zones(replace(NEEDS, zones=None), REGION, {})) == []
+def test_two_zones_with_lambda_are_fine() -> None:
+    assert list(region.zones([], REGION, ZONES)) == []
 
 
 # --- Roles and mail ------------------------------------------------------------------------------------------------
@@ -175,9 +171,8 @@ def test_zones_are_checked_for_a_new_network_only() -> None:
 
 def test_a_missing_role_of_rds_is_noted_with_the_command() -> None:
     command = "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com"
-    assert command in only(region.rds_role(NEEDS, exists=False), FindingKind.NOTE).do
-    assert list(region.rds_role(NEEDS, exists=True)) == []
-    assert list(region.rds_role(replace(NEEDS, cluster=False), exists=False)) == []
+    assert command in only(region.rds_role(None), FindingKind.NOTE).do
+    assert list(region.rds_role({})) == []
 
 
 @pytest.mark.parametrize(
@@ -189,26 +184,15 @@ def test_a_missing_role_of_rds_is_noted_with_the_command() -> None:
     ],
 )
 def test_what_keeps_mails_from_being_sent_is_noted(found: Mail, command: str) -> None:
-    assert command in only(region.mail(NEEDS, REGION, found), FindingKind.NOTE).do
+    assert command in only(region.mail("no-reply@mail.acme.dev", REGION, found), FindingKind.NOTE).do
 
 
 def test_a_missing_secret_that_cloudformation_reads_refuses_the_deploy() -> None:
-    assert (
-        "create-secret --name acme/hook"
-        in only(region.secret("acme/hook", REGION, exists=False), FindingKind.REFUSED).do
-    )
-    assert list(region.secret("acme/hook", REGION, exists=True)) == []
-
-
-def test_a_secret_is_looked_up_without_its_value() -> None:
-    with stubbed("secretsmanager") as (client, stub):
-        asked = {"SecretId": "acme/hook"}
-        stub.add_response("describe_secret", {"Name": "acme/hook"}, asked)
-        assert read_region.has_secret(client, name="acme/hook")
-        stub.add_response("describe_secret", {"DeletedDate": datetime(2026, 1, 1, tzinfo=UTC)}, asked)
-        assert not read_region.has_secret(client, name="acme/hook")
-        stub.add_client_error("describe_secret", "ResourceNotFoundException", expected_params=asked)
-        assert not read_region.has_secret(client, name="acme/hook")
+    for found in (None, {"DeletedDate": datetime(2026, 1, 1, tzinfo=UTC)}):
+        assert (
+            "create-secret --name acme/hook" in only(region.secret("acme/hook", REGION, found), FindingKind.REFUSED).do
+        )
+    assert list(region.secret("acme/hook", REGION, {"Name": "acme/hook"})) == []
 
 
 class Ses:
@@ -247,24 +231,45 @@ def test_each_part_that_is_needed_is_read() -> None:
         return Finding(FindingKind.UNCHECKED, part, permission)
 
     needs = replace(NEEDS, secrets=frozenset({"acme/hook", "acme/other"}))
-    assert len(list(read_region.findings_on_region(session, needs, reader))) == len(read) == 6
+    assert len(list(region.findings_on_region(session, needs, reader))) == len(read) == 6
     nothing = Needs(frozenset(), None, False, None, None)
-    assert list(read_region.findings_on_region(session, replace(nothing, services=NEEDS.services), reader)) == []
+    assert list(region.findings_on_region(session, replace(nothing, services=NEEDS.services), reader)) == []
     assert len(read) == 6
+
+
+def test_what_the_account_lacks_is_found_by_name_without_reading_a_secrets_value() -> None:
+    # given an account without bootstrap, role, one of two secrets, and a verified sender
+    needs = replace(NEEDS, zones=None, sender=None, secrets=frozenset({"acme/hook", "acme/other"}))
+    session = boto3.session.Session(region_name=REGION)
+
+    def reader(service: Any, part: str, permission: str, call: Any) -> Any:
+        with stubbed(service) as (client, stub):
+            match service:
+                case "ssm":
+                    name = {"Name": needs.bootstrap}
+                    stub.add_client_error("get_parameter", "ParameterNotFound", expected_params=name)
+                case "iam":
+                    stub.add_client_error("get_role", "NoSuchEntity", expected_params={"RoleName": region.RDS_ROLE})
+                case "secretsmanager" if "hook" in part:
+                    stub.add_response("describe_secret", {"Name": "acme/hook"}, {"SecretId": "acme/hook"})
+                case "secretsmanager":
+                    asked = {"SecretId": "acme/other"}
+                    stub.add_client_error("describe_secret", "ResourceNotFoundException", expected_params=asked)
+            return call(client)
+
+    found = region.findings_on_region(session, needs, reader)
+    assert [finding.what for finding in found] == ["CDK bootstrap", f"role {region.RDS_ROLE}", "secret acme/other"]
 
 
 def test_nothing_is_read_in_a_region_that_lacks_a_service() -> None:
     session = boto3.session.Session(region_name="ap-east-1")
-    found = read_region.findings_on_region(session, NEEDS, lambda *_: pytest.fail("it was read"))
+    found = region.findings_on_region(session, NEEDS, lambda *_: pytest.fail("it was read"))
     assert only(found, FindingKind.REFUSED).what == "service sesv2"
 
 
-def test_zones_and_role_are_read_from_aws() -> None:
+def test_zones_are_read_from_aws() -> None:
     filters = [{"Name": "zone-type", "Values": ["availability-zone"]}]
     with stubbed("ec2") as (client, stub):
         found = {"AvailabilityZones": [{"ZoneName": name, "ZoneId": id_} for name, id_ in ZONES.items()]}
         stub.add_response("describe_availability_zones", found, {"Filters": filters})
-        assert read_region.zones(client) == ZONES
-    with stubbed("iam") as (client, stub):
-        stub.add_client_error("get_role", "NoSuchEntity", expected_params={"RoleName": region.RDS_ROLE})
-        assert not read_region.has_rds_role(client)
+        assert region.read_zones(client) == ZONES

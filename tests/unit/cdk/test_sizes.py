@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from joblane.cdk.sizes import problems_of_size, resources_of
+from joblane.cdk.templates import Template, stacks_of, whole
 from joblane.worker.routes import decode, encode
 
 TOPIC = {"Type": "AWS::SNS::Topic"}
@@ -34,6 +35,10 @@ def sending(queues: int) -> dict[str, Any]:
     names = [f":{number:035}" for number in range(queues)]
     resources = [{"Fn::Join": ["", [*begin, name]]} for name in names]
     return {"Statement": [{"Action": "sqs:SendMessage", "Effect": "Allow", "Resource": resources}]}
+
+
+def problems(templates: dict[str, Template]) -> list[str]:
+    return problems_of_size(templates, [whole(templates, stack) for stack in stacks_of(templates)])
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,7 @@ def sending(queues: int) -> dict[str, Any]:
     ],
 )
 def test_a_limit_is_refused_with_what_reaches_it(template: dict[str, Any], problem: str | None) -> None:
-    found = problems_of_size({"jobs": template})
+    found = problems({"jobs": template})
     assert [problem in each for each in found] == [True] if problem else found == []
 
 
@@ -73,7 +78,7 @@ def test_policies_of_their_own_count_towards_their_role() -> None:
     for number in range(2):
         properties = {"Roles": [{"Ref": "Role"}], "PolicyDocument": sending(65)}
         template["Resources"][f"Policy{number}"] = {"Type": "AWS::IAM::Policy", "Properties": properties}
-    (problem,) = problems_of_size({"jobs": template})
+    (problem,) = problems({"jobs": template})
     assert 'IAM\'s limit is 10,240: name fewer types in grants.enqueue, or all by "*"' in problem
 
 
@@ -85,11 +90,11 @@ def test_nested_stacks_count_together_for_one_operation() -> None:
         parts[stack]["Resources"] = {f"{name}In{number}": TOPIC for name in parts[stack]["Resources"]}
     parent: dict[str, Any] = {"Resources": {f"Part{part}": nested for part in range(5)}}
     assert resources_of({"jobs": parent, **parts}, "jobs") == 2500
-    assert problems_of_size({"jobs": parent, **parts}) == []
+    assert problems({"jobs": parent, **parts}) == []
     # when there is one resource more
     parent["Resources"]["Topic"] = TOPIC
     # then the stack with its nested stacks is refused
-    (problem,) = problems_of_size({"jobs": parent, **parts})
+    (problem,) = problems({"jobs": parent, **parts})
     assert problem.startswith(
         "stack jobs: it and its nested stacks have 2,501 resources, and CloudFormation creates at"
     )

@@ -84,7 +84,7 @@ def test_an_action_by_filter_is_counted_confirmed_started_and_followed(jobs: Run
     # then
     [(arguments, named)] = stub.called("bulk")
     assert arguments == (BulkAction.RETRY, Filter(types=("data:export",)))
-    assert named == {"rate": 9, "reason": "fixed"}
+    assert named == {"canary": 0, "rate": 9, "reason": "fixed"}
     assert len(stub.called("bulk_view")) == 2
     why = "changed in the meantime, without a free unique key, or a skipped tick"
     assert f"Retry: 930 of 940 tasks sent again, 10 skipped ({why})." in ran.out

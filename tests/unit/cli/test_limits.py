@@ -153,10 +153,10 @@ def test_the_order_of_a_key_is_shown_and_passed_on(jobs: Run, stub: FakeInspecto
         "line": (views.task_row(id="a"), views.task_row(id="b")),
         "pass_line": ActionResult("a", "pass_line", State.RETRY, State.RETRY, note="It is the last now; b is first"),
     }
-    ran = jobs("line", "show", "account:sync", "acme 7")
+    ran = jobs("limits", "line", "account:sync", "acme 7")
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ["a", "b"]
     assert "jobs show a" in ran.err
-    assert jobs("line", "pass", "account:sync", "acme 7", "--reason", "r").err == (
+    assert jobs("limits", "pass", "account:sync", "acme 7", "--reason", "r").err == (
         "Task a: It is the last now; b is first.\n"
     )
     assert stub.called("pass_line") == [(("account:sync", "acme 7"), {"reason": "r"})]
@@ -164,4 +164,4 @@ def test_the_order_of_a_key_is_shown_and_passed_on(jobs: Run, stub: FakeInspecto
 
 def test_an_empty_order_says_so(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["line"] = ()
-    assert jobs("line", "show", "account:sync", "7").err == "No task of this key waits or runs.\n"
+    assert jobs("limits", "line", "account:sync", "7").err == "No task of this key waits or runs.\n"

@@ -1,4 +1,4 @@
-"""`queues`, `stats`, `audit`, `types`, `doctor`, `watch`."""
+"""`queues`, `runs`, `audit`, `types`, `doctor`, `watch`."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("find", "x"): ("find", views.found, Found),
     ("show", "x"): ("task", views.task_view, TaskView),
     ("queues",): ("overview", views.overview, Overview),
-    ("stats",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
+    ("runs",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
     ("runs", "data:export"): ("performance", views.performance, Performance),
     ("audit",): ("audit", lambda: views.task_view().audit, tuple[AuditEntry, ...]),
-    ("types",): ("types", lambda: (views.type_view(),), tuple[TypeView, ...]),
+    ("--stage", "dev", "types"): ("types", lambda: (views.type_view(),), tuple[TypeView, ...]),
     ("dead",): ("dead", views.dead, DeadLetters),
     ("schedules", "show", "x"): ("schedule", views.schedule, ScheduleView),
     ("schedules",): ("schedules", lambda: views.schedule_page(views.declared_row()), SchedulePage),
@@ -61,8 +61,8 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("batch", "show", "import-7"): ("batch", views.batch, BatchView),
     ("batch", "seal", "import-7"): ("seal_batch", views.batch, BatchView),
     ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
-    ("line", "show", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
-    ("why", "slow", "x:y"): ("why_slow", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
+    ("limits", "line", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
+    ("why", "x:y"): ("why_slow", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
     ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
 }
 
@@ -133,7 +133,7 @@ def test_the_key_of_a_statistic_is_whole_at_any_width(
     other = replace(views.statistic(), key="a:type-with-a-name-of-forty-two-characters")
     stub.answers["statistics"] = (views.statistic(), other)
     # when
-    lines = jobs("stats", *more, columns=columns).out.splitlines()
+    lines = jobs("runs", *more, columns=columns).out.splitlines()
     # then
     width = lines[0].index("RUNS") - 2
     assert "".join(line[:width].strip() for line in lines[1:]) == views.statistic().key + other.key
@@ -252,8 +252,8 @@ def test_a_sparkline_fits_and_shows_every_event(values: tuple[int, ...], width: 
 
 def test_costs_are_shown_on_request_and_called_estimates(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["statistics"] = (views.statistic(),)
-    assert "$" not in jobs("stats").out
-    ran = jobs("stats", "--cost", "--by", "tenant", "--within", "1w")
+    assert "$" not in jobs("runs").out
+    ran = jobs("runs", "--cost", "--by", "tenant", "--within", "1w")
     assert "~$0.021" in ran.out
     assert "estimates" in ran.err
     assert stub.called("statistics")[1][1] == {"within": views.NOW - views.before(weeks=1), "by": "tenant"}
@@ -261,13 +261,13 @@ def test_costs_are_shown_on_request_and_called_estimates(jobs: Run, stub: FakeIn
 
 @pytest.mark.parametrize("option", [("--by", "queue"), ("--within", "yesterday")])
 def test_an_unknown_statistic_is_a_usage_error(jobs: Run, stub: FakeInspector, option: tuple[str, str]) -> None:
-    assert (jobs("stats", *option).code, stub.calls) == (2, [])
+    assert (jobs("runs", *option).code, stub.calls) == (2, [])
 
 
 def test_the_audit_names_the_option_for_the_next_page(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["audit"] = views.task_view().audit
     ran = jobs("audit", "--limit", "1", "--who", "ann@laptop", "--target", "queue:low")
-    assert "--before 7" in ran.err
+    assert "--after 7" in ran.err
     [(_, named)] = stub.called("audit")
     given = {name: value for name, value in named.items() if value is not None}
     assert given == {"target": "queue:low", "who": "ann@laptop", "limit": 1}
@@ -313,7 +313,7 @@ def test_the_runs_of_a_type_are_shown_with_percentiles_tasks_and_errors(jobs: Ru
     # and those of a tenant
     assert jobs("runs", "--tenant", "acme").code == 0
     assert stub.called("performance")[1][0] == (PauseScope.TENANT, "acme")
-    assert jobs("runs").code == jobs("runs", "a:b", "--tenant", "acme").code == 2
+    assert jobs("runs", "a:b", "--tenant", "acme").code == jobs("runs", "a:b", "--cost").code == 2
 
 
 def test_the_doctor_ends_with_1_if_a_check_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:

@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from joblane.cli.run_tables import chart
 from joblane.cli.watch import app as watch_app
-from joblane.cli.watch import feed, words
+from joblane.cli.watch import words
 from joblane.cli.watch.grid import Grid
 from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError
@@ -62,11 +62,11 @@ def test_keys_choose_lists_and_rows_and_show_a_task(stub: FakeInspector) -> None
         # and Esc leads back to the list, whose cursor has stayed
         await screen.press("escape")
         await screen.until("AGE")
-        # and it stays on its row when another row comes
-        stub.rows.insert(0, views.task_row(id="new", state=State.HELD))
+        # and it stays on its row, and in view, when more rows come than fit
+        stub.rows[:0] = [views.task_row(id=f"new-{number}", state=State.HELD) for number in range(40)]
         await screen.press("R")
         await screen.until("held")
-        assert " active " in screen.selected
+        await screen.until(lambda: " active " in screen.selected)
         await screen.press("enter")
         await screen.until(lambda: len(stub.called("task")) >= 2)
         assert {call for (call,), _ in stub.called("task")} == {"task-2"}
@@ -383,7 +383,7 @@ def test_a_role_that_only_views_makes_it_read_only(stub: FakeInspector) -> None:
 
 
 def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(watch_app, "RETRY_SECONDS", 0.1)
 
     async def scenario(screen: Screen) -> None:
         await screen.press("2")
@@ -439,7 +439,7 @@ def test_a_silent_database_blocks_no_key(stub: FakeInspector, monkeypatch: pytes
         answer.set()
 
 
-@pytest.mark.parametrize("where", ["query", "drawing", "action"])
+@pytest.mark.parametrize("where", ["query", "drawing", "action", "widget"])
 def test_a_bug_ends_it_and_prints_no_values(
     stub: FakeInspector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -457,9 +457,11 @@ def test_a_bug_ends_it_and_prints_no_values(
             await screen.until("AGE")
             await screen.press("r")
             await screen.type("")
-        if where == "query":
+        if where == "widget":
+            monkeypatch.setattr(Grid, "render_line", lambda *_: 1 / 0)
+        if where in ("query", "widget"):
             await screen.press("2")
-        while screen.app.failure is None:
+        while screen.app.return_code is None:
             await screen.pilot.pause(0.01)
 
     with pytest.raises(ZeroDivisionError):

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import pytest
 
 from joblane import Payload, TaskContext, cron, task
-from joblane.local.dev import control_process
+from joblane.local.dev import forked
 from joblane.local.dev.channel import Channel
 
 
@@ -40,7 +40,7 @@ def command() -> Iterator[tuple[TextIO, socket.socket]]:
 def ticking(theirs: socket.socket, since: datetime) -> None:
     def tick() -> None:
         with suppress(SystemExit, ValueError, OSError):  # the test closes the socket
-            control_process._tick(Channel(theirs), None, {"order:count": order_count}, since)  # type: ignore[arg-type]
+            forked._tick(Channel(theirs), {"order:count": order_count}, since)
 
     threading.Thread(target=tick, daemon=True).start()
 
@@ -49,9 +49,8 @@ def test_the_ticks_of_a_save_are_sent_by_the_next_process(command: tuple[TextIO,
     lines, theirs = command
     now = datetime.now(UTC)
     ticking(theirs, now - timedelta(minutes=2))
-    sent = json.loads(lines.readline())
-    assert sent["kind"] == "send"
-    assert [entry[0] for entry in sent["entries"]] == ["jobs-default-order-count"] * 2
+    sent = [json.loads(lines.readline()) for _ in range(2)]
+    assert [(each["kind"], each["entry"][0]) for each in sent] == [("send", "jobs-default-order-count")] * 2
     ticked = json.loads(lines.readline())
     assert datetime.fromisoformat(ticked["until"]) >= now
 
@@ -70,12 +69,12 @@ def test_a_changed_file_next_to_the_migrations_changes_their_digest(
     for folder in (package.parent, package):
         (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    digests: list[Any] = [control_process._digest("shop_of_this_test.migrations:upgrade")]
+    digests: list[Any] = [forked._digest("shop_of_this_test.migrations:upgrade")]
     (package / "0001_orders.sql").write_text("create table orders (id int)")
-    digests.append(control_process._digest("shop_of_this_test.migrations:upgrade"))
+    digests.append(forked._digest("shop_of_this_test.migrations:upgrade"))
     (package.parent / "models.py").touch()  # not next to them
-    digests.append(control_process._digest("shop_of_this_test.migrations:upgrade"))
+    digests.append(forked._digest("shop_of_this_test.migrations:upgrade"))
     assert digests[0] != digests[1] == digests[2]
-    assert control_process._digest(None) == control_process._digest(None)
+    assert forked._digest(None) == forked._digest(None)
     for name in [name for name in sys.modules if name.startswith("shop_of_this_test")]:
         del sys.modules[name]

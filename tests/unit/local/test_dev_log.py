@@ -58,6 +58,7 @@ def shown(log: Log, out: io.StringIO, text: str, type_: str = "order:mail") -> s
         (line("printed by it", task_id=ID, printed=True, attempt=1), "printed by it"),
         ("written to the error output", "written to the error output"),
         ("with \x1b[31m an escape", "with \ufffd[31m an escape"),
+        ("a\u2067right\u2068to\u2069left", "a\ufffdright\ufffdto\ufffdleft"),
         ('{"half": ', '{"half":'),
     ],
 )  # fmt: skip

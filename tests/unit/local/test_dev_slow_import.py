@@ -9,8 +9,8 @@ from threading import Event
 
 import pytest
 
-from joblane.local.dev import slow_import
-from joblane.local.dev.slow_import import named_if_slow
+from joblane.local.dev import channel
+from joblane.local.dev.channel import named_if_slow
 from tests.patience import PATIENCE_SECONDS
 
 
@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_SECONDS
 def naming(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
     """A function that ends when its place was named, which waits until it is called."""
     called, named = Event(), Event()
-    name = slow_import._name
+    name = channel._name
 
     def name_and_tell(thread: int, root: Path) -> None:
         called.wait(PATIENCE_SECONDS)
@@ -29,8 +29,8 @@ def naming(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         called.set()
         assert named.wait(PATIENCE_SECONDS)
 
-    monkeypatch.setattr(slow_import, "SECONDS", 0.01)
-    monkeypatch.setattr(slow_import, "_name", name_and_tell)
+    monkeypatch.setattr(channel, "SECONDS", 0.01)
+    monkeypatch.setattr(channel, "_name", name_and_tell)
     return wait
 
 

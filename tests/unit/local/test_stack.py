@@ -22,7 +22,7 @@ from joblane.local.daemon import Daemon, await_end, is_alive
 from joblane.local.deployment import Deployment
 from joblane.local.dev import lock
 from joblane.local.errors import LocalError, PortBusyError, tail
-from joblane.local.ministack import MiniStack, is_healthy
+from joblane.local.ministack import MiniStack
 from joblane.local.ports import free_port, port_is_free
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
@@ -167,10 +167,6 @@ def test_a_busy_port_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
             MiniStack(tmp_path, port, "us-east-1").start()
 
 
-def test_no_answer_and_a_wrong_answer_are_not_an_emulator() -> None:
-    assert not is_healthy(f"http://127.0.0.1:{free_port()}")
-
-
 def test_aws_settings_of_the_shell_do_not_reach_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
@@ -242,22 +238,19 @@ LOCAL = {"prefix": "jobs", "local": True}
         ({"app": "python app.py", "context": []}, "no `stages` in its `context`.*docs/how-to/own-cdk-app.md"),
         ({"app": "python app.py", "context": {"stages": {"dev": {}}}}, "no stage `local` in its `context.stages`"),
         ({"context": {"stages": {"local": LOCAL}}}, "has no `app`"),
+        ("a folder", r"cdk.json cannot be read: Is a directory"),
     ],
 )
 def test_a_project_that_cannot_be_deployed_says_so_before_anything_is_made(
     tmp_path: Path, cdk_json: object, message: str
 ) -> None:
-    if cdk_json is not None:
+    if cdk_json == "a folder":
+        (tmp_path / "cdk.json").mkdir()
+    elif cdk_json is not None:
         (tmp_path / "cdk.json").write_text(json.dumps(cdk_json))
     with pytest.raises(LocalError, match=message):
         LocalStack(tmp_path / ".joblane", project=Project(tmp_path)).up()
     assert not (tmp_path / ".joblane").exists()
-
-
-def test_a_cdk_json_that_is_a_folder_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "cdk.json").mkdir()
-    with pytest.raises(LocalError, match=r"cdk.json cannot be read: Is a directory"):
-        LocalStack(tmp_path / ".joblane", project=Project(tmp_path)).up()
 
 
 def test_a_folder_that_cannot_be_created_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,12 +271,14 @@ def test_a_folder_that_cannot_be_created_is_a_clear_error(tmp_path: Path, monkey
 
 def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> None:
     first, second = LocalStack(tmp_path / "first"), LocalStack(tmp_path / "second")
+    first.down()  # before its up
 
+    assert not (tmp_path / "first").exists()
     assert first.endpoint != second.endpoint
     assert first.postgres.port != second.postgres.port
 
 
-def test_ticker_and_other_programs_use_the_times_of_the_functions(tmp_path: Path) -> None:
+def test_programs_use_the_times_of_the_functions_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "password").write_text("secret")
     stack = LocalStack(tmp_path, stage={"schedules": {"tenant:cleanup": "0 * * * *"}, "sweep": "5 minutes"})
@@ -292,26 +287,15 @@ def test_ticker_and_other_programs_use_the_times_of_the_functions(tmp_path: Path
     assert stack.environment["JOBLANE_SWEEP_MINUTES"] == "5"
     own = LocalStack(tmp_path).environment
     assert (json.loads(own["JOBLANE_SCHEDULES"]), own["JOBLANE_SWEEP_MINUTES"]) == ({}, "360")
-
-
-def test_a_wrong_interval_of_the_sweep_is_refused_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "postgres").mkdir()
-    (tmp_path / "postgres" / "password").write_text("secret")
     with pytest.raises(LocalError, match=r"cdk\.json: stage 'local': sweep: a text such as \"6 hours\" or"):
         LocalStack(tmp_path, stage={"sweep": "7 minutes"}).environment  # noqa: B018
 
 
-def test_an_existing_emulator_is_used_unchanged(tmp_path: Path) -> None:
-    stack = LocalStack(tmp_path, external_endpoint="http://127.0.0.1:4999")
-
-    assert stack.emulator is None
-    assert stack.endpoint == "http://127.0.0.1:4999"
-
-
-def test_a_missing_external_emulator_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+def test_an_external_emulator_is_used_and_if_it_is_missing_the_setting_is_named(tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     stack = LocalStack(tmp_path, external_endpoint=endpoint)
 
+    assert (stack.emulator, stack.endpoint) == (None, endpoint)
     with pytest.raises(
         LocalError, match=rf"No AWS emulator answers at {endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT"
     ):
@@ -334,11 +318,11 @@ def test_a_start_of_dev_waits_for_the_end_of_one_that_was_killed(
 ) -> None:
     # given the zygote of a killed `joblane dev`, which stops PostgreSQL
     code = f"""
-import os, pathlib, socket, sys
+import pathlib, sys
 from joblane.local.dev import zygote
 from joblane.local.postgres import Postgres
 Postgres.stop = lambda _: print("stopping", flush=True) or sys.stdin.read()
-zygote.Zygote(socket.socketpair()[0], pathlib.Path({str(tmp_path)!r}))._end()
+zygote._end(pathlib.Path({str(tmp_path)!r}))
 """
     command = [sys.executable, "-c", code]
     with (
@@ -362,9 +346,3 @@ def await_error(capsys: pytest.CaptureFixture[str]) -> str:
     while not (found := capsys.readouterr().err) and time.monotonic() < until:
         time.sleep(0.01)
     return found
-
-
-def test_down_without_up_does_nothing(tmp_path: Path) -> None:
-    LocalStack(tmp_path / "never").down()
-
-    assert not (tmp_path / "never").exists()

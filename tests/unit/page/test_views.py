@@ -513,7 +513,7 @@ def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     before = text.split('name="older" value="')[1].split('"')[0]
     answer = post("/bulk/start", action="cancel", state="retry", older=before, rate="20", reason="wrong day")
     requested = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
-    assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 20, "wrong day")]
+    assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 0, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
     assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
 
@@ -607,6 +607,9 @@ def test_a_group_of_dead_letters_is_previewed_and_redriven_with_a_canary(
     text = browser.get("/dead/redrive", params={"fingerprint": "f1", "type": "data:export"}).text
     assert "Redrive 40?" in text
     assert "OSError" not in text
+    text = browser.get("/dead/redrive", params={"fingerprint": "f1", "type": "data:export", "tenant": "acme"}).text
+    assert stub.calls[-1] == ("dead", (), {"tenant": "acme"})
+    assert 'name="tenant" value="acme"' in text
     post("/dead/redrive/start", fingerprint="f1", type="data:export", canary="5", rate="10")
     assert stub.performed == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 5, 10, None)]
 

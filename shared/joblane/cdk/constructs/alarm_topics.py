@@ -38,7 +38,8 @@ class AlarmTopics(Construct):
         own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}, "ArnLike": {"aws:SourceArn": alarms}}
         key = self._key(prefix, own) if monitoring.topic_key else None
         self.topics: Mapping[Topic, sns.Topic] = {topic: self._topic(topic, prefix, key, own) for topic in Topic}
-        for topic, address in ((Topic.URGENT, monitoring.email), (Topic.LATER, monitoring.address_for_later)):
+        later = monitoring.email if monitoring.later_email is None else monitoring.later_email
+        for topic, address in ((Topic.URGENT, monitoring.email), (Topic.LATER, later)):
             if address not in (None, "off"):
                 self.topics[topic].add_subscription(EmailSubscription(address))
         if monitoring.slack is not None:

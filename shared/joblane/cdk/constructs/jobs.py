@@ -25,13 +25,13 @@ from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
 from joblane.cdk.constructs.shared_page import page_url, role_session
 from joblane.cdk.constructs.task_function import OWN_VARIABLES, JobFunction, TaskFunction
-from joblane.cdk.costs import METADATA, Extra
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
+from joblane.cdk.templates import COSTS, SETTINGS, Extra
 from joblane.inspector.person import PAGE_ROLE
 from joblane.names import SWEEP, SYSTEM_TYPES, Queue, dead_letter_name, front_door_name, lane_name, slug_of
 from joblane.quotas import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
@@ -346,7 +346,7 @@ class Jobs(Construct):
 def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
     """Return the settings that ``joblane preflight`` and ``joblane costs`` read from the template."""
     return {
-        "Joblane": {
+        SETTINGS: {
             "stage": stage.name,
             "prefix": stage.prefix,
             "concurrency_budget": stage.concurrency_budget,
@@ -354,7 +354,7 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
             "database_connections": stage.connections,
             "reserved_connections": stage.reserved_connections,
         },
-        METADATA: {
+        COSTS: {
             "architecture": stage.architecture,
             "schedules": dict(stage.schedules),
             "sweep_minutes": stage.sweep_minutes,

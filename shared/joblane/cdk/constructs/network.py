@@ -70,15 +70,12 @@ class FunctionNetwork(Construct):
             for peer in (ec2.Peer.any_ipv4(), *((ec2.Peer.any_ipv6(),) if ipv6 else ())):
                 self.security_group.add_egress_rule(peer, ec2.Port.tcp(port), "services that tasks call")
         for target in targets:
-            self._allow(target)
+            to = ec2.Port.tcp(target.port)
+            if target.group is None:
+                self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), to, target.description)
+            else:  # the CDK puts the rule into the target's group, and the rule's resource into this stack
+                self.security_group.connections.allow_to(target.group, to, target.description)
         self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage), ipv6)
-
-    def _allow(self, target: NetworkTarget) -> None:
-        port = ec2.Port.tcp(target.port)
-        if target.group is None:
-            self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), port, target.description)
-        else:  # the CDK puts the rule into the target's group, and the rule's resource into this stack
-            self.security_group.connections.allow_to(target.group, port, target.description)
 
     def _interface_policy(self, stage: Stage) -> iam.ManagedPolicy:
         """Return the policy that lets Lambda place a function in a VPC, and denies the same to the function's code.
@@ -173,7 +170,7 @@ class StageNetwork(Construct):
                 self._add_gateway(service)
             else:
                 self.vpc.add_interface_endpoint(
-                    _name(service),
+                    service.capitalize(),
                     service=ec2.InterfaceVpcEndpointAwsService(SERVICES[service].endpoint),
                     subnets=self.functions,
                     security_groups=[group],
@@ -183,7 +180,7 @@ class StageNetwork(Construct):
     def _add_gateway(self, service: str) -> None:
         """Add a free gateway endpoint. That of S3 also takes the migration's answer to CloudFormation, by IPv4."""
         found = ec2.GatewayVpcEndpointAwsService(SERVICES[service].endpoint)
-        self.vpc.add_gateway_endpoint(_name(service), service=found, subnets=[self.functions])
+        self.vpc.add_gateway_endpoint(service.capitalize(), service=found, subnets=[self.functions])
 
     def _create(self, settings: NewNetwork) -> tuple[ec2.Vpc, ec2.SubnetSelection, ec2.SubnetSelection]:
         """Create the VPC. Its subnets use three quarters of the addresses: half are for the functions.
@@ -234,8 +231,3 @@ class StageNetwork(Construct):
             for subnet in private:
                 gateways.configure_subnet(subnet)
         return vpc, functions, database
-
-
-def _name(service: str) -> str:
-    """Return the id of the service's endpoint: ``Sqs`` for ``sqs``."""
-    return service.capitalize()

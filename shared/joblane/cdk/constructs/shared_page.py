@@ -57,10 +57,7 @@ def _address(stage: Stage) -> str:
 
 
 class SharedPage(Construct):
-    """``control_url``: the address of the control API. ``operations``: the ARNs of its routes.
-
-    ``url``: the address of the page.
-    """
+    """``control_url``: the address of the control API. ``operations``: the ARNs of its routes."""
 
     def __init__(
         self,
@@ -113,11 +110,11 @@ class SharedPage(Construct):
         http = add_http_api(self, stage, name=NAME, function=function, routes=ROUTES, authorizer=None)
         acknowledge(http, "APIG4", "A browser comes without a token; the function leads it to the sign-in.")
         add_http_stage(self, http, stage, settings, name=NAME)
-        self.url = http.api_endpoint
-        configuration = _configuration(stage, settings.oidc, self.url, control_url, key.secret_arn)
+        url = http.api_endpoint
+        configuration = _configuration(stage, settings.oidc, url, control_url, key.secret_arn)
         function.add_environment(VARIABLE, configuration.to_text())
-        ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=self.url)
-        CfnOutput(stack, PAGE_URL, value=self.url)
+        ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=url)
+        CfnOutput(stack, PAGE_URL, value=url)
 
     def _role(self, stage: Stage, allowed: dict[tuple[str, ...], list[str]]) -> iam.Role:
         """The role: it may call the control API, and read the key of its sessions and the secret of its client."""

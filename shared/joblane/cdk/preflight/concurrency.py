@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused
+from joblane.cdk.settings.stage import UNRESERVED_CONCURRENCY
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.quotas import MIN_CONCURRENCY
 
-LEAST_UNRESERVED = 100
-"""Executions that Lambda keeps for functions without a reservation. Source: PutFunctionConcurrency, Lambda API
-reference."""
 DEFAULT_QUOTA = 1000
 """Concurrent executions of an account that is not new. Source: Lambda quotas."""
 REQUEST = (
@@ -84,12 +82,12 @@ def concurrency(demand: Demand, account: Account) -> Iterator[Finding]:
 
 def _reserved(demand: Demand, account: Account) -> Iterator[Finding]:
     unreserved = account.limit - account.reserved_by_others - demand.reserved
-    if demand.reserved and unreserved < LEAST_UNRESERVED:
-        enough = account.limit - unreserved + LEAST_UNRESERVED
+    if demand.reserved and unreserved < UNRESERVED_CONCURRENCY:
+        enough = account.limit - unreserved + UNRESERVED_CONCURRENCY
         yield refused(
             "reserved concurrency",
             f"{demand.reserved} reserved here leave {unreserved} of {account.limit} concurrent executions to "
-            f"functions without a reservation; Lambda keeps {LEAST_UNRESERVED} for them",
+            f"functions without a reservation; Lambda keeps {UNRESERVED_CONCURRENCY} for them",
             f"remove max_concurrency of the APIs in cdk.json, or request a higher quota: {request(enough)}",
         )
 

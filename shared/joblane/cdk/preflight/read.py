@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,11 +18,21 @@ from urllib.parse import urlsplit
 from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
-from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused
+from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused, unchecked
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
-from joblane.cdk.templates import NESTED, Properties, Template, metadata, of_type, read_assembly, stacks_of, whole
+from joblane.cdk.templates import (
+    NESTED,
+    SETTINGS,
+    Properties,
+    Template,
+    metadata,
+    of_type,
+    read_assembly,
+    stacks_of,
+    whole,
+)
 from joblane.inspector.unavailable import DENIED
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError, UnavailableError
@@ -77,8 +86,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     """
     import boto3
 
-    from joblane.cdk.preflight.read_region import findings_on_region
-    from joblane.cdk.preflight.region import Needs, findings_on_pauses
+    from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
     declared = read_declared(templates := read_templates(assembly), (tasks := discover(times={})).values())
@@ -88,9 +96,9 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
     read = partial(_read, session)
     stacks = read("cloudformation", "the stacks", "cloudformation:ListStackResources", lambda c: deployed(c, templates))
-    functions = stacks.functions if isinstance(stacks, Stacks) else ()
+    queues, functions = (stacks, ()) if isinstance(stacks, Finding) else stacks
     parts = {
-        "stacks": stacks.queues if isinstance(stacks, Stacks) else stacks,
+        "stacks": queues,
         "messages": read(
             "sqs",
             "the queues",
@@ -151,9 +159,10 @@ def read_templates(folder: Path) -> dict[str, Template]:
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
     """Return the declared state. The metadata of the jobs stack's template contain settings of the stage."""
-    settings = read_metadata(templates)
-    tasks = list(tasks)
+    settings, tasks = read_metadata(templates), list(tasks)
     queues = dict(_of_type(templates, "AWS::SQS::Queue"))
+    mappings = [found for stack in stacks_of(templates) for found in mappings_of(whole(templates, stack))]
+    functions = [properties for _, properties in _of_type(templates, "AWS::Lambda::Function")]
     return Declared(
         stage=settings["stage"],
         prefix=settings["prefix"],
@@ -162,7 +171,9 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         keys={type_: task.flow.key for task in tasks if task.flow for type_ in task.types},
         queues={place: properties["QueueName"] for place, properties in queues.items()},
         demand=Demand(
-            **_concurrency(templates),
+            # a reservation is counted instead of the mappings
+            slots=sum(found.max_concurrency or 0 for found in mappings if found.reserved is None),
+            reserved=sum(properties.get("ReservedConcurrentExecutions") or 0 for properties in functions),
             budget=settings["concurrency_budget"],
             account=settings["account_concurrency"],
             lanes=sharing_lanes(settings["prefix"], tasks),
@@ -182,21 +193,9 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
 
 def read_metadata(templates: Mapping[str, Template]) -> Mapping[str, Any]:
     """Return the settings of the stage that the jobs stack's template contains."""
-    if (settings := metadata(templates.values(), "Joblane")) is None:
+    if (settings := metadata(templates.values(), SETTINGS)) is None:
         raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
     return settings
-
-
-def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
-    """Return the ``slots`` and the ``reserved`` concurrency of :class:`Demand`."""
-    merged = [whole(templates, stack) for stack in stacks_of(templates)]
-    mappings = [found for template in merged for found in mappings_of(template)]
-    functions = [properties for _, properties in _of_type(templates, "AWS::Lambda::Function")]
-    return {
-        # a reservation is counted instead of the mappings
-        "slots": sum(found.max_concurrency or 0 for found in mappings if found.reserved is None),
-        "reserved": sum(properties.get("ReservedConcurrentExecutions") or 0 for properties in functions),
-    }
 
 
 def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[Place, Properties]]:
@@ -226,7 +225,7 @@ def _read(session: Session, service: Any, what: str, permission: str, reader: Ca
             raise UnavailableError(no_credentials(error)) from error
         if code not in DENIED:
             raise LocalError(f"{what} cannot be read from AWS: {error}") from error
-        return Finding(FindingKind.UNCHECKED, what, f"AWS answers {code}", f"allow {permission}")
+        return unchecked(what, f"AWS answers {code}", f"allow {permission}")
     except BotoCoreError as error:
         raise LocalError(
             f"{what} cannot be read from AWS: {str(error).rstrip('.')}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
@@ -234,16 +233,8 @@ def _read(session: Session, service: Any, what: str, permission: str, reader: Ca
         ) from error
 
 
-@dataclass(frozen=True)
-class Stacks:
-    """The names of a stage's deployed ``queues``, by place, and ``functions``."""
-
-    queues: Mapping[Place, str]
-    functions: frozenset[str]
-
-
-def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
-    """Return queues and functions of the ``stacks`` that exist, and of the nested stacks that they have."""
+def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> tuple[dict[Place, str], set[str]]:
+    """Return the names of queues, by place, and of functions of the ``stacks`` that exist, with their nested stacks."""
     from botocore.exceptions import ClientError
 
     queues: dict[Place, str] = {}
@@ -266,7 +257,7 @@ def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
                 functions.add(name)
             elif item["ResourceType"] == NESTED and name:
                 waiting.append((f"{stack}/{logical_id}", name))
-    return Stacks(queues, frozenset(functions))
+    return queues, functions
 
 
 def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
@@ -302,7 +293,8 @@ def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Ac
     reserved = limits["ConcurrentExecutions"] - limits["UnreservedConcurrentExecutions"]
     if reserved:  # without it no function has a reservation
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            reserved -= sum(pool.map(lambda name: _reserved(client, name), sorted(functions)))
+            own = pool.map(lambda name: client.get_function_concurrency(FunctionName=name), sorted(functions))
+            reserved -= sum(found.get("ReservedConcurrentExecutions", 0) for found in own)
     others: dict[str, int] = defaultdict(int)
     for page in client.get_paginator("list_event_source_mappings").paginate():
         for mapping in page["EventSourceMappings"]:
@@ -323,10 +315,6 @@ def _prefix_of(queue: str, function: str) -> str | None:
     return next((prefix for prefix in reversed(prefixes) if function.startswith(f"{prefix}-")), None)
 
 
-def _reserved(client: LambdaClient, function: str) -> int:
-    return client.get_function_concurrency(FunctionName=function).get("ReservedConcurrentExecutions", 0)
-
-
 # --- The database --------------------------------------------------------------------------------------------------
 
 
@@ -338,8 +326,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
     from joblane.record.driver.database import Database
 
     if not url:
-        return Finding(
-            FindingKind.UNCHECKED,
+        return unchecked(
             "DATABASE_URL",
             "it is not set: live tasks, migrations and the server's connections were not checked",
             "set it to the stage's database and run this where it can be reached: through a tunnel or from a host in "
@@ -354,10 +341,9 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
         return refused("DATABASE_URL", f"{address}: {error.found}", error.do)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
-        return Finding(FindingKind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
+        return refused("DATABASE_URL", f"{address}: {error}", do)
     except (PostgresError, OSError, ValueError) as error:
-        return Finding(
-            FindingKind.REFUSED,
+        return refused(
             "DATABASE_URL",
             f"{address} cannot be read: {text_of(error)}",
             "write postgresql://user:password@host:port/database of the stage, with the host as it is reached from "
@@ -367,6 +353,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
 
 def _read_database(connection: Connection, address: str, wanted: Wanted | None) -> DatabaseState:
     from joblane.record import migrations
+    from joblane.record.migrations.catalogue import Severity, differences
 
     revision = migrations.checked_revision(connection)
 
@@ -388,13 +375,9 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         max_connections=max_connections,
         kept_connections=kept,
         roles=[*roles(wanted, Roles(*found[0]) if found else None)] if wanted else [],
-        changes=[*_changes(connection)] if revision == migrations.newest() else [],
+        changes=[
+            (refused if each.is_refused else note)(each.what, each.found, each.do)
+            for each in (differences(connection) if revision == migrations.newest() else ())
+            if each.severity is not Severity.NOTE
+        ],
     )
-
-
-def _changes(connection: Connection) -> Iterator[Finding]:
-    from joblane.record.migrations.catalogue import Severity, differences
-
-    for each in differences(connection):
-        if each.severity is not Severity.NOTE:
-            yield (refused if each.is_refused else note)(each.what, each.found, each.do)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from joblane.cdk.settings.section import SECRET_ARN, Settings
 
@@ -50,13 +51,9 @@ class Roles(Settings):
     edit: Names = ()
     """Groups that change payloads and enqueue tasks, too."""
 
-    @model_validator(mode="after")
-    def _somebody(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if not (self.view or self.operate or self.edit):
-            raise ValueError(
-                'at least one group is required, for example {"operate": ["on-call"]}; nobody else signs in'
-            )
-        return self
+            yield 'at least one group is required, for example {"operate": ["on-call"]}; nobody else signs in'
 
 
 def _issuer(text: str) -> str:
@@ -209,23 +206,11 @@ class Monitoring(Settings):
     of sweeps that fail, and of their lane if nothing reads it."""
 
     @property
-    def address_for_later(self) -> str | None:
-        """The address for the topic ``PREFIX-later``."""
-        return self.email if self.later_email is None else self.later_email
-
-    @property
-    def notifies_nobody(self) -> bool:
-        """True if the settings do not say who is notified of urgent alarms."""
-        return self.email is None and self.slack is None
-
-    @property
     def is_stage(self) -> bool:
         """True if there are alarms for the whole stage only."""
         return self.detail == "stage"
 
-    @model_validator(mode="after")
-    def _has_effect(self) -> Self:
+    def problems(self) -> Iterator[str]:
         lost = sorted(self.model_fields_set & {"failing_percent", "failing_runs", "near_timeout_percent"})
         if self.is_stage and lost:
-            raise ValueError(f'{lost[0]}: there is no such alarm with detail "stage"; leave it out, or use "lanes"')
-        return self
+            yield f'{lost[0]}: there is no such alarm with detail "stage"; leave it out, or use "lanes"'

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from joblane.cdk.settings.section import Settings, secret_arn
 from joblane.record.driver.login import RDS_HOST
@@ -53,22 +54,16 @@ class Aurora(Settings):
     standby: bool = False
     """True: a second instance in the other zone, for a failover."""
 
-    @model_validator(mode="after")
-    def _a_range(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.max_capacity < self.min_capacity:
-            raise ValueError(f"max_capacity: at least min_capacity, {self.min_capacity:g}, is required")
-        return self
-
-    @model_validator(mode="after")
-    def _names_of_its_own(self) -> Self:
+            yield f"max_capacity: at least min_capacity, {self.min_capacity:g}, is required"
         for field, name in (("name", self.name), ("user", self.user)):
             if RESERVED_NAME.fullmatch(name):
-                raise ValueError(f"{field}: {name!r} is reserved; jobs, for example, is right")
+                yield f"{field}: {name!r} is reserved; jobs, for example, is right"
         if self.user == MASTER_USER:
-            raise ValueError(f"user: {MASTER_USER!r} is the master user with all rights; jobs, for example, is right")
+            yield f"user: {MASTER_USER!r} is the master user with all rights; jobs, for example, is right"
         if self.user == "joblane":  # PostgreSQL searches the schema with the user's name first
-            raise ValueError("user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right")
-        return self
+            yield "user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right"
 
     @property
     def max_connections(self) -> int:
@@ -134,24 +129,22 @@ class ExistingDatabase(Settings):
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
     """Security group of the database. The stack adds a rule for the functions. Requires ``network``."""
 
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if (self.secret is None) == (self.resource_id is None):
-            raise ValueError("secret: give either secret, for a password, or resource_id, for IAM")
+            yield "secret: give either secret, for a password, or resource_id, for IAM"
         if self.secret is not None and self.user is not None and self.migration_secret is None:
-            raise ValueError("user: with secret, the secret's username applies; leave user out")
+            yield "user: with secret, the secret's username applies; leave user out"
         if self.resource_id is not None and self.user is None:
-            raise ValueError("user: with resource_id, the database role for the login by IAM is required")
+            yield "user: with resource_id, the database role for the login by IAM is required"
         if self.migration_user is not None and (self.resource_id is None or self.migration_secret is not None):
-            raise ValueError("migration_user: with resource_id only, and not with migration_secret")
+            yield "migration_user: with resource_id only, and not with migration_secret"
         if self.migration_user is not None and self.migration_user == self.user:
-            raise ValueError("migration_user: the functions log in as this role; leave migration_user out, or name two")
+            yield "migration_user: the functions log in as this role; leave migration_user out, or name two"
         if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
-            raise ValueError(
+            yield (
                 "host: with resource_id, the endpoint of RDS is required, NAME.ID.REGION.rds.amazonaws.com, because "
                 "IAM's token and the certificate are for that name"
             )
-        return self
 
 
 class LocalDatabase(Settings):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from ipaddress import IPv4Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from joblane.cdk.settings.section import Settings
 
@@ -46,11 +47,9 @@ class Egress(Settings):
     """With ``egress`` ``none``: the AWS services that functions reach by your own VPC endpoints or routes, as boto3
     names them, for example ``["sqs", "sesv2"]``. S3 is always assumed."""
 
-    @model_validator(mode="after")
-    def _own_ways_only_without_ours(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.reaches and self.egress != "none":
-            raise ValueError("reaches: it lists your own ways out; leave it out, or set egress to none")
-        return self
+            yield "reaches: it lists your own ways out; leave it out, or set egress to none"
 
     @property
     def ipv6(self) -> bool:
@@ -91,25 +90,14 @@ class NewNetwork(Egress):
             raise ValueError(f"{cidr} is not private; a network in {', '.join(map(str, PRIVATE))} is required")
         return cidr
 
-    @model_validator(mode="after")
-    def _gateways_fit_the_way_out(self) -> Self:
-        if "nat_gateways" not in self.model_fields_set:
-            return self
-        if self.egress != "nat":
-            raise ValueError(
-                f"nat_gateways: there is none with egress {self.egress}; leave it out, or set egress to nat"
-            )
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if "nat_gateways" in self.model_fields_set and self.egress != "nat":
+            yield f"nat_gateways: there is none with egress {self.egress}; leave it out, or set egress to nat"
         if self.nat_gateways not in (1, 2):
-            raise ValueError(
-                "nat_gateways: 1 or 2 is required; for none, leave it out and set egress to ipv6, endpoints or none"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _two_zones(self) -> Self:
+            yield "nat_gateways: 1 or 2 is required; for none, leave it out and set egress to ipv6, endpoints or none"
         if self.availability_zones and len(set(self.availability_zones)) < 2:
-            raise ValueError("availability_zones: two different zones are required")
-        return self
+            yield "availability_zones: two different zones are required"
 
 
 class ExistingNetwork(Egress):
@@ -128,13 +116,12 @@ class ExistingNetwork(Egress):
     availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, strict=False), OneRegion]
     """Availability zones of the subnets, in the same order."""
 
-    @model_validator(mode="after")
-    def _one_zone_each(self) -> Self:
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
         if len(self.subnet_ids) != len(self.availability_zones):
-            raise ValueError("availability_zones: the zone of each of subnet_ids, in the same order, is required")
+            yield "availability_zones: the zone of each of subnet_ids, in the same order, is required"
         if len(set(self.availability_zones)) < len(self.availability_zones):
-            raise ValueError("availability_zones: a zone is named twice; give one subnet for each zone")
-        return self
+            yield "availability_zones: a zone is named twice; give one subnet for each zone"
 
 
 Network = Annotated[NewNetwork | ExistingNetwork, Field(discriminator="kind")]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
 from aws_cdk import RemovalPolicy
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
@@ -134,96 +134,69 @@ class Stage(Settings):
     """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
 
-    @model_validator(mode="after")
-    def _no_secret_in_the_template(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if not self.local:
             for name, value in self.settings.items():
                 if isinstance(value, str) and value and SECRET_NAME.search(name):
-                    raise ValueError(
-                        f'settings.{name} is a secret; refer to it by {{"secret": "name", "field": "key"}}'
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _one_interval_of_the_sweep(self) -> Self:
+                    yield f'settings.{name} is a secret; refer to it by {{"secret": "name", "field": "key"}}'
         for key in self.schedules:
             if key == SWEEP or key.startswith(f"{SWEEP}:"):
-                raise ValueError(
-                    f'schedules.{key}: the setting sweep has its interval; write "sweep": "1 hour", for example'
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _tags_that_aws_takes(self) -> Self:
+                yield f'schedules.{key}: the setting sweep has its interval; write "sweep": "1 hour", for example'
         for key, value in self.tags.items():
             if key.startswith(("aws:", OWN_TAGS)) or not TAG_KEY.fullmatch(key) or not TAG_VALUE.fullmatch(value):
-                raise ValueError(
+                yield (
                     f"tags.{key}: letters, digits, spaces and any of _.:/=+-@ are required, 128 at most in a key that "
                     f"starts with neither aws: nor {OWN_TAGS}, 256 at most in a value"
                 )
         if len(self.tags) > MAX_TAGS:
-            raise ValueError(f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most")
-        return self
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.local != isinstance(self.database, LocalDatabase):
-            raise ValueError("database: kind aurora or existing is required; only a local stage uses DATABASE_URL")
-        for name, why in NOT_LOCAL.items():
-            if self.local and getattr(self, name) is not None:
-                raise ValueError(f"{name}: {why}")
-        if self.page is not None and self.control is None:
-            raise ValueError('page: "control": {} is required with it, because the page calls the control API')
-        if isinstance(self.database, Aurora) and self.network is None:
-            raise ValueError('network: {"kind": "new"} or an existing network is required for database.kind aurora')
-        if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
-            raise ValueError("database.security_group_id: network is required with it, for the functions' side")
-        if isinstance(self.database, ExistingDatabase) and isinstance(self.network, NewNetwork):
-            if self.database.security_group_id:
-                raise ValueError(
-                    "database.security_group_id: the group is in another VPC and cannot refer to groups of a new one; "
-                    "set network to the VPC of the database, with kind existing"
-                )
-            if self.network.egress in ("ipv6", "endpoints"):
-                raise ValueError(
-                    f"network.egress: {self.network.egress} does not reach database.kind existing, which is outside "
-                    "the new VPC; set egress to nat, or network to the VPC of the database, with kind existing"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _alarms_reach_somebody(self) -> Self:
+            yield f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most"
+        yield from self._unreachable()
         if self.removal == "retain" and self.alarms_of_nobody:
-            raise ValueError(
+            yield (
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
                 f'or set slack, or "off" if you subscribe to the topics {self.prefix}-urgent and {self.prefix}-later '
                 "in another way"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _reservable(self) -> Self:
         free = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
         for name, reserved in self.reserved.items():
             if reserved > free:
-                raise ValueError(
+                yield (
                     f"{name}.max_concurrency: {free} at most is required, because Lambda keeps "
                     f"{UNRESERVED_CONCURRENCY} of the {self.account_concurrency} of account_concurrency unreserved; "
                     "leave it out, or request a higher quota"
                 )
             free -= reserved
-        return self
-
-    @model_validator(mode="after")
-    def _connections_of_the_database(self) -> Self:
         if isinstance(self.database, Aurora) and self.connections > self.database.max_connections:
             enough = self.database.enough_for(self.connections)
-            raise ValueError(
+            yield (
                 f"database_connections: {self.connections} are more than the {self.database.max_connections} "
                 f"connections of Aurora at max_capacity {self.database.max_capacity:g}: leave it out"
                 f"{f', or {enough}' if enough else ''}"
             )
-        return self
+
+    def _unreachable(self) -> Iterator[str]:
+        if self.local != isinstance(self.database, LocalDatabase):
+            yield "database: kind aurora or existing is required; only a local stage uses DATABASE_URL"
+        for name, why in NOT_LOCAL.items():
+            if self.local and getattr(self, name) is not None:
+                yield f"{name}: {why}"
+        if self.page is not None and self.control is None:
+            yield 'page: "control": {} is required with it, because the page calls the control API'
+        if isinstance(self.database, Aurora) and self.network is None:
+            yield 'network: {"kind": "new"} or an existing network is required for database.kind aurora'
+        if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
+            yield "database.security_group_id: network is required with it, for the functions' side"
+        if isinstance(self.database, ExistingDatabase) and isinstance(self.network, NewNetwork):
+            if self.database.security_group_id:
+                yield (
+                    "database.security_group_id: the group is in another VPC and cannot refer to groups of a new one; "
+                    "set network to the VPC of the database, with kind existing"
+                )
+            if self.network.egress in ("ipv6", "endpoints"):
+                yield (
+                    f"network.egress: {self.network.egress} does not reach database.kind existing, which is outside "
+                    "the new VPC; set egress to nat, or network to the VPC of the database, with kind existing"
+                )
 
     @property
     def sweep_minutes(self) -> int:
@@ -233,7 +206,7 @@ class Stage(Settings):
     @property
     def alarms_of_nobody(self) -> bool:
         """True if there are alarms and the settings do not say who is notified."""
-        return self.monitoring is not None and self.monitoring.notifies_nobody
+        return self.monitoring is not None and self.monitoring.email is None and self.monitoring.slack is None
 
     @property
     def apis(self) -> Mapping[str, HttpLimits]:

@@ -30,8 +30,7 @@ FUNCTION = "control"
 class ControlStack(Stack):
     """The stack of the control API, and of the page that calls it, if the stage has one.
 
-    ``function``: answers all routes. ``page``: the zip of the page. ``page_url``: the address of the page; None: there
-    is none.
+    ``function``: answers all routes. ``page``: the zip of the page.
     """
 
     def __init__(
@@ -52,12 +51,11 @@ class ControlStack(Stack):
             self._add_policy(http, stage, permission)
         add_http_stage(self, http, stage, control, name=FUNCTION)
         CfnOutput(self, CONTROL_URL, value=http.api_endpoint)
-        self.page_url: str | None = None
         if stage.page is not None:
             if page is None:
                 raise SynthError(f"stage {stage.name!r}: page: its zip was not built")
             operations = [self._operations(http, permission) for permission in ROUTES.values()]
-            self.page_url = SharedPage(
+            SharedPage(
                 self,
                 "Page",
                 stage=stage,
@@ -65,7 +63,7 @@ class ControlStack(Stack):
                 package=page,
                 control_url=http.api_endpoint,
                 operations=operations,
-            ).url
+            )
 
     def _operations(self, http: apigateway.HttpApi, permission: Permission) -> str:
         """Return the ARN of the operations of a route.

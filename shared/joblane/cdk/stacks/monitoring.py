@@ -20,9 +20,8 @@ from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import dashboard
 from joblane.cdk.watching.alarms import Alarm, Links, Silence, in_use
-from joblane.cdk.watching.lane_alarms import alarms_of_part
 from joblane.cdk.watching.queries import queries_of
-from joblane.cdk.watching.stage_alarms import alarms_of_stage
+from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
 from joblane.names import PAGE_URL, function_name
 
 MISSING = {

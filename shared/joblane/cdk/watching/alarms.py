@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 from aws_cdk import Duration
@@ -19,7 +20,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.settings.apis import Count
 from joblane.inspector.durations import written
-from joblane.names import DEFAULT_BUS, Queue
+from joblane.names import Queue
 from joblane.tasks.task import Task
 from joblane.telemetry import namespace
 
@@ -98,11 +99,11 @@ class Alarm:
     name: str
     heading: str
     says: str
-    run: str
-    topic: Topic
-    is_state: bool
     metrics: Metrics
     threshold: Count | float
+    run: str = "doctor"
+    topic: Topic = Topic.LATER
+    is_state: bool = False
     path: str = "/"
     silence: Silence = Silence.FINE
     expression: str = ""
@@ -122,10 +123,6 @@ class Alarm:
 def in_use(alarms: Iterable[Alarm]) -> list[Alarm]:
     """Leave out the alarms that are off."""
     return [alarm for alarm in alarms if alarm.threshold != "off"]
-
-
-def in_seconds(minutes: Count) -> Count:
-    return minutes if minutes == "off" else minutes * 60
 
 
 def silence(
@@ -148,7 +145,6 @@ def silence(
         name=name,
         heading=heading,
         says=f"No {name.replace('-', ' ')} has completed for {written(periods * period)}.",
-        run="doctor",
         topic=Topic.URGENT,
         is_state=True,
         metrics={"completed": completed(statistic="Sum", period=period)},
@@ -218,44 +214,17 @@ def own_metric(
     prefix: str, name: str, *, statistic: str, period: timedelta = FIVE, label: str | None = None, **dimensions: str
 ) -> cloudwatch.Metric:
     """Return a metric that the stage's functions write. Without dimensions: of the whole stage."""
-    return _metric(namespace(prefix), name, statistic, dimensions, period=period, label=label)
+    return metric(namespace(prefix), name, statistic, period=period, label=label, **dimensions)
 
 
-def function_metric(
-    function: str, name: str, statistic: str = "Sum", period: timedelta = FIVE, label: str | None = None
-) -> cloudwatch.Metric:
-    return _metric("AWS/Lambda", name, statistic, {"FunctionName": function}, period=period, label=label)
-
-
-def account_metric(name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
-    """Return a metric over all functions of the account in the region, which has no dimensions.
-
-    Source: the CDK's ``Function.metric_all_throttles``.
-    """
-    return _metric("AWS/Lambda", name, statistic, {}, label=label)
-
-
-def queue_metric(queue: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
-    return _metric("AWS/SQS", name, statistic, {"QueueName": queue}, label=label)
-
-
-def rule_metric(bus: str, rule: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
-    """Return a metric of an EventBridge rule. Rules of the account's default bus have no dimension for it.
-
-    Source: EventBridge, *Monitoring Amazon EventBridge*.
-    """
-    own = {} if bus == DEFAULT_BUS else {"EventBusName": bus}
-    return _metric("AWS/Events", name, statistic, {**own, "RuleName": rule}, label=label)
-
-
-def _metric(
+def metric(
     space: str,
     name: str,
-    statistic: str,
-    dimensions: Mapping[str, str],
+    statistic: str = "Sum",
     *,
     period: timedelta = FIVE,
     label: str | None = None,
+    **dimensions: str,
 ) -> cloudwatch.Metric:
     return cloudwatch.Metric(
         namespace=space,
@@ -267,6 +236,9 @@ def _metric(
     )
 
 
+lambda_metric, queue_metric = partial(metric, "AWS/Lambda"), partial(metric, "AWS/SQS")
+"""A metric of the function ``FunctionName``, or of the queue ``QueueName``. Without a dimension: over all functions of
+the account in the region. Source: the CDK's ``Function.metric_all_throttles``."""
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 """Any Monday will do in whose week no clock changes."""
 

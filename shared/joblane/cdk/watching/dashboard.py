@@ -14,13 +14,9 @@ from typing import Any
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.constructs.code import Tasks
-from joblane.cdk.watching.alarms import Links, account_metric, in_groups, own_metric
+from joblane.cdk.watching.alarms import Links, in_groups, lambda_metric, own_metric
 from joblane.cdk.watching.graphs import GRAPHS_OF_ROW, GROUPS, HEIGHT, WIDTH, GraphKind, kinds, of_stage
-from joblane.names import (
-    SWEEP,
-    function_name,
-    log_group_name,
-)
+from joblane.names import SWEEP, function_name, log_group_name
 
 ALARMS_OF_WIDGET = 100
 """The alarms of the whole stage come first. Source: CloudWatch, *Dashboard body structure and syntax*."""
@@ -38,7 +34,7 @@ NOTE = """
 """
 LEFT_OUT = """
 These graphs have too many metrics for this dashboard, which has {most:,} at most: {names}. See `joblane queues --lanes`
-and `joblane stats`, or *All metrics* in CloudWatch: `Joblane/{prefix}`, `AWS/SQS` and `AWS/Lambda`.
+and `joblane runs`, or *All metrics* in CloudWatch: `Joblane/{prefix}`, `AWS/SQS` and `AWS/Lambda`.
 """
 
 DAY = "-P1D"
@@ -113,7 +109,7 @@ def _numbers(prefix: str) -> Row:
         "Runs, 24 h": runs,
         "Failed, % of runs, 24 h": share,
         "Archived (dead), 24 h": own("Archived"),
-        "Throttles of the account, 24 h": account_metric("Throttles", "Sum"),
+        "Throttles of the account, 24 h": lambda_metric("Throttles"),
         "Estimated cost, $, 24 h": own("CostUsd", task_type=SWEEP),
     }
     size: Any = {"width": WIDTH // NUMBERS_OF_ROW, "height": HEIGHT_OF_NUMBER}

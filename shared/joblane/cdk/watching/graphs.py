@@ -11,7 +11,7 @@ from typing import Any
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.constructs.code import Tasks
-from joblane.cdk.watching.alarms import VISIBLE, Watched, account_metric, function_metric, own_metric, queue_metric
+from joblane.cdk.watching.alarms import VISIBLE, Watched, lambda_metric, own_metric, queue_metric
 from joblane.inspector.durations import written
 from joblane.names import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 from joblane.tasks.task import Task
@@ -85,8 +85,8 @@ def of_stage(prefix: str) -> list[Graph]:
     }
     found = {label: partial(swept, metric, statistic="Maximum") for metric, label in FOUND.items()}
     account = {
-        "throttles": partial(account_metric, "Throttles", "Sum"),
-        "concurrent executions": partial(account_metric, "ConcurrentExecutions", "Maximum"),
+        "throttles": partial(lambda_metric, "Throttles"),
+        "concurrent executions": partial(lambda_metric, "ConcurrentExecutions", "Maximum"),
     }
     return [
         Graph("Runs of all types", runs),
@@ -127,7 +127,7 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
     def of_functions(
         name: str, metric: str, statistic: str = "Sum", lines: Mapping[str, float] | None = None
     ) -> GraphKind:
-        metrics = {function: partial(function_metric, function, metric, statistic) for function in functions}
+        metrics = {function: partial(lambda_metric, metric, statistic, FunctionName=function) for function in functions}
         return GraphKind(f"functions' {name}", {None: Graph(f"Functions: {name}", metrics, lines=lines or {})})
 
     dead_letters = [dead_letter_name(_name(lane)) for some in lanes.values() for lane in some]
@@ -143,7 +143,7 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
         GraphKind("dead letters of lanes", {None: Graph("Dead letters of lanes", _visible(prefix, dead_letters))}),
         of_functions("concurrent executions", "ConcurrentExecutions", "Maximum", _limits(tasks, prefix, shares)),
         times("duration", "DurationMs", "p99"),
-        of_queues("messages in lanes", lambda lane: partial(queue_metric, _name(lane), VISIBLE, "Maximum")),
+        of_queues("messages in lanes", lambda lane: partial(queue_metric, VISIBLE, "Maximum", QueueName=_name(lane))),
         of_functions("throttles", "Throttles"),
         of_functions("errors", "Errors"),
         waits("p95"),
@@ -180,6 +180,6 @@ def _name(lane: Watched) -> str:
 def _visible(prefix: str, queues: Iterable[str]) -> dict[str, MakeMetric]:
     """Return the messages in dead-letter queues, by the name of the queue or lane."""
     return {
-        name.removeprefix(f"{prefix}-").removesuffix("-dlq"): partial(queue_metric, name, VISIBLE, "Maximum")
+        name.removeprefix(f"{prefix}-").removesuffix("-dlq"): partial(queue_metric, VISIBLE, "Maximum", QueueName=name)
         for name in queues
     }

@@ -11,12 +11,13 @@ import typer
 from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow, report
-from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter
+from joblane.cli.usage import Group
+from joblane.inspector.filter import BulkAction, Filter
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import ActionResult
-group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    from joblane.inspector.views import ActionResult, Count
+group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
 BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
 HELP = {
     "run": "Run waiting tasks now.",
@@ -30,32 +31,23 @@ HELP = {
 def command(action: str) -> Callable[..., None]:
     """The command of an action: on ids, or on the tasks that the options choose."""
 
-    @options.expanded
     def act(
-        context: typer.Context,
-        ids: options.Ids = None,
-        *,
-        which: filters.FilterOptions,
-        reason: options.Reason = None,
-        rate: options.Rate = DEFAULT_RATE,
-        yes: options.Yes = False,
-        dry_run: options.DryRun = False,
-        as_json: options.AsJson = False,
+        context: typer.Context, ids: options.Ids = None, *, which: filters.FilterOptions, how: options.Bulk
     ) -> None:
         unfiltered = which == filters.FilterOptions()
         if not ids and unfiltered:
             terminal.usage(f"give ids, or options that choose tasks; `joblane {action} --help` lists them")
         chosen = which.filter(ids or ())
         inspector = target.inspector(context)
-        if unfiltered and not dry_run:
-            raise typer.Exit(_each(inspector, action, chosen.ids, reason, as_json=as_json))
-        number = _counted(inspector, chosen, BulkAction(action), dry_run=dry_run, as_json=as_json)
-        terminal.confirm(f"{action.capitalize()} {number}?", yes=yes)
-        started = inspector.bulk(BulkAction(action), chosen, rate=rate, reason=reason)
-        raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
+        if unfiltered and not how.dry_run and not how.canary:
+            raise typer.Exit(_each(inspector, action, chosen.ids, how.reason, as_json=how.as_json))
+        count = _counted(inspector, chosen, BulkAction(action), how)
+        terminal.confirm(f"{action.capitalize()} {terminal.counted(count)}{how.first(count.number)}?", yes=how.yes)
+        started = inspector.bulk(BulkAction(action), chosen, canary=how.canary, rate=how.rate, reason=how.reason)
+        raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
 
     act.__doc__ = HELP[action]
-    return act
+    return options.expanded(act, without=() if action == "retry" else ("canary",))
 
 
 def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> Exit:
@@ -104,19 +96,19 @@ def note_of(acted: ActionResult) -> str:
     return f"{acted.note.capitalize().rstrip('.')}." if acted.note else ""
 
 
-def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
-    """The number of tasks that the action would change, as text. Ends the command for a dry run, or if it is 0."""
+def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, how: options.Bulk) -> Count:
+    """The number of tasks that the action would change. Ends the command for a dry run, or if it is 0."""
     count = inspector.count(chosen, action=action)
-    text = terminal.counted(count)
-    if dry_run and as_json:
+    if how.dry_run and how.as_json:
         terminal.document(count)
     if not count.number:
         terminal.stop("no task matches", Exit.NOTHING)
-    if dry_run:
-        if not as_json:
-            terminal.console().print(terminal.word(f"{action.capitalize()} would change {text}.", "none"))
+    if how.dry_run:
+        if not how.as_json:
+            text = f"{action.capitalize()} would change {terminal.counted(count)}."
+            terminal.console().print(terminal.word(text, "none"))
         raise typer.Exit
-    return text
+    return count
 
 
 # --- Bulk actions ----------------------------------------------------------------------------------------------------

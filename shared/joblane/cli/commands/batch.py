@@ -10,8 +10,9 @@ import typer
 from joblane.cli import options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
+from joblane.cli.usage import Group
 from joblane.inspector.durations import stamp
-from joblane.inspector.filter import DEFAULT_RATE, BulkAction
+from joblane.inspector.filter import BulkAction
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT_FIRST = ("CREATED",)
 
-group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="Id of the batch.")]
 
 
@@ -52,17 +53,8 @@ def show(context: typer.Context, id_: BatchId, as_json: options.AsJson = False) 
 
 
 @group.command("retry")
-def retry(
-    context: typer.Context,
-    id_: BatchId,
-    *,
-    canary: options.Canary = 0,
-    rate: options.Rate = DEFAULT_RATE,
-    reason: options.Reason = None,
-    yes: options.Yes = False,
-    dry_run: options.DryRun = False,
-    as_json: options.AsJson = False,
-) -> None:
+@options.expanded
+def retry(context: typer.Context, id_: BatchId, *, how: options.Bulk) -> None:
     """Run the archived members of a batch again.
 
     Its on_success callback runs once all members have completed.
@@ -75,14 +67,13 @@ def retry(
     count = inspector.count(chosen, action=BulkAction.RETRY)
     if not count.number:
         terminal.stop(f"no member of the batch {id_!r} is archived", Exit.NOTHING)
-    if dry_run:
-        terminal.answer(count, as_json=as_json)
+    if how.dry_run:
+        terminal.answer(count, as_json=how.as_json)
         terminal.console().print(terminal.word(f"{terminal.counted(count)} would be redriven.", "none"))
         return
-    first = f", the first {min(canary, count.number)} as a canary" if canary else ""
-    terminal.confirm(f"Redrive {terminal.counted(count)} of batch {id_}{first}?", yes=yes)
-    started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
-    raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
+    terminal.confirm(f"Redrive {terminal.counted(count)} of batch {id_}{how.first(count.number)}?", yes=how.yes)
+    started = inspector.redrive(chosen, canary=how.canary, rate=how.rate, reason=how.reason)
+    raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
 
 
 @group.command("seal")

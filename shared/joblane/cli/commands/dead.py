@@ -15,7 +15,7 @@ from joblane.cli import options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.filters import time_range
 from joblane.cli.follow import follow
-from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, BulkAction, Filter
+from joblane.inspector.filter import DEFAULT_CANARY, BulkAction, Filter
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
@@ -42,6 +42,7 @@ def dead(
     context: typer.Context,
     *,
     type_: options.Types = None,
+    tenant: options.Tenant = None,
     newer: Annotated[
         str | None,
         typer.Option(metavar="AGE", help="Only errors that came after this: an age (10m, 2h, 3d) or a time."),
@@ -54,10 +55,10 @@ def dead(
     An error that first came within a day is marked as new. `joblane ack` marks an error as known.
     """
     since, _ = time_range(newer, None)
-    found = target.inspector(context).dead(types=tuple(type_ or ()), since=since, sort=sort.value)
+    found = target.inspector(context).dead(types=tuple(type_ or ()), tenant=tenant, since=since, sort=sort.value)
     terminal.answer(found, as_json=as_json)
     if not found.groups and not found.unread:
-        some = type_ or newer
+        some = type_ or tenant or newer
         terminal.say(
             f"There are no {'such ' if some else ''}archived tasks and no {'such ' if some else ''}dead letters."
         )
@@ -80,7 +81,7 @@ def dead(
     if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in group.message for group in found.groups)]:
         terminal.say(f"In the errors, {', '.join(signs)}.")
     if found.groups:
-        _next_steps(found.groups[0], target.command(context))
+        _next_steps(found.groups[0], target.command(context), tenant)
 
 
 def group_table(groups: Sequence[DeadGroup], width: int, *, fingerprints: bool = True) -> Table:
@@ -110,15 +111,16 @@ def error_of(group: DeadGroup) -> str:
     return text if group.recorded else f"{text} (messages without a row, in {group.queue})"
 
 
-def _next_steps(group: DeadGroup, command: str) -> None:
+def _next_steps(group: DeadGroup, command: str, tenant: str | None) -> None:
+    of = f" --tenant {argument(tenant)}" if tenant else ""
     logs = [] if group.log_link else [(f"{command} logs {argument(group.example)}", "its log lines")]
     details = [
         (f"{command} show {argument(group.example)}", "an example of the first group"),
         *logs,
-        (f"{command} ls --state archived --fingerprint {group.fingerprint}", "all tasks of the first group"),
+        (f"{command} ls --state archived --fingerprint {group.fingerprint}{of}", "all tasks of the first group"),
     ]
     canary = f" --canary {DEFAULT_CANARY}" if group.type else ""  # an unreadable message creates no task to wait for
-    again = f"{command} redrive {group.fingerprint}{canary}"
+    again = f"{command} redrive {group.fingerprint}{of}{canary}"
     meaning = "once the cause is fixed: a few first, then the rest" if canary else "once the cause is fixed"
     to = terminal.messages()
     to.print()
@@ -139,6 +141,7 @@ def acknowledge(
     terminal.say("It is known now, until another task fails with it. Nothing was sent again.")
 
 
+@options.expanded
 def redrive(
     context: typer.Context,
     which: Annotated[
@@ -147,26 +150,22 @@ def redrive(
     ] = None,
     *,
     type_: options.Types = None,
+    tenant: options.Tenant = None,
     everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
-    canary: options.Canary = 0,
-    rate: options.Rate = DEFAULT_RATE,
-    reason: options.Reason = None,
-    yes: options.Yes = False,
-    dry_run: options.DryRun = False,
-    as_json: options.AsJson = False,
+    how: options.Bulk,
 ) -> None:
     """Run archived tasks again, with `--canary` a few of them first.
 
-    Choose the tasks by fingerprint, ids, type, or --all. Dead letters without a row are sent back as well.
+    Choose the tasks by fingerprint, ids, type or tenant, or --all. Dead letters without a row are sent back as well.
     """
-    if everything and (which or type_):
-        terminal.usage("give --all without a fingerprint, ids or --type", "--all")
-    if not (everything or which or type_):
-        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, or --all")
+    if everything and (which or type_ or tenant):
+        terminal.usage("give --all without a fingerprint, ids, --type or --tenant", "--all")
+    if not (everything or which or type_ or tenant):
+        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, --tenant, or --all")
     inspector = target.inspector(context)
-    found = inspector.dead(types=tuple(type_ or ()))
-    chosen = _filter(which or [], type_ or [], found.groups)
-    number, removed = _number(inspector, chosen, found, exactly=dry_run), found.removable(chosen)
+    found = inspector.dead(types=tuple(type_ or ()), tenant=tenant)
+    chosen = replace(_filter(which or [], found.groups), types=tuple(type_ or ()), tenant=tenant)
+    number, removed = _number(inspector, chosen, found, exactly=how.dry_run), found.removable(chosen)
     if everything and (unreadable := sum(group.count for group in found.groups if not group.type)):
         stay = "stays" if unreadable == 1 else "stay"
         terminal.say(
@@ -174,17 +173,16 @@ def redrive(
         )
     if not number and not removed:
         terminal.stop("no archived task or dead letter matches; `joblane dead` lists them", Exit.NOTHING)
-    if dry_run:
+    if how.dry_run:
         from joblane.inspector.views import Count
 
-        terminal.answer(Count(number, exact=True), as_json=as_json)
+        terminal.answer(Count(number, exact=True), as_json=how.as_json)
         terminal.console().print(terminal.word(_would(number, removed), "none"))
         return
-    first = f", the first {min(canary, number)} as a canary" if canary else ""
-    question = f"Redrive {terminal.plural(number)}{first}?" if number else f"Remove {_obsolete(removed)}?"
-    terminal.confirm(question, yes=yes or bool(chosen.ids))
-    started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
-    raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
+    question = f"Redrive {terminal.plural(number)}{how.first(number)}?" if number else f"Remove {_obsolete(removed)}?"
+    terminal.confirm(question, yes=how.yes or bool(chosen.ids))
+    started = inspector.redrive(chosen, canary=how.canary, rate=how.rate, reason=how.reason)
+    raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
 
 
 def _would(number: int, removed: int) -> str:
@@ -197,15 +195,15 @@ def _obsolete(number: int) -> str:
     return terminal.plural(number, "obsolete dead letter")
 
 
-def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
+def _filter(which: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
     """A filter for one fingerprint, or for ids: an argument that is not a fingerprint is an id."""
     known = {group.fingerprint for group in groups} | {text for text in which if FINGERPRINT.fullmatch(text)}
     fingerprints = [text for text in which if text in known]
     if len(fingerprints) > 1 or (fingerprints and len(which) > 1):
         terminal.usage("give one fingerprint, or only ids", "FINGERPRINT|ID")
     if fingerprints:
-        return Filter(fingerprint=fingerprints[0], types=tuple(types))
-    return Filter(ids=tuple(dict.fromkeys(which)), types=tuple(types))
+        return Filter(fingerprint=fingerprints[0])
+    return Filter(ids=tuple(dict.fromkeys(which)))
 
 
 def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly: bool) -> int:

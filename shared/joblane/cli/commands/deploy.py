@@ -157,8 +157,7 @@ def deploy(
     from joblane.cdk.preflight.read import check_deploy, read_metadata, read_templates
     from joblane.cli.connect import account_of, aws_session, connect, prefix_of, use_for_programs
     from joblane.cli.rollout import Rollout
-    from joblane.local.progress import Checklist
-    from joblane.local.tools import Tools
+    from joblane.local.tools import Checklist, Tools
     from joblane.tasks.discovery import discover
 
     given, project, steps = target.of(context), Project.here(), Checklist(Console(stderr=True))
@@ -241,7 +240,6 @@ def costs(
     context: typer.Context,
     stage: Stage = None,
     as_json: AsJson = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     assembly: Assembly = None,
 ) -> None:
     """Estimate the monthly cost of an idle stage.
@@ -250,7 +248,6 @@ def costs(
     """
     extras.need("cdk")
     from joblane.cdk import costs as prices
-    from joblane.cdk.database_hours import sentences
     from joblane.cdk.preflight.read import read_templates
     from joblane.prices import AS_OF
     from joblane.tasks.discovery import discover
@@ -265,8 +262,6 @@ def costs(
             for line in lines
         ]
         typer.echo(json.dumps({"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}, indent=2))
-    elif as_markdown:
-        typer.echo(prices.markdown(lines, with_sum=True))
     else:
         typer.echo(
             f"Stage {stage}: about ${total:,.2f} a month if nobody uses it, estimated by prices of {AS_OF} in "
@@ -276,7 +271,7 @@ def costs(
         for line in lines:
             typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}  {line.use}")
         if (pausing := prices.pausing(templates.values(), discover(times={}))) is not None:
-            why, do = sentences(*pausing)
+            why, do = prices.sentences(*pausing)
             typer.echo(f"The database: {why}. {do[0].upper()}{do[1:]}.")
 
 

@@ -1,14 +1,14 @@
-"""Limits and the order of keys: `limits`, `limits set`, `limits reset`, `line show`, `line pass`."""
+"""Limits and the order of keys: `limits`, and its commands `set`, `reset`, `line` and `pass`."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from joblane.cli import filters, options, target, terminal
+from joblane.cli.usage import Listing
 from joblane.inspector.durations import stamp, starts
 from joblane.inspector.shell import argument
 
@@ -24,17 +24,7 @@ Key = Annotated[str | None, typer.Option(metavar="KEY", help="Only this key of t
 LineKey = Annotated[str, typer.Argument(metavar="KEY", help="Key of the type; with a tenant: 'TENANT KEY'.")]
 
 
-class Listing(TyperGroup):
-    """A group whose command `ls` needs no name: `limits NAME` is `limits ls NAME`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in {*self.commands, "--help"}:
-            args = ["ls", *args]
-        return super().parse_args(ctx, args)
-
-
 group = typer.Typer(cls=Listing, rich_markup_mode=None)
-line_group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @group.command("ls")
@@ -128,8 +118,8 @@ def reset(
     _show(found)
 
 
-@line_group.command("show")
-def line_show(
+@group.command("line")
+def line(
     context: typer.Context,
     type_: options.Type,
     key: LineKey,
@@ -147,8 +137,8 @@ def line_show(
     terminal.say(f"See what the first one waits for:  {command} show {argument(found[0].id)}")
 
 
-@line_group.command("pass")
-def line_pass(
+@group.command("pass")
+def pass_(
     context: typer.Context,
     type_: options.Type,
     key: LineKey,

@@ -20,10 +20,10 @@ from joblane.local.errors import LocalError, PortBusyError
 from joblane.project import Project, refuse_others
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from joblane.local.dev.channel import Channel
-    from joblane.local.dev.page import DevPage
+    from joblane.local.dev.control import DevPage
     from joblane.local.stack import LocalStack
 
 FIRST_JOB = timedelta(minutes=2)
@@ -94,6 +94,7 @@ def up(given: StackOptions) -> None:
     The stack keeps running. The first time, this fetches its tools; .joblane/ then takes about 700 MB.
     """
     extras.need("local", "cdk")
+    from joblane.local.env_file import shown
 
     stack = given.stack()
     stack.check()
@@ -107,7 +108,7 @@ def up(given: StackOptions) -> None:
     _run_first_job(stack)
     typer.echo(
         f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}\n"
-        f"Set your shell up: set -a; . {_shown(stack.env_file)}; set +a\n"
+        f"Set your shell up: set -a; . {shown(stack.env_file)}; set +a\n"
         f"Watch:             {program()} watch, or {program()} page\n"
         f"After a change:    {program()} up\n"
         f"Stop:              {program()} down"
@@ -141,10 +142,6 @@ def _left(stack: LocalStack) -> list[str]:
     if not any(runs for runs, _ in stack.status().values()):
         return []
     return ["The parts that started still run; `joblane down` stops them."]
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _run_first_job(stack: LocalStack) -> None:
@@ -216,7 +213,7 @@ def _page(port: int) -> DevPage:
     """Listen for the page, whose process the first request starts."""
     import secrets
 
-    from joblane.local.dev.page import DevPage
+    from joblane.local.dev.control import DevPage
 
     try:
         listening = socket.create_server(("127.0.0.1", port))
@@ -232,7 +229,7 @@ def _page(port: int) -> DevPage:
     )
 
 
-def serve_page(_channel: Channel, files: list[int], *, port: int, keys: dict[str, str], command: str) -> None:
+def serve_page(_channel: Channel, files: Sequence[int], *, port: int, keys: dict[str, str], command: str) -> None:
     """Serve the page in a process of `joblane dev`, which starts it again after a save, with the same keys."""
     from joblane.cli.connect import connect
     from joblane.page.app import build

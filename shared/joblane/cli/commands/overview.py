@@ -1,13 +1,12 @@
-"""Inspect the stage: `queues`, `stats`, `audit`, `types`, `doctor`."""
+"""Inspect the stage: `queues`, `runs`, `audit`, `types`, `doctor`, `why`."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from joblane.cli import filters, options, target, terminal
 from joblane.cli.exits import Exit
@@ -16,25 +15,14 @@ from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from rich.table import Table
 
     from joblane.inspector.views import Check, Statistic
 
-
-class Why(TyperGroup):
-    """A group that knows no id of a task."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"} and not ctx.resilient_parsing:
-            of = target.command(ctx)
-            terminal.usage(f"`{of} why slow TYPE` is about a type; `{of} show ID` says why a task waits")
-        return super().parse_args(ctx, args)
-
-
-why = typer.Typer(cls=Why, no_args_is_help=True, rich_markup_mode=None)
-
 LEFT_OUT_FIRST = ("LONGEST", "MEAN WAIT", "LOST", "RETRIED", "MEAN TIME", "COMPLETED")
-"""Columns of `stats` in the order in which they are left out of a narrow table."""
+"""Columns of `runs` in the order in which they are left out of a narrow table."""
 
 
 def queues(
@@ -87,22 +75,47 @@ def _tenants(context: typer.Context, *, as_json: bool) -> None:
         terminal.say(f"Stop one for a while: {target.command(context)} pause tenant {name} --for 1h --reason …")
 
 
-def stats(
+def runs(
     context: typer.Context,
+    type_: Annotated[
+        str | None,
+        typer.Argument(metavar="TYPE", help="The runs of this type over time.", autocompletion=options.task_types),
+    ] = None,
+    *,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="The runs of this tenant over time, by hour.")
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(metavar="KEY", help="Without a type or --tenant: type or tenant.", autocompletion=options.groups),
+    ] = "type",
     within: Annotated[
-        str, typer.Option(metavar="DURATION", help="Only runs that started within this time: 1h, 1d, 1w.")
+        str, typer.Option(metavar="DURATION", help="Runs within this time: 15m, 1d, 7d; 30d at most.")
     ] = "1d",
-    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=options.groups)] = "type",
-    cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Without a type or --tenant: show estimated costs.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show runs by type or tenant, and their costs.
+    """Show the runs of all types or tenants, or of one over time.
 
-    Their outcomes, and their mean times of waiting and running. `joblane runs TYPE` has percentiles.
+    Of all: outcomes, mean times of waiting and running, and costs. Of one: also percentiles, tasks now, limits and
+    errors, and the latest deploys, pauses, changed limits and bulk actions.
     """
+    length = filters.parsed(duration, within, "--within")
+    if type_ is None and tenant is None:
+        _all_runs(context, within, length, by, cost=cost, as_json=as_json)
+    elif type_ is not None and tenant is not None:
+        terminal.usage("give a type or --tenant, and not both")
+    elif cost:
+        terminal.usage("give it without a type and --tenant", "--cost")
+    elif tenant is None:
+        _runs_of(context, PauseScope.TYPE, type_ or "", length, as_json=as_json)
+    else:
+        _runs_of(context, PauseScope.TENANT, tenant, length, as_json=as_json)
+
+
+def _all_runs(context: typer.Context, within: str, length: timedelta, by: str, *, cost: bool, as_json: bool) -> None:
     if by not in STATISTICS_BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
-    length = filters.parsed(duration, within, "--within")
     found = target.inspector(context).statistics(within=length, by=by)
     terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
     console = terminal.console()
@@ -114,33 +127,13 @@ def stats(
         )
 
 
-def runs(
-    context: typer.Context,
-    type_: Annotated[
-        str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=options.task_types)
-    ] = None,
-    tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="The runs of this tenant instead of a type, by hour.")
-    ] = None,
-    within: Annotated[
-        str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")
-    ] = "1d",
-    as_json: options.AsJson = False,
-) -> None:
-    """Show the runs of one type or tenant over time.
-
-    Runs, failures, percentiles of waits and durations, cost, tasks now, limits and errors, and the latest deploys,
-    pauses, changed limits and bulk actions.
-    """
+def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timedelta, *, as_json: bool) -> None:
     from joblane.cli import run_tables
     from joblane.cli.queue_tables import pause_line
     from joblane.errors import LimitError
 
-    if (type_ is None) == (tenant is None):
-        terminal.usage("give a type or --tenant, and not both")
-    kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
-    inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
-    found = inspector.performance(kind, name or "", within=length)
+    inspector = target.inspector(context)
+    found = inspector.performance(kind, name, within=length)
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
     console.print(run_tables.performance(found, console.width))
@@ -148,9 +141,9 @@ def runs(
         overview = inspector.overview(minutes=1)
         declared = next((one for one in inspector.types() if one.type == found.name), None)
         console.print(run_tables.now(overview, found.name, declared))
-        for name in declared.limits if declared else ():
+        for limit in declared.limits if declared else ():
             with suppress(LimitError):  # the database does not have it yet
-                for line in run_tables.limit_lines(inspector.limits(name)):
+                for line in run_tables.limit_lines(inspector.limits(limit)):
                     terminal.say(line)
         errors = (
             inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
@@ -212,7 +205,9 @@ def audit(
     newer: Annotated[
         str | None, typer.Option(metavar="AGE", help="Only actions after this: an age (10m, 2h, 3d) or a time.")
     ] = None,
-    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower NO than this.")] = None,
+    after: Annotated[
+        int | None, typer.Option(metavar="NO", help="NO of the last entry of the previous page: show the next page.")
+    ] = None,
     limit: options.Limit = 50,
     as_json: options.AsJson = False,
 ) -> None:
@@ -224,18 +219,18 @@ def audit(
 
     since, until = filters.time_range(newer, older)
     found = target.inspector(context).audit(
-        target=target_, who=who, action=action, bulk=bulk, since=since, until=until, before=before, limit=limit
+        target=target_, who=who, action=action, bulk=bulk, since=since, until=until, before=after, limit=limit
     )
     terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
     console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))
     if len(found) == limit:
-        terminal.say(f"There may be more entries. For the next page, add --before {found[-1].number}")
+        terminal.say(f"There may be more entries. For the next page, add --after {found[-1].number}")
 
 
 def types(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the declared task types."""
-    found = target.inspector(context).types()
+    found = target.types(context)
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
     rows = [
@@ -269,17 +264,14 @@ def doctor(context: typer.Context, as_json: options.AsJson = False) -> None:
     _judge(target.inspector(context).doctor(), as_json=as_json)
 
 
-@why.command("slow")
-def slow(
-    context: typer.Context,
-    type_: Annotated[str, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=options.task_types)],
-    as_json: options.AsJson = False,
-) -> None:
+def why(context: typer.Context, type_: options.Type, as_json: options.AsJson = False) -> None:
     """Say why the tasks of a type start late.
 
     Checks pauses, limits, tenants, lanes, durations, arrivals, failures and the sweep. Each finding has its numbers and
     the command that helps. Exit status 1 if one of them delays tasks.
     """
+    if ":" not in type_:
+        terminal.usage(f"a type is required; `{target.command(context)} show ID` says why a task waits", "TYPE")
     _judge(target.inspector(context).why_slow(type_), as_json=as_json)
 
 

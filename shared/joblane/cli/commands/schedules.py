@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joblane.cli import filters, options, target, terminal
-from joblane.cli.commands.limits import Listing
+from joblane.cli.usage import Listing
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:

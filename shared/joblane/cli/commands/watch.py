@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from joblane.cli import target, terminal
+from joblane.cli.exits import Exit
 
 
 def watch(
@@ -51,6 +52,6 @@ def watch(
         read_only="`joblane watch` was started with --read-only." if read_only else None,
     )
     app.run(mouse=False)
-    if app.failure is not None:
-        raise app.failure
+    if app.return_code == Exit.FAILED:
+        raise app.failure or RuntimeError("a widget of `joblane watch` has failed")
     raise typer.Exit(app.return_code or 0)

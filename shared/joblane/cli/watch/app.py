@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from rich.console import RenderableType
@@ -13,6 +16,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.events import Resize
+from textual.timer import Timer
 from textual.widgets import DataTable, Input, Static
 
 from joblane.cli.exits import Exit, exit_of, message_of
@@ -20,16 +24,18 @@ from joblane.cli.follow import report
 from joblane.cli.terminal import word
 from joblane.cli.watch import dialogs, plans, words
 from joblane.cli.watch.dialogs import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
-from joblane.cli.watch.feed import RETRY_SECONDS, TERMINATED, Answers, Done, Feed, Fetched, act, await_ends
+from joblane.cli.watch.feed import TERMINATED, Answers, Done, act, await_ends
 from joblane.cli.watch.grid import Grid, Scrolled, details
 from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import BulkView
+from joblane.inspector.views import BulkView, Pause
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 
+RETRY_SECONDS = 5.0
+"""Time between queries while they fail."""
 SILENT_SECONDS = 5.0
 """A query that takes longer than this is reported as unanswered."""
 READ_ONLY_STATES = (INSUFFICIENT_PRIVILEGE, READ_ONLY)
@@ -70,6 +76,10 @@ class Watch(App[None]):
     ) -> None:
         super().__init__(ansi_color=True)
         self.theme = "ansi-dark"  # the terminal's own colours, dark or light
+        # Textual's own report of a bug prints the values of variables, in which a payload may be.
+        self.error_console.quiet = True
+        self.failure: Exception | None = None
+        """The bug that ended it; None if the user did, or a bug of a widget."""
         self.read_only = read_only
         self._inspector, self._every, self._source = inspector, every, source
         self._stage, self._command = stage, command
@@ -79,14 +89,27 @@ class Watch(App[None]):
         self._answers = Answers()
         self._problem: str | None = None
         self._bulk: str | None = None
-        self._feed = Feed(
-            lambda: self._asked, self._fetch, lambda asked: max(every, asked.view.every), self.post_message
-        )
+        self._since: float | None = None
+        """The time since which a query waits for its answer."""
+        self._is_due = False
+        self._timer: Timer | None = None
 
-    @property
-    def failure(self) -> Exception | None:
-        """The bug that ended it; None if the user did."""
-        return self._exception
+    @contextmanager
+    def _ends_at_a_bug(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
+            self.exit(return_code=Exit.FAILED)
+
+    async def run_action(self, action: Any, default_namespace: Any = None, namespaces: Any = None) -> bool:
+        with self._ends_at_a_bug():
+            return await super().run_action(action, default_namespace, namespaces)
+        return True
+
+    def on_done(self, event: Done) -> None:
+        with self._ends_at_a_bug():
+            event.then(event.result, event.error)
 
     # --- The screen --------------------------------------------------------------------------------------------------
 
@@ -109,12 +132,9 @@ class Watch(App[None]):
         self._grid.focus()
         self._draw()
         self.set_interval(1, self._draw_notice)
-        self._feed.start()
+        self.action_refresh()
         if not self.is_headless:
             await_ends(sys.stdin.fileno(), lambda: self.exit(return_code=TERMINATED))
-
-    def on_unmount(self) -> None:
-        self._feed.end()
 
     def on_resize(self, _: Resize) -> None:
         self.call_later(self._draw)  # the application takes the new size after this
@@ -143,11 +163,12 @@ class Watch(App[None]):
         self._set("hints", word(FILTER_KEYS if self._filtering else keys, "dim"))
         self._draw_notice()
         listing = None
-        if asked.task is None and answer is not None:
-            listing = asked.view.draw(answer[1], asked, self._width)
-        elif asked.task is not None and answer is not None:
-            self.query_one("#task", Static).update(details(answer[1], self._width, self._command))
-        self._draw_list(asked, listing, loading=answer is None)
+        with self._ends_at_a_bug():
+            if asked.task is None and answer is not None:
+                listing = asked.view.draw(answer[1], asked, self._width)
+            elif asked.task is not None and answer is not None:
+                self.query_one("#task", Static).update(details(answer[1], self._width, self._command))
+            self._draw_list(asked, listing, loading=answer is None)
 
     def _draw_list(self, asked: Asked, listing: Listing | None, *, loading: bool) -> None:
         detail = self.screen_stack[0].query_one("#detail", Scrolled)
@@ -183,7 +204,7 @@ class Watch(App[None]):
         if text:
             notice = words.notice(text, asked.chosen, asked.view.fields)
         problem = self._problem
-        if self._feed.waiting_seconds > SILENT_SECONDS:
+        if self._since is not None and time.monotonic() - self._since > SILENT_SECONDS:
             problem = f"no answer from {self._source}"
         if problem:
             since = f"Not up to date since {answer[0]:%H:%M:%S}Z: " if answer else "Nothing to show yet: "
@@ -193,19 +214,35 @@ class Watch(App[None]):
 
     # --- Queries -----------------------------------------------------------------------------------------------------
 
+    def action_refresh(self) -> None:
+        """Fetch what is shown now, or at once after the query that is under way."""
+        self._is_due = self._since is not None
+        if self._is_due:
+            return
+        if self._timer is not None:
+            self._timer.stop()
+        self._since = time.monotonic()
+        act(partial(self._fetch, self._asked), partial(self._fetched, self._asked), self.post_message)
+
     def _fetch(self, asked: Asked) -> tuple[Any, BulkView | None]:
-        """In the thread of the feed."""
+        """In a thread."""
         bulk = None if self._bulk is None else self._inspector.bulk_view(self._bulk)
         if asked.task is not None:
             return self._inspector.task(asked.task), bulk
         return asked.view.fetch(self._inspector, asked), bulk
 
-    def on_fetched(self, event: Fetched) -> None:
-        if event.error is not None:
-            self._failed(event.asked, event.error)
+    def _fetched(self, asked: Asked, answer: tuple[Any, BulkView | None], error: Exception | None) -> None:
+        self._since = None
+        if self._is_due:
+            self.action_refresh()
+        else:
+            seconds = RETRY_SECONDS if error is not None else max(self._every, asked.view.every)
+            self._timer = self.set_timer(seconds, self.action_refresh)
+        if error is not None:
+            self._failed(asked, error)
             return
-        data, bulk = event.data
-        self._answers.keep(event.asked, data)
+        data, bulk = answer
+        self._answers.keep(asked, data)
         self._problem = None
         if bulk is not None and bulk.id == self._bulk:
             self._follow(bulk)
@@ -218,14 +255,10 @@ class Watch(App[None]):
 
     def _failed(self, asked: Asked, error: Exception) -> None:
         if exit_of(error) is None:
-            self._handle_exception(error)
-        elif replace(asked, name=None) == replace(self._asked, name=None):
+            raise error
+        if replace(asked, name=None) == replace(self._asked, name=None):
             self._problem = plans.first_sentence(message_of(error))
             self._draw()
-
-    def _fatal_error(self) -> None:
-        # Textual's own report of a bug prints the values of variables, in which a payload may be.
-        self._close_messages_no_wait()
 
     # --- Lists -------------------------------------------------------------------------------------------------------
 
@@ -237,7 +270,7 @@ class Watch(App[None]):
         if self._bulk is None:
             self._set("bulk", None)
         self._draw()
-        self._feed.wake()
+        self.action_refresh()
 
     def action_view(self, number: int) -> None:
         view = VIEWS[number - 1]
@@ -245,9 +278,6 @@ class Watch(App[None]):
 
     def action_turn(self, step: int) -> None:
         self.action_view((VIEWS.index(self._asked.view) + step) % len(VIEWS) + 1)
-
-    def action_refresh(self) -> None:
-        self._feed.wake()
 
     def action_leave(self) -> None:
         if self._filtering:
@@ -276,7 +306,7 @@ class Watch(App[None]):
         target = self._grid.target
         if self._asked.view.selecting and self._asked.task is None and target and target.type != self._asked.name:
             self._asked = replace(self._asked, name=target.type)
-            self._feed.wake()
+            self.action_refresh()
 
     # --- The filter --------------------------------------------------------------------------------------------------
 
@@ -330,7 +360,7 @@ class Watch(App[None]):
         of, waiting = plans.pauses(target), dialogs.Waiting("Reading the pauses …")
         self.say("")
         self.push_screen(waiting)
-        act(self._inspector.pauses, lambda found: self._choose(of(found), waiting), self.post_message, reading=True)
+        act(self._inspector.pauses, partial(self._choose, of, waiting), self.post_message)
 
     def action_retry(self) -> None:
         target = self._target
@@ -346,10 +376,20 @@ class Watch(App[None]):
             self.say(f"Nothing was done. {self.read_only}", "yellow")
         return not self.read_only
 
-    def _choose(self, found: list[plans.Plan], waiting: dialogs.Waiting) -> None:
+    def _choose(
+        self,
+        of: Callable[[Sequence[Pause]], list[plans.Plan]],
+        waiting: dialogs.Waiting,
+        pauses: Sequence[Pause],
+        error: Exception | None,
+    ) -> None:
         if self.screen is not waiting:
             return  # it was cancelled
         self.pop_screen()
+        if error is not None:
+            self._refused(error, f"Nothing was done: {plans.first_sentence(message_of(error))}.")
+            return
+        found = of(pauses)
 
         def chosen(number: int | None) -> None:
             if number is not None:
@@ -366,35 +406,28 @@ class Watch(App[None]):
                 self.say("Nothing was done.")
             else:
                 self.say(f"{plan.title} …")
-                act(lambda: plan.call(self._inspector, given), self._acted(plan), self.post_message)
+                act(partial(plan.call, self._inspector, given), partial(self._acted, plan), self.post_message)
 
         self.push_screen(dialogs.Confirmation(plan.title, plan.text, plan.fields, plan.confirm), confirmed)
 
-    def _acted(self, plan: plans.Plan) -> Callable[[Any], None]:
-        def then(result: Any) -> None:
-            if isinstance(result, BulkView):
-                self.say("")
-                self._follow(result)
-            else:
-                self.say(plan.result(result))
-            self._feed.wake()
-
-        return then
-
-    def on_done(self, event: Done) -> None:
-        if event.error is None:
-            event.then(event.result)
+    def _acted(self, plan: plans.Plan, result: Any, error: Exception | None) -> None:
+        if error is not None:
+            self._refused(error, message_of(error))
             return
-        error, code = event.error, exit_of(event.error)
-        if event.reading and isinstance(self.screen, dialogs.Waiting):
-            self.pop_screen()
+        if isinstance(result, BulkView):
+            self.say("")
+            self._follow(result)
+        else:
+            self.say(plan.result(result))
+        self.action_refresh()
+
+    def _refused(self, error: Exception, text: str) -> None:
+        code = exit_of(error)
         if code is Exit.FORBIDDEN or sqlstate(error) in READ_ONLY_STATES:
             self.read_only = f"Your role can view this stage, and not act on it: {message_of(error)}"
             self._may_act()
             self._draw_notice()
         elif code is None:
-            self._handle_exception(error)
-        elif event.reading:
-            self.say(f"Nothing was done: {plans.first_sentence(message_of(error))}.", "red")
+            raise error
         else:
-            self.say(message_of(error), "red")
+            self.say(text, "red")

@@ -1,8 +1,5 @@
-"""The threads of `joblane watch`.
-
-One fetches what is shown, again and again, so that a silent database blocks no key. Another waits for the loss of the
-terminal.
-"""
+"""The threads of `joblane watch`: for queries and actions, so that a silent database blocks no key, and one that waits
+for the loss of the terminal."""
 
 from __future__ import annotations
 
@@ -11,36 +8,27 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from textual.message import Message
 
-RETRY_SECONDS = 5.0
-"""Time between queries while they fail."""
 MOST_ANSWERS = 20
 
 
-class Fetched(Message):
-    """An answer, or the error of a query. ``asked``: what was asked."""
-
-    def __init__(self, asked: Any, data: Any = None, error: Exception | None = None) -> None:
-        super().__init__()
-        self.asked, self.data, self.error = asked, data, error
+Then = Callable[[Any, Exception | None], None]
+"""Takes the result of a call, or its error."""
 
 
 class Done(Message):
-    """The result of a call, or its error. ``then``: what to do with the result. ``reading``: it changed nothing."""
+    """The end of a call in a thread."""
 
-    def __init__(
-        self, then: Callable[[Any], None], result: Any = None, error: Exception | None = None, *, reading: bool
-    ) -> None:
+    def __init__(self, then: Then, result: Any, error: Exception | None) -> None:
         super().__init__()
-        self.then, self.result, self.error, self.reading = then, result, error, reading
+        self.then, self.result, self.error = then, result, error
 
 
 class Answers:
@@ -62,73 +50,21 @@ class Answers:
         return self._kept.get(replace(asked, name=None))
 
 
-@dataclass
-class Feed:
-    """``asked`` is called in the thread before each query, and ``fetch`` with its result.
+def act(call: Callable[[], Any], then: Then, post: Callable[[Message], object]) -> None:
+    """Call ``call`` in a thread, and post its end. ``post`` takes a message from any thread.
 
-    ``every``: seconds between queries, by what was asked. ``post`` takes a message from any thread.
+    The thread does not keep the process from ending: a query may wait for its answer for long.
     """
-
-    asked: Callable[[], Any]
-    fetch: Callable[[Any], Any]
-    every: Callable[[Any], float]
-    post: Callable[[Message], object]
-
-    def __post_init__(self) -> None:
-        self._wake, self._ended = threading.Event(), threading.Event()
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """Start. The thread does not keep the process from ending: a query may wait for its answer for long."""
-        threading.Thread(target=self._run, name="joblane-watch", daemon=True).start()
-
-    def end(self) -> None:
-        self._ended.set()
-        self._wake.set()
-
-    def wake(self) -> None:
-        """Query now, or at once after the query that is under way."""
-        self._wake.set()
-
-    @property
-    def waiting_seconds(self) -> float:
-        """How long the query that is under way has waited for its answer; 0 if there is none."""
-        since = self._since
-        return 0.0 if since is None else time.monotonic() - since
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._wake.clear()
-            asked = self.asked()
-            self._since = time.monotonic()
-            try:
-                fetched = Fetched(asked, data=self.fetch(asked))
-            except Exception as error:  # the application decides
-                fetched = Fetched(asked, error=error)
-            self._since = None
-            post(self.post, fetched)
-            self._wake.wait(self.every(asked) if fetched.error is None else RETRY_SECONDS)
-
-
-def act(
-    call: Callable[[], Any], then: Callable[[Any], None], to: Callable[[Message], object], *, reading: bool = False
-) -> None:
-    """Call ``call`` in a thread, and post its result."""
 
     def run() -> None:
         try:
-            done = Done(then, result=call(), reading=reading)
+            done = Done(then, call(), None)
         except Exception as error:  # the application decides
-            done = Done(then, error=error, reading=reading)
-        post(to, done)
+            done = Done(then, None, error)
+        with suppress(RuntimeError):  # the event loop is closed: the application has ended
+            post(done)
 
-    threading.Thread(target=run, name="joblane-watch-action", daemon=True).start()
-
-
-def post(to: Callable[[Message], object], message: Message) -> None:
-    """Post a message to an application that may have ended."""
-    with suppress(RuntimeError):  # its event loop is closed
-        to(message)
+    threading.Thread(target=run, name="joblane-watch", daemon=True).start()
 
 
 # --- The ends that no key asks for ------------------------------------------------------------------------------------

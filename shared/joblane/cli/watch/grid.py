@@ -66,9 +66,8 @@ class Grid(DataTable[Text]):
             line = (
                 keys.index(selected.key) if selected is not None and selected.key in keys else min(line, len(rows) - 1)
             )
-            self.move_cursor(row=max(0, line), animate=False, scroll=False)
-        self.scroll_to(y=top, animate=False)
-        self.call_after_refresh(self._scroll_cursor_into_view, animate=False)
+            self.scroll_to(y=top, animate=False)
+            self.move_cursor(row=max(0, line), animate=False)
 
 
 def _columns(table: Table, width: int) -> tuple[list[tuple[str, int]], list[list[Text]]]:

@@ -59,7 +59,7 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
                max(finished_at) as last_at, (array_agg(id order by finished_at desc))[1] as example
           from joblane.tasks
          where (dead_sent_at is not null or dead_letter_unsent) and state = 'archived' and not cleared
-           and (cardinality($1::text[]) = 0 or type = any($1::text[]))
+           and (cardinality($1::text[]) = 0 or type = any($1::text[])) and ($4::text is null or tenant = $4)
            group by 1, case when fingerprint is null then type end
        ) as g join joblane.tasks t on t.id = g.example
          left join joblane.causes c on c.fingerprint = g.fingerprint and c.at >= g.last_at
@@ -67,7 +67,7 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
  order by case when $3 = 'last' then g.last_at end desc, g.number desc, g.last_at desc, g.fingerprint
  limit {MAX_GROUPS}
 """
-"""The causes of the types $1 (none: all) that came at $2 or later.
+"""The causes of the types $1 (none: all) and the tenant $4 (null: all) that came at $2 or later.
 
 A cause that is known is open again once another task has failed with it."""
 ACKNOWLEDGE = """
@@ -80,18 +80,19 @@ select where exists (select from joblane.tasks where fingerprint = $1 and state 
 """
 
 
-def groups(scope: Scope, types: Sequence[str], since: datetime | None, sort: str) -> DeadLetters:
+def groups(scope: Scope, types: Sequence[str], tenant: str | None, since: datetime | None, sort: str) -> DeadLetters:
     """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released."""
     if sort not in SORTS:
         raise SelectionError("sort", f"{' or '.join(SORTS)} is required")
-    chosen = checked(scope, Filter(types=tuple(types), ended_after=since))
+    chosen = checked(scope, Filter(types=tuple(types), tenant=tenant, ended_after=since))
     depths, dead_letters, unread = _unexpected_dead_letters(scope)
+    of_tenant = [one for one in dead_letters if tenant is None or one.delivery.group == tenant]
     unrecorded = [
         group
-        for group in _unrecorded(scope, dead_letters)
+        for group in _unrecorded(scope, of_tenant)
         if (not types or group.type in chosen.types) and (since is None or group.last_at >= since)
     ]
-    found = [*_recorded(scope, chosen.types, since, sort), *unrecorded]
+    found = [*_recorded(scope, chosen, sort), *unrecorded]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)
@@ -137,8 +138,8 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
 # --- The task table ------------------------------------------------------------------------------------------------
 
 
-def _recorded(scope: Scope, types: Sequence[str], since: datetime | None, sort: str) -> list[DeadGroup]:
-    rows = scope.connection.run(GROUPS, list(types), since, sort)
+def _recorded(scope: Scope, chosen: Filter, sort: str) -> list[DeadGroup]:
+    rows = scope.connection.run(GROUPS, list(chosen.types), chosen.ended_after, sort, chosen.tenant)
     return [
         DeadGroup(
             fingerprint=fingerprint,

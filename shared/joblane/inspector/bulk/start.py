@@ -35,14 +35,14 @@ values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
 """
 
 
-def start(
-    scope: Scope, action: BulkAction, filter_: Filter, *, rate: int, canary: int = 0, reason: str | None
-) -> BulkView:
+def start(scope: Scope, action: BulkAction, filter_: Filter, *, rate: int, canary: int, reason: str | None) -> BulkView:
     """Start a bulk action. Raises :class:`SelectionError` if nothing matches, or too many tasks for its timeout."""
     try:
         action = BulkAction(action)
     except ValueError:
         raise SelectionError("action", f"{action!r} is not valid; valid are {', '.join(BulkAction)}") from None
+    if canary and action is not BulkAction.RETRY:
+        raise SelectionError("canary", f"only a retry has one, and not {action!r}")
     return begin(scope, action, frozen(scope, filter_, action), rate=rate, canary=canary, reason=reason)
 
 

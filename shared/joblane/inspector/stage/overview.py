@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.schedule_words import in_words
@@ -23,6 +23,9 @@ from joblane.record.run_statistics import FAILED_OUTCOMES
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.tasks.redaction import shown_schema
+
+if TYPE_CHECKING:
+    from joblane.tasks.task import Task
 
 MOST_ARCHIVED = 1_000
 """Archived tasks are counted up to here: each is a page of the table, which nothing else reads."""
@@ -267,7 +270,7 @@ def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
 # --- Types ------------------------------------------------------------------------------------------------------------
 
 
-def types(scope: Scope) -> tuple[TypeView, ...]:
+def types(tasks: Mapping[str, Task[Any, Any]]) -> tuple[TypeView, ...]:
     return tuple(
         TypeView(
             type=task.type,
@@ -285,5 +288,5 @@ def types(scope: Scope) -> tuple[TypeView, ...]:
             key=task.flow.key if task.flow else (),
             limits=limits.limits_of(task),
         )
-        for task in sorted(scope.tasks.values(), key=lambda task: task.type)
+        for task in sorted(tasks.values(), key=lambda task: task.type)
     )

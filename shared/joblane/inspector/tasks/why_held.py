@@ -86,11 +86,11 @@ def _in_order(record: Record, earlier: list[Any]) -> Why:
     """The tasks of its key run in order, and another is first."""
     id_, state, attempt, due_at, lease_until = earlier[0]
     key = (record.key_limit or "").partition("/")[2]
-    passing = f"`joblane line pass {record.type} {argument(key)}`"
+    passing = f"`joblane limits pass {record.type} {argument(key)}`"
     first, until = standing(State(state), attempt, due_at, lease_until)
     match State(state):
         case State.ACTIVE:
-            helps = f"To see all of them: `joblane line show {record.type} {argument(key)}`"
+            helps = f"To see all of them: `joblane limits line {record.type} {argument(key)}`"
         case State.RETRY:
             helps = f"To start that one now: `joblane run {id_}`. To let the next one run first: {passing}"
         case _:

@@ -1,11 +1,16 @@
-"""Messages between the command and its processes: a line of JSON each, over a socket."""
+"""A process of `joblane dev`: its messages with the command, a line of JSON each over a socket; its slow imports."""
 
 from __future__ import annotations
 
 import json
 import select
 import socket
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer, get_ident
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -45,3 +50,29 @@ class Channel:
     def __iter__(self) -> Iterator[Message]:
         while (message := self.receive()) is not None:
             yield message
+
+
+SECONDS = 5.0
+
+
+@contextmanager
+def named_if_slow(root: Path) -> Iterator[None]:
+    """Print file and line of the import in the block if it takes longer than :data:`SECONDS`.
+
+    ``root``: the folder of the project, whose lines are named rather than those of packages.
+    """
+    timer = Timer(SECONDS, _name, (get_ident(), root.resolve()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _name(thread: int, root: Path) -> None:
+    places = traceback.extract_stack(sys._current_frames()[thread])
+    own = [each for each in places if each.filename.startswith(f"{root}/") and "site-packages" not in each.filename]
+    place = [*places, *own][-1]
+    shown = place.filename.removeprefix(f"{root}/")
+    print(f"{shown}, line {place.lineno}: this import has not ended after {SECONDS:.0f} s.", flush=True)  # noqa: T201

@@ -283,15 +283,10 @@ class Server(uvicorn.Server):
 
 def listen(port: int) -> socket.socket:
     """Listen on the port of the queues. Raises :class:`PortBusyError`."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((HOST, port))
-        listening.listen(128)
+        return socket.create_server((HOST, port), backlog=128)
     except OSError as error:
-        listening.close()
         raise PortBusyError("The queues of `joblane dev`", port, "JOBLANE_AWS_PORT") from error
-    return listening
 
 
 def config(app: Any) -> uvicorn.Config:

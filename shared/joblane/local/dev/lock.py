@@ -77,16 +77,14 @@ def refuse_if_up(folder: Path) -> None:
 
 def is_held(folder: Path) -> bool:
     """Return true if `joblane dev` runs in the folder."""
-    try:
+    with suppress(OSError):
         own = os.open(folder / FILE, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(own)
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(own)
     return False
 
 

@@ -30,7 +30,7 @@ HIDDEN = (
 )  # fmt: skip
 """Fields that are shown otherwise, or not at all."""
 CONTROLS: dict[int, str] = dict.fromkeys(
-    (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), 0x2066, 0x2069), "\ufffd"
+    (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )
 CONTROLS[0x09] = " "
 RED, GREEN, YELLOW, CYAN, DIM = "31", "32", "33", "36", "2"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.errors import MessageError
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.dev.log import RED, YELLOW, Log, short
-from joblane.local.dev.processes import Process, ended
+from joblane.local.dev.processes import Process
 from joblane.sqs.message import decode
 
 if TYPE_CHECKING:
@@ -40,23 +40,22 @@ EndLeases = Callable[[str], Awaitable[Sequence[str]]]
 class Worker:
     """A process and what it does. ``generation``: the code that it runs, by the number of saves."""
 
+    run: asyncio.Task[None]
+    process: Process | None = None
+    given: asyncio.Future[tuple[Sequence[QueuedMessage], str]] | None = None
+    """The messages for which it waits, with the trace header of their invocation."""
+    request_id: str | None = None
+    """Id of the invocation. None: it starts, or is idle."""
+    task_ids: Sequence[str] = ()
+    since = 0.0
+    """The loop's time of the begin of the invocation."""
+
     def __init__(self, generation: int) -> None:
         self.generation = generation
-        self.process: Process | None = None
-        self.ready = False
-        self.request_id: str | None = None
-        """Id of the invocation. None: it is idle."""
-        self.task_ids: list[str] = []
-        self.since = 0.0
-        """The loop's time of the begin of the invocation, or of idleness."""
 
     @property
     def is_free(self) -> bool:
-        return self.ready and self.request_id is None
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
+        return self.given is not None and not self.given.done()
 
 
 class Pool:
@@ -82,7 +81,6 @@ class Pool:
         self._generation = 0
         self._workers: list[Worker] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._runs: set[asyncio.Task[None]] = set()
         self._closing = False
 
     # --- Messages to processes -------------------------------------------------------------------------------------
@@ -98,7 +96,7 @@ class Pool:
                 self._grow(current)
                 return
             if batch := self._queues.receive_some(lane, self.declared["batch_size"]):
-                self._run(worker, batch)
+                self._give(worker, batch)
         self._serve_at(self._next_visible_at())
 
     def _lane(self) -> str | None:
@@ -121,108 +119,95 @@ class Pool:
             self._timer = asyncio.get_running_loop().call_later(seconds, self.serve)
 
     def _grow(self, current: Sequence[Worker]) -> None:
-        if any(not worker.ready for worker in current):
+        if any(worker.request_id is None for worker in current):
             return  # it serves when it is ready
         if len(current) >= min(MOST, self.declared["max_concurrency"] or MOST):
             return  # it serves when a process is free
-        now = asyncio.get_running_loop().time()
-        busy_for = min((now - worker.since for worker in current), default=BUSY_SECONDS)
+        loop = asyncio.get_running_loop()
+        busy_for = min((loop.time() - worker.since for worker in current), default=BUSY_SECONDS)
         if busy_for < BUSY_SECONDS:
             self._serve_at(self._queues.seconds() + BUSY_SECONDS - busy_for)
             return
         worker = Worker(self._generation)
         self._workers.append(worker)
-        self._keep(self._begin(worker))
-
-    def _keep(self, run: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(run)
-        self._runs.add(task)
-        task.add_done_callback(self._runs.discard)
+        worker.run = loop.create_task(self._follow(worker))
 
     # --- One process -----------------------------------------------------------------------------------------------
 
-    async def _begin(self, worker: Worker) -> None:
-        """Start the process, and wait until it has imported its handler."""
-        worker.process = await self._start(
-            self.type,
-            lambda line: self._log.add(
-                self.type, line, worker.request_id, worker.task_ids if worker.request_id else ()
-            ),
-        )
-        if self._closing:
-            worker.process.kill()
-        message = await worker.process.receive()
-        if message is not None and message["kind"] == "ready":
-            worker.ready, worker.since = True, asyncio.get_running_loop().time()
-            if worker.generation != self._generation:  # saved in the meantime
-                self._end(worker)
-            self.serve()
-            return
-        self._workers.remove(worker)
-        await worker.process.close()
-        if worker.generation == self._generation and not self._closing:
-            self.broken = True
-            if message is not None:
-                self._report_broken(message["folder"], message["text"])
-            else:
-                what = ended(worker.process.code.result())
-                self._report_broken(self.type, f"{self.type}: the process {what} while it imported the handler.")
-
-    def _run(self, worker: Worker, batch: Sequence[QueuedMessage]) -> None:
+    def _give(self, worker: Worker, batch: Sequence[QueuedMessage]) -> None:
         traces = [message.trace for message in batch]
         trace = invocation_header(self.type, traces, allows_loops=self.declared["allows_loops"])
         if trace is None:
             self._log.say(f"{REFUSED.format(function=self.type)}.", RED)
             return
-        worker.request_id = f"{REQUEST}{uuid.uuid4()}"
-        worker.task_ids = [_id(message) for message in batch]
+        assert worker.given is not None
+        worker.given.set_result((batch, trace))
+        worker.request_id, worker.task_ids = f"{REQUEST}{uuid.uuid4()}", [_id(message) for message in batch]
         worker.since = asyncio.get_running_loop().time()
-        self._keep(self._invoke(worker, batch, worker.request_id, trace))
 
-    async def _invoke(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str, trace: str) -> None:
-        process = worker.process
-        assert process is not None
+    async def _follow(self, worker: Worker) -> None:
+        """Start a process, and invoke it until it ends, has the code before a save, or is idle for long."""
+        process: Process | None = None
+        try:
+            process = worker.process = await self._start(
+                self.type, lambda line: self._log.add(self.type, line, worker.request_id, worker.task_ids)
+            )
+            await self._import(process, worker.generation)
+            while process.code is None and worker.generation == self._generation and not self._closing:
+                worker.given = asyncio.get_running_loop().create_future()
+                self.serve()
+                try:
+                    batch, trace = await asyncio.wait_for(worker.given, IDLE_SECONDS)
+                except TimeoutError:
+                    break
+                await self._invoke(process, str(worker.request_id), batch, trace)
+                worker.request_id, worker.task_ids = None, ()
+        finally:
+            self._workers.remove(worker)
+            if process is not None:
+                process.kill()
+                await process.close()
+            self.serve()
+
+    async def _import(self, process: Process, generation: int) -> None:
+        """Wait until the process has imported its handler."""
+        message = await process.receive()
+        if message is not None and message["kind"] == "ready":
+            return
+        await process.close()
+        if generation != self._generation or self._closing:
+            return
+        self.broken = True
+        if message is not None:
+            self._report_broken(message["folder"], message["text"])
+        else:
+            text = f"{self.type}: the process {process.end} while it imported the handler."
+            self._report_broken(self.type, text)
+
+    async def _invoke(self, process: Process, request_id: str, batch: Sequence[QueuedMessage], trace: str) -> None:
+        seconds = self.declared["function_seconds"]
         records = [message.record() for message in batch]
         process.send({"request_id": request_id, "trace": trace, "records": records})
         answer: Mapping[str, Any] | None = None
-        seconds = self.declared["function_seconds"]
-        why = "it has closed the connection to `joblane dev`"
         try:
             answer = await asyncio.wait_for(process.receive(), seconds)
         except TimeoutError:
             why = f"the function's timeout of {seconds:.0f} s is over, as Lambda does"
-        if answer is None:
-            if not process.ended:
-                await asyncio.sleep(0.05)  # its exit status comes by another way
-            if not process.ended:
-                self._log.say(f"{self.type}: process {process.pid} is killed: {why}.", RED)
-            await self._lose(worker, batch, request_id)
+            self._log.say(f"{self.type}: process {process.pid} is killed: {why}.", RED)
+            process.kill()
+        if answer is not None:
+            self._queues.delete_handled(batch, answer["response"])
             return
-        self._queues.delete_handled(batch, answer["response"])
-        worker.request_id, worker.since = None, asyncio.get_running_loop().time()
-        if worker.generation != self._generation or self._closing:
-            self._end(worker)
-        self.serve()
-
-    async def _lose(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str) -> None:
-        """The process has ended within an invocation: end its leases, so that its tasks can run again at once."""
-        process = worker.process
-        assert process is not None
-        self._end(worker)
         await process.close()
         if self._closing:
             return
+        # Its leases end, so that its tasks can run again at once.
         lost = await self._end_leases(request_id)
-        text = f"{self.type}: process {process.pid} {ended(process.code.result())}"
+        text = f"{self.type}: process {process.pid} {process.end}"
         if lost:
             text += f" while it ran {', '.join(map(short, lost))}. The attempt counts, as on AWS"
         self._log.say(f"{text}. The message is delivered again.", YELLOW)
         self._queues.give_back(batch, min(max(message.receives for message in batch) - 1, LONGEST_PAUSE_SECONDS))
-
-    def _end(self, worker: Worker) -> None:
-        worker.kill()
-        if worker in self._workers:
-            self._workers.remove(worker)
 
     # --- Reload and end --------------------------------------------------------------------------------------------
 
@@ -231,18 +216,18 @@ class Pool:
         self._generation += 1
         self.broken = False
         running: list[str] = []
-        for worker in list(self._workers):
-            if worker.is_free:
-                self._end(worker)
-            elif worker.request_id is not None:
+        for worker in self._workers:
+            if worker.request_id is not None:
                 running += worker.task_ids
                 loop, request_id = asyncio.get_running_loop(), worker.request_id
                 loop.call_later(GRACE_SECONDS, self._end_late, worker, request_id)
+            elif worker.process is not None:
+                worker.run.cancel()  # it kills its process
         asyncio.get_running_loop().call_soon(self.serve)
         return running
 
     def _end_late(self, worker: Worker, request_id: str) -> None:
-        if worker.request_id == request_id and worker.process is not None and not worker.process.ended:
+        if worker.request_id == request_id and worker.process is not None and worker.process.code is None:
             self._log.say(
                 f"{self.type}: {', '.join(map(short, worker.task_ids))} did not finish within {GRACE_SECONDS:.0f} s "
                 "of the save; its process with the old code is ended.",
@@ -250,25 +235,15 @@ class Pool:
             )
             worker.process.kill()
 
-    def end_idle(self) -> None:
-        """End the processes that had no message for :data:`IDLE_SECONDS`."""
-        now = asyncio.get_running_loop().time()
-        for worker in list(self._workers):
-            if worker.is_free and now - worker.since > IDLE_SECONDS:
-                self._end(worker)
-
     async def close(self, seconds: float) -> list[str]:
         """Stop receiving; give running tasks ``seconds`` to end. Return the ids of the tasks that did not."""
         self._closing = True
         self._serve_at(None)
-        busy = [worker for worker in self._workers if worker.request_id is not None]
-        if busy and self._runs:
-            await asyncio.wait(self._runs, timeout=seconds)
-        left = [id_ for worker in busy if worker.request_id is not None for id_ in worker.task_ids]
+        if busy := [worker.run for worker in self._workers if worker.request_id is not None]:
+            await asyncio.wait(busy, timeout=seconds)
+        left = [id_ for worker in self._workers for id_ in worker.task_ids]
         for worker in self._workers:
-            worker.kill()
-        for task in self._runs:
-            task.cancel()
+            worker.run.cancel()
         return left
 
 

@@ -15,59 +15,59 @@ from pathlib import Path
 from typing import Any
 
 from joblane.local.dev.channel import Message, encoded
+from joblane.local.errors import LocalError
 
 MAX_MESSAGE, MAX_LINE = 64 << 20, 1 << 20
 """Bytes of a message to the command, and of a line of output. A longer line is several."""
+LOST = "The process that starts the others was killed, and they with it. Run `joblane dev` again."
 
 
 class Process:
-    """A running process. ``code``: its exit status once it has ended, negative for a signal."""
+    """A running process. ``code``: its exit status once :meth:`receive` has returned None, negative for a signal."""
 
-    def __init__(self, pid: int, code: asyncio.Future[int]) -> None:
-        self.pid = pid
-        self.code = code
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self.output: asyncio.Task[None]
+    pid: int
+    code: int | None = None
 
-    async def connect(self, connection: socket.socket, output: int, on_line: Callable[[str], None]) -> None:
-        self._reader, self._writer = await asyncio.open_connection(sock=connection, limit=MAX_MESSAGE)
-        self.output = asyncio.create_task(_read_lines(output, on_line))
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, output: asyncio.Task[None]) -> None:
+        self._reader, self._writer, self._output = reader, writer, output
 
     def send(self, message: Message) -> None:
         self._writer.write(encoded(message))
 
     async def receive(self) -> Message | None:
         """Return the next message; None if the process has ended."""
-        try:
-            line = await self._reader.readline()
-        except (ConnectionError, ValueError):
-            return None
-        if not line.endswith(b"\n"):
-            return None
-        message: Message = json.loads(line)
-        return message
+        while self.code is None:
+            try:
+                line = await self._reader.readline()
+            except ConnectionError:
+                line = b""
+            with suppress(ValueError):  # an empty line, or half a message of a process that was killed
+                message: Message = json.loads(line)
+                if message["kind"] != "ended":
+                    return message
+                self.code = message["code"]
+            if not line:  # what forked it was killed, and it with that
+                self.code = -signal.SIGKILL
+        return None
 
-    @property
-    def ended(self) -> bool:
-        return self.code.done()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        if not self.ended:
+    def kill(self) -> None:
+        if self.code is None:
             with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(self.pid, signal.SIGKILL)
 
     async def close(self) -> None:
         """Wait for the end of the process, and for the rest of its output."""
-        await self.code
+        while await self.receive() is not None:
+            pass
         with suppress(asyncio.TimeoutError):  # a process of the handler's own may hold the output open
-            await asyncio.wait_for(self.output, 0.5)
+            await asyncio.wait_for(self._output, 0.5)
         self._writer.close()
 
-
-def ended(code: int) -> str:
-    """Return how a process has ended, from its exit status."""
-    return f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+    @property
+    def end(self) -> str:
+        """How the process has ended."""
+        code = self.code or 0
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
 
 
 async def _read_lines(output: int, on_line: Callable[[str], None]) -> None:
@@ -98,9 +98,6 @@ class Zygote:
     def __init__(self, on_lost: Callable[[], object]) -> None:
         self._on_lost = on_lost
         self._turn = asyncio.Lock()
-        self._started: asyncio.Future[tuple[int, asyncio.Future[int]]] | None = None
-        self._codes: dict[int, asyncio.Future[int]] = {}
-        self._closing = False
 
     def start(self, root: Path, folder: Path, environment: Mapping[str, str]) -> None:
         """Start it in the project ``root``, for the command of ``folder``. Call this early: it imports for a second."""
@@ -117,10 +114,12 @@ class Zygote:
         theirs.close()
 
     def listen(self) -> None:
-        """Read its messages in the running loop."""
-        self._control.setblocking(False)
-        self._rest = b""
-        asyncio.get_running_loop().add_reader(self._control, self._read)
+        """Notice its end in the running loop. It writes nothing."""
+        asyncio.get_running_loop().add_reader(self._control, self._lose)
+
+    def _lose(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._on_lost()
 
     async def spawn(
         self,
@@ -133,61 +132,25 @@ class Zygote:
         """Start a process that calls ``target``, a ``module:function``."""
         ours, theirs = socket.socketpair()
         output, their_output = os.pipe()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_MESSAGE)
+        process = Process(reader, writer, asyncio.create_task(_read_lines(output, on_line)))
         data = encoded({"target": target, "arguments": arguments, "environment": environment})
         try:
             async with self._turn:
-                self._started = asyncio.get_running_loop().create_future()
-                await self._write(data, [theirs.fileno(), their_output, *files])
-                pid, code = await self._started
+                sent = socket.send_fds(self._control, [data], [theirs.fileno(), their_output, *files])
+                self._control.sendall(data[sent:])
+                theirs.close()
+                started = await process.receive()
         finally:
             theirs.close()
             os.close(their_output)
-        process = Process(pid, code)
-        await process.connect(ours, output, on_line)
+        if started is None:
+            raise LocalError(LOST)
+        process.pid = started["pid"]
         return process
-
-    async def _write(self, data: bytes, files: list[int]) -> None:
-        while data:
-            try:
-                sent = socket.send_fds(self._control, [data], files)
-            except BlockingIOError:
-                await asyncio.sleep(0.01)
-                continue
-            data, files = data[sent:], []
-
-    def _read(self) -> None:
-        try:
-            data = self._control.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            self._lose()
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if message["kind"] == "started":
-                code = self._codes[message["pid"]] = asyncio.get_running_loop().create_future()
-                if self._started is not None and not self._started.done():
-                    self._started.set_result((message["pid"], code))
-            elif not (code := self._codes.pop(message["pid"])).done():
-                code.set_result(message["code"])
-
-    def _lose(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._control)
-        for code in self._codes.values():
-            if not code.done():
-                code.set_result(-signal.SIGKILL)
-        if not self._closing:
-            self._on_lost()
 
     def close(self) -> None:
         """End it, with all processes that it has forked and that still run."""
-        self._closing = True
-        with suppress(RuntimeError):
-            asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)  # its session

@@ -14,12 +14,11 @@ from typing import Any
 from joblane.local import env_file
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
-from joblane.local.dev.control import Control
+from joblane.local.dev.control import Control, DevPage, PageProcess
 from joblane.local.dev.endpoint import Endpoint, Server, config, listen
 from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
-from joblane.local.dev.page import DevPage, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
-from joblane.local.dev.processes import Process, Zygote
+from joblane.local.dev.processes import LOST, Process, Zygote
 from joblane.local.dev.queues import DevQueues
 from joblane.local.dev.watching import code_of, forget_compiled, names_of, saves
 from joblane.local.emulator import guarded
@@ -31,13 +30,12 @@ from joblane.local.tools import clean_environment
 from joblane.names import OWN_TYPES, event_bus_name, folder_of
 from joblane.project import Project
 from joblane.settings import EVENT_BUS
-from joblane.sqs.client import Entry
 from joblane.telemetry import METRICS_DISABLED
 from joblane.worker.router import Router
 
 END_SECONDS = 0.8
 """Time for running tasks to end after Ctrl-C."""
-IDLE_CHECK_SECONDS, POSTGRES_CHECK_SECONDS = 30.0, 0.5
+POSTGRES_CHECK_SECONDS = 0.5
 ROUTED = 10
 """Messages that the router takes at once, as on AWS."""
 
@@ -75,17 +73,16 @@ class Dev:
             self._env_file.unlink(missing_ok=True)  # that of a command that was killed
             listening = listen(self._aws_port)
             self._page = self._open_page() if self._open_page else None
-            zygote = Zygote(self._lost_zygote)
-            zygote.start(self._project.root, self._folder, clean_environment(self._project))
-            self._zygote = zygote
-            log = self._log = Log(self._folder / "dev.log", self._prefix, raw=self._raw)
+            self._zygote = Zygote(lambda: self._fail(LocalError(LOST)))
+            self._zygote.start(self._project.root, self._folder, clean_environment(self._project))
+            self._log = Log(self._folder / "dev.log", self._prefix, raw=self._raw)
             try:
                 asyncio.run(self._main(listening))
             finally:
                 self._env_file.unlink(missing_ok=True)
-                zygote.close()
+                self._zygote.close()
                 self._postgres.stop()
-                log.close()
+                self._log.close()
 
     async def _main(self, listening: socket.socket) -> None:
         self._stop = asyncio.Event()
@@ -102,7 +99,7 @@ class Dev:
             self._spawn_control,
             on_declared=self._declare,
             on_ready=self._start,
-            on_entries=self._send,
+            on_entry=lambda entry: self._queues.send_many([entry]),
         )
         self._page_process = PageProcess(self._page, self._start_page) if self._page else None
         self._jobs: set[asyncio.Task[Any]] = set()
@@ -115,7 +112,6 @@ class Dev:
         self._keep(self._follow_saves())
         self._keep(self._follow_postgres())
         self._keep(self._control.run())
-        self._keep(self._check_idle())
         try:
             await self._stop.wait()
         finally:
@@ -156,19 +152,12 @@ class Dev:
         self._log.say("Stopping.")
         self._stop.set()
 
-    def _lost_zygote(self) -> None:
-        text = "The process that starts the others was killed, and they with it. Run `joblane dev` again."
-        self._fail(LocalError(text))
-
     async def _end(self) -> None:
         self._env_file.unlink(missing_ok=True)
         self._postgres_started.add_done_callback(lambda task: task.cancelled() or task.exception())
         closed = await asyncio.gather(*(pool.close(END_SECONDS) for pool in self._pools.values()))
         if left := [id_ for ids in closed for id_ in ids]:
             self._log.say(f"Still running, and started again by the next `joblane dev`: {', '.join(map(short, left))}")
-        self._control.stop()
-        if self._page_process is not None:
-            self._page_process.close()
         for task in list(self._jobs):
             task.cancel()
         await asyncio.wait([self._postgres_started])
@@ -201,7 +190,7 @@ class Dev:
 
     async def _spawn_control(self, since: str | None) -> Process:
         arguments = {"since": since, "stamp": str(self._folder / "postgres" / "migrated")}
-        target = "joblane.local.dev.control_process:serve"
+        target = "joblane.local.dev.forked:serve_control"
         return await self._zygote.spawn(
             target, arguments, self._environment(), lambda line: self._log.add("control", line, None, ())
         )
@@ -209,11 +198,10 @@ class Dev:
     async def _declare(self, declared: Mapping[str, Any]) -> str:
         """Make the queues, and return the address of the database, once it has started."""
         self._queues.declare(declared["types"])
-        broken = {folder for folder, _ in declared["broken"]}
-        kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in broken}
+        kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in declared["broken"]}
         self._routes = {**kept, **declared["routes"]}
         self._router = Router(self._routes, self._queues, self._prefix)
-        for folder, text in declared["broken"]:
+        for folder, text in declared["broken"].items():
             self._report_broken(folder, text)
         await self._postgres_started
         return self._postgres.url
@@ -221,9 +209,8 @@ class Dev:
     def _start(self, declared: Mapping[str, Any], recovered: int) -> None:
         """Serve the declared types: the database is ready."""
         types = declared["types"]
-        broken = {folder for folder, _ in declared["broken"]}
         for type_, pool in list(self._pools.items()):
-            if type_ not in types and folder_of(type_) not in broken:
+            if type_ not in types and folder_of(type_) not in declared["broken"]:
                 del self._pools[type_]
                 self._keep(pool.close(GRACE_SECONDS))
                 self._log.say(f"{type_} is not declared any more; its messages stay in the queue.", YELLOW)
@@ -239,7 +226,7 @@ class Dev:
                 queues=self._queues,
                 log=self._log,
                 start=self._start_worker,
-                end_leases=self._control.end_leases,
+                end_leases=self._end_leases,
                 report_broken=self._report_broken,
             )
         if not self._endpoint.ready.is_set():
@@ -248,7 +235,7 @@ class Dev:
             self._banner(declared, recovered)
             self._endpoint.ready.set()
             if self._page_process is not None:
-                self._page_process.listen()
+                self._keep(self._page_process.run())
         for name in self._queues.front_doors:  # may have messages of a type that is declared now
             self._queues.give_back([message for message in self._queues.queues[name].values() if message.receives], 0)
             self._route(name)
@@ -257,12 +244,9 @@ class Dev:
 
     def _banner(self, declared: Mapping[str, Any], recovered: int) -> None:
         types = [type_ for type_ in declared["types"] if not type_.startswith(OWN_TYPES)]
-        shown = self._env_file
-        if shown.is_relative_to(Path.cwd()):
-            shown = shown.relative_to(Path.cwd())
         database, kind = f"{HOST}:{self._postgres.port}", "task type" if len(types) == 1 else "task types"
         self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {len(types)} {kind}")
-        self._log.say(f"Your programs:  set -a; . {shown}; set +a")
+        self._log.say(f"Your programs:  set -a; . {env_file.shown(self._env_file)}; set +a")
         if self._page is not None:
             self._log.say(f"Page:           {self._page.address}")
         if recovered:
@@ -338,15 +322,11 @@ class Dev:
         if at is not None:
             asyncio.get_running_loop().call_later(max(0.05, at - self._queues.seconds()), self._route, front_door)
 
-    def _send(self, entries: Sequence[Sequence[Any]]) -> None:
-        for queue, body, delay, group, attributes in entries:
-            self._queues.send_many([Entry(queue, body, delay, group, attributes)])
-
     # --- Processes -------------------------------------------------------------------------------------------------
 
     async def _start_worker(self, type_: str, on_line: Any) -> Process:
         return await self._zygote.spawn(
-            "joblane.local.dev.worker_process:serve", {"type": type_}, self._environment(), on_line
+            "joblane.local.dev.forked:serve_worker", {"type": type_}, self._environment(), on_line
         )
 
     async def _start_page(self, page: DevPage) -> Process:
@@ -358,11 +338,17 @@ class Dev:
             [page.listening.fileno()],
         )
 
-    async def _check_idle(self) -> None:
-        while True:
-            await asyncio.sleep(IDLE_CHECK_SECONDS)
-            for pool in self._pools.values():
-                pool.end_idle()
+    async def _end_leases(self, request_id: str) -> Sequence[str]:
+        """End the leases of an invocation whose process has ended. Return the ids of its tasks that had not ended."""
+        from joblane.local.dev.forked import end_leases
+        from joblane.record.driver.database import DATABASE_ERRORS, Database
+
+        def end() -> Sequence[str]:
+            with suppress(*DATABASE_ERRORS), Database(self._postgres.url, prefix=self._prefix) as database:
+                return database.call(end_leases, request_id)
+            return ()
+
+        return await asyncio.to_thread(end)
 
     # --- Reload ----------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joblane.project import Project
 
@@ -40,11 +40,15 @@ async def saves(project: Project) -> AsyncGenerator[list[Path]]:
             return file.name in SETTINGS or file in folders
         return any(file.is_relative_to(folder) for folder in folders) and ignored(change, path)
 
-    # the root without its subfolders would need a watcher of its own
-    watchers = [_watch(awatch, [folder for folder in folders if folder.is_dir()], is_code, recursive=True)]
-    watchers.append(_watch(awatch, [root], is_code, recursive=False))
+    async def watch(paths: Iterable[Path], *, recursive: bool) -> None:
+        options: dict[str, Any] = {"step": STEP_MS, "debounce": DEBOUNCE_MS, "recursive": recursive}
+        async for changes in awatch(*paths, watch_filter=is_code, **options):
+            await found.put({path for _, path in changes})
+
     found: asyncio.Queue[set[str]] = asyncio.Queue()
-    running = [asyncio.create_task(_forward(watcher, found)) for watcher in watchers]
+    # the root without its subfolders needs a watcher of its own
+    running = [asyncio.create_task(watch((folder for folder in folders if folder.is_dir()), recursive=True))]
+    running.append(asyncio.create_task(watch([root], recursive=False)))
     try:
         await asyncio.sleep(START_SECONDS)
         yield []
@@ -53,18 +57,6 @@ async def saves(project: Project) -> AsyncGenerator[list[Path]]:
     finally:
         for task in running:
             task.cancel()
-
-
-async def _watch(awatch: object, paths: Iterable[Path], is_code: object, *, recursive: bool) -> AsyncIterator[set[str]]:
-    async for changes in awatch(  # type: ignore[operator]
-        *paths, watch_filter=is_code, step=STEP_MS, debounce=DEBOUNCE_MS, recursive=recursive
-    ):
-        yield {path for _, path in changes}
-
-
-async def _forward(watcher: AsyncIterator[set[str]], to: asyncio.Queue[set[str]]) -> None:
-    async for changed in watcher:
-        await to.put(changed)
 
 
 def code_of(project: Project) -> frozenset[tuple[str, int]]:

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.types import Message, Scope
 
 MAX_ANSWER_BYTES = 5_500_000
 """Lambda's limit is 6 MB, and JSON escapes in the text need additional bytes. Source: Lambda quotas."""
 TEXTS = ("text/", "image/svg", "application/json")
 
 
-def respond(app: ASGIApp, event: Mapping[str, Any]) -> dict[str, Any]:
+def respond(app: Starlette, event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the response of ``app`` to an event."""
     body, sent = _body(event), list[Message]()
 
@@ -28,12 +30,8 @@ def respond(app: ASGIApp, event: Mapping[str, Any]) -> dict[str, Any]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(_run(app, scope_of(event), receive, send))
+    asyncio.run(app(scope_of(event), receive, send))
     return _answer(sent)
-
-
-async def _run(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:
-    await app(scope, receive, send)
 
 
 def scope_of(event: Mapping[str, Any]) -> Scope:
@@ -70,12 +68,10 @@ def _body(event: Mapping[str, Any]) -> bytes:
 
 
 def _answer(sent: list[Message]) -> dict[str, Any]:
-    start = next(message for message in sent if message["type"] == "http.response.start")
-    content = b"".join(message.get("body", b"") for message in sent if message["type"] == "http.response.body")
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
-    headers = {name: value for name, value in pairs if name not in ("set-cookie", "content-length")}
-    answer: dict[str, Any] = {"statusCode": start["status"], "headers": headers}
-    answer["cookies"] = [value for name, value in pairs if name == "set-cookie"]
+    start, *parts = sent
+    content, raw = b"".join(part.get("body", b"") for part in parts), Headers(raw=start["headers"])
+    headers = {name: value for name, value in raw.items() if name not in ("set-cookie", "content-length")}
+    answer = {"statusCode": start["status"], "headers": headers, "cookies": raw.getlist("set-cookie")}
     if len(content) > MAX_ANSWER_BYTES:
         text = "This page has more than the 6 MB that AWS Lambda can send. Select less, or use the command line."
         plain = {**headers, "content-type": "text/plain; charset=utf-8"}

@@ -27,7 +27,7 @@ from joblane.inspector.shared_page import Configuration
 from joblane.page.hosted.issuer import Issuer, IssuerUnavailableError, SignInError, error_code
 from joblane.page.inspectors import Desk
 from joblane.page.rendering import problem
-from joblane.page.security import Guard, cookies_of, equal, own_address
+from joblane.page.security import Guard, equal, own_address
 from joblane.page.views import find
 
 SIGNED_IN, SIGN_OUT, SIGNED_OUT = "/signed-in", "/sign-out", "/signed-out"
@@ -117,7 +117,7 @@ class HostedGuard(Guard):
         return None
 
     def _session(self, request: Request) -> dict[str, Any] | None:
-        return self._signer.read("session", cookies_of(request.headers).get(SESSION, ""))
+        return self._signer.read("session", request.cookies.get(SESSION, ""))
 
     def action_refusal(self, request: Request) -> Response | None:
         if request.state.role is not Permission.VIEW or request.url.path == SIGN_OUT:
@@ -145,7 +145,7 @@ class HostedGuard(Guard):
         answer = RedirectResponse(address, status_code=303)
         path = wanted if len(wanted) <= MAX_PATH else "/"
         kept = self._signer.sign(_purpose(state), {"path": path}, SIGN_IN_SECONDS)
-        for name in _without_room(cookies_of(request.headers), len(SIGN_IN + state + kept)):
+        for name in _without_room(request.cookies, len(SIGN_IN + state + kept)):
             _forget(answer, name)
         _set(answer, SIGN_IN + state, kept, SIGN_IN_SECONDS)
         return answer
@@ -153,7 +153,7 @@ class HostedGuard(Guard):
     def _finish_sign_in(self, request: Request) -> Response:
         """Verify what the issuer answered, make a session, and lead the browser to the page that it wanted."""
         state = request.query_params.get("state", "")
-        kept = self._signer.read(_purpose(state), cookies_of(request.headers).get(SIGN_IN + state, ""))
+        kept = self._signer.read(_purpose(state), request.cookies.get(SIGN_IN + state, ""))
         if kept is None:
             return self._refused(
                 request,

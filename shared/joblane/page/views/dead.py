@@ -29,7 +29,7 @@ def show(request: Request, inspector: Inspector) -> Response:
 def dry_run(request: Request, inspector: Inspector) -> Response:
     """Count the dead letters that a redrive would send back or remove."""
     wanted = _wanted(request.query_params)
-    found = inspector.dead()
+    found = inspector.dead(tenant=wanted.tenant)
     groups = found.within(wanted)
     return page(
         request,
@@ -40,6 +40,7 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         count=sum(group.count for group in groups),
         obsolete=found.removable(wanted),
         fields=write(wanted),
+        tenant=wanted.tenant or "",
         rate=DEFAULT_RATE,
         canary=DEFAULT_CANARY
         if all(group.type for group in groups)

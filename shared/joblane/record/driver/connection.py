@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
+from pg8000.core import IDLE
 from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
@@ -129,6 +130,8 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self._autocommit = False
         self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
         self._answered = True
+        self.idle = True
+        """True if no transaction is open."""
         self._heard_at = (0.0, 0.0)
         super().__init__(*args, **options)
         for oid in JSON_OIDS:
@@ -142,11 +145,6 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def driver_connection(self) -> DbapiConnection:
         """The driver's connection, as SQLAlchemy names it."""
         return self
-
-    @property
-    def idle(self) -> bool:
-        """True if no transaction is open."""
-        return not self._in_transaction
 
     @property
     def usable(self) -> bool:
@@ -219,6 +217,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def handle_READY_FOR_QUERY(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         super().handle_READY_FOR_QUERY(data, context)
         self._answered = True
+        self.idle = data == IDLE
         self._heard_at = (time.monotonic(), time.time())
         if self._is_callers and self.idle:
             self._is_callers = False
@@ -273,11 +272,11 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     def commit(self) -> None:
         """Commit, in one round trip. Raises :class:`DatabaseError` if the server rolled back instead."""
-        if self._in_transaction:
+        if not self.idle:
             self.execute_simple("commit")
 
     def rollback(self) -> None:
-        if self._in_transaction:
+        if not self.idle:
             self.execute_simple("rollback")
 
     def reset(self) -> None:

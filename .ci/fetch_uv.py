@@ -1,10 +1,7 @@
-"""Fetch uv, which fetches all other tools.
+"""Fetch uv, which fetches all other tools. ``make`` runs this before any package is installed.
 
-``make`` runs this file before any package is installed, so it imports only the standard library:
-``python fetch_uv.py .joblane/tools path/to/uv.txt``.
+``python .ci/fetch_uv.py .joblane/tools path/to/uv.txt``
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -21,15 +18,7 @@ INSTALL = (
     "--root-user-action",
     "ignore",
 )
-NO_INDEX = (
-    "The package index cannot be reached. Check the network, or set PIP_INDEX_URL (Python packages) and "
-    "NPM_CONFIG_REGISTRY (Node packages) to indexes that this machine can reach."
-)
-CONNECTION_ERRORS = (
-    *("error sending request", "dns error", "connection refused", "failed to fetch", "no matching distribution"),
-    *("could not find a version", "newconnectionerror", "enotfound", "econnrefused", "etimedout", "eai_again"),
-)
-"""Parts of the output of pip, uv and npm if a registry does not answer."""
+NO_INDEX = "Check the network, or set PIP_INDEX_URL to an index of packages that this machine can reach."
 
 
 def fetch_uv(tools: Path, lock: Path) -> None:
@@ -46,7 +35,9 @@ def fetch_uv(tools: Path, lock: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     tools.mkdir(parents=True, exist_ok=True)
     _install(target, ["--require-hashes", "--requirement", str(lock)])
-    link(tools, "uv", target / "bin" / "uv")
+    (tools / "bin").mkdir(exist_ok=True)
+    (tools / "bin" / "uv").unlink(missing_ok=True)
+    (tools / "bin" / "uv").symlink_to("../uv/bin/uv")
     stamp.write_text(wanted)
 
 
@@ -68,28 +59,13 @@ def _install(target: Path, packages: list[str]) -> None:
             )
     done = _run(command)
     if done.returncode:
-        raise RuntimeError(failure("uv could not be fetched", done.stdout + done.stderr))
+        last = (done.stdout + done.stderr).strip().splitlines()[-8:]
+        raise RuntimeError("\n".join(["uv could not be fetched:", *last, NO_INDEX]))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-
-
-def failure(problem: str, output: str) -> str:
-    """Return the text of an error: the problem, the end of the installer's output, and what to do if it is known."""
-    last = [line for line in output.strip().splitlines() if not line.startswith("WARNING: Retrying")][-8:]
-    advice = [NO_INDEX] if any(part in output.lower() for part in CONNECTION_ERRORS) else []
-    return "\n".join([f"{problem}:", *last, *advice])
-
-
-def link(tools: Path, name: str, program: Path) -> None:
-    """Link ``program`` as ``name`` into ``tools/bin``, the first folder on ``PATH``."""
-    (tools / "bin").mkdir(exist_ok=True)
-    new = tools / "bin" / f"{name}.new"
-    new.unlink(missing_ok=True)
-    new.symlink_to(os.path.relpath(program, new.parent))
-    new.replace(tools / "bin" / name)
 
 
 if __name__ == "__main__":
