@@ -473,10 +473,10 @@ def test_a_queue_and_a_limit_are_paused_and_resumed(visit: Visit, site: Site) ->
     form.get_by_label("For", exact=True).select_option("1 hour")
     form.get_by_label("Reason").fill("a bad deploy")
     form.get_by_role("button", name="Pause low").click()
-    expect(page.get_by_text("Paused the queue low until")).to_be_visible()
+    expect(page.get_by_text("Paused queue low until")).to_be_visible()
     assert [pause.reason for pause in site.inspector.pauses()] == ["a bad deploy"]
     page.get_by_label("Resume queue low").first.click()
-    expect(page.get_by_text("Resumed the queue low.")).to_be_visible()
+    expect(page.get_by_text("Resumed queue low; it was paused by")).to_be_visible()
     assert site.inspector.pauses() == ()
     # and when a key's limit is paused, from one of its tasks
     visitor.go(f"/task?id={any_task(site, State.HELD, tenant='acme')}")
@@ -581,7 +581,7 @@ def test_a_schedule_of_a_tenant_is_found_paused_and_resumed(visit: Visit, site: 
     page.locator("#pause summary").click()
     page.get_by_label("For", exact=True).select_option("1 day")
     page.get_by_role("button", name="Pause the schedule").click()
-    expect(page.get_by_text("Paused: it has no ticks until 2")).to_be_visible()
+    expect(page.get_by_text(": it has no ticks until 2")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_text("Resumed: its next tick is at")).to_be_visible()
     # then
@@ -599,7 +599,7 @@ def test_a_schedule_is_run_and_deleted_without_scripts(visit: Visit, site: Site)
     expect(page.get_by_text("Enqueued: ")).to_be_visible()
     page.locator("#delete summary").click()
     page.get_by_role("button", name="Delete the schedule").click()
-    expect(page.get_by_text("Deleted: globex-monthly.")).to_be_visible()
+    expect(page.get_by_text("Deleted globex-monthly: it has no ticks any more.")).to_be_visible()
     assert visitor.go("/schedules/show?name=globex-monthly").get_by_text("There is no such schedule").count() == 1
     site.seed_schedules()
     _expected(visitor, "404")

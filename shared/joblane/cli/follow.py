@@ -9,6 +9,7 @@ import typer
 
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
+from joblane.inspector.sentences import report
 from joblane.inspector.shell import argument
 from joblane.record.row.states import ENDED
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import BulkOutcome, BulkView
+    from joblane.inspector.views import BulkView
 
 POLL_SECONDS = 0.5
 
@@ -69,32 +70,9 @@ def follow(
     return Exit.DONE if view.state == "completed" and not view.failed and view.stopped is None else Exit.FAILED
 
 
-def outcome_line(outcome: BulkOutcome) -> str:
-    """``Now 2,101 completed, 286 wait, 0 archived again``: the states of the tasks that were sent."""
-    numbers = [f"{outcome.completed:,} completed", f"{outcome.waiting:,} wait"]
-    numbers += [f"{outcome.active:,} run"] if outcome.active else []
-    numbers.append(f"{outcome.archived:,} archived again")
-    numbers += [f"{outcome.cancelled:,} cancelled"] if outcome.cancelled else []
-    return f"Now {', '.join(numbers)}{'' if outcome.exact else ', of the first 20,000'}."
-
-
 def _description(view: BulkView) -> str:
     if view.stopped:
         return f"{view.action}: {view.shown_state}"
     if view.canary and view.done + view.skipped + view.failed < view.canary:
         return f"{view.action}: canary of {view.canary}"
     return view.action
-
-
-def report(view: BulkView) -> str:
-    """The state of a bulk action, as sentences."""
-    all_of_it = view.done == view.total > 1
-    number = f"all {terminal.plural(view.total)}" if all_of_it else f"{view.done:,} of {terminal.plural(view.total)}"
-    parts = [f"{number} {view.result}"]
-    parts += [f"{view.skipped:,} skipped ({view.why_skipped})"] if view.skipped else []
-    parts += [f"{view.failed:,} failed{' again' if view.action == 'redrive' else ''}"] if view.failed else []
-    text = f"{view.action.capitalize()}: {', '.join(parts)}."
-    if view.outcome is not None and view.done:
-        text += f" {outcome_line(view.outcome)}"
-    how = "Stopping" if view.shown_state == "stopping" else "Stopped"
-    return f"{text} {how}: {view.stopped}" if view.stopped else text

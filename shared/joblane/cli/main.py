@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from joblane.cli import queries
 from joblane.cli.commands import (
     actions,
     batch,
@@ -93,7 +94,18 @@ class Commands(Group):
         """Return the command of the arguments."""
         if args[0] in GONE:
             raise UsageError(f"Use {GONE[args[0]]}")
+        if args[0] not in self.commands:
+            self._add_new()
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands, those for new operations of the inspector too."""
+        self._add_new()
+        super().format_commands(ctx, formatter)
+
+    def _add_new(self) -> None:
+        for command in queries.new():
+            self.add_command(command)
 
 
 app = typer.Typer(

@@ -11,10 +11,10 @@ import typer
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
-from joblane.cli.terminal import plural
 from joblane.errors import UnknownScheduleError
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.schedule_words import a_day
+from joblane.inspector.sentences import plural
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector

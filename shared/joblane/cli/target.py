@@ -39,10 +39,10 @@ def types(context: typer.Context) -> tuple[TypeView, ...]:
     """The types that a stage runs; without a stage the types in the code here, which needs no database."""
     if of(context).stage is not None:
         return inspector(context).types()
-    from joblane.inspector.stage.overview import types as in_code
+    from joblane.inspector.stage.overview import types as declared
     from joblane.tasks.discovery import discover
 
-    return in_code(discover())
+    return declared(discover())
 
 
 def command(context: typer.Context) -> str:

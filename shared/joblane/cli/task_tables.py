@@ -1,20 +1,19 @@
-"""Tables of tasks: a listing, and the details of one task."""
+"""The details of one task."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 
 from joblane.cli import terminal
-from joblane.cli.terminal import BETWEEN, WIDE, filled, milliseconds, relative, row, short, table, word
+from joblane.cli.tables import listed
+from joblane.cli.terminal import relative, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
-from joblane.inspector.views import Attempt, AuditEntry, Relatives, Step, TaskRow, TaskView
+from joblane.inspector.views import Attempt, TaskView
 from joblane.record.row.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
@@ -34,58 +33,6 @@ MEANINGS = {
 BAR_WIDTH = 30
 
 
-def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
-    """A page of tasks, at least one, with more columns on a wide terminal."""
-    wide = width >= WIDE
-    tenants = wide and any(task_row.tenant for task_row in rows)
-    return with_ids(
-        [
-            {
-                "ID": task_row.id,
-                "TYPE": task_row.type,
-                "STATE": task_row.state,
-                **({"QUEUE": task_row.queue} if wide else {}),
-                "AGE": short((now - task_row.created_at).total_seconds()),
-                "TRY": tries(task_row),
-                **({"TENANT": task_row.tenant} if tenants else {}),
-                **({"WHEN": when(task_row, now), "ERROR": terminal.line(last_error(task_row))} if wide else {}),
-            }
-            for task_row in rows
-        ],
-        width,
-        right=("AGE", "TRY"),
-    )
-
-
-def with_ids(rows: Sequence[Mapping[str, object]], width: int, *, right: Sequence[str] = ()) -> Table:
-    """A table of rows (title → cell). If the columns do not fit, an id is folded, as a cut id is of no use.
-
-    A column ERROR gets the rest of the width.
-    """
-    columns = {title: (title, *(str(each[title] or "") for each in rows)) for title in rows[0] if title != "ERROR"}
-    needed = sum(max(map(len, cells)) + BETWEEN for cells in columns.values())
-    return filled(rows, right=right, fold=("ID", "ERROR") if needed > width else ("ERROR",))
-
-
-def tries(task_row: TaskRow) -> str:
-    return f"{task_row.attempts}/{task_row.max_retry + 1}"
-
-
-def when(task_row: TaskRow, now: datetime) -> str:
-    """The time at which it is due, or ended."""
-    if task_row.finished_at is not None:
-        return relative(task_row.finished_at, now)
-    return f"due {relative(task_row.due_at, now)}" if task_row.state in WAITING and task_row.due_at > now else ""
-
-
-def last_error(task_row: TaskRow) -> str:
-    """The last error, on a single line."""
-    if task_row.error_type is None:
-        return (task_row.reason or "").split("\n")[0]
-    message = (task_row.error_message or "").split("\n")[0]
-    return f"{task_row.error_type}: {message}" if message else task_row.error_type
-
-
 def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     """All details of one task. ``command``: `joblane`, with the options for this stage."""
     task_row = view.row
@@ -93,20 +40,22 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     until = view.why.until and stamp(view.why.until)
     to.print(word(view.why.text), *([word(f"({until})", "dim")] if until and until not in view.why.text else []))
     to.print()
-    to.print(_facts(view, now))
+    to.print(terminal.facts(_named(view, now).items()))
     if view.progress is not None:
         to.print(_progress(view))
     on_dead = f"if one is archived: {view.on_parent_dead}" if view.on_parent_dead else ""
     for title, relatives, note in (("Parents", view.parents, on_dead), ("Children", view.children, "")):
         if relatives.tasks:
             _section(to, f"{title} ({relatives.number}): {relatives.summary}", note)
-            to.print(_relatives(relatives))
+            to.print(listed(relatives.tasks, to.width))
+            if relatives.more:
+                to.print(word("and more", "dim"))
     if view.steps:
         _section(to, "Steps", "done, and not done again by a retry")
-        to.print(_steps(view.steps, to.width))
+        to.print(listed(view.steps, to.width))
     if view.attempts:
         _section(to, "Attempts")
-        to.print(_attempts(view, now, to.width))
+        to.print(listed(_attempts(view), to.width))
     _failure(to, view)
     for title, value in (("Payload", view.payload), ("Result", view.result)):
         if value is not None:
@@ -114,7 +63,7 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
             _lines(to, terminal.pretty(value), MAX_PAYLOAD_LINES, "show all: --json")
     if view.audit:
         _section(to, "Audit")
-        to.print(audit(view.audit, now, to.width, targets=False))
+        to.print(listed(view.audit, to.width, without=("No", "Target")))
     _next(to, view, command)
 
 
@@ -123,16 +72,8 @@ def _section(to: Console, title: str, note: str = "") -> None:
     to.print(word(title, "bold"), *([word(note, "dim")] if note else []))
 
 
-def _facts(view: TaskView, now: datetime) -> Table:
-    made = table("", "", fold=("",))
-    made.show_header = False
-    for name, value in _named(view, now).items():
-        if value:
-            row(made, word(name, "dim"), value)
-    return made
-
-
-def _named(view: TaskView, now: datetime) -> dict[str, str | None]:
+def _named(view: TaskView, now: datetime) -> dict[str, RenderableType | None]:
+    """Name → value. A name without a value is left out."""
     task_row = view.row
 
     def at(moment: datetime | None) -> str | None:
@@ -165,14 +106,6 @@ def _named(view: TaskView, now: datetime) -> dict[str, str | None]:
     }
 
 
-def _relatives(relatives: Relatives) -> Table:
-    rows = [{"ID": one.id, "TYPE": one.type or "", "STATE": one.state or "removed"} for one in relatives.tasks]
-    made = filled(rows, fold=("ID",))
-    if relatives.more:
-        made.caption, made.caption_justify, made.caption_style = "and more", "left", "dim"
-    return made
-
-
 def _progress(view: TaskView) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -187,57 +120,14 @@ def _progress(view: TaskView) -> RenderableType:
     return line
 
 
-def _steps(steps: Sequence[Step], width: int) -> Table:
-    """A row for each step that is done."""
-    rows = [
-        {
-            "NAME": step.name,
-            "DONE": stamp(step.done_at),
-            "BYTES": f"{step.bytes:,}",
-            **({"KEY": step.key} if width >= WIDE else {}),
-        }
-        for step in steps
-    ]
-    return filled(rows, right=("BYTES",), fold=("NAME",))
-
-
-def _attempts(view: TaskView, now: datetime, width: int) -> Table:
-    """A row for each run. An error that stands above it is not written again."""
-    attempts, wide = view.attempts, width >= WIDE
-    errors = [_error(attempt) for attempt in attempts]
-    rows: list[dict[str, object]] = []
-    for attempt, error, before in zip(attempts, errors, ["", *errors], strict=False):
-        since = f"{short((now - attempt.started_at).total_seconds())}…"
-        memory = attempt.memory_mb and f"{attempt.memory_mb} MB"
-        rows.append(
-            {
-                "RUN": attempt.run,
-                "TRY": attempt.attempt,
-                "STARTED": stamp(attempt.started_at),
-                **({"WAITED": milliseconds(attempt.wait_ms)} if wide else {}),
-                "TOOK": milliseconds(attempt.duration_ms) if attempt.finished_at else since,
-                "OUTCOME": attempt.outcome or "active",
-                **({"MEMORY": memory, "COST*": dollars(attempt.cost_usd)} if wide else {}),
-                "ERROR": "as above" if error and (error == before or error in view.why.text) else error,
-            }
-        )
-    made = filled(rows, right=("RUN", "TRY", "WAITED", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
-    if wide and any(attempt.cost_usd is not None for attempt in attempts):
-        made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
-    return made
-
-
-def _error(attempt: Attempt) -> str:
-    """``TimeoutError: the upload did not end``; empty without an error."""
-    return f"{attempt.error_type}: {attempt.error_message or ''}".rstrip(": ") if attempt.error_type else ""
-
-
-def dollars(value: float | None) -> str | None:
-    """An estimate in dollars, with at least two significant digits."""
-    if value is None:
-        return None
-    digits = 2 if value >= 1 or value <= 0 else 1 - math.floor(math.log10(value))
-    return f"${value:,.{digits}f}"
+def _attempts(view: TaskView) -> list[Attempt]:
+    """The runs. An error that stands above is not written again."""
+    shown, before = [], ""
+    for attempt in view.attempts:
+        is_above = attempt.error and (attempt.error == before or attempt.error in view.why.text)
+        shown.append(replace(attempt, error_type="as above", error_message=None) if is_above else attempt)
+        before = attempt.error
+    return shown
 
 
 def _failure(to: Console, view: TaskView) -> None:
@@ -246,7 +136,7 @@ def _failure(to: Console, view: TaskView) -> None:
         _section(to, "Why it ended")
         to.print(word(view.row.reason))
     if failed is not None and failed.traceback and view.row.state != "completed":
-        text, error = failed.traceback.rstrip(), _error(failed)
+        text, error = failed.traceback.rstrip(), failed.error
         is_above = bool(error) and error in view.why.text and text.endswith(error)
         _section(to, f"Traceback of run {failed.run}", "it ends with the error above" if is_above else "")
         frames = text.removesuffix(error).rpartition("\n")[0] if is_above else text
@@ -262,22 +152,6 @@ def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) 
         lines = [remark, *lines[-most:]] if last else [*lines[:most], remark]
     for line in lines:
         to.print(word(line.expandtabs(), "none"), soft_wrap=True)
-
-
-def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: bool = True) -> Table:
-    """Actions of operators. ``targets``: with their numbers and targets."""
-    rows = [
-        {
-            **({"NO": entry.number} if targets else {}),
-            "WHEN": stamp(entry.at) if width >= WIDE else relative(entry.at, now),
-            "WHO": entry.who,
-            "ACTION": entry.action,
-            **({"TARGET": entry.target} if targets else {}),
-            "REASON": entry.reason or "",
-        }
-        for entry in entries
-    ]
-    return filled(rows, right=("NO",), fold=("WHO", "TARGET", "REASON"))
 
 
 def _next(to: Console, view: TaskView, command: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -22,19 +22,11 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from joblane.inspector.views import Count
-
 
 PIPE_WIDTH = 1000
 """Width for a pipe: nothing is cut or wrapped."""
 WIDE = 100
-"""Width from which tables show more columns."""
-NARROW = 80
-"""Width below which tables show fewer columns: a number that is cut would be a wrong number."""
-BETWEEN = 2
-"""Blanks after each column."""
-LEAST_NAME = 20
-"""Width of a name before it is folded."""
+"""Width from which a remark stands next to its command."""
 CONTROLS: dict[int, str] = dict.fromkeys(
     (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )
@@ -124,13 +116,6 @@ def word(value: object, style: str = "") -> Text:
     return Text(text, style or STYLES.get(text, ""))
 
 
-def line(value: object) -> Text:
-    """A cell of a single line, which is cut if the other cells leave no room."""
-    from rich.text import Text
-
-    return Text(clean(value), no_wrap=True, overflow="ellipsis")
-
-
 def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
     """Print commands to paste, each with its meaning: next to it, or in a line of its own on a narrow terminal."""
     width = max((len(command) for command, _ in rows), default=0)
@@ -144,67 +129,25 @@ def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
             to.print(word(f"  {command}{padding}", "none").append(remark, "dim"), soft_wrap=True)
 
 
-def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
-    """A table without rules. ``fold``: columns that may be broken into lines; ``right``: columns of numbers."""
+def facts(pairs: Iterable[tuple[str, RenderableType | None]]) -> Table:
+    """A line for each name with a value."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, BETWEEN, 0, 0), header_style="bold")
-    for title in titles:
-        made.add_column(
-            title,
-            no_wrap=title not in fold,
-            overflow="fold" if title in fold else "ellipsis",
-            justify="right" if title in right else "left",
-        )
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        if value:
+            made.add_row(word(name, "dim"), word(value) if isinstance(value, str) else value)
     return made
 
 
-def fitted(
-    rows: Sequence[Mapping[str, object]],
-    width: int,
-    *,
-    fold: Mapping[str, int],
-    right: Sequence[str],
-    drop: Sequence[str] = (),
-) -> Table:
-    """A table of rows (title → cell, at least one row) with as many columns as fit into the width.
+def rows(found: Sequence[Any], *, without: Collection[str] = ()) -> None:
+    """Print rows of the inspector as a table. ``without``: titles of columns that are left out."""
+    from joblane.cli.tables import listed
 
-    The columns of ``drop`` are left out one by one until the rest fits. ``fold``: column that may be broken into lines
-    → the most columns of the terminal that are kept free for it.
-    """
-    from rich.cells import cell_len
-
-    def needs(title: str) -> int:
-        cells = (title, *(each[title] for each in rows))
-        longest = max(cell_len("–" if cell is None else str(cell)) for cell in cells)
-        return BETWEEN + min(longest, fold.get(title, longest))
-
-    kept = list(rows[0])
-    for title in drop:
-        if sum(map(needs, kept)) - BETWEEN <= width:
-            break
-        if title in kept:
-            kept.remove(title)
-    return filled([{title: each[title] for title in kept} for each in rows], right=right, fold=tuple(fold))
-
-
-def filled(rows: Sequence[Mapping[str, object]], *, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
-    """A table of rows (title → cell, the same titles in each). ``fold``, ``right``: see :func:`table`."""
-    made = table(*(rows[0] if rows else ()), right=right, fold=fold)
-    for each in rows:
-        row(made, *each.values())
-    return made
-
-
-def row(into: Table, *cells: object) -> None:
-    """Add a row: None becomes a dash, text is cleaned, Rich's own objects stay."""
-    into.add_row(*(_cell(cell) for cell in cells))
-
-
-def _cell(cell: object) -> RenderableType:
-    if cell is None:
-        return word("–", "dim")
-    return cell if hasattr(cell, "__rich_console__") else word(cell)
+    to = console()
+    to.print(listed(found, to.width, without=without))
 
 
 def pretty(value: Any) -> str:
@@ -215,14 +158,6 @@ def pretty(value: Any) -> str:
 def is_terminal() -> bool:
     """True if there is a terminal for questions."""
     return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def plural(number: int, noun: str = "task") -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def counted(count: Count, noun: str = "task") -> str:
-    return ("" if count.exact else "at least ") + plural(count.number, noun)
 
 
 def stop(message: str, code: Exit) -> NoReturn:

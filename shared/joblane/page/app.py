@@ -6,7 +6,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,6 +25,7 @@ from joblane.errors import (
     UnknownTaskError,
     UnreadablePayloadError,
 )
+from joblane.inspector import queries
 from joblane.inspector.errors import (
     ActionError,
     AwsCallError,
@@ -37,7 +38,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.page.inspectors import Desk, desk
 from joblane.page.rendering import FOLDER, Notices, problem, query
 from joblane.page.security import Keys, LocalGuard, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, schedules, stage, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, find, limits, lists, runs, schedules, stage, tasks
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
 """Names of stages that are marked on all pages, so that no operator takes them for another stage."""
@@ -145,6 +146,8 @@ def assemble(
     ``more``: further routes.
     """
     routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
+    found = queries.new()
+    routes += [Route(f"/lists/{one.title}", endpoint(partial(lists.show, one)), methods=["GET"]) for one in found]
     routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in (SEARCHES | ACTIONS).items()]
     app = Starlette(
         routes=[*routes, *more, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
@@ -154,7 +157,8 @@ def assemble(
     app.state.desk = desk
     app.state.notices = notices
     app.state.readable = readable
-    app.state.common = {**common, "is_production": bool(PRODUCTION.fullmatch(common["stage"]))}
+    links = [(f"/lists/{one.title}", one.listing.title) for one in found]
+    app.state.common = {"lists": links, **common, "is_production": bool(PRODUCTION.fullmatch(common["stage"]))}
     return app
 
 

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
-from jinja2.runtime import Context
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from joblane.inspector.durations import UNITS, lasting, stamp
+from joblane.inspector.durations import stamp
 from joblane.inspector.schedule_words import a_day, in_words
+from joblane.inspector.sentences import live_line, obsolete_line, unread_line
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import sparkline, timeline
+from joblane.page.cells import NOTHING, number, span, state, table, time_tag, usd
 from joblane.record.flow.limit_status import LimitValues
 from joblane.record.row.states import State
 from joblane.tasks.limit import rate_text, values_text
@@ -35,7 +35,6 @@ ADDRESSES = re.compile(r'(?<=\s)(href|src|action|formaction|hx-get)="/')
 """Addresses in HTML. No escaped value contains a quotation mark."""
 KEPT = 100
 """Notices that are kept until their page is requested."""
-NOTHING = Markup('<span class="none">–</span>')
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
@@ -110,55 +109,11 @@ class Notices:
 # --- Functions for templates ---------------------------------------------------------------------------------------
 
 
-def span(seconds: float) -> str:
-    """A duration in its two largest units; below ten seconds with a decimal or in milliseconds."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)} ms" if seconds > 0 else "0 s"
-    if seconds < 10:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, size in (*UNITS, ("s", 1)):
-        count, left = divmod(left, size)
-        if count or parts:
-            parts.append(f"{count} {unit}" if count else "")
-    return " ".join(part for part in parts[:2] if part)
-
-
-def ago(at: datetime, now: datetime) -> str:
-    """The distance from now, in a single unit."""
-    seconds = (now - at).total_seconds()
-    if abs(seconds) < 1:
-        return "now"
-    near = lasting(abs(now - at))
-    return f"{near} ago" if seconds > 0 else f"in {near}"
-
-
-@pass_context
-def time_tag(context: Context, at: datetime | None) -> Markup:
-    """A time relative to the page's ``now``, with the absolute time in a tooltip."""
-    if at is None:
-        return NOTHING
-    text = ago(at, context["now"])
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), stamp(at), text)
-
-
 @cache
 def static(name: str) -> str:
     """The address of a static file, with a hash of its content, so that a browser may keep the file."""
     digest = hashlib.sha256((FOLDER / "static" / name).read_bytes()).hexdigest()
     return f"{STATIC_PATH}{name}?v={digest[:12]}"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def usd(value: float | None) -> str:
-    """An estimated sum, with up to six decimals if it is small."""
-    if value is None:
-        return "–"
-    return f"${value:,.2f}" if value >= 1 else f"${value:.6f}".rstrip("0").ljust(5, "0") if value else "$0"
 
 
 def values(given: LimitValues) -> str:
@@ -196,6 +151,9 @@ def _environment() -> Environment:
     }
     made.globals |= {
         "time_tag": time_tag,
+        "mark": state,
+        "nothing": NOTHING,
+        "table": table,
         "query": query,
         "static": static,
         "bars": sparkline.bars,
@@ -203,6 +161,9 @@ def _environment() -> Environment:
         "strip": sparkline.strip,
         "timeline": timeline.of_task,
         "in_words": in_words,
+        "live_line": live_line,
+        "obsolete_line": obsolete_line,
+        "unread_line": unread_line,
         "STATES": tuple(State),
         "QUEUES": tuple(Queue),
     }

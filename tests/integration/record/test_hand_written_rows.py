@@ -13,7 +13,7 @@ from rich.console import Console
 from starlette.testclient import TestClient
 
 from joblane import SkipRetry, TaskContext
-from joblane.cli import task_tables
+from joblane.cli import tables, task_tables
 from joblane.errors import sqlstate
 from joblane.inspector import wire
 from joblane.inspector.bulk import dead
@@ -279,7 +279,7 @@ def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None
     overview.read(inspector._scope.connection, 60)
     dead._recorded(inspector._scope, Filter(), "count")
     rows = inspector.tasks().tasks
-    Console(quiet=True).print(task_tables.tasks(rows, datetime.now(UTC), 120))
+    Console(quiet=True).print(tables.listed(rows, 120))
     paths = ["/tasks"]
     if id_ and id_.isascii():
         wire.call(inspector, "task", f'{{"id": "{id_}"}}'.encode())

@@ -105,7 +105,7 @@ def test_a_task_is_shown_with_its_parents_and_children(jobs: Run, stub: FakeInsp
     }
     lines = [line.rstrip() for line in jobs("show", "one", columns=120).out.splitlines()]
     at = lines.index("Parents (2): 1 archived, 1 removed if one is archived: cancel")
-    assert [line.split() for line in lines[at + 2 : at + 4]] == [["a", "b:c", "archived"], ["gone", "removed"]]
+    assert [line.split() for line in lines[at + 2 : at + 4]] == [["a", "b:c", "archived"], ["gone", "–", "removed"]]
     at = lines.index("Children (at least 1,000): 1,000 held")
     assert [line.split() for line in lines[at + 2 : at + 4]] == [["child", "b:c", "held"], ["and", "more"]]
     assert any("ls --parent one" in line for line in lines)

@@ -27,7 +27,7 @@ def test_limits_are_shown_with_their_values_and_the_tasks_that_wait(jobs: Run, s
     )
     ran = jobs("--stage", "dev", "limits", columns=120)
     _, shared, key = ran.out.splitlines()
-    assert re.match(r"openai all 10 500 a minute, burst 50 7 2 4,321 \S+ ago ", " ".join(shared.split()))
+    assert re.match(r"openai all 10 500 a minute, burst 50 7 10 2 4,321 \S+ ago ", " ".join(shared.split()))
     assert key.split()[:3] == ["account:sync", "7", "any"]
     assert "openai: 10 at a time set by ann@laptop until" in ran.err
     assert "more quota. Declared: 25 at a time and 500 a minute, burst 50." in ran.err

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from joblane.cli.queue_tables import sparkline
+from joblane.cli.tables import sparkline
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     AuditEntry,
@@ -227,7 +227,7 @@ def test_messages_at_a_front_door_have_a_column(jobs: Run, stub: FakeInspector, 
         assert shown["critical"] == ["7", "12", "2"]
         assert shown["default"] == ["–", "12", "2"]
         assert shown["low"] == ["0", "12", "2"]
-        assert "…" not in "".join(lines)
+        assert "…" not in "".join(lines[at : at + 4])
         assert re.search(r" 3 lanes *$", lines[at + 3])
         assert "PAUSED" in lines[at]
         assert max(map(len, lines)) <= columns
@@ -304,7 +304,8 @@ def test_the_runs_of_a_type_are_shown_with_percentiles_tasks_and_errors(jobs: Ru
     assert stub.called("performance") == [((PauseScope.TYPE, "data:export"), {"within": timedelta(hours=2)})]
     assert "p50 90 ms, p95 1.4 s, p99 9.0 s" in ran.out
     assert "6 (3.6%), 2 archived, 1 lost" in ran.out
-    assert re.search("^default +12 +.* 2/5 .* 1m +1m *$", ran.out, re.M)
+    assert re.search("^default +data:export +12 +2 .* 1m +15 +2 *$", ran.out, re.M)
+    assert "Its tasks should start within 1 min, and up to 5 run at a time in each lane." in ran.err
     assert "Limit data:export, key 7: " in ran.err
     assert "2 run, and 3 wait." in ran.err
     assert "deploy 3f2a1c0 by ann" in ran.err

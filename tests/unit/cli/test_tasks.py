@@ -157,7 +157,7 @@ def test_a_task_is_shown_with_its_steps(jobs: Run, stub: FakeInspector) -> None:
     wide = jobs("show", views.ID, columns=120).out
     assert "Steps done, and not done again by a retry" in wide
     assert re.search(r"charge +\d{4}-.* +1,234 +456aae85-27f4-503d-9763-ae4a56bffbe3", wide)
-    narrow = jobs("show", views.ID, columns=80).out
+    narrow = jobs("show", views.ID, columns=60).out
     assert "1,234" in narrow
     assert "456aae85" not in narrow
 

@@ -32,7 +32,7 @@ from tests.watching import Screen, watch
 
 HINTS = "/ filter  p pause  r retry  ? help  q quit"
 AWAY = DatabaseUnavailableError("the database is unavailable: connection refused. An action may have been carried out")
-LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "ENDED", "5": "COUNT", "6": "RUNS 1H", "7": "LAST TICKS"}
+LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "ENDED", "5": "COUNT", "6": "MEAN WAIT", "7": "LAST TICKS"}
 """Key of a list → a title of its table."""
 
 
@@ -574,7 +574,7 @@ def test_no_color_is_respected(stub: FakeInspector, monkeypatch: pytest.MonkeyPa
 def test_other_commands_do_not_import_textual() -> None:
     program = (
         "import sys, joblane.cli.main\n"
-        "from joblane.cli import filters, task_tables, queue_tables, terminal\n"
+        "from joblane.cli import filters, task_tables, tables, terminal\n"
         "print([name for name in sys.modules if name.startswith('textual')])"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,9 +15,10 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.names import Queue
 from joblane.page import chart, sparkline
+from joblane.page.cells import ago, span, usd
 from joblane.page.filters import age, described, read, write
 from joblane.page.inspectors import Desk
-from joblane.page.rendering import FOLDER, KEPT, Notices, ago, query, span, usd
+from joblane.page.rendering import FOLDER, KEPT, Notices, query
 from joblane.record.row.states import State
 from tests.patience import PATIENCE_SECONDS
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, target, terminal
+from joblane.cli import filters, options, queries, target, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
-from joblane.cli.follow import follow, report
+from joblane.cli.follow import follow
 from joblane.cli.usage import Group
 from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.sentences import counted, note_of, report, result_of
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
@@ -42,7 +42,7 @@ def command(action: str) -> Callable[..., None]:
         if unfiltered and not how.dry_run and not how.canary:
             raise typer.Exit(_each(inspector, action, chosen.ids, how.reason, as_json=how.as_json))
         count = _counted(inspector, chosen, BulkAction(action), how)
-        terminal.confirm(f"{action.capitalize()} {terminal.counted(count)}{how.first(count.number)}?", yes=how.yes)
+        terminal.confirm(f"{action.capitalize()} {counted(count)}{how.first(count.number)}?", yes=how.yes)
         started = inspector.bulk(BulkAction(action), chosen, canary=how.canary, rate=how.rate, reason=how.reason)
         raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
 
@@ -80,22 +80,6 @@ def _report(acted: ActionResult) -> None:
         terminal.say(note_of(acted))
 
 
-def result_of(acted: ActionResult) -> str:
-    """The result of an action, to follow the id of the task."""
-    if acted.action == "cancel" and acted.after == "active":
-        return "is asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns"
-    if acted.action == "delete":
-        return f"is {acted.after}; its payload, result and error are cleared"
-    if acted.before == acted.after or acted.before is None:
-        return f"is {acted.after}"
-    return f"was {acted.before}, is {acted.after}"
-
-
-def note_of(acted: ActionResult) -> str:
-    """The note of a result as a sentence; empty without one."""
-    return f"{acted.note.capitalize().rstrip('.')}." if acted.note else ""
-
-
 def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, how: options.Bulk) -> Count:
     """The number of tasks that the action would change. Ends the command for a dry run, or if it is 0."""
     count = inspector.count(chosen, action=action)
@@ -105,7 +89,7 @@ def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, how: opti
         terminal.stop("no task matches", Exit.NOTHING)
     if how.dry_run:
         if not how.as_json:
-            text = f"{action.capitalize()} would change {terminal.counted(count)}."
+            text = f"{action.capitalize()} would change {counted(count)}."
             terminal.console().print(terminal.word(text, "none"))
         raise typer.Exit
     return count
@@ -117,28 +101,7 @@ def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, how: opti
 @group.command("ls")
 def ls(context: typer.Context, limit: options.Limit = 20, as_json: options.AsJson = False) -> None:
     """List bulk actions, newest first."""
-    found = target.inspector(context).bulks(limit=limit)
-    terminal.answer(found, as_json=as_json, nothing="There are no bulk actions yet.")
-    console, now = terminal.console(), datetime.now(UTC)
-    explains = console.width >= terminal.WIDE and any(bulk.stopped for bulk in found)
-    rows = [
-        {
-            "ID": bulk.id,
-            "ACTION": bulk.action,
-            "STATE": bulk.shown_state,
-            "CHANGED": bulk.done,
-            "OF": bulk.total,
-            "FAILED": bulk.failed,
-            **(
-                {"SKIPPED": bulk.skipped, "STARTED": terminal.relative(bulk.started_at, now), "WHO": bulk.who}
-                if console.width >= terminal.NARROW
-                else {}
-            ),
-            **({"WHY": bulk.stopped or ""} if explains else {}),
-        }
-        for bulk in found
-    ]
-    console.print(terminal.filled(rows, fold=("ID", "WHO", "WHY")))
+    queries.show(context, "bulks", as_json=as_json, limit=limit)
 
 
 @group.command("show")

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import options, target, terminal
+from joblane.cli import options, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import BulkAction
+from joblane.inspector.sentences import counted, plural
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
 if TYPE_CHECKING:
-    from joblane.inspector.views import BatchRow, BatchView, Relative
-
-LEFT_OUT_FIRST = ("CREATED",)
+    from joblane.inspector.views import BatchRow, BatchView
 
 group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="Id of the batch.")]
@@ -28,20 +27,7 @@ BatchId = Annotated[str, typer.Argument(metavar="ID", help="Id of the batch.")]
 @group.command("ls")
 def ls(context: typer.Context, limit: options.Limit = 20, as_json: options.AsJson = False) -> None:
     """List batches, newest first."""
-    found = target.inspector(context).batches(limit=limit)
-    terminal.answer(found, as_json=as_json, nothing="There are no batches.")
-    now, console = datetime.now(UTC), terminal.console()
-    rows = [
-        {
-            "ID": one.id,
-            "CREATED": terminal.relative(one.created_at, now),
-            "SEALED": terminal.relative(one.sealed_at, now) if one.sealed_at else terminal.word("no", "yellow"),
-            "ON END": _state(one.on_end),
-            "ON SUCCESS": _state(one.on_success),
-        }
-        for one in found
-    ]
-    console.print(terminal.fitted(rows, console.width, fold={"ID": 30}, right=(), drop=LEFT_OUT_FIRST))
+    queries.show(context, "batches", as_json=as_json, limit=limit)
 
 
 @group.command("show")
@@ -69,9 +55,9 @@ def retry(context: typer.Context, id_: BatchId, *, how: options.Bulk) -> None:
         terminal.stop(f"no member of the batch {id_!r} is archived", Exit.NOTHING)
     if how.dry_run:
         terminal.answer(count, as_json=how.as_json)
-        terminal.console().print(terminal.word(f"{terminal.counted(count)} would be redriven.", "none"))
+        terminal.console().print(terminal.word(f"{counted(count)} would be redriven.", "none"))
         return
-    terminal.confirm(f"Redrive {terminal.counted(count)} of batch {id_}{how.first(count.number)}?", yes=how.yes)
+    terminal.confirm(f"Redrive {counted(count)} of batch {id_}{how.first(count.number)}?", yes=how.yes)
     started = inspector.redrive(chosen, canary=how.canary, rate=how.rate, reason=how.reason)
     raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
 
@@ -94,34 +80,29 @@ def _show(view: BatchView, command: str) -> None:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    from joblane.cli import task_tables as tables
+    from joblane.cli.task_tables import BAR_WIDTH
 
     console, now = terminal.console(), datetime.now(UTC)
     line = Table.grid(padding=(0, 1))
     least = "" if view.exact else "at least "
-    members = f"{view.ended:,} of {least}{terminal.plural(view.number, 'member')} ended"
-    bar = ProgressBar(total=view.number or 1, completed=view.ended, width=tables.BAR_WIDTH)
+    members = f"{view.ended:,} of {least}{plural(view.number, 'member')} ended"
+    bar = ProgressBar(total=view.number or 1, completed=view.ended, width=BAR_WIDTH)
     line.add_row(terminal.word(view.row.id, "bold"), bar)
     console.print(line)
     console.print(terminal.word(f"{members}. {_sealed(view.row, now)}", "none"))
-    made = terminal.table("STATE", "MEMBERS", right=("MEMBERS",))
-    for state in State:
-        if number := view.members.get(state):
-            terminal.row(made, state, f"{number:,}")
-    console.print(made)
+    console.print(terminal.facts((state, f"{number:,}") for state in State if (number := view.members.get(state))))
     callbacks = [(name, one) for name, one in (("on_end", view.row.on_end), ("on_success", view.row.on_success)) if one]
     if callbacks:
         console.print()
-        rows = [
-            {"CALLBACK": name, "ID": one.id, "TYPE": one.type or "", "STATE": _state(one)} for name, one in callbacks
-        ]
-        console.print(terminal.filled(rows, fold=("ID",)))
+        console.print(
+            terminal.facts((name, f"{one.id}  {one.type or ''}  {one.shown_state}") for name, one in callbacks)
+        )
     id_ = argument(view.row.id)
     steps = [(f"{command} ls --tag {argument(f'batch:{view.row.id}')}", "its members")]
     if view.dead:
         console.print()
         console.print(terminal.word("Archived members", "bold"))
-        console.print(tables.tasks(view.dead, now, console.width))
+        terminal.rows(view.dead)
         steps.append((f"{command} batch retry {id_}", "run the archived members again"))
     if view.row.sealed_at is None:
         steps.append((f"{command} batch seal {id_}", "if its creator cannot seal it any more"))
@@ -133,7 +114,3 @@ def _sealed(row: BatchRow, now: datetime) -> str:
     if row.sealed_at is None:
         return "It is not sealed: its callbacks wait until its creator seals it."
     return f"Sealed at {stamp(row.sealed_at)} ({terminal.relative(row.sealed_at, now)})."
-
-
-def _state(callback: Relative | None) -> str | None:
-    return None if callback is None else callback.state or "removed"

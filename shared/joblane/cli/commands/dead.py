@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +14,11 @@ from joblane.cli.exits import Exit
 from joblane.cli.filters import time_range
 from joblane.cli.follow import follow
 from joblane.inspector.filter import DEFAULT_CANARY, BulkAction, Filter
+from joblane.inspector.sentences import obsolete_line, plural, unread_line
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import DeadGroup, DeadLetters
 
@@ -63,52 +60,16 @@ def dead(
             f"There are no {'such ' if some else ''}archived tasks and no {'such ' if some else ''}dead letters."
         )
     if found.groups:
-        console = terminal.console()
-        console.print(group_table(found.groups, console.width))
+        terminal.rows(found.groups)
     if found.obsolete:
-        number = sum(found.obsolete.values())
-        are, them = ("is obsolete: its task was", "it") if number == 1 else ("are obsolete: their tasks were", "them")
-        terminal.say(
-            f"{terminal.plural(number, 'dead letter')} {are} retried or deleted. "
-            f"`{target.command(context)} redrive --all` removes {them}."
-        )
+        them = "it" if sum(found.obsolete.values()) == 1 else "them"
+        terminal.say(f"{obsolete_line(found.obsolete)} `{target.command(context)} redrive --all` removes {them}.")
     if found.unread:
-        were = "was" if found.unread == 1 else "were"
-        terminal.say(
-            f"{terminal.plural(found.unread, 'more dead letter')} {were} not read: "
-            "only a part of each queue is read, and SQS's counts are approximate."
-        )
+        terminal.say(unread_line(found))
     if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in group.message for group in found.groups)]:
         terminal.say(f"In the errors, {', '.join(signs)}.")
     if found.groups:
         _next_steps(found.groups[0], target.command(context), tenant)
-
-
-def group_table(groups: Sequence[DeadGroup], width: int, *, fingerprints: bool = True) -> Table:
-    """A row for each error. ``fingerprints``: with their fingerprints."""
-    now, types = datetime.now(UTC), width >= terminal.NARROW
-    rows = [
-        {
-            "COUNT": f"{group.count:,}",
-            **({"FINGERPRINT": group.fingerprint} if fingerprints else {}),
-            **({"TYPE": group.type} if types else {}),
-            **({"FIRST": terminal.relative(group.first_at, now)} if width >= terminal.WIDE else {}),
-            "LAST": terminal.relative(group.last_at, now),
-            "ERROR": error_of(group) if types or not group.type else f"{group.type}: {error_of(group)}",
-        }
-        for group in groups
-    ]
-    return terminal.filled(rows, right=("COUNT",), fold=("ERROR",))
-
-
-def error_of(group: DeadGroup) -> str:
-    """Return the error of a group, with marks for a new or a known one, and for messages without a row."""
-    text = f"{group.error_type}: {group.message}" if group.message else group.error_type
-    if group.acknowledged:
-        text = f"[known to {group.acknowledged.who}: {group.acknowledged.note}] {text}"
-    elif group.is_new:
-        text = f"[new] {text}"
-    return text if group.recorded else f"{text} (messages without a row, in {group.queue})"
 
 
 def _next_steps(group: DeadGroup, command: str, tenant: str | None) -> None:
@@ -168,9 +129,7 @@ def redrive(
     number, removed = _number(inspector, chosen, found, exactly=how.dry_run), found.removable(chosen)
     if everything and (unreadable := sum(group.count for group in found.groups if not group.type)):
         stay = "stays" if unreadable == 1 else "stay"
-        terminal.say(
-            f"{terminal.plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint."
-        )
+        terminal.say(f"{plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint.")
     if not number and not removed:
         terminal.stop("no archived task or dead letter matches; `joblane dead` lists them", Exit.NOTHING)
     if how.dry_run:
@@ -179,20 +138,20 @@ def redrive(
         terminal.answer(Count(number, exact=True), as_json=how.as_json)
         terminal.console().print(terminal.word(_would(number, removed), "none"))
         return
-    question = f"Redrive {terminal.plural(number)}{how.first(number)}?" if number else f"Remove {_obsolete(removed)}?"
+    question = f"Redrive {plural(number)}{how.first(number)}?" if number else f"Remove {_obsolete(removed)}?"
     terminal.confirm(question, yes=how.yes or bool(chosen.ids))
     started = inspector.redrive(chosen, canary=how.canary, rate=how.rate, reason=how.reason)
     raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
 
 
 def _would(number: int, removed: int) -> str:
-    parts = [f"{terminal.plural(number)} would be redriven"] if number else []
+    parts = [f"{plural(number)} would be redriven"] if number else []
     parts += [f"{_obsolete(removed)} would be removed"] if removed else []
     return "; ".join(parts) + "."
 
 
 def _obsolete(number: int) -> str:
-    return terminal.plural(number, "obsolete dead letter")
+    return plural(number, "obsolete dead letter")
 
 
 def _filter(which: list[str], groups: tuple[DeadGroup, ...]) -> Filter:

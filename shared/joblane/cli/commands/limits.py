@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, target, terminal
+from joblane.cli import filters, options, queries, target, terminal
 from joblane.cli.usage import Listing
 from joblane.inspector.durations import stamp, starts
+from joblane.inspector.sentences import change_lines, limit_name
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
-    from joblane.record.flow.limit_status import LimitKind, LimitStatus, LimitValues
+    from joblane.record.flow.limit_status import LimitStatus
     from joblane.tasks.limit import Rate
-
-LEFT_OUT_FIRST = ("NEXT START", "OLDEST", "TURNS", "RATE")
-"""Columns of `limits` in the order in which they are left out of a narrow table."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Task type, or name of a shared limit.")]
 Key = Annotated[str | None, typer.Option(metavar="KEY", help="Only this key of the type.")]
@@ -40,9 +38,8 @@ def ls(
 
     Of a type, also the keys whose tasks wait longest. The name of the command can be left out.
     """
-    found = target.inspector(context).limits(name, key=key)
-    terminal.answer(found, as_json=as_json, nothing="No task declares a limit.")
-    _show(found)
+    found = queries.show(context, "limits", name, as_json=as_json, key=key)
+    _say_changes(found)
     undeclared = [one for one in found if one.change and not one.is_declared]
     resets = [_reset_command(context, one.name, one.key if one.own_change else None) for one in undeclared]
     for command in dict.fromkeys(resets):
@@ -50,7 +47,7 @@ def ls(
     for one in found:
         if one.delayed_until is not None:
             terminal.say(
-                f"{_which(one, one.kind)}: a handler has delayed it until {stamp(one.delayed_until)}. End the delay:  "
+                f"{limit_name(one)}: a handler has delayed it until {stamp(one.delayed_until)}. End the delay:  "
                 f"{_reset_command(context, one.name, one.key)}"
             )
     if any(one.held for one in found):
@@ -129,10 +126,7 @@ def line(
     """Show the tasks of an ordered key, in their order."""
     found = target.inspector(context).line(type_, key, limit=limit)
     terminal.answer(found, as_json=as_json, nothing="No task of this key waits or runs.")
-    from joblane.cli import task_tables as tables
-
-    console = terminal.console()
-    console.print(tables.tasks(found, datetime.now(UTC), console.width))
+    terminal.rows(found)
     command = target.command(context)
     terminal.say(f"See what the first one waits for:  {command} show {argument(found[0].id)}")
 
@@ -164,56 +158,16 @@ def _rate(text: str | None, burst: int | None) -> Rate | None:
     return Rate(*filters.parsed(starts, text, "--rate"), 1 if burst is None else burst)
 
 
-def _show(found: tuple[LimitStatus, ...]) -> None:
-    from joblane.tasks.limit import rate_text
+def _show(found: Sequence[LimitStatus]) -> None:
+    terminal.rows(found)
+    _say_changes(found)
 
-    now, console = datetime.now(UTC), terminal.console()
-    rows: list[dict[str, object]] = [
-        {
-            "LIMIT": terminal.word(one.name, "bold"),
-            "KEY": {"each-key": "each", "key": one.key}.get(one.kind, "all"),
-            "AT A TIME": _number(one.in_force.at_a_time),
-            "RATE": rate_text(one.in_force.rate),
-            "RUNNING": f"{one.running:,}",
-            "TURNS": f"{one.turns:,}",
-            "HELD": terminal.word(f"{one.held:,}", "yellow" if one.held else ""),
-            "OLDEST": terminal.relative(one.oldest_held_at, now) if one.oldest_held_at else None,
-            "NEXT START": terminal.relative(one.next_start_at, now) if one.next_start_at else None,
-        }
-        for one in found
-    ]
-    right = ("AT A TIME", "RUNNING", "TURNS", "HELD")
-    console.print(terminal.fitted(rows, console.width, fold={"LIMIT": 20, "KEY": 20}, right=right, drop=LEFT_OUT_FIRST))
-    for sentence in dict.fromkeys(_change(one) for one in found if one.change):
+
+def _say_changes(found: Sequence[LimitStatus]) -> None:
+    for sentence in change_lines(found):
         terminal.say(sentence)
-
-
-def _change(one: LimitStatus) -> str:
-    """The values that are set, who set them, until when and why, and the declared values."""
-    change = one.change
-    assert change is not None
-    which = _which(one, change.kind)
-    by = f" by {change.by}" if change.by else ""
-    until = f"until {stamp(change.until)}" if change.until else "until it is reset"
-    reason = f": {change.reason}" if change.reason else ""
-    declared = f"Declared: {_values(one.declared)}" if one.is_declared else "No task declares this limit any more"
-    return f"{which}: {_values(change.values)} set{by} {until}{reason}. {declared}."
-
-
-def _which(one: LimitStatus, kind: LimitKind) -> str:
-    return {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(kind, one.name)
 
 
 def _reset_command(context: typer.Context, name: str, key: str | None) -> str:
     of_key = "" if key is None else f" --key {argument(key)}"
     return f"{target.command(context)} limits reset {argument(name)}{of_key}"
-
-
-def _values(values: LimitValues) -> str:
-    from joblane.tasks.limit import values_text
-
-    return values_text(values.at_a_time, values.rate)
-
-
-def _number(number: int | None) -> str:
-    return "any" if number is None else f"{number:,}"

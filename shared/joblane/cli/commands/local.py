@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,7 +146,6 @@ def _left(stack: LocalStack) -> list[str]:
 
 def _run_first_job(stack: LocalStack) -> None:
     """Run the job that `joblane init` wrote, and show its row. Do nothing if there is no such job, or if it has run."""
-    from joblane.cli import task_tables
     from joblane.cli.commands.tasks import await_end
     from joblane.cli.connect import connect
     from joblane.cli.scaffold import FIRST_TYPE
@@ -163,8 +162,7 @@ def _run_first_job(stack: LocalStack) -> None:
             return
         id_ = inspector.enqueue(FIRST_TYPE, {}).id
         await_end(inspector, program(), id_, FIRST_JOB, as_json=False)
-        console = terminal.console()
-        console.print(task_tables.tasks(inspector.tasks(which).tasks, datetime.now(UTC), console.width))
+        terminal.rows(inspector.tasks(which).tasks)
 
 
 @options.expanded

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, target, terminal
+from joblane.cli import filters, options, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import STATISTICS_BY, PauseScope
+from joblane.inspector.sentences import (
+    allowed_line,
+    counted,
+    error_lines,
+    mark_line,
+    pause_line,
+    plural,
+    target_line,
+    unknown_lines,
+    waiting_line,
+)
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from rich.table import Table
+    from joblane.inspector.views import Check
 
-    from joblane.inspector.views import Check, Statistic
-
-LEFT_OUT_FIRST = ("LONGEST", "MEAN WAIT", "LOST", "RETRIED", "MEAN TIME", "COMPLETED")
-"""Columns of `runs` in the order in which they are left out of a narrow table."""
+MOST_MARKS = 5
 
 
 def queues(
@@ -45,28 +52,22 @@ def queues(
         terminal.usage(f"{by!r} is neither queue nor tenant", "--by")
     found = target.inspector(context).overview(minutes=minutes)
     terminal.answer(found, as_json=as_json)
-    from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
+    from joblane.cli import tables
 
     console = terminal.console()
-    console.print(queue_table(found, console.width, sparks=console.width >= terminal.WIDE))
+    console.print(tables.queues(found, console.width))
     if lanes:
         console.print()
-        console.print(lane_table(found, console.width))
-    for line in (*pause_lines(found), *unknown_lines(found)):
+        terminal.rows([lane for queue in found.queues for lane in queue.lanes])
+    for line in (*map(waiting_line, found.paused), *unknown_lines(found)):
         terminal.say(line)
     if found.archived.number:
-        terminal.say(
-            f"{terminal.counted(found.archived, 'archived task').capitalize()}. See why: {target.command(context)} dead"
-        )
+        archived = counted(found.archived, "archived task").capitalize()
+        terminal.say(f"{archived}. See why: {target.command(context)} dead")
 
 
 def _tenants(context: typer.Context, *, as_json: bool) -> None:
-    from joblane.cli.queue_tables import pause_line, tenant_table
-
-    found = target.inspector(context).tenants()
-    terminal.answer(found, as_json=as_json, nothing="No tenant has live tasks, or runs of the last hour.")
-    console = terminal.console()
-    console.print(tenant_table(found, console.width))
+    found = queries.show(context, "tenants", as_json=as_json)
     for row in found:
         if row.pause is not None:
             terminal.say(pause_line(row.pause))
@@ -118,8 +119,7 @@ def _all_runs(context: typer.Context, within: str, length: timedelta, by: str, *
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     found = target.inspector(context).statistics(within=length, by=by)
     terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
-    console = terminal.console()
-    console.print(_statistics(found, by, console.width, cost=cost))
+    terminal.rows(found, without=() if cost else ("Cost", "Per 1000"))
     if cost:
         terminal.say(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
@@ -129,7 +129,6 @@ def _all_runs(context: typer.Context, within: str, length: timedelta, by: str, *
 
 def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timedelta, *, as_json: bool) -> None:
     from joblane.cli import run_tables
-    from joblane.cli.queue_tables import pause_line
     from joblane.errors import LimitError
 
     inspector = target.inspector(context)
@@ -137,53 +136,25 @@ def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timede
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
     console.print(run_tables.performance(found, console.width))
+    lines: list[str] = []
     if kind is PauseScope.TYPE:
-        overview = inspector.overview(minutes=1)
+        lanes = run_tables.lanes(inspector.overview(minutes=1), found.name)
         declared = next((one for one in inspector.types() if one.type == found.name), None)
-        console.print(run_tables.now(overview, found.name, declared))
-        for limit in declared.limits if declared else ():
-            with suppress(LimitError):  # the database does not have it yet
-                for line in run_tables.limit_lines(inspector.limits(limit)):
-                    terminal.say(line)
-        errors = (
-            inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
-        )
-        for line in run_tables.error_lines(errors):
-            terminal.say(line)
-    for line in run_tables.mark_lines(inspector.marks(kind, (found.name,), within=length)):
+        if lanes:
+            terminal.rows(lanes)
+        if declared is not None:
+            lines.append(target_line(declared))
+            for limit in declared.limits:
+                with suppress(LimitError):  # the database does not have it yet
+                    lines += map(allowed_line, inspector.limits(limit))
+        if lanes:
+            lines += error_lines(inspector.dead(types=(found.name,), sort="last").groups)
+    lines += map(mark_line, inspector.marks(kind, (found.name,), within=length)[:MOST_MARKS])
+    for line in lines:
         terminal.say(line)
     for pause in inspector.pauses():
         if (pause.scope, pause.name) == (kind, found.name):
             terminal.say(pause_line(pause))
-
-
-def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool) -> Table:
-    from joblane.cli.task_tables import dollars
-
-    def money(value: float | None) -> str | None:
-        return None if value is None else f"~{dollars(value)}"
-
-    name = by.upper()
-    rows: list[dict[str, object]] = [
-        {
-            name: statistic.key or None,
-            "RUNS": f"{statistic.started:,}",
-            "COMPLETED": f"{statistic.completed:,}",
-            "RETRIED": f"{statistic.retried:,}",
-            "ARCHIVED": f"{statistic.archived:,}",
-            "LOST": f"{statistic.lost:,}",
-            "MEAN WAIT": terminal.milliseconds(statistic.wait_ms),
-            "MEAN TIME": terminal.milliseconds(statistic.duration_ms),
-            "LONGEST": terminal.milliseconds(statistic.longest_ms),
-        }
-        for statistic in found
-    ]
-    if cost:
-        for statistic, cells in zip(found, rows, strict=True):
-            per_thousand = statistic.cost_usd / statistic.started * 1000 if statistic.started else None
-            cells |= {"COST": money(statistic.cost_usd), "PER 1000": money(per_thousand)}
-    drop = ("PER 1000", *LEFT_OUT_FIRST) if cost else LEFT_OUT_FIRST
-    return terminal.fitted(rows, width, fold={name: terminal.LEAST_NAME}, right=list(rows[0])[1:], drop=drop)
 
 
 def audit(
@@ -215,15 +186,20 @@ def audit(
 
     A bulk action or redrive is one line. --bulk lists its tasks.
     """
-    from joblane.cli import task_tables as tables
-
     since, until = filters.time_range(newer, older)
-    found = target.inspector(context).audit(
-        target=target_, who=who, action=action, bulk=bulk, since=since, until=until, before=after, limit=limit
+    found = queries.show(
+        context,
+        "audit",
+        as_json=as_json,
+        target=target_,
+        who=who,
+        action=action,
+        bulk=bulk,
+        since=since,
+        until=until,
+        before=after,
+        limit=limit,
     )
-    terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
-    console = terminal.console()
-    console.print(tables.audit(found, datetime.now(UTC), console.width))
     if len(found) == limit:
         terminal.say(f"There may be more entries. For the next page, add --after {found[-1].number}")
 
@@ -232,28 +208,7 @@ def types(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the declared task types."""
     found = target.types(context)
     terminal.answer(found, as_json=as_json)
-    console = terminal.console()
-    rows = [
-        {
-            "TYPE": declared.type,
-            "QUEUES": ", ".join(declared.queues),
-            "RETRIES": declared.max_retry,
-            "TIMEOUT": terminal.short(declared.timeout_seconds),
-            **(
-                {
-                    "KEPT": terminal.short(declared.retention_seconds),
-                    "BATCH": declared.batch_size,
-                    "MEMORY": f"{declared.memory_mb} MB",
-                }
-                if console.width >= terminal.WIDE
-                else {}
-            ),
-            "SCHEDULES": ", ".join(declared.schedules) or None,
-        }
-        for declared in found
-    ]
-    right = ("RETRIES", "TIMEOUT", "KEPT", "BATCH", "MEMORY")
-    console.print(terminal.filled(rows, right=right, fold=("SCHEDULES",)))
+    terminal.rows(found)
 
 
 def doctor(context: typer.Context, as_json: options.AsJson = False) -> None:
@@ -280,16 +235,12 @@ def _judge(found: tuple[Check, ...], *, as_json: bool) -> None:
     if as_json:
         terminal.document(found)
     else:
-        rows = [
-            {"GRADE": check.grade, "CHECK": check.what, "FINDING": check.found, "WHAT TO DO": check.do}
-            for check in found
-        ]
-        terminal.console().print(terminal.filled(rows, fold=("CHECK", "FINDING", "WHAT TO DO")))
+        terminal.rows(found)
         counts = {grade: sum(check.grade == grade for check in found) for grade in ("bad", "warning", "unknown")}
         if counts["warning"] > 1:
             counts["warnings"] = counts.pop("warning")
         result = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
-        terminal.say(f"{terminal.plural(len(found), 'check')}: {result or 'all good'}.")
+        terminal.say(f"{plural(len(found), 'check')}: {result or 'all good'}.")
     if any(check.grade == "bad" for check in found):
         raise typer.Exit(Exit.FAILED)
     if any(check.grade == "unknown" for check in found):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from joblane.cli import filters, options, target, terminal
-from joblane.inspector.durations import stamp
+from joblane.cli import filters, options, queries, target, terminal
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.sentences import paused_line, resumed_line
 from joblane.inspector.shell import argument
-
-if TYPE_CHECKING:
-    from joblane.inspector.views import Pause
-
-EFFECT = "running tasks continue, nothing new starts. Tasks wait without spending attempts"
 
 Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="queue, type or tenant.", autocompletion=options.scopes)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
@@ -39,15 +34,14 @@ def pause(
     pauses.
     """
     if scope is None:
-        _show_pauses(context, as_json=as_json)
+        queries.show(context, "pauses", as_json=as_json)
         return
     if name is None:
         terminal.usage(f"give the name of the {scope}", "NAME")
     chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), filters.end_of(for_, until)
     paused = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
     terminal.answer(paused, as_json=as_json)
-    for line in paused_lines(paused):
-        terminal.say(line)
+    terminal.say(paused_line(paused))
     terminal.say(f"Resume:  {target.command(context)} resume {paused.scope} {argument(paused.name)}")
 
 
@@ -59,41 +53,6 @@ def resume(
     was = target.inspector(context).resume(chosen, named, reason=reason)
     terminal.answer(was, as_json=as_json)
     terminal.say(resumed_line(was))
-
-
-def paused_lines(paused: Pause) -> list[str]:
-    """Sentences about a new pause: its end, its effect, and the pause that it replaces."""
-    end = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
-    lines = [f"Paused {paused.scope} {paused.name} {end}: {EFFECT}."]
-    if paused.replaced:
-        by = f" by {paused.replaced_by}" if paused.replaced_by else ""
-        lines.append(
-            f"It was already paused{by}, since {stamp(paused.since)}; your reason and end replace the earlier ones."
-        )
-    return lines
-
-
-def resumed_line(was: Pause) -> str:
-    """A sentence about a pause that was ended."""
-    by = f" by {was.by}" if was.by else ""
-    return f"Resumed {was.scope} {was.name}; it was paused{by} since {stamp(was.since)}."
-
-
-def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
-    found = target.inspector(context).pauses()
-    terminal.answer(found, as_json=as_json, nothing="Nothing is paused.")
-    rows = [
-        {
-            "SCOPE": pause.scope,
-            "NAME": pause.name,
-            "SINCE": stamp(pause.since),
-            "UNTIL": stamp(pause.until) if pause.until else "until resumed",
-            "BY": pause.by,
-            "REASON": pause.reason,
-        }
-        for pause in found
-    ]
-    terminal.console().print(terminal.filled(rows, fold=("NAME", "REASON")))
 
 
 def _scope(text: str) -> PauseScope:

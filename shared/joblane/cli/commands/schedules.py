@@ -11,6 +11,13 @@ import typer
 
 from joblane.cli import filters, options, target, terminal
 from joblane.cli.usage import Listing
+from joblane.inspector.sentences import (
+    counted,
+    deleted_schedule_line,
+    missed_line,
+    paused_schedule_line,
+    resumed_schedule_line,
+)
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
@@ -128,13 +135,11 @@ def show(context: typer.Context, name: Name, as_json: options.AsJson = False) ->
 @options.expanded
 def pause(context: typer.Context, chosen: Chosen, for_: options.For = None, until: options.Until = None) -> None:
     """Pause a schedule, or all of a tenant or type: no ticks until they are resumed."""
-    from joblane.cli.schedule_tables import paused_line
-
     ends = filters.end_of(for_, until)
     name = chosen.or_many(context, "pause", until=ends)
     view = target.inspector(context).pause_schedule(name, reason=chosen.reason, until=ends)
     terminal.answer(view, as_json=chosen.as_json)
-    terminal.say(paused_line(view))
+    terminal.say(paused_schedule_line(view.row))
     terminal.say(f"Resume:  {target.command(context)} schedules resume {argument(name)}")
 
 
@@ -142,12 +147,10 @@ def pause(context: typer.Context, chosen: Chosen, for_: options.For = None, unti
 @options.expanded
 def resume(context: typer.Context, chosen: Chosen) -> None:
     """Resume a schedule, or all of a tenant or type. Ticks of the pause do not run."""
-    from joblane.cli.schedule_tables import resumed_line
-
     name = chosen.or_many(context, "resume")
     view = target.inspector(context).resume_schedule(name, reason=chosen.reason)
     terminal.answer(view, as_json=chosen.as_json)
-    terminal.say(resumed_line(view))
+    terminal.say(resumed_schedule_line(view.row))
 
 
 @group.command("run")
@@ -171,29 +174,27 @@ def delete(context: typer.Context, chosen: Chosen) -> None:
     terminal.confirm(f"Delete the schedule {name} of {view.row.type}{of_tenant}?", yes=chosen.yes)
     deleted = inspector.delete_schedule(name, reason=chosen.reason)
     terminal.answer(deleted, as_json=chosen.as_json)
-    terminal.say(f"Deleted {deleted.name}: it has no ticks any more.")
+    terminal.say(deleted_schedule_line(deleted))
 
 
 # --- Words ---------------------------------------------------------------------------------------------------------
 
 
 def _show(context: typer.Context, found: SchedulePage) -> None:
-    from joblane.cli import schedule_tables as tables
-
     console, command = terminal.console(), target.command(context)
     if found.schedules:
-        console.print(tables.schedule_table(found.schedules, console.width))
+        terminal.rows(found.schedules)
     else:
         terminal.say("No schedule matches.")
     missing = [one for one in found.schedules if one.missing]
     for one in missing:
-        console.print(terminal.word(tables.missed_line(one)))
+        console.print(terminal.word(missed_line(one)))
     if missing:
         terminal.say(f"× marks a missed tick. Run a task now:  {command} schedules run NAME")
     if found.after is not None:
         searched = f" Searched up to the name {found.searched_to}." if found.searched_to else ""
         terminal.say(
-            f"{len(found.schedules):,} of {terminal.counted(found.count, 'schedule')}.{searched} "
+            f"{len(found.schedules):,} of {counted(found.count, 'schedule')}.{searched} "
             f"Continue:  --after {argument(found.after)}"
         )
     if any(one.problem for one in found.schedules):

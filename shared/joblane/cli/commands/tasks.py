@@ -15,6 +15,7 @@ from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import MAX_LOG_LINES
+from joblane.inspector.sentences import searched_line
 from joblane.inspector.shell import argument
 from joblane.inspector.short_id import task_of
 from joblane.record.row.states import ENDED
@@ -53,11 +54,8 @@ def ls(
     if not page.tasks and page.after is None:
         terminal.say("No task matches." if after is None else "No more tasks match.")
         return
-    from joblane.cli import task_tables as tables
-
     if page.tasks:
-        console = terminal.console()
-        console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
+        terminal.rows(page.tasks)
     if page.searched_to is not None:
         none = "" if page.tasks else "No task found so far. "
         searched = f"{none}The search ended at tasks created at {stamp(page.searched_to)}."
@@ -228,20 +226,18 @@ def find(
         tables.task(console, inspector.task(found.id), now, command)
         return
     for group in found.groups:
-        _print(console, group, now, command)
+        _print(console, group, command)
     if not found.groups:
         terminal.say("Nothing found." if found.after is None else "Nothing found so far.")
     if found.searched_to is not None:
         terminal.say(_searched(found))
 
 
-def _print(to: Console, group: FoundGroup, now: datetime, command: str) -> None:
-    from joblane.cli import task_tables as tables
-
+def _print(to: Console, group: FoundGroup, command: str) -> None:
     listing = "" if group.filter is None else f"{command} ls {_options(group.filter)}"
     to.print(terminal.word(group.kind, "bold"), terminal.word(listing, "dim"), soft_wrap=True)
     if group.page.tasks:
-        to.print(tables.tasks(group.page.tasks, now, to.width))
+        terminal.rows(group.page.tasks)
     elif group.page.searched_to is not None:
         to.print(terminal.word(f"none since {stamp(group.page.searched_to)}; the listing searches further"))
     to.print()
@@ -258,6 +254,5 @@ def _options(filter_: Filter) -> str:
 
 def _searched(found: Found) -> str:
     assert found.searched_to is not None
-    tasks = terminal.plural(found.read)
-    text = f"Searched the payloads of {tasks}, back to {stamp(found.searched_to)}."
+    text = searched_line(found.read, found.searched_to)
     return text if found.after is None else f"{text} To search further, add --after {shlex.quote(found.after)}"

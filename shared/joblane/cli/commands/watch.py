@@ -31,8 +31,8 @@ def watch(
     inspector, console = target.inspector(context), terminal.console()
     # under FORCE_COLOR, Rich takes a pipe for a terminal
     if once or not (sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
-        from joblane.cli.queue_tables import unknown_lines
         from joblane.cli.watch.lists import frame
+        from joblane.inspector.sentences import unknown_lines
 
         overview, drawn = frame(inspector, console.width, minutes)
         console.print(drawn)

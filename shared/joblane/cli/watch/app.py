@@ -20,7 +20,6 @@ from textual.timer import Timer
 from textual.widgets import DataTable, Input, Static
 
 from joblane.cli.exits import Exit, exit_of, message_of
-from joblane.cli.follow import report
 from joblane.cli.terminal import word
 from joblane.cli.watch import dialogs, plans, words
 from joblane.cli.watch.dialogs import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
@@ -31,6 +30,7 @@ from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import report
 from joblane.inspector.views import BulkView, Pause
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 

@@ -15,7 +15,8 @@ from textual.containers import VerticalScroll
 from textual.widgets import DataTable
 
 from joblane.cli import task_tables
-from joblane.cli.terminal import BETWEEN, word
+from joblane.cli.tables import BETWEEN
+from joblane.cli.terminal import word
 from joblane.cli.watch.lists import Listing, RowTarget
 from joblane.inspector.views import TaskView
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,36 +11,36 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from joblane.cli import run_tables, terminal
-from joblane.cli.commands.dead import group_table
-from joblane.cli.queue_tables import overview_table, pause_lines, queue_table, unknown_lines
+from joblane.cli import run_tables
 from joblane.cli.run_tables import chart
-from joblane.cli.schedule_tables import missed_line, pause_line, schedule_table
-from joblane.cli.task_tables import last_error, tries, when, with_ids
-from joblane.cli.terminal import (
-    BETWEEN,
-    LEAST_NAME,
-    WIDE,
-    counted,
-    fitted,
-    milliseconds,
-    plural,
-    relative,
-    short,
-    table,
-    word,
-)
+from joblane.cli.tables import BETWEEN, listed, queues
+from joblane.cli.terminal import word
 from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane
+from joblane.inspector import queries
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.queries import Query
+from joblane.inspector.sentences import (
+    counted,
+    missed_line,
+    obsolete_line,
+    pause_line,
+    schedule_pause_line,
+    unknown_lines,
+    unread_line,
+    waiting_line,
+)
 from joblane.inspector.views import (
     DeadGroup,
     DeadLetters,
+    Lane,
     Overview,
     Performance,
+    QueueView,
     SchedulePage,
     ScheduleRow,
+    Statistic,
     TaskPage,
     TaskRow,
 )
@@ -52,10 +52,9 @@ RATHER_SECONDS = 15.0
 """Time between two queries that call SQS or EventBridge Scheduler once for each queue or schedule."""
 LAST_HOUR = timedelta(hours=1)
 LANE_FIELDS = ("types", "queues")
+COSTS = ("Cost", "Per 1000")
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 """Tasks in a single frame."""
-EDGES = 2
-"""Columns at the edges of the screen that a list leaves free."""
 
 
 @dataclass(frozen=True)
@@ -145,17 +144,18 @@ def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
     minutes = list(zip(*(queue.minutes for queue in found.queues), strict=False))
     started = [sum(each.started for each in minute) for minute in minutes]
     failed = [sum(each.failed for each in minute) for minute in minutes]
-    targets = []
+    targets, rows = [], list[QueueView | Lane]()
     for queue in found.queues:
+        rows += [queue, *(replace(lane, queue="") for lane in queue.lanes)]  # type: ignore[arg-type]  # said once
         targets.append(RowTarget(f"queue {queue.queue}", queue=queue.queue))
         targets += [RowTarget(f"lane {lane.name}", type=lane.type, queue=lane.queue) for lane in queue.lanes]
     dead = counted(found.archived, "archived task")
     return Listing(
-        overview_table(found, width - BETWEEN),
+        listed(rows, width - BETWEEN, of=Lane, without=("In flight",)),
         tuple(targets),
         chart(started, failed, width),
         (
-            *pause_lines(found),
+            *map(waiting_line, found.paused),
             *unknown_lines(found),
             *([f"{dead}. See why: list 5, Dead."] if found.archived.number else []),
         ),
@@ -181,9 +181,7 @@ def _draw_tasks(page: TaskPage, asked: Asked, width: int) -> Listing:
         notes = [f"The search ended at tasks created at {stamp(page.searched_to)}. / narrows it."]
     elif page.after is not None:
         notes = [f"The newest {MOST_ROWS} are listed. / narrows the list."]
-    now = datetime.now(UTC)
-    ages = [short((now - row.created_at).total_seconds()) for row in page.tasks]
-    made = _task_table(page.tasks, [("AGE", ages), ("WHEN", [when(row, now) for row in page.tasks])], width)
+    made = listed(page.tasks, width - BETWEEN, drop=("ID", "Queue", "Due or ended"))
     return Listing(made, tuple(map(task_target, page.tasks)), None, tuple(notes))
 
 
@@ -193,29 +191,10 @@ def _failures(inspector: Inspector, asked: Asked) -> tuple[TaskRow, ...]:
 
 def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> Listing:
     rows = [row for row in found if matches(asked.chosen, row)]
-    now = datetime.now(UTC)
-    ended = [relative(row.finished_at or row.created_at, now) for row in rows]
     notes = (f"Only the latest {MOST_ROWS} failures are compared with the filter.",)
     is_cut = len(found) == MOST_ROWS and asked.chosen != Filter()
-    made = _task_table(rows, [("ENDED", ended)], width)
+    made = listed(rows, width - BETWEEN, drop=("ID", "Queue", "Age", "Tenant"))
     return Listing(made, tuple(map(task_target, rows)), None, notes if is_cut else ())
-
-
-def _task_table(rows: Sequence[TaskRow], times: Sequence[tuple[str, Sequence[str]]], width: int) -> Table:
-    """A row for each task. ``times``: the first columns, each with the cells of all rows."""
-    lines = []
-    for number, row in enumerate(rows):
-        cells: dict[str, object] = {title: of_row[number] for title, of_row in times}
-        cells |= {"TYPE": row.type, "STATE": row.state, "TRY": tries(row), "TENANT": row.tenant or ""}
-        lines.append(cells | {"QUEUE": row.queue, "ID": row.id, "ERROR": last_error(row)})
-    empty = [title for title in ("TENANT", "ERROR", "WHEN") if not any(cells.get(title) for cells in lines)]
-    shown = [{title: cell for title, cell in cells.items() if title not in empty} for cells in lines]
-    fold = {"TYPE": LEAST_NAME, "TENANT": 12, "ERROR": 36}
-    return (
-        fitted(shown, width - BETWEEN, fold=fold, right=("AGE", "TRY"), drop=("ID", "QUEUE", "WHEN"))
-        if shown
-        else table()
-    )
 
 
 # --- Causes, types, schedules ----------------------------------------------------------------------------------------
@@ -229,14 +208,14 @@ def _dead(inspector: Inspector, asked: Asked) -> DeadLetters:
 def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
     notes = []
     if found.obsolete:
-        notes = [f"{plural(sum(found.obsolete.values()), 'dead letter')} obsolete: joblane dead says more."]
+        notes = [obsolete_line(found.obsolete)]
     if found.unread:
-        notes.append(f"{plural(found.unread, 'more dead letter')} not read: joblane dead says more.")
+        notes.append(unread_line(found))
     targets = [
         RowTarget(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None)
         for group in found.groups
     ]
-    made = group_table(found.groups, width + EDGES, fingerprints=False) if found.groups else table()
+    made = listed(found.groups, width - BETWEEN, without=("Fingerprint",))
     return Listing(made, tuple(targets), None, tuple(notes))
 
 
@@ -244,50 +223,31 @@ def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
 class Types:
     """The types with their runs of the last hour, and the runs of the selected type."""
 
-    rows: tuple[dict[str, object], ...]
+    rows: tuple[Statistic, ...]
     selected: Performance | None
+    notes: tuple[str, ...]
 
 
 def _types(inspector: Inspector, asked: Asked) -> Types:
     found = {each.key: each for each in inspector.statistics(within=LAST_HOUR, by="type")}
-    names = {each.type for each in inspector.types()} | set(found)
-    pauses = {pause.name for pause in inspector.pauses() if pause.scope is PauseScope.TYPE}
-    rows: list[dict[str, object]] = []
-    failures = {name: each.retried + each.archived + each.lost for name, each in found.items()}
-    for name in sorted(names, key=lambda name: (-failures.get(name, 0), name not in found, name)):
-        if not of_lane(asked.chosen, name):
-            continue
-        one, failed = found.get(name), failures.get(name, 0)
-        rows.append(
-            {
-                "TYPE": name,
-                "RUNS 1H": f"{one.started:,}" if one else word("·", "dim"),
-                "FAILED": word(f"{failed:,}", "red") if failed else word("·", "dim"),
-                "MEAN WAIT": milliseconds(one.wait_ms) if one else "",
-                "MEAN TIME": milliseconds(one.duration_ms) if one else "",
-                "LONGEST": milliseconds(one.longest_ms) if one else "",
-                "PAUSED": "yes" if name in pauses else "",
-            }
-        )
-    selected = asked.name if asked.name in names else rows[0]["TYPE"] if rows else None
-    of_one = inspector.performance(PauseScope.TYPE, str(selected), within=LAST_HOUR) if selected else None
-    return Types(tuple(rows), of_one)
+    for declared in inspector.types():
+        found.setdefault(declared.type, Statistic(declared.type, 0, 0, 0, 0, 0, None, None, None, 0.0))
+    rows = [each for each in found.values() if of_lane(asked.chosen, each.key)]
+    rows.sort(key=lambda each: (-each.retried - each.archived - each.lost, not each.started, each.key))
+    selected = asked.name if asked.name in found else rows[0].key if rows else None
+    of_one = inspector.performance(PauseScope.TYPE, selected, within=LAST_HOUR) if selected else None
+    pauses = [pause_line(pause) for pause in inspector.pauses() if pause.scope is PauseScope.TYPE]
+    return Types(tuple(rows), of_one, tuple(pauses))
 
 
 def _draw_types(found: Types, asked: Asked, width: int) -> Listing:
-    right = ("RUNS 1H", "FAILED", "MEAN WAIT", "MEAN TIME", "LONGEST")
-    made = table()
-    if found.rows:
-        made = fitted(
-            found.rows, width - BETWEEN, fold={"TYPE": LEAST_NAME}, right=right, drop=("LONGEST", "MEAN WAIT")
-        )
     above = None
     if found.selected is not None:
         counts = [period.counts for period in found.selected.periods]
         runs = chart([one.number for one in counts], [one.unsuccessful for one in counts], width, height=2)
         above = Group(runs, run_tables.performance(found.selected, width, throughput=False))
-    targets = [RowTarget(f"type {row['TYPE']}", type=str(row["TYPE"])) for row in found.rows]
-    return Listing(made, tuple(targets), above)
+    targets = [RowTarget(f"type {row.key}", type=row.key) for row in found.rows]
+    return Listing(listed(found.rows, width - BETWEEN, without=COSTS), tuple(targets), above, found.notes)
 
 
 def _schedules(inspector: Inspector, asked: Asked) -> SchedulePage:
@@ -300,9 +260,23 @@ def _draw_schedules(page: SchedulePage, asked: Asked, width: int) -> Listing:
     found = page.schedules
     targets = [RowTarget(one.name, type=one.type, tenant=one.tenant, schedule=one) for one in found]
     notes = [missed_line(one) for one in found if one.missing]
-    notes += [f"{one.name} is paused {pause_line(one.pause)}" for one in found if one.pause is not None]
+    notes += [f"{one.name} is paused {schedule_pause_line(one.pause)}" for one in found if one.pause is not None]
     notes += [f"The first {MOST_ROWS} by name are listed. / narrows the list."] if page.after else []
-    return Listing(schedule_table(found, width - BETWEEN) if found else table(), tuple(targets), None, tuple(notes))
+    return Listing(listed(found, width - BETWEEN), tuple(targets), None, tuple(notes))
+
+
+def _generated(found: Query) -> View:
+    """The list of an operation that has no list of its own."""
+
+    def draw(answer: Any, asked: Asked, width: int) -> Listing:
+        rows, key = found.rows(answer), found.listing.columns[0]
+        targets = [RowTarget(f"{found.name} {number} {key.of(row)}") for number, row in enumerate(rows)]
+        return Listing(listed(rows, width - BETWEEN), tuple(targets))
+
+    def fetch(inspector: Inspector, asked: Asked) -> Any:
+        return getattr(inspector, found.name)()
+
+    return View(found.listing.title, fetch, draw, found.listing.empty, ())
 
 
 VIEWS = (
@@ -313,6 +287,7 @@ VIEWS = (
     View("Dead", _dead, _draw_dead, "No archived tasks, and no dead letters.", CAUSE_FIELDS, every=RATHER_SECONDS),
     View("Types", _types, _draw_types, "There are no task types.", ("types",), selecting=True),
     View("Schedules", _schedules, _draw_schedules, "There are no schedules.", ("types",), every=RATHER_SECONDS),
+    *(_generated(found) for found in queries.new() if found.is_complete),
 )
 
 
@@ -335,30 +310,9 @@ def frame(inspector: Inspector, width: int, minutes: int) -> tuple[Overview, Ren
     now = datetime.now(UTC)
     head = f"{stamp(now)}   {counted(overview.archived, 'archived task')}"
     parts: list[RenderableType] = [word(head, "dim"), word("")]
-    parts += [queue_table(overview, width, sparks=width >= WIDE), *map(word, pause_lines(overview))]
+    parts += [queues(overview, width), *(word(waiting_line(each)) for each in overview.paused)]
     if active:
-        parts += [word(""), word("Active", "bold"), _few(active, now, width, errors=False)]
+        parts += [word(""), word("Active", "bold"), listed(active, width, without=("Queue", "Last error"))]
     if failed:
-        parts += [word(""), word("Latest failures", "bold"), _few(failed, now, width, errors=True)]
+        parts += [word(""), word("Latest failures", "bold"), listed(failed, width, without=("Queue",))]
     return overview, Group(*parts)
-
-
-def _few(rows: Sequence[TaskRow], now: datetime, width: int, *, errors: bool) -> RenderableType:
-    """A row for each task. ``errors``: with the last error of each, if there is room."""
-    wide = width >= WIDE
-    tenants = wide and any(task_row.tenant for task_row in rows)
-    return with_ids(
-        [
-            {
-                "ID": task_row.id,
-                "TYPE": task_row.type,
-                "STATE": task_row.state,
-                "TRY": tries(task_row),
-                **({"TENANT": task_row.tenant or ""} if tenants else {}),
-                "WHEN": relative(task_row.finished_at or task_row.created_at, now),
-                **({"ERROR": terminal.line(last_error(task_row))} if wide and errors else {}),
-            }
-            for task_row in rows
-        ],
-        width,
-    )

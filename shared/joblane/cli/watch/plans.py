@@ -7,19 +7,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from joblane.cli import schedule_tables
-from joblane.cli.commands.actions import note_of, result_of
-from joblane.cli.commands.dead import error_of
-from joblane.cli.commands.pause import EFFECT, paused_lines, resumed_line
-from joblane.cli.follow import report
-from joblane.cli.queue_tables import pause_line
-from joblane.cli.task_tables import last_error, tries
-from joblane.cli.terminal import plural, relative
+from joblane.cli.terminal import relative
 from joblane.cli.watch.dialogs import Field, required
 from joblane.cli.watch.lists import RowTarget
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import (
+    PAUSE_EFFECT,
+    note_of,
+    pause_line,
+    paused_line,
+    paused_schedule_line,
+    plural,
+    report,
+    result_of,
+    resumed_line,
+    resumed_schedule_line,
+    schedule_pause_line,
+)
 from joblane.inspector.views import BulkView, DeadGroup, Pause, ScheduleRow, TaskRow
 from joblane.record.row.states import ENDED, WAITING, State
 
@@ -68,10 +74,8 @@ def _pause(scope: PauseScope, name: str) -> Plan:
     def call(inspector: Inspector, given: dict[str, str]) -> Pause:
         return inspector.pause(scope, name, reason=given["reason"], until=_end(given))
 
-    title, text = f"Pause {scope} {name}", f"{EFFECT[0].upper()}{EFFECT[1:]}."
-    return Plan(
-        title, text, (REQUIRED_REASON, LENGTH), "next, then pause", call, lambda made: " ".join(paused_lines(made))
-    )
+    title, text = f"Pause {scope} {name}", f"{PAUSE_EFFECT[0].upper()}{PAUSE_EFFECT[1:]}."
+    return Plan(title, text, (REQUIRED_REASON, LENGTH), "next, then pause", call, paused_line)
 
 
 def _end(given: dict[str, str]) -> datetime | None:
@@ -87,15 +91,15 @@ def _of_schedule(row: ScheduleRow) -> Plan:
             (REQUIRED_REASON, LENGTH),
             "next, then pause",
             lambda inspector, given: inspector.pause_schedule(row.name, reason=given["reason"], until=_end(given)),
-            schedule_tables.paused_line,
+            lambda view: paused_schedule_line(view.row),
         )
     return Plan(
         f"Resume schedule {row.name}",
-        f"It is paused {schedule_tables.pause_line(row.pause)}.",
+        f"It is paused {schedule_pause_line(row.pause)}.",
         (REASON,),
         "resume",
         lambda inspector, given: inspector.resume_schedule(row.name, reason=given["reason"] or None),
-        schedule_tables.resumed_line,
+        lambda view: resumed_schedule_line(view.row),
     )
 
 
@@ -116,7 +120,7 @@ def again(target: RowTarget | None, now: datetime) -> Plan | str:
     if row is None:
         return "r works on a task or a cause. Enter lists the tasks of this row."
     if row.state in (State.ARCHIVED, State.CANCELLED):
-        return _of_task("retry", row, f"after {tries(row)} attempts. It runs again, with new attempts.")
+        return _of_task("retry", row, f"after {row.tries} attempts. It runs again, with new attempts.")
     if row.state in WAITING:
         due = f", due {relative(row.due_at, now)}" if row.due_at > now else ""
         return _of_task("run", row, f"waiting{due}. It runs now instead, and its attempts stay as they are.")
@@ -127,7 +131,7 @@ def _of_task(action: str, row: TaskRow, text: str) -> Plan:
     def call(inspector: Inspector, given: dict[str, str]) -> Any:
         return getattr(inspector, action)(row.id, reason=given["reason"] or None)
 
-    error = f"\n{last_error(row)}" if row.error_type else ""
+    error = f"\n{row.last_error}" if row.error_type else ""
     return Plan(
         f"{action.capitalize()} {row.id}",
         f"{row.type}, {row.state}, {text}{error}",
@@ -148,7 +152,7 @@ def _redrive(cause: DeadGroup) -> Plan:
 
     what = plural(cause.count, "task" if cause.type else "unreadable message")
     first = f"The first {canary} run as a canary, and the rest only if all of them complete. " if canary else ""
-    text = f"{error_of(cause)}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
+    text = f"{cause.error}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
     of = f" of {cause.type}" if cause.type else ""
     return Plan(f"Redrive {what}{of}", text, (REASON,), f"redrive {what}", call, report)
 

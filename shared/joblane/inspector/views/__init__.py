@@ -6,6 +6,7 @@ Times are aware UTC. In payloads, results and headers the values of redacted fie
 from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
 from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
 from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
+from joblane.inspector.views.limits import LimitStatus
 from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
 from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
 from joblane.inspector.views.stage import (
@@ -58,6 +59,7 @@ __all__ = [
     "FoundKind",
     "Grade",
     "Lane",
+    "LimitStatus",
     "LogLine",
     "Mark",
     "Minute",

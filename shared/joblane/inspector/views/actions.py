@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from joblane.inspector.filter import Filter
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 from joblane.record.row.states import State
 
 
@@ -96,6 +97,25 @@ class BulkView:
         return "stopped" if self.state in ("completed", "cancelled") else "stopping"
 
 
+LISTINGS[BulkView] = Listing(
+    "Bulk actions",
+    "There are no bulk actions yet.",
+    (
+        Column("ID", "id", Kind.ID, fold=40),
+        Column("Action", "action"),
+        Column("State", "shown_state", Kind.STATE),
+        Column("Changed", "done", Kind.NUMBER),
+        Column("Of", "total", Kind.NUMBER),
+        Column("Skipped", "skipped", Kind.NUMBER),
+        Column("Failed", "failed", Kind.ALARM),
+        Column("Started", "started_at", Kind.MOMENT),
+        Column("Who", "who", fold=20),
+        Column("Why", "stopped", optional=True, fold=30),
+    ),
+    left_out=("Why", "Who", "Started", "Skipped"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``.
@@ -111,3 +131,18 @@ class AuditEntry:
     reason: str | None
     bulk: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+LISTINGS[AuditEntry] = Listing(
+    "Audit",
+    "No audit entry matches.",
+    (
+        Column("No", "number", Kind.NUMBER),
+        Column("When", "at", Kind.STAMP),
+        Column("Who", "who", fold=20),
+        Column("Action", "action"),
+        Column("Target", "target", Kind.ID, fold=40),
+        Column("Reason", "reason", fold=20),
+        Column("Details", "details", page_only=True),
+    ),
+)

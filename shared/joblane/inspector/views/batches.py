@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from joblane.inspector.filter import Filter
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 from joblane.inspector.views.tasks import AnyState, Relative, TaskRow
 from joblane.record.row.states import ENDED, State
 from joblane.record.task.insert import BATCH_TAG
@@ -21,6 +22,20 @@ class BatchRow:
     sealed_at: datetime | None
     on_end: Relative | None
     on_success: Relative | None
+
+
+LISTINGS[BatchRow] = Listing(
+    "Batches",
+    "There are no batches.",
+    (
+        Column("ID", "id", Kind.ID, fold=30),
+        Column("Created", "created_at", Kind.MOMENT),
+        Column("Sealed", lambda row: row.sealed_at or "no", Kind.MOMENT),
+        Column("On end", lambda row: row.on_end and row.on_end.shown_state, Kind.STATE),
+        Column("On success", lambda row: row.on_success and row.on_success.shown_state, Kind.STATE),
+    ),
+    left_out=("Created",),
+)
 
 
 @dataclass(frozen=True, slots=True)

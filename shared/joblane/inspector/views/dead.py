@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from joblane.inspector.filter import BULK_TYPE, Filter
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,32 @@ class DeadGroup:
     log_link: str | None
     is_new: bool = False
     acknowledged: Acknowledged | None = None
+
+    @property
+    def error(self) -> str:
+        """The error, with marks for a new or a known one, and for messages without a row."""
+        text = f"{self.error_type}: {self.message}" if self.message else self.error_type
+        if self.acknowledged:
+            text = f"[known to {self.acknowledged.who}: {self.acknowledged.note}] {text}"
+        elif self.is_new:
+            text = f"[new] {text}"
+        return text if self.recorded else f"{text} (messages without a row, in {self.queue})"
+
+
+LISTINGS[DeadGroup] = Listing(
+    "Dead letters",
+    "There are no archived tasks and no dead letters.",
+    (
+        Column("Count", "count", Kind.NUMBER),
+        Column("Fingerprint", "fingerprint", Kind.ID),
+        Column("Type", "type", fold=20),
+        Column("Error", "error", Kind.PROSE, fold=20),
+        Column("First", "first_at", Kind.MOMENT),
+        Column("Last", "last_at", Kind.MOMENT),
+        Column("Example", "example", Kind.ID, page_only=True),
+    ),
+    left_out=("First", "Last"),
+)
 
 
 @dataclass(frozen=True, slots=True)

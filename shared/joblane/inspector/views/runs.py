@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,23 @@ class Period:
 
     at: datetime
     counts: RunCounts
+
+
+LISTINGS[Period] = Listing(
+    "Numbers",
+    "No run has ended in this time.",
+    (
+        Column("From", "at", Kind.STAMP),
+        Column("Runs", "counts.number", Kind.NUMBER),
+        Column("Failed", "counts.unsuccessful", Kind.ALARM),
+        Column("Wait p95", lambda period: period.counts.wait_ms and period.counts.wait_ms.p95, Kind.MILLISECONDS),
+        Column(
+            "Duration p95",
+            lambda period: period.counts.duration_ms and period.counts.duration_ms.p95,
+            Kind.MILLISECONDS,
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +118,23 @@ class Statistic:
     duration_ms: int | None
     longest_ms: int | None
     cost_usd: float
+
+
+LISTINGS[Statistic] = Listing(
+    "Statistics",
+    "No task ran in this time.",
+    (
+        Column("Name", lambda statistic: statistic.key or None, fold=20),
+        Column("Runs", "started", Kind.NUMBER),
+        Column("Completed", "completed", Kind.NUMBER),
+        Column("Retried", "retried", Kind.NUMBER),
+        Column("Archived", "archived", Kind.ALARM),
+        Column("Lost", "lost", Kind.ALARM),
+        Column("Mean wait", "wait_ms", Kind.MILLISECONDS),
+        Column("Mean time", "duration_ms", Kind.MILLISECONDS),
+        Column("Longest", "longest_ms", Kind.MILLISECONDS),
+        Column("Cost", "cost_usd", Kind.DOLLARS),
+        Column("Per 1000", lambda one: one.cost_usd / one.started * 1000 if one.started else None, Kind.DOLLARS),
+    ),
+    left_out=("Per 1000", "Longest", "Mean wait", "Lost", "Retried", "Mean time", "Completed"),
+)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.schedule_words import ORIGINS, a_day, in_words
 from joblane.inspector.views.actions import AuditEntry
 from joblane.inspector.views.stage import Count
 from joblane.inspector.views.tasks import AnyState
@@ -75,6 +77,33 @@ class ScheduleRow:
     def id_prefix(self) -> str:
         """The beginning of the ids of its tasks."""
         return f"{self.name}:" if self.is_of_code else f"@{self.name}:"
+
+    @property
+    def durations_ms(self) -> list[int]:
+        """The durations of the last ticks that ran, newest first."""
+        return [tick.duration_ms for tick in self.ticks if tick.duration_ms is not None]
+
+
+LISTINGS[ScheduleRow] = Listing(
+    "Schedules",
+    "No schedule matches.",
+    (
+        Column("Name", "name", Kind.ID, fold=20),
+        Column("Origin", lambda row: ORIGINS[row.origin]),
+        Column("Type", "type", fold=20),
+        Column("Tenant", "tenant", optional=True, fold=20),
+        Column("Schedule", lambda row: in_words(row.text, row.timezone), fold=20),
+        Column("Ticks a day", lambda row: a_day(row.ticks_a_day), Kind.NUMBER),
+        Column("Next", "next_at", Kind.MOMENT),
+        Column("Last ticks", "ticks", Kind.TICKS),
+        Column("Took", lambda row: next(iter(row.durations_ms), None), Kind.MILLISECONDS, optional=True),
+        Column("Longest", lambda row: max(row.durations_ms, default=None), Kind.MILLISECONDS, optional=True),
+        Column("On AWS", "on_aws", optional=True),
+        Column("Paused until", lambda row: row.pause and (row.pause.until or "resumed"), Kind.MOMENT, optional=True),
+        Column("Problem", "problem", Kind.PROBLEM, optional=True, fold=20),
+    ),
+    left_out=("Longest", "Took", "On AWS", "Origin", "Type", "Tenant", "Ticks a day", "Last ticks"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 from joblane.names import Queue
 from joblane.record.row.states import State
 
@@ -30,6 +31,21 @@ class Pause:
     until: datetime | None
     replaced: bool = False
     replaced_by: str | None = None
+
+
+LISTINGS[Pause] = Listing(
+    "Pauses",
+    "Nothing is paused.",
+    (
+        Column("Scope", "scope"),
+        Column("Name", "name", fold=40),
+        Column("Since", "since", Kind.STAMP),
+        Column("Until", lambda pause: pause.until or "until resumed", Kind.STAMP),
+        Column("By", "by"),
+        Column("Reason", "reason", fold=20),
+    ),
+    left_out=("Since",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +119,24 @@ class TenantRow:
     pause: Pause | None
 
 
+LISTINGS[TenantRow] = Listing(
+    "Tenants",
+    "No tenant has live tasks, or runs of the last hour.",
+    (
+        Column("Tenant", lambda row: row.tenant or "none", fold=20),
+        Column("Due", "due", Kind.NUMBER),
+        Column("Oldest", "oldest_wait_seconds", Kind.SECONDS),
+        Column("Active", "active", Kind.NUMBER),
+        Column("Held", "held", Kind.NUMBER),
+        Column("Later", "later", Kind.NUMBER),
+        Column("Runs 1h", "started", Kind.NUMBER),
+        Column("Failed 1h", "failed", Kind.ALARM),
+        Column("Paused", lambda row: row.pause and "yes", optional=True),
+    ),
+    left_out=("Later", "Held"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueView:
     """A queue: the sum of its lanes, and its front door. ``minutes``: oldest first, without gaps."""
@@ -116,6 +150,74 @@ class QueueView:
     pause: Pause | None
     lanes: tuple[Lane, ...]
     minutes: tuple[Minute, ...]
+
+
+def plus(*numbers: int | None) -> int | None:
+    """Return the sum of the known numbers; None if none is known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
+
+
+def messages(depth: Depth) -> int | None:
+    """Return all messages in an SQS queue, without its dead letters."""
+    return plus(depth.waiting, depth.in_flight, depth.delayed)
+
+
+def _dead(row: QueueView | Lane) -> int | None:
+    return plus(row.depth.dead, row.front_door.dead) if isinstance(row, QueueView) else row.depth.dead
+
+
+def _in_sqs(row: QueueView | Lane) -> int | None:
+    if isinstance(row, QueueView):
+        return plus(row.depth.waiting, messages(row.front_door))
+    return plus(row.depth.waiting, row.depth.delayed)
+
+
+def _paused(row: QueueView | Lane) -> str:
+    """``yes``, or the number of paused lanes of a queue."""
+    if row.pause or not isinstance(row, QueueView):
+        return "yes" if row.pause else ""
+    paused = sum(lane.pause is not None for lane in row.lanes)
+    return f"{paused} lane{'s' if paused > 1 else ''}" if paused else ""
+
+
+TASKS_BY_STATE = (
+    Column("Pending", lambda row: row.tasks.get(State.PENDING, 0), Kind.QUIET),
+    Column("Held", lambda row: row.tasks.get(State.HELD) or None, Kind.QUIET, optional=True),
+    Column("Active", lambda row: row.tasks.get(State.ACTIVE, 0), Kind.QUIET),
+    Column("Retry", lambda row: row.tasks.get(State.RETRY, 0), Kind.QUIET),
+    Column("Scheduled", lambda row: row.tasks.get(State.SCHEDULED, 0), Kind.QUIET),
+    Column("Dead letters", _dead, Kind.ALARM),
+    Column("Oldest", "oldest_wait_seconds", Kind.SECONDS),
+)
+LISTINGS[QueueView] = Listing(
+    "Queues",
+    "There are no queues.",
+    (
+        Column("Queue", "queue", Kind.NAME),
+        Column("Front door", lambda row: messages(row.front_door), Kind.NUMBER),
+        *TASKS_BY_STATE,
+        Column("Completed", lambda row: sum(minute.completed for minute in row.minutes), Kind.NUMBER),
+        Column("Failed", lambda row: sum(minute.failed for minute in row.minutes), Kind.ALARM),
+        Column("Runs", lambda row: [minute.started for minute in row.minutes], Kind.SPARKS),
+        Column("Paused", _paused, optional=True),
+    ),
+    left_out=("Runs", "Completed", "Oldest", "Failed", "Scheduled", "Retry", "Held"),
+)
+LISTINGS[Lane] = Listing(
+    "Lanes",
+    "There are no lanes.",
+    (
+        Column("Queue", "queue", Kind.NAME),
+        Column("Type", lambda row: row.type if isinstance(row, Lane) else f"{len(row.lanes)} lanes", fold=20),
+        *TASKS_BY_STATE,
+        Column("In SQS", _in_sqs, Kind.NUMBER),
+        Column("In flight", "depth.in_flight", Kind.NUMBER),
+        Column("Paused", _paused, optional=True),
+    ),
+    left_out=("In flight", "In SQS", "Oldest", "Scheduled", "Retry", "Held"),
+)
+"""Its rows can also be queues, each above its lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +270,23 @@ class TypeView:
     """Names under which its limits are found: the type, the name of a shared limit."""
 
 
+LISTINGS[TypeView] = Listing(
+    "Types",
+    "No task type is declared.",
+    (
+        Column("Type", "type"),
+        Column("Queues", lambda declared: ", ".join(declared.queues)),
+        Column("Retries", "max_retry", Kind.NUMBER),
+        Column("Timeout", "timeout_seconds", Kind.SECONDS),
+        Column("Kept", "retention_seconds", Kind.SECONDS),
+        Column("Batch", "batch_size", Kind.NUMBER),
+        Column("Memory", "memory_mb", Kind.MEGABYTES),
+        Column("Schedules", lambda declared: "; ".join(declared.schedules) or None, fold=24),
+    ),
+    left_out=("Batch", "Kept", "Memory"),
+)
+
+
 class Grade(StrEnum):
     """The result of one check of the doctor."""
 
@@ -185,3 +304,15 @@ class Check:
     what: str
     found: str
     do: str = ""
+
+
+LISTINGS[Check] = Listing(
+    "Checks",
+    "There is nothing to check.",
+    (
+        Column("Grade", "grade", Kind.STATE),
+        Column("Check", "what", fold=20),
+        Column("Finding", "found", Kind.PROSE, fold=20),
+        Column("What to do", "do", Kind.PROSE, fold=20),
+    ),
+)

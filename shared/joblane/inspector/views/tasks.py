@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 
 from joblane.inspector.filter import Filter
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 from joblane.inspector.views.actions import AuditEntry
 from joblane.names import Queue
 from joblane.record.row.states import ENDED, State, as_read
@@ -44,6 +45,37 @@ class TaskRow:
     error_type: str | None
     error_message: str | None
     fingerprint: str | None
+
+    @property
+    def tries(self) -> str:
+        """``2/4``: the attempts so far, of all."""
+        return f"{self.attempts}/{self.max_retry + 1}"
+
+    @property
+    def last_error(self) -> str:
+        """The first line of the last error; without one, of the reason."""
+        if self.error_type is None:
+            return (self.reason or "").split("\n")[0]
+        message = (self.error_message or "").split("\n")[0]
+        return f"{self.error_type}: {message}" if message else self.error_type
+
+
+LISTINGS[TaskRow] = Listing(
+    "Tasks",
+    "No task matches.",
+    (
+        Column("ID", "id", Kind.ID, fold=40),
+        Column("Type", "type", fold=20),
+        Column("State", "state", Kind.STATE),
+        Column("Queue", "queue"),
+        Column("Tenant", "tenant", optional=True, fold=12),
+        Column("Try", "tries", Kind.NUMBER),
+        Column("Age", "created_at", Kind.AGE),
+        Column("Due or ended", lambda row: row.finished_at or row.due_at, Kind.MOMENT),
+        Column("Last error", "last_error", Kind.LINE, optional=True, fold=28),
+    ),
+    left_out=("Queue", "Due or ended", "Tenant", "Last error"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +162,30 @@ class Attempt:
         """The time from which the run was due; its start if that is not known."""
         return self.started_at - timedelta(milliseconds=self.wait_ms or 0)
 
+    @property
+    def error(self) -> str:
+        """``TimeoutError: the upload did not end``; empty without an error."""
+        return f"{self.error_type}: {self.error_message or ''}".rstrip(": ") if self.error_type else ""
+
+
+LISTINGS[Attempt] = Listing(
+    "Attempts",
+    "The task has not run yet.",
+    (
+        Column("Run", "run", Kind.NUMBER),
+        Column("Try", "attempt", Kind.NUMBER),
+        Column("Outcome", lambda attempt: attempt.outcome or "active", Kind.STATE),
+        Column("Started", "started_at", Kind.STAMP),
+        Column("Waited", "wait_ms", Kind.MILLISECONDS),
+        Column("Took", "duration_ms", Kind.MILLISECONDS),
+        Column("Billed", "billed_ms", Kind.MILLISECONDS),
+        Column("Memory", "memory_mb", Kind.MEGABYTES),
+        Column("Cost, estimated", "cost_usd", Kind.DOLLARS),
+        Column("Error", "error", Kind.PROSE, optional=True, fold=20),
+    ),
+    left_out=("Billed", "Cost, estimated", "Memory", "Waited"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -142,6 +198,19 @@ class Step:
     key: str
     done_at: datetime
     bytes: int
+
+
+LISTINGS[Step] = Listing(
+    "Steps",
+    "No step is done.",
+    (
+        Column("Name", "name", fold=40),
+        Column("Done", "done_at", Kind.STAMP),
+        Column("Bytes", "bytes", Kind.NUMBER),
+        Column("Idempotency key", "key", Kind.ID),
+    ),
+    left_out=("Idempotency key",),
+)
 
 
 class Reason(StrEnum):
@@ -181,6 +250,18 @@ class Relative:
     id: str
     type: str | None
     state: AnyState | None
+
+    @property
+    def shown_state(self) -> str:
+        """``state``, or ``removed``."""
+        return self.state or "removed"
+
+
+LISTINGS[Relative] = Listing(
+    "Tasks",
+    "None.",
+    (Column("ID", "id", Kind.ID, fold=40), Column("Type", "type", fold=20), Column("State", "shown_state", Kind.STATE)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,3 +350,16 @@ class LogLine:
     attempt: int | None
     request_id: str | None
     fields: Mapping[str, Any]
+
+
+LISTINGS[LogLine] = Listing(
+    "Logs",
+    "This task has no log lines, or they are no longer kept.",
+    (
+        Column("At", "at", Kind.STAMP),
+        Column("Level", "level"),
+        Column("Attempt", "attempt", Kind.NUMBER),
+        Column("Message", "message"),
+        Column("Fields", "fields"),
+    ),
+)

@@ -16,9 +16,10 @@ from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ActionResult, TypeView
+from joblane.page.cells import span
 from joblane.page.filters import Form, form, whole
 from joblane.page.payload_fields import LEFT_OUT, FieldProblem, PayloadField, fields_of, value_of
-from joblane.page.rendering import page, redirect, span
+from joblane.page.rendering import page, redirect
 from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option, Values
 
 PREFIX = "payload:"

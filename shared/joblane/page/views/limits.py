@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +13,12 @@ from joblane.errors import FieldError
 from joblane.inspector.durations import starts
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import in_force_line
 from joblane.page.filters import Form, age, form, parsed, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect
-from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus
-from joblane.tasks.limit import MAX_AT_A_TIME, MAX_BURST, Rate, values_text
+from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind
+from joblane.tasks.limit import MAX_AT_A_TIME, MAX_BURST, Rate
 
 NUMBERS: Mapping[LimitKind, str] = {
     LimitKind.SHARED: "total",
@@ -84,14 +85,14 @@ def set_values(request: Request, inspector: Inspector) -> Response:
     except FieldError as error:
         wrong = SelectionError(FIELDS.get(error.field, error.field), error.problem)
         return _show(request, inspector, name, key, 400, given=given, wrong=wrong)
-    return redirect(request, "/limits/show", f"Set. In force now: {_in_force(changed)}.", name=name, key=key)
+    return redirect(request, "/limits/show", f"Set. {in_force_line(changed)}", name=name, key=key)
 
 
 def reset(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     name, key = _target(given)
     changed = inspector.reset_limit(name, key=key, reason=given.required_reason)
-    notice = f"Reset. In force now: {_in_force(changed)}."
+    notice = f"Reset. {in_force_line(changed)}"
     if not any(one.is_declared for one in changed):  # it has no page any more
         return redirect(request, "/limits", notice)
     return redirect(request, "/limits/show", notice, name=name, key=key)
@@ -123,12 +124,3 @@ def _values(given: Form) -> dict[str, Any]:
         "rate": Rate(*parsed(starts, "rate", rate), saved) if rate else None,
         "until": datetime.now(UTC) + age("for", lasting) if lasting else None,
     }
-
-
-def _in_force(changed: Iterable[LimitStatus]) -> str:
-    which = {LimitKind.EACH_KEY: ", each key", LimitKind.KEY: ", key {key}"}
-    return "; ".join(
-        f"{one.name}{which.get(one.kind, '').format(key=one.key)}: "
-        f"{values_text(one.in_force.at_a_time, one.in_force.rate)}"
-        for one in changed
-    )

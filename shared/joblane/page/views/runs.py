@@ -17,10 +17,11 @@ from joblane.inspector.filter import MOST_ERRORS, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Percentiles, Performance, TypeView
 from joblane.page import chart, marks
+from joblane.page.cells import span
 from joblane.page.chart import Column, Series
 from joblane.page.filters import age
 from joblane.page.inspectors import desk
-from joblane.page.rendering import page, query, span
+from joblane.page.rendering import page, query
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitStatus
 from joblane.tasks.limit import TENANT
 

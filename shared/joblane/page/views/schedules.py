@@ -5,10 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.schedule_words import ORIGINS
+from joblane.inspector.sentences import deleted_schedule_line, paused_schedule_line, resumed_schedule_line
 from joblane.page.filters import PER_PAGE, checked, form
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
@@ -63,18 +63,15 @@ def act(request: Request, inspector: Inspector) -> Response:
     name, reason = given.text("name"), given.reason
     match given.text("action"):
         case "pause":
-            pause = inspector.pause_schedule(name, reason=reason, until=given.end).row.pause
-            until = stamp(pause.until) if pause and pause.until else "it is resumed"
-            notice = f"Paused: it has no ticks until {until}."
+            notice = paused_schedule_line(inspector.pause_schedule(name, reason=reason, until=given.end).row)
         case "resume":
-            next_at = inspector.resume_schedule(name, reason=reason).row.next_at
-            notice = f"Resumed: its next tick is at {stamp(next_at)}." if next_at else "Resumed."
+            notice = resumed_schedule_line(inspector.resume_schedule(name, reason=reason).row)
         case "run":
             sent = inspector.run_schedule(name, reason=reason)
             notice = f"Enqueued: {sent.new_id}. It runs as soon as its lane has capacity."
         case "delete":
-            inspector.delete_schedule(name, reason=reason)
-            return redirect(request, "/schedules", f"Deleted: {name}.")
+            deleted = inspector.delete_schedule(name, reason=reason)
+            return redirect(request, "/schedules", deleted_schedule_line(deleted))
         case _:
             raise SelectionError("action", "pause, resume, run, delete are valid")
     return redirect(request, "/schedules/show", notice, name=name)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import Minute, Pause
+from joblane.inspector.sentences import paused_line, resumed_line
+from joblane.inspector.views import Minute
 from joblane.names import Queue
 from joblane.page import marks
 from joblane.page.filters import Form, age, form, name_of, whole
@@ -101,23 +101,14 @@ def pause(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     scope, name = _target(given)
     paused = inspector.pause(scope, name, reason=given.reason, until=given.end)
-    ends = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
-    return redirect(request, "/", f"Paused the {scope} {paused.name} {ends}.{_replaced(paused)}")
+    return redirect(request, "/", paused_line(paused))
 
 
 def resume(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     scope, name = _target(given)
     ended = inspector.resume(scope, name, reason=given.reason)
-    return redirect(request, "/", f"Resumed the {scope} {ended.name}.")
-
-
-def _replaced(pause: Pause) -> str:
-    """A sentence about the pause of another operator that this page did not show yet."""
-    if not pause.replaced:
-        return ""
-    by = f" by {pause.replaced_by}" if pause.replaced_by else ""
-    return f" It was already paused{by}, since {stamp(pause.since)}; your reason and end replace the earlier ones."
+    return redirect(request, "/", resumed_line(ended))
 
 
 def _target(given: Form) -> tuple[PauseScope, str]:

@@ -15,6 +15,7 @@ from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import note_of, result_of
 from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskView
 from joblane.page.filters import PER_PAGE, SHOWN, form, read, whole
@@ -74,16 +75,6 @@ def _suggested(states: Sequence[str]) -> BulkAction | None:
 # --- A task -----------------------------------------------------------------------------------------------------------
 
 
-RESULTS = {
-    "run": "It runs as soon as its lane has capacity.",
-    "retry": "It has new attempts, and runs as soon as its lane has capacity.",
-    "archive": "It is archived.",
-    "delete": "Its content is cleared; its id is kept.",
-    "cancel": "It is cancelled, or will be at the next check of its run.",
-    "replay": "This is the new task.",
-    "edit": "It has the new payload.",
-    "replay_with": "This is the new task, with the new payload.",
-}
 EDITS = ("edit", "replay_with")
 
 
@@ -138,6 +129,6 @@ def _problems(error: JobError) -> list[str]:
 
 
 def _done(request: Request, acted: ActionResult) -> Response:
-    action = acted.action.replace("-", "_")
-    notice = f"{action.replace('_', ' ').capitalize()}: done. {RESULTS.get(action, '')}"
+    action = acted.action.replace("-", " ").replace("_", " ").capitalize()
+    notice = f"{action}: done. It {result_of(acted)}. {note_of(acted)}"
     return redirect(request, "/task", notice, id=acted.new_id or acted.id)

@@ -1,0 +1,286 @@
+"""The sentences of operators, each written once: what an action did, why something waits, what a number leaves out.
+
+The command line, `joblane watch` and the page print them. Programs and tests compare the fields of the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from joblane.inspector.durations import lasting, stamp
+from joblane.inspector.filter import MOST_ERRORS
+
+if TYPE_CHECKING:
+    from joblane.inspector.views import (
+        ActionResult,
+        BulkOutcome,
+        BulkView,
+        Count,
+        DeadGroup,
+        DeadLetters,
+        LimitStatus,
+        Mark,
+        Overview,
+        Pause,
+        Paused,
+        SchedulePause,
+        ScheduleRow,
+        TypeView,
+    )
+    from joblane.record.flow.limit_status import LimitValues
+
+PAUSE_EFFECT = "running tasks continue, nothing new starts. Tasks wait without spending attempts"
+MISSED_SHOWN = 6
+"""Times of missed ticks; ``--json`` shows more."""
+MISSED = {"latest": "the latest runs late", "skip": "they do not run"}
+"""Policy for missed ticks → its words."""
+DELETED = "its payload, result and error are cleared"
+STOPPING = "it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns"
+
+
+def plural(number: int, noun: str = "task") -> str:
+    """``1 task``, ``1,200 tasks``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def counted(count: Count, noun: str = "task") -> str:
+    """``at least 10,000 tasks``."""
+    return ("" if count.exact else "at least ") + plural(count.number, noun)
+
+
+def _by(who: str | None) -> str:
+    return f" by {who}" if who else ""
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""
+
+
+# --- Actions on one task -------------------------------------------------------------------------------------------
+
+
+def result_of(acted: ActionResult) -> str:
+    """The result of an action, to follow the id of the task."""
+    if acted.action == "cancel" and acted.after == "active":
+        return f"is asked to stop: {STOPPING}"
+    if acted.action == "delete":
+        return f"is {acted.after}; {DELETED}"
+    if acted.before == acted.after or acted.before is None:
+        return f"is {acted.after}"
+    return f"was {acted.before}, is {acted.after}"
+
+
+def note_of(acted: ActionResult) -> str:
+    """The note of a result as a sentence; empty without one."""
+    return f"{acted.note.capitalize().rstrip('.')}." if acted.note else ""
+
+
+# --- Bulk actions --------------------------------------------------------------------------------------------------
+
+
+def report(view: BulkView) -> str:
+    """The state of a bulk action, as sentences."""
+    all_of_it = view.done == view.total > 1
+    number = f"all {plural(view.total)}" if all_of_it else f"{view.done:,} of {plural(view.total)}"
+    parts = [f"{number} {view.result}"]
+    parts += [f"{view.skipped:,} skipped ({view.why_skipped})"] if view.skipped else []
+    parts += [f"{view.failed:,} failed{' again' if view.action == 'redrive' else ''}"] if view.failed else []
+    text = f"{view.action.capitalize()}: {', '.join(parts)}."
+    if view.outcome is not None and view.done:
+        text += f" {outcome_line(view.outcome)}"
+    how = "Stopping" if view.shown_state == "stopping" else "Stopped"
+    return f"{text} {how}: {view.stopped}" if view.stopped else text
+
+
+def outcome_line(outcome: BulkOutcome) -> str:
+    """``Now 2,101 completed, 286 wait, 0 archived again``: the states of the tasks that were sent."""
+    numbers = [f"{outcome.completed:,} completed", f"{outcome.waiting:,} wait"]
+    numbers += [f"{outcome.active:,} run"] if outcome.active else []
+    numbers.append(f"{outcome.archived:,} archived again")
+    numbers += [f"{outcome.cancelled:,} cancelled"] if outcome.cancelled else []
+    return f"Now {', '.join(numbers)}{'' if outcome.exact else ', of the first 20,000'}."
+
+
+# --- Pauses --------------------------------------------------------------------------------------------------------
+
+
+def pause_line(pause: Pause) -> str:
+    """``queue low is paused by ann until …: the reason``."""
+    until = f" until {stamp(pause.until)}" if pause.until else ""
+    return f"{pause.scope} {pause.name} is paused{_by(pause.by)}{until}{_because(pause.reason)}"
+
+
+def waiting_line(paused: Paused) -> str:
+    """The same, with the number of due tasks that wait for its end."""
+    waits = f"{plural(paused.waiting, 'due task')} wait{'' if paused.waiting != 1 else 's'}"
+    return f"{pause_line(paused.pause)} ({waits})"
+
+
+def paused_line(paused: Pause) -> str:
+    """A new pause: its end, its effect, and the pause that it replaces."""
+    end = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
+    line = f"Paused {paused.scope} {paused.name} {end}: {PAUSE_EFFECT}."
+    if not paused.replaced:
+        return line
+    return (
+        f"{line} It was already paused{_by(paused.replaced_by)}, since {stamp(paused.since)}; "
+        "your reason and end replace the earlier ones."
+    )
+
+
+def resumed_line(was: Pause) -> str:
+    """A pause that was ended."""
+    return f"Resumed {was.scope} {was.name}; it was paused{_by(was.by)} since {stamp(was.since)}."
+
+
+# --- Schedules -----------------------------------------------------------------------------------------------------
+
+
+def missed_line(row: ScheduleRow) -> str:
+    """The number of missed ticks, and the times of the latest."""
+    times = ", ".join(f"{at.astimezone(UTC):%H:%M}Z" for at in row.missing_at[:MISSED_SHOWN])
+    more = ", …" if row.missing > MISSED_SHOWN else ""
+    return f"{row.name}: {row.missing:,} missed in 24 h: {times}{more}"
+
+
+def schedule_pause_line(pause: SchedulePause) -> str:
+    """``since …, until …, by ann: the reason``."""
+    until = f", until {stamp(pause.until)}" if pause.until else ""
+    by = f", by {pause.by}" if pause.by else ""
+    return f"since {stamp(pause.since)}{until}{by}{_because(pause.reason)}"
+
+
+def paused_schedule_line(row: ScheduleRow) -> str:
+    """A new pause of a schedule."""
+    until = row.pause and row.pause.until
+    return f"Paused {row.name}: it has no ticks until {stamp(until) if until else 'it is resumed'}."
+
+
+def resumed_schedule_line(row: ScheduleRow) -> str:
+    """A pause of a schedule that was ended."""
+    at = f": its next tick is at {stamp(row.next_at)}" if row.next_at else ""
+    return f"Resumed {row.name}{at}."
+
+
+def deleted_schedule_line(row: ScheduleRow) -> str:
+    """A schedule that was deleted."""
+    return f"Deleted {row.name}: it has no ticks any more."
+
+
+# --- Limits --------------------------------------------------------------------------------------------------------
+
+
+def limit_name(limit: LimitStatus, kind: str | None = None) -> str:
+    """``account:sync, key 7``. ``kind``: if it differs from the kind of the limit itself."""
+    of_kind = {"each-key": f"{limit.name}, each key", "key": f"{limit.name}, key {limit.key}"}
+    return of_kind.get(kind or limit.kind, limit.name)
+
+
+def values_line(values: LimitValues) -> str:
+    """``10 at a time and 500 a minute``."""
+    from joblane.tasks.limit import values_text
+
+    return values_text(values.at_a_time, values.rate)
+
+
+def in_force_line(limits: Iterable[LimitStatus]) -> str:
+    """The values that hold after a change."""
+    values = (f"{limit_name(limit)}: {values_line(limit.in_force)}" for limit in limits)
+    return f"In force now: {'; '.join(values)}."
+
+
+def change_lines(limits: Iterable[LimitStatus]) -> list[str]:
+    """The values that are set, who set them, until when and why, and the declared values. Each change once."""
+    lines = []
+    for limit in limits:
+        if limit.change is None:
+            continue
+        change, declared = limit.change, "No task declares this limit any more"
+        if limit.is_declared:
+            declared = f"Declared: {values_line(limit.declared)}"
+        until = f"until {stamp(change.until)}" if change.until else "until it is reset"
+        values = values_line(change.values)
+        which = limit_name(limit, change.kind)
+        lines.append(f"{which}: {values} set{_by(change.by)} {until}{_because(change.reason)}. {declared}.")
+    return list(dict.fromkeys(lines))
+
+
+def allowed_line(limit: LimitStatus) -> str:
+    """A limit with the tasks that run and wait."""
+    name = limit.name if limit.key is None else f"{limit.name}, key {limit.key}"
+    each = " for each key" if limit.kind == "each-key" else ""
+    allowed = values_line(limit.in_force)
+    return f"Limit {name}: {allowed}{each}. {limit.running:,} run, and {limit.held:,} wait."
+
+
+# --- Dead letters --------------------------------------------------------------------------------------------------
+
+
+def obsolete_line(obsolete: Mapping[str, int]) -> str:
+    """The number of obsolete dead letters, and why they are."""
+    number = sum(obsolete.values())
+    are = "is obsolete: its task was" if number == 1 else "are obsolete: their tasks were"
+    return f"{plural(number, 'dead letter')} {are} retried or deleted."
+
+
+def unread_line(found: DeadLetters) -> str:
+    """The number of dead letters that were not read, and why."""
+    return (
+        f"{plural(found.unread, 'more dead letter')} {'was' if found.unread == 1 else 'were'} not read: "
+        "only a part of each queue is read, and SQS's counts are approximate."
+    )
+
+
+# --- The stage -----------------------------------------------------------------------------------------------------
+
+
+def live_line(overview: Overview) -> str | None:
+    """The live tasks that are counted; None if all are."""
+    half = overview.live.number // 2
+    counts = f"Of the live tasks only the oldest {half:,} and the newest {half:,} are counted."
+    return None if overview.live.exact else counts
+
+
+def unknown_lines(overview: Overview) -> list[str]:
+    """Return what the counts leave out: live tasks, queues that do not exist, queues that did not answer."""
+    from joblane.inspector.views.stage import messages
+
+    missing = [name for queue in overview.queues for name in (*queue.front_door.missing, *queue.depth.missing)]
+    silent = [
+        queue.queue
+        for queue in overview.queues
+        if None in (queue.depth.dead, queue.front_door.dead, messages(queue.front_door))
+        and not (queue.depth.missing or queue.front_door.missing)
+    ]
+    lines = [line] if (line := live_line(overview)) else []
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        lines.append(f"SQS has no queue {names}: deploy with `joblane up` on this machine, `cdk deploy` on AWS.")
+    if silent:
+        lines.append(f"SQS did not answer for {', '.join(silent)}: the counts of its messages are incomplete.")
+    return lines
+
+
+def target_line(declared: TypeView) -> str:
+    """The tasks of a type that may run at a time, and the time within which they should start."""
+    most = declared.max_concurrency and declared.max_concurrency * declared.batch_size
+    start = f"Its tasks should start within {lasting(timedelta(seconds=declared.target_wait_seconds))}"
+    return f"{start}, and up to {most:,} run at a time in each lane." if most else f"{start}."
+
+
+def error_lines(groups: Sequence[DeadGroup]) -> list[str]:
+    """The latest errors of a type."""
+    lines = [f"{group.count:,} archived: {group.error}" for group in groups[:MOST_ERRORS]]
+    return [*lines, *([f"{len(groups) - MOST_ERRORS} more errors: joblane dead"] if len(groups) > MOST_ERRORS else [])]
+
+
+def mark_line(mark: Mark) -> str:
+    """A mark of a chart, with its operator and its reason."""
+    return f"{stamp(mark.at)} {mark.text}{_by(mark.who)}{_because(mark.reason)}"
+
+
+def searched_line(number: int, back_to: datetime) -> str:
+    """How far a search has read payloads."""
+    return f"Searched the payloads of {plural(number)}, back to {stamp(back_to)}."
