@@ -147,7 +147,7 @@ class Stage:
         self.age()
         return self._observer.get().run(sql, *parameters)
 
-    def enqueue(self, task: Task[Any, Any], number: int = 1, **options: Any) -> str:
+    def enqueue(self, /, task: Task[Any, Any], number: int = 1, **options: Any) -> str:
         """Enqueue a task that notes its time."""
         self.age()
         options.setdefault("payload", Sample(do="note_time", number=number))

@@ -29,7 +29,9 @@ FOR_PARENTS: Mapping[str, Any] = {"wait_kind": "parents", "waits_for": None, "pl
 """Columns of a row that waits for its parents."""
 
 
-def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any] | None = None, **columns: Any) -> None:
+def put(
+    world: World, /, task: Task[Any, Any], id_: str, payload: Mapping[str, Any] | None = None, **columns: Any
+) -> None:
     """Write a row of ``task`` with the given columns, and the open attempt of an active one."""
     payload = {"do": "nothing", "number": 0} if payload is None else payload
     row: dict[str, Any] = {

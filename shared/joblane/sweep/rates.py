@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from joblane.record.flow.limit_changes import BATCH as PLANNED
-from joblane.record.flow.limit_changes import plan_anew, wrong_times
+from joblane.record.flow.limit_changes import plan_anew
+from joblane.record.flow.wrong_times import wrong_times
 from joblane.sweep.duties import Duties
 
 TIMES_OF_RATES = "times of rates"

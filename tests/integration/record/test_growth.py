@@ -12,8 +12,9 @@ from joblane.enqueue.parents import UNKNOWN
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import SERVE
-from joblane.record.flow.limit_changes import PLAN, PLANNED_ANEW
+from joblane.record.flow.limit_changes import PLAN
 from joblane.record.flow.release import RELEASE
+from joblane.record.flow.wrong_times import PLANNED_ANEW
 from joblane.record.row import transitions
 from joblane.record.row.transitions import CANCEL
 from joblane.record.sql_functions import FUNCTIONS, VERSION

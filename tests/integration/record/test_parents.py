@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +33,21 @@ from joblane.sqs.message import Message
 from joblane.tasks.job import Job
 from joblane.tasks.unique import OnConflict
 from tests.samples import Sample, behaviour, sample_one, sample_only, sample_ordered
+from tests.stories import (
+    Story,
+    by_name,
+    cancel,
+    enqueue,
+    expire_leases,
+    play,
+    row,
+    sent,
+    sql,
+    step,
+    stories,
+    sweep,
+    while_locked,
+)
 from tests.world import PREFIX, World
 
 LEASE = timedelta(seconds=60)
@@ -50,7 +64,7 @@ def release(connection: Connection, ended: list[str], children: Iterable[str] = 
     return [turn for turns in Release(ended, children).steps(lambda step: step(connection)) for turn in turns]
 
 
-def put(world: World, *ids: str, task: Any = sample_one, **options: Any) -> None:
+def put(world: World, /, *ids: str, task: Any = sample_one, **options: Any) -> None:
     """Enqueue tasks, and take their messages away."""
     for id_ in ids:
         world.lane(task)
@@ -59,7 +73,7 @@ def put(world: World, *ids: str, task: Any = sample_one, **options: Any) -> None
         pass
 
 
-def ask(world: World, id_: str, *, task: Any = sample_one, database: Database | None = None, **how: Any) -> Verdict:
+def ask(world: World, /, id_: str, *, task: Any = sample_one, database: Database | None = None, **how: Any) -> Verdict:
     """Claim a task, as a worker does, and look for its parents again if the claim asks for it."""
     item = arrival(task, Message(task.type, id_, rec=True), id_, Queue.DEFAULT, **how)
     connection = (database or world.database).get()
@@ -93,41 +107,10 @@ def act(world: World, action: BulkAction, *ids: str) -> None:
     serve_freed(world.database.get(), world.sqs, PREFIX, rows)
 
 
+puts, asks, runs, ends, acts, are = step(put), step(ask), step(run), step(end), step(act), step(states)
+
+
 # --- Waiting, and the end of the parents -----------------------------------------------------------------------------
-
-
-def test_a_child_runs_after_its_last_parent(world: World) -> None:
-    put(world, "a", "b")
-    put(world, "child", after=["a", "b"])
-    assert states(world, "child") == ["held"]
-    assert ask(world, "child") is HELD
-    assert world.row("child") | {"runs": 0, "attempts": 0, "sweep_at": None} == world.row("child")
-    assert run(world, "a") == []
-    assert ask(world, "child") is HELD
-    assert run(world, "b") == ["child"]
-    assert states(world, "child") == ["pending"]
-    assert ask(world, "child") is RUN
-    assert world.run("select count(*) from joblane.task_parents") == [[0]]
-
-
-def test_a_child_that_is_due_later_waits_for_both(world: World) -> None:
-    put(world, "a")
-    put(world, "child", after=["a"], process_in=timedelta(minutes=10))
-    assert states(world, "child") == ["scheduled"]
-    assert ask(world, "child") is HELD, "it leaves its message, and waits for its parent"
-    assert run(world, "a") == ["child"]
-    assert states(world, "child") == ["scheduled"]
-    assert ask(world, "child") is Verdict.WAIT
-
-
-def test_a_child_enters_its_order_when_it_is_released(world: World) -> None:
-    put(world, "a")
-    put(world, "first", task=sample_ordered, after=["a"], tenant="acme")
-    put(world, "second", task=sample_ordered, tenant="acme")
-    assert ask(world, "first", task=sample_ordered) is HELD
-    assert ask(world, "second", task=sample_ordered) is RUN, "a child that waits for a parent blocks nobody"
-    assert run(world, "a") == ["first"]
-    assert world.row("first")["first_due_at"] > world.row("second")["first_due_at"]
 
 
 # --- The end of a parent ---------------------------------------------------------------------------------------------
@@ -248,68 +231,7 @@ def test_the_end_of_a_parent_decides_on_its_child(
     assert world.row("child")["reason"] == (f"cancelled: its parent a was {reason}" if reason else None)
 
 
-@pytest.mark.parametrize(("on_parent_dead", "fate"), [("hold", "cancelled"), ("run", "pending")])
-def test_the_child_of_a_child_that_is_cancelled_has_its_own_option(
-    world: World, on_parent_dead: str, fate: str
-) -> None:
-    put(world, "a")
-    put(world, "child", after=["a"], on_parent_dead="cancel")
-    put(world, "grandchild", after=["child"], on_parent_dead=on_parent_dead)
-    assert ask(world, "grandchild") is HELD
-    assert run(world, "a", State.ARCHIVED) == (["grandchild"] if fate == "pending" else [])
-    assert states(world, "child", "grandchild") == ["cancelled", fate]
-    reason = "cancelled: its parent child was cancelled" if fate == "cancelled" else None
-    assert world.row("grandchild")["reason"] == reason
-
-
-@pytest.mark.parametrize(
-    ("how", "then", "fate"),
-    [
-        ("is cancelled by an operator", BulkAction.RETRY, "active"),
-        ("is archived by an operator", BulkAction.RETRY, "active"),
-        ("is cancelled", None, "cancelled"),
-        ("passes its deadline", None, "archived"),
-        (None, BulkAction.RUN, "active"),
-    ],
-)
-def test_a_child_can_start_or_end_without_its_parent(
-    world: World, how: str | None, then: BulkAction | None, fate: str
-) -> None:
-    put(world, "a")
-    put(world, "child", after=["a"])
-    assert ask(world, "child") is HELD
-    if how:
-        RARE_ENDS[how](world, "child")
-    if then:
-        act(world, then, "child")
-        assert ask(world, "child") is RUN
-    assert run(world, "a") == []
-    assert states(world, "child") == [fate]
-
-
 # --- Redriven parents ------------------------------------------------------------------------------------------------
-
-
-def test_a_dead_parent_holds_its_child_until_it_is_redriven(world: World) -> None:
-    put(world, "a")
-    put(world, "child", after=["a"])
-    assert ask(world, "child") is HELD
-    assert run(world, "a", State.ARCHIVED) == []
-    assert states(world, "child") == ["held"]
-    assert world.sweep().released == 0
-    act(world, BulkAction.RETRY, "a")
-    assert run(world, "a") == ["child"]
-
-
-def test_a_child_waits_again_for_a_dead_parent_that_is_redriven(world: World) -> None:
-    put(world, "a", "b", max_retry=0)
-    put(world, "child", after=["a", "b"], on_parent_dead="run")
-    assert ask(world, "child") is HELD
-    assert run(world, "a", State.ARCHIVED) == []
-    world.run("update joblane.tasks set dead_sent_at = now(), dead_letter_unsent = false where id = 'a'")
-    assert ask(world, "a", dead_generation=0) is RUN, "its dead letter comes back"
-    assert run(world, "b") == []
-    assert end(world, "a") == ["child"]
 
 
 def test_a_release_does_not_wait_for_rows_that_a_finish_deletes(world: World) -> None:
@@ -332,59 +254,15 @@ def deliver(world: World, *ids: str) -> list[str]:
     return world.deliver(sample_one, *({"v": 1, "type": "sample:one", "id": id_, "rec": True} for id_ in ids))
 
 
-def sent(world: World) -> list[str]:
-    return [json.loads(message["Body"])["id"] for message in world.take(sample_one)]
-
-
-@pytest.mark.parametrize(
-    ("how", "on_parent_dead", "fate"),
-    [("completes", "hold", "pending"), ("is lost", "run", "pending"), ("dies", "cancel", "cancelled")],
-)
-def test_a_worker_releases_the_child_of_a_task_that_it_ends(
-    world: World, how: str, on_parent_dead: str, fate: str
-) -> None:
-    put(world, "a", max_retry=0)
-    put(world, "child", after=["a"], on_parent_dead=on_parent_dead)
-    assert deliver(world, "child") == []
-    assert states(world, "child") == ["held"]
-    if how == "is lost":
-        assert ask(world, "a") is RUN
-        world.expire_leases()
-    if how == "dies":
-        world.run("update joblane.tasks set payload = '{\"do\": \"dies_at_once\"}' where id = 'a'")
-    assert deliver(world, "a") == []
-    assert states(world, "a", "child") == ["completed" if how == "completes" else "archived", fate]
-    assert sent(world) == (["child"] if fate == "pending" else [])
-    assert world.run("select count(*) from joblane.task_parents") == [[0]]
-
-
 # --- The sweep -------------------------------------------------------------------------------------------------------
 
 
-def test_the_sweep_releases_what_a_dead_worker_left(world: World) -> None:
-    put(world, "a", "b")
-    put(world, "child", after=["a"])
-    put(world, "stopped", after=["b"], on_parent_dead="cancel")
-    for child in ("child", "stopped"):
-        assert ask(world, child) is HELD
-    for id_, state in (("a", State.COMPLETED), ("b", State.ARCHIVED)):
-        assert ask(world, id_) is RUN
-        row = world.row(id_)
-        finish(world.database.get(), [Finish(id_, row["lease_token"], row["runs"], "x", state, reason="because")])
-    swept = world.sweep()
-    assert swept.released == 1
-    assert states(world, "child", "stopped") == ["pending", "cancelled"]
-    assert world.sweep().released == 0
-
-
-def test_a_completed_parent_can_be_removed(world: World) -> None:
-    put(world, "a", "b")
-    put(world, "child", after=["a", "b"])
-    assert ask(world, "child") is HELD
-    run(world, "a")
-    world.run("update joblane.tasks set expire_at = now(), cleared = true where id = 'a'")
-    assert world.sweep().removed == 1
-    assert run(world, "b") == ["child"]
+@step
+def die_after_the_finish(world: World, id_: str, state: State) -> None:
+    """Run a task in a process that dies before it releases the children."""
+    assert ask(world, id_) is RUN
+    row = world.row(id_)
+    finish(world.database.get(), [Finish(id_, row["lease_token"], row["runs"], "x", state, reason="because")])
 
 
 # --- Two at once -----------------------------------------------------------------------------------------------------
@@ -464,17 +342,6 @@ def test_a_finish_with_an_old_snapshot_looks_again_after_its_commit(world: World
         assert [turn.id for turn in release(handler.get(), ["a"])] == ["child"]
 
 
-def test_a_child_that_another_transaction_has_locked_is_released_later(world: World) -> None:
-    put(world, "a")
-    put(world, "child", after=["a"])
-    assert ask(world, "child") is HELD
-    with second(world) as editor:
-        editor.get().execute_simple("begin; select from joblane.tasks where id = 'child' for update")
-        assert run(world, "a") == []
-        editor.get().commit()
-    assert world.sweep().released == 1
-
-
 def test_a_locked_child_of_a_cancelled_parent_is_cancelled_after_a_pause(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,23 +411,6 @@ def test_an_unknown_parent_leaves_the_callers_transaction_usable(world: World) -
         assert session.execute(text("select 1")).scalar() == 1
 
 
-def test_a_child_that_waits_for_its_parents_is_not_replaced(world: World) -> None:
-    put(world, "a")
-    put(world, "child", task=sample_only, after=["a"])
-    with pytest.raises(DuplicateTaskError, match="nor one that waits for other tasks"):
-        world.client.enqueue(sample_only, Sample(do="nothing", number=0), on_conflict="replace")
-
-
-@pytest.mark.parametrize("given", ["array['a']", "array['a', 'a']"])
-def test_sql_enqueues_a_child(world: World, given: str) -> None:
-    register(world.database.get(), {sample_one.type: sample_one})
-    put(world, "a")
-    world.run(f"select joblane.enqueue('sample:one', task_id => 'child', after => {given}, on_parent_dead => 'run')")
-    assert states(world, "child") == ["held"]
-    assert ask(world, "child") is HELD
-    assert run(world, "a", State.ARCHIVED) == ["child"]
-
-
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -574,6 +424,168 @@ def test_sql_refuses_wrong_parents(world: World, given: str, says: str) -> None:
     register(world.database.get(), {sample_one.type: sample_one})
     with pytest.raises(DatabaseError, match=says):
         world.run(f"select joblane.enqueue('sample:one', {given})")
+
+
+# --- Stories ---------------------------------------------------------------------------------------------------------
+
+DIES = "update joblane.tasks set payload = '{\"do\": \"dies_at_once\"}' where id = 'a'"
+RETRIED = [acts(BulkAction.RETRY, "child"), asks("child").gives(RUN)]
+STORIES: dict[str, Story] = {
+    "a child runs after its last parent": [
+        puts("a", "b"),
+        puts("child", after=["a", "b"]),
+        are("child").gives(["held"]),
+        asks("child").gives(HELD),
+        row("child", runs=0, attempts=0, sweep_at=None),
+        runs("a").gives([]),
+        asks("child").gives(HELD),
+        runs("b").gives(["child"]),
+        are("child").gives(["pending"]),
+        asks("child").gives(RUN),
+        sql("select count(*) from joblane.task_parents").gives([[0]]),
+    ],
+    "a child that is due later waits for both": [
+        puts("a"),
+        puts("child", after=["a"], process_in=timedelta(minutes=10)),
+        are("child").gives(["scheduled"]),
+        # it leaves its message, and waits for its parent
+        asks("child").gives(HELD),
+        runs("a").gives(["child"]),
+        are("child").gives(["scheduled"]),
+        asks("child").gives(Verdict.WAIT),
+    ],
+    "a child enters its order when it is released": [
+        puts("a"),
+        puts("first", task=sample_ordered, after=["a"], tenant="acme"),
+        puts("second", task=sample_ordered, tenant="acme"),
+        asks("first", task=sample_ordered).gives(HELD),
+        # a child that waits for a parent blocks nobody
+        asks("second", task=sample_ordered).gives(RUN),
+        runs("a").gives(["first"]),
+        sql("select id from joblane.tasks where seq is not null order by first_due_at").gives([["second"], ["first"]]),
+    ],
+    "a dead parent holds its child until it is redriven": [
+        puts("a"),
+        puts("child", after=["a"]),
+        asks("child").gives(HELD),
+        runs("a", State.ARCHIVED).gives([]),
+        are("child").gives(["held"]),
+        sweep(released=0),
+        acts(BulkAction.RETRY, "a"),
+        runs("a").gives(["child"]),
+    ],
+    "a child waits again for a dead parent that is redriven": [
+        puts("a", "b", max_retry=0),
+        puts("child", after=["a", "b"], on_parent_dead="run"),
+        asks("child").gives(HELD),
+        runs("a", State.ARCHIVED).gives([]),
+        sql("update joblane.tasks set dead_sent_at = now(), dead_letter_unsent = false where id = 'a'"),
+        # its dead letter comes back
+        asks("a", dead_generation=0).gives(RUN),
+        runs("b").gives([]),
+        ends("a").gives(["child"]),
+    ],
+    "the sweep releases what a dead worker left": [
+        puts("a", "b"),
+        puts("child", after=["a"]),
+        puts("stopped", after=["b"], on_parent_dead="cancel"),
+        *(asks(child).gives(HELD) for child in ("child", "stopped")),
+        die_after_the_finish("a", State.COMPLETED),
+        die_after_the_finish("b", State.ARCHIVED),
+        sweep(released=1),
+        are("child", "stopped").gives(["pending", "cancelled"]),
+        sweep(released=0),
+    ],
+    "a completed parent can be removed": [
+        puts("a", "b"),
+        puts("child", after=["a", "b"]),
+        asks("child").gives(HELD),
+        runs("a"),
+        sql("update joblane.tasks set expire_at = now(), cleared = true where id = 'a'"),
+        sweep(removed=1),
+        runs("b").gives(["child"]),
+    ],
+    "a child that another transaction has locked is released later": [
+        puts("a"),
+        puts("child", after=["a"]),
+        asks("child").gives(HELD),
+        while_locked("child", runs("a").gives([])),
+        sweep(released=1),
+    ],
+    "a child that waits for its parents is not replaced": [
+        puts("a"),
+        puts("child", task=sample_only, after=["a"]),
+        enqueue(sample_only, Sample(do="nothing", number=0), on_conflict="replace").fails(
+            DuplicateTaskError, "nor one that waits for other tasks"
+        ),
+    ],
+    **{
+        f"the child of a child that is cancelled has its own option: {on_parent_dead}": [
+            puts("a"),
+            puts("child", after=["a"], on_parent_dead="cancel"),
+            puts("grandchild", after=["child"], on_parent_dead=on_parent_dead),
+            asks("grandchild").gives(HELD),
+            runs("a", State.ARCHIVED).gives(released),
+            are("child", "grandchild").gives(["cancelled", fate]),
+            row("grandchild", reason=reason),
+        ]
+        for on_parent_dead, released, fate, reason in (
+            ("hold", [], "cancelled", "cancelled: its parent child was cancelled"),
+            ("run", ["grandchild"], "pending", None),
+        )
+    },
+    **{
+        f"a child can start or end without its parent: it {how}": [
+            puts("a"),
+            puts("child", after=["a"]),
+            asks("child").gives(HELD),
+            *then,
+            runs("a").gives([]),
+            are("child").gives([fate]),
+        ]
+        for how, fate, then in (
+            ("is cancelled by an operator", "active", [acts(BulkAction.CANCEL, "child"), *RETRIED]),
+            ("is archived by an operator", "active", [acts(BulkAction.ARCHIVE, "child"), *RETRIED]),
+            ("is cancelled", "cancelled", [cancel("child")]),
+            ("passes its deadline", "archived", [step(pass_the_deadline)("child")]),
+            ("is started by an operator", "active", [acts(BulkAction.RUN, "child"), asks("child").gives(RUN)]),
+        )
+    },
+    **{
+        f"SQL enqueues a child: {given}": [
+            lambda world: register(world.database.get(), {sample_one.type: sample_one}),
+            puts("a"),
+            sql(f"select joblane.enqueue('sample:one', task_id => 'child', after => {given}, on_parent_dead => 'run')"),
+            are("child").gives(["held"]),
+            asks("child").gives(HELD),
+            runs("a", State.ARCHIVED).gives(["child"]),
+        ]
+        for given in ("array['a']", "array['a', 'a']")
+    },
+    **{
+        f"a worker releases the child of a task that it ends: it {how}": [
+            puts("a", max_retry=0),
+            puts("child", after=["a"], on_parent_dead=on_parent_dead),
+            step(deliver)("child").gives([]),
+            are("child").gives(["held"]),
+            *given,
+            step(deliver)("a").gives([]),
+            are("a", "child").gives(fates),
+            sent(sample_one).gives(messages),
+            sql("select count(*) from joblane.task_parents").gives([[0]]),
+        ]
+        for how, on_parent_dead, given, fates, messages in (
+            ("completes", "hold", [], ["completed", "pending"], ["child"]),
+            ("is lost", "run", [asks("a").gives(RUN), expire_leases()], ["archived", "pending"], ["child"]),
+            ("dies", "cancel", [sql(DIES)], ["archived", "cancelled"], []),
+        )
+    },
+}
+
+
+@stories(STORIES)
+def test_story(world: World, story: Story) -> None:
+    play(world, story)
 
 
 # --- Planted faults --------------------------------------------------------------------------------------------------
@@ -600,7 +612,7 @@ def test_each_planted_fault_is_found(world: World, function: str, old: str, new:
     text_of_function = FUNCTIONS[function]
     assert old in text_of_function, "the function has changed: the fault can no longer be planted by this text"
     name, row = (finder, ()) if isinstance(finder, str) else ("the_end_of_a_parent_decides_on_its_child", finder)
-    [test] = [test for found, test in globals().items() if name in found]
+    [test] = [test for found, test in (globals() | by_name(STORIES)).items() if name in found]
     world.run(text_of_function.replace(old, new))
     with pytest.raises(AssertionError):
         test(world, *row)

@@ -16,7 +16,7 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.record import schedules
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import TimeLimits
-from joblane.record.flow import limit_changes
+from joblane.record.flow import limit_changes, wrong_times
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
 from joblane.sweep import (
@@ -43,6 +43,7 @@ from tests.builders.events import record
 from tests.builders.rows import FOR_PARENTS, In, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one, sample_single
+from tests.stories import Story, play, row, step, stories
 from tests.world import PREFIX, World, handle
 
 LANE = "jobs-default-sample-one"
@@ -50,7 +51,7 @@ DUE = 3000
 FAILING = {
     "open transactions": next_sweep.IS_ALONE,
     "changes of limits": limit_changes.RESET,
-    "times of rates": limit_changes.PLANNED_ANEW,
+    "times of rates": wrong_times.PLANNED_ANEW,
     messages.DUE_MESSAGES: walk.READ,
     "tasks ended by SQL": expiry.TIDY,
     "slots of paused tasks": held.LEAVE,
@@ -277,6 +278,7 @@ def test_dead_letters_that_always_take_too_long_delay_no_other_for_ever(world: W
     assert world.run("select count(*) from joblane.tasks where dead_letter_unsent and id like 'z-%'") == [[0]]
 
 
+@step
 def refusing(world: World, id_: str) -> None:
     """Add a trigger of an application that refuses each change of a row."""
     world.run(
@@ -289,39 +291,72 @@ def refusing(world: World, id_: str) -> None:
     )
 
 
-def test_a_child_whose_change_is_refused_delays_no_other(world: World, sqs: Accepting) -> None:
-    for name in ("a", "b"):
-        put(world, sample_one, f"parent-{name}", state="completed", sweep_at=None)
-        put(world, sample_one, f"child-{name}", state="held", total_limit=None, **FOR_PARENTS)
-        world.run("insert into joblane.task_parents values ($1, $2, 'hold')", f"child-{name}", f"parent-{name}")
-    refusing(world, "child-a")
-    swept = sweep(world.database.get(), sqs, PREFIX)
-    assert (swept.failed, swept.released) == (["ended parents"], 1)
-    assert [world.row(f"child-{name}")["state"] for name in ("a", "b")] == ["held", "pending"]
+@step
+def swept(world: World) -> tuple[list[str], int, int]:
+    """Sweep, and return the duties that failed, and the numbers of released children and served tasks."""
+    found = sweep(world.database.get(), Accepting(), PREFIX)
+    return found.failed, found.released, found.served
 
 
-def test_a_held_task_whose_change_is_refused_delays_no_other_limit(world: World, sqs: Accepting) -> None:
-    for name in ("a", "b"):
-        limit = f"sample:single/{name}"
-        put(world, sample_single, name, state="held", key_limit=limit, total_limit=None, waits_for=limit)
-    refusing(world, "a")
-    swept = sweep(world.database.get(), sqs, PREFIX)
-    assert (swept.failed, swept.served) == (["held tasks"], 1)
-    assert [world.row(name)["state"] for name in ("a", "b")] == ["held", "pending"]
+def a_family(name: str) -> Story:
+    child, parent = f"child-{name}", f"parent-{name}"
+    return [
+        given(sample_one, parent, state="completed", sweep_at=None),
+        given(sample_one, child, state="held", total_limit=None, **FOR_PARENTS),
+        sql("insert into joblane.task_parents values ($1, $2, 'hold')", child, parent),
+    ]
 
 
-def test_a_rate_whose_task_refuses_its_change_delays_no_other_rate(world: World, sqs: Accepting) -> None:
-    # given two rates that give times of another interval than they have now
-    for name in ("a", "b"):
-        world.run("insert into joblane.limits (name, step, burst) values ($1, '2 hours', 1)", f"x:{name}")
-        world.run("insert into joblane.rates (name, next_at, step, burst)"
-                  " values ($1, now() + interval '2 hours', '1 hour', 1)", f"x:{name}")  # fmt: skip
-        timed: dict[str, Any] = {"total_limit": f"x:{name}", "passed": "type_time", "seq": 1, "first_due_at": In(0)}
-        put(world, sample_one, name, **timed, due_at=In(3600), sweep_at=In(3660))
-    refusing(world, "a")
-    swept = sweep(world.database.get(), sqs, PREFIX)
-    assert swept.failed == ["times of rates"]
-    assert world.run("select name from joblane.rates where step = '2 hours'") == [["x:b"]]
+def a_limit(name: str) -> Story:
+    limit = f"sample:single/{name}"
+    return [given(sample_single, name, state="held", key_limit=limit, total_limit=None, waits_for=limit)]
+
+
+def a_rate(name: str) -> Story:
+    """A rate that gives times of another interval than it has now."""
+    timed: dict[str, Any] = {"total_limit": f"x:{name}", "passed": "type_time", "seq": 1, "first_due_at": In(0)}
+    return [
+        sql("insert into joblane.limits (name, step, burst) values ($1, '2 hours', 1)", f"x:{name}"),
+        sql(
+            "insert into joblane.rates (name, next_at, step, burst) values ($1, now() + interval '2 hours', '1 h', 1)",
+            f"x:{name}",
+        ),
+        given(sample_one, name, **timed, due_at=In(3600), sweep_at=In(3660)),
+    ]
+
+
+given, sql = step(put), step(World.run)
+REFUSED: dict[str, Story] = {
+    "a child": [
+        *a_family("a"),
+        *a_family("b"),
+        refusing("child-a"),
+        swept().gives((["ended parents"], 1, 0)),
+        row("child-a", state="held"),
+        row("child-b", state="pending"),
+    ],
+    "a held task": [
+        *a_limit("a"),
+        *a_limit("b"),
+        refusing("a"),
+        swept().gives((["held tasks"], 0, 1)),
+        row("a", state="held"),
+        row("b", state="pending"),
+    ],
+    "a task of a rate": [
+        *a_rate("a"),
+        *a_rate("b"),
+        refusing("a"),
+        swept().gives((["times of rates"], 0, 0)),
+        sql("select name from joblane.rates where step = '2 hours'").gives([["x:b"]]),
+    ],
+}
+
+
+@pytest.mark.usefixtures("sqs")
+@stories(REFUSED)
+def test_a_row_whose_change_is_refused_delays_no_other(world: World, story: Story) -> None:
+    play(world, story)
 
 
 def test_a_broken_connection_ends_the_sweep_and_its_task_is_tried_again(world: World, sqs: Accepting) -> None:

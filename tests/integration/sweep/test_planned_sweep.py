@@ -37,6 +37,7 @@ from tests.builders.events import LambdaContext
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_sharing, sample_single
 from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time, runs
+from tests.stories import Between, Story, play, step, stories
 from tests.world import PREFIX
 
 Fault = Callable[[Stage, pytest.MonkeyPatch], None]
@@ -60,11 +61,6 @@ def session(stage: Stage) -> Iterator[Session]:
     engine.dispose()
 
 
-def is_planned(stage: Stage) -> bool:
-    """True if the database knows a planned sweep."""
-    return bool(stage.run("select from joblane.stage where planned_sweep_at > clock_timestamp()"))
-
-
 def kill_once(patch: pytest.MonkeyPatch, module: Any, name: str, *, after: bool = False) -> None:
     """Kill the process at the first call of a function; ``after``: when the call has returned."""
     real, kills = getattr(module, name), [Kill()]
@@ -78,22 +74,7 @@ def kill_once(patch: pytest.MonkeyPatch, module: Any, name: str, *, after: bool 
     patch.setattr(module, name, killing)
 
 
-# --- A stage with nothing to do ------------------------------------------------------------------------------------
-
-
-def test_a_quiet_stage_sweeps_once_and_leaves_no_message(stage: Stage) -> None:
-    # given a task that runs at once
-    stage.enqueue(sample_one)
-    assert [id_[: len(AFTER_COMMIT)] for id_ in stage.queues.ids()] == [AFTER_COMMIT]
-    stage.pass_time(LATEST)
-    assert len(stage.ran(1)) == 1
-    # then one sweep has come, and nothing keeps the database awake after it
-    assert len(stage.starts) == 1
-    assert stage.queues.ids() == []
-    assert not is_planned(stage)
-    uses = stage.database.uses
-    stage.pass_time(24 * HOUR)
-    assert (len(stage.starts), stage.database.uses) == (1, uses)
+# --- Producers -----------------------------------------------------------------------------------------------------
 
 
 def test_a_busy_stage_sweeps_as_often_as_the_grid(stage: Stage) -> None:
@@ -106,38 +87,11 @@ def test_a_busy_stage_sweeps_as_often_as_the_grid(stage: Stage) -> None:
     assert max(gaps) <= LATEST
 
 
-def test_the_scheduled_sweep_of_a_quiet_stage_plans_nothing(stage: Stage) -> None:
-    stage.pass_time(24 * HOUR, net=True)
-    assert (len(stage.starts), stage.queues.ids()) == (4, [])
-
-
-# --- Producers -----------------------------------------------------------------------------------------------------
-
-
 def test_a_producer_that_is_killed_before_its_commit_costs_one_sweep(stage: Stage, session: Session) -> None:
     stage.client.enqueue(sample_one, Sample(do="note_time"), session=session)
     session.rollback()
     stage.pass_time(HOUR)
     assert (len(stage.starts), stage.queues.ids()) == (1, [])
-
-
-@pytest.mark.parametrize("after", [0, 193, 195, 238])
-def test_a_commit_without_its_send_is_found_within_five_minutes(stage: Stage, after: int) -> None:
-    stage.travel(after)
-    with stage.dying():
-        stage.enqueue(sample_one)
-    stage.pass_time(2 * LATEST)
-    assert 30 <= stage.ran_once() - after <= LATEST + 60  # its message may be on its way for a minute
-
-
-def test_a_commit_right_after_a_sweep_gets_another_one(stage: Stage) -> None:
-    wakes.wake_after_commit(stage.queues, PREFIX)
-    stage.pass_time(GRID_SECONDS)
-    assert len(stage.starts) == 1
-    with stage.dying():
-        stage.enqueue(sample_one)
-    stage.pass_time(2 * LATEST)
-    assert stage.ran_once() <= GRID_SECONDS + LATEST + 60
 
 
 def test_a_transaction_that_is_open_while_the_sweep_runs_is_found_after_it(stage: Stage, session: Session) -> None:
@@ -320,38 +274,6 @@ def test_a_long_wait_ends_at_its_second_whatever_happens_meanwhile(
     assert stage.queues.ids() == []
 
 
-def test_a_message_that_is_lost_after_the_sweep_has_sent_it_is_sent_again(stage: Stage) -> None:
-    stage.enqueue(sample_one, process_in=timedelta(minutes=40))
-    stage.pass_time(39 * 60)
-    assert len(stage.queues.queues[lane_of(sample_one)]) == 1
-    stage.queues.queues[lane_of(sample_one)].clear()
-    stage.pass_time(10 * 60)
-    assert stage.ran_once() - 40 * 60 <= LATEST + 60
-
-
-def test_a_wait_of_three_days_ends_at_its_second(stage: Stage) -> None:
-    stage.enqueue(sample_one, process_in=timedelta(days=3))
-    stage.pass_time(3 * 24 * HOUR + 60, net=True)
-    assert 0 <= stage.ran_once() - 3 * 24 * HOUR < 3
-    assert len(stage.starts) <= 1 + 12 + 4
-
-
-def test_an_earlier_wait_is_planned_before_a_later_one_and_each_has_one_message(stage: Stage) -> None:
-    stage.enqueue(sample_one, 1, process_in=timedelta(hours=5))
-    stage.pass_time(LATEST)
-    stage.enqueue(sample_one, 2, process_in=timedelta(hours=3))
-    stage.pass_time(LATEST)
-    assert len(stage.queues.ids()) == 2
-    for number in range(4):  # bursts, each with a sweep of its own
-        stage.enqueue(sample_one, 10 + number)
-        stage.pass_time(LATEST)
-    assert len(stage.queues.ids()) == 2
-    stage.pass_time(5 * HOUR)
-    assert [len(stage.ran(number)) for number in (1, 2)] == [1, 1]
-    assert abs(stage.ran(2)[0] - LATEST - 3 * HOUR) < 3
-    assert abs(stage.ran(1)[0] - 5 * HOUR) < 3
-
-
 def test_a_sweep_in_the_next_minutes_leaves_a_later_one_in_its_lane(stage: Stage) -> None:
     stage.enqueue(sample_one, process_in=timedelta(hours=5))
     stage.pass_time(LATEST)
@@ -443,29 +365,6 @@ def test_joblane_dev_plans_anew_as_its_queues_were_lost(stage: Stage, monkeypatc
 # --- Pauses, limits, leases ----------------------------------------------------------------------------------------
 
 
-def test_the_end_of_a_pause_starts_what_waits_for_it(stage: Stage) -> None:
-    ends = 2 * HOUR + 100
-    stage.run(
-        "insert into joblane.pauses (scope, name, until) values ('type', $1, clock_timestamp() + make_interval(secs =>"
-        " $2::float8))",
-        sample_one.type,
-        str(ends),
-    )
-    stage.enqueue(sample_one)
-    stage.pass_time(3 * HOUR)
-    assert 0 <= stage.ran_once() - ends <= LATEST
-    assert len(stage.starts) <= 5
-
-
-def test_the_end_of_a_pause_for_which_nothing_waits_wakes_nobody(stage: Stage) -> None:
-    stage.run(
-        "insert into joblane.pauses (scope, name, until) values ('queue', 'low', clock_timestamp() + interval '2 h')"
-    )
-    stage.enqueue(sample_one)
-    stage.pass_time(4 * HOUR)
-    assert len(stage.starts) == 1
-
-
 @pytest.mark.parametrize("is_refused", [False, True])
 def test_the_end_of_a_limit_change_starts_what_waits_for_it(stage: Stage, is_refused: bool) -> None:
     ends = HOUR + 100
@@ -479,21 +378,6 @@ def test_the_end_of_a_limit_change_starts_what_waits_for_it(stage: Stage, is_ref
         stage.queues.refused = ()
     stage.pass_time(2 * LATEST)
     assert 0 <= stage.ran_once() - ends <= LATEST * (1 + is_refused)
-
-
-@behaviour
-def die_at_first_time(payload: Sample, ctx: TaskContext) -> None:
-    if ctx.attempt == 1:
-        raise Kill
-    note_time(payload, ctx)
-
-
-def test_a_lost_run_is_found_after_its_lease(stage: Stage) -> None:
-    stage.enqueue(sample_one, payload=Sample(do="die_at_first_time", number=1))
-    stage.pass_time(1)
-    stage.queues.queues[lane_of(sample_one)].clear()  # its message is lost as well
-    stage.pass_time(HOUR)
-    assert stage.ran_once() <= sample_one.numbers.function_timeout.total_seconds() + 20 + LATEST + 60
 
 
 def test_a_held_task_starts_although_the_process_that_freed_its_slot_died(
@@ -622,3 +506,144 @@ def test_a_stage_whose_sweep_runs_often_plans_nothing(stage: Stage, monkeypatch:
     stage.tick()
     stage.pass_time(10)
     assert (len(stage.starts), stage.queues.ids()) == (1, [])
+
+
+# --- Stories -------------------------------------------------------------------------------------------------------
+
+
+@behaviour
+def die_at_first_time(payload: Sample, ctx: TaskContext) -> None:
+    if ctx.attempt == 1:
+        raise Kill
+    note_time(payload, ctx)
+
+
+@step
+def starts(stage: Stage) -> int:
+    return len(stage.starts)
+
+
+@step
+def waiting(stage: Stage) -> list[str]:
+    """Return the kinds of the messages in the lane of the sweep."""
+    return [id_.rpartition(":")[0] for id_ in stage.queues.ids()]
+
+
+@step
+def ran(stage: Stage, number: int = 1) -> list[float]:
+    """Return the times at which a task ran, in seconds."""
+    return stage.ran(number)
+
+
+@step
+def without_send(stage: Stage) -> None:
+    """Enqueue a task in a process that dies after its commit."""
+    with stage.dying():
+        stage.enqueue(sample_one)
+
+
+@step
+def lose_messages(stage: Stage, number: int = 1) -> None:
+    assert len(stage.queues.queues[lane_of(sample_one)]) == number
+    stage.queues.queues[lane_of(sample_one)].clear()
+
+
+@step
+def uses_of_the_database(stage: Stage) -> int:
+    return stage.database.uses
+
+
+enqueue, sql, pass_time = step(Stage.enqueue), step(Stage.run), step(Stage.pass_time)
+PAUSE = "insert into joblane.pauses (scope, name, until) values ($1, $2, clock_timestamp() + $3::interval)"
+LEASE = sample_one.numbers.function_timeout.total_seconds() + 20
+STORIES: dict[str, Story] = {
+    "a quiet stage sweeps once and leaves no message": [
+        # given a task that runs at once
+        enqueue(sample_one),
+        waiting().gives([AFTER_COMMIT[:-1]]),
+        pass_time(LATEST),
+        ran().gives([Between(0, LATEST)]),
+        # then one sweep has come, and nothing keeps the database awake after it
+        starts().gives(1),
+        waiting().gives([]),
+        sql("select from joblane.stage where planned_sweep_at > clock_timestamp()").gives([]),
+        lambda stage: setattr(stage.database, "uses", 0),
+        pass_time(24 * HOUR),
+        starts().gives(1),
+        uses_of_the_database().gives(0),
+    ],
+    "the scheduled sweep of a quiet stage plans nothing": [
+        pass_time(24 * HOUR, net=True),
+        starts().gives(4),
+        waiting().gives([]),
+    ],
+    "a commit right after a sweep gets another one": [
+        lambda stage: wakes.wake_after_commit(stage.queues, PREFIX),
+        pass_time(GRID_SECONDS),
+        starts().gives(1),
+        without_send(),
+        pass_time(2 * LATEST),
+        ran().gives([Between(0, GRID_SECONDS + LATEST + 60)]),
+    ],
+    **{
+        f"a commit without its send is found within five minutes: {after} s": [
+            step(Stage.travel)(after),
+            without_send(),
+            pass_time(2 * LATEST),
+            # its message may be on its way for a minute
+            ran().gives([Between(after + 30, after + LATEST + 60)]),
+        ]
+        for after in (0, 193, 195, 238)
+    },
+    "a message that is lost after the sweep has sent it is sent again": [
+        enqueue(sample_one, process_in=timedelta(minutes=40)),
+        pass_time(39 * 60),
+        lose_messages(),
+        pass_time(10 * 60),
+        ran().gives([Between(0, 40 * 60 + LATEST + 60)]),
+    ],
+    "a wait of three days ends at its second": [
+        enqueue(sample_one, process_in=timedelta(days=3)),
+        pass_time(3 * 24 * HOUR + 60, net=True),
+        ran().gives([Between(3 * 24 * HOUR, 3 * 24 * HOUR + 3)]),
+        starts().gives(Between(0, 1 + 12 + 4)),
+    ],
+    "an earlier wait is planned before a later one and each has one message": [
+        enqueue(sample_one, 1, process_in=timedelta(hours=5)),
+        pass_time(LATEST),
+        enqueue(sample_one, 2, process_in=timedelta(hours=3)),
+        pass_time(LATEST),
+        waiting().gives_some(2),
+        # bursts, each with a sweep of its own
+        *(one for number in range(10, 14) for one in (enqueue(sample_one, number), pass_time(LATEST))),
+        waiting().gives_some(2),
+        pass_time(5 * HOUR),
+        ran(2).gives([pytest.approx(LATEST + 3 * HOUR, abs=3)]),
+        ran(1).gives([pytest.approx(5 * HOUR, abs=3)]),
+    ],
+    "the end of a pause starts what waits for it": [
+        sql(PAUSE, "type", sample_one.type, f"{2 * HOUR + 100} s"),
+        enqueue(sample_one),
+        pass_time(3 * HOUR),
+        ran().gives([Between(2 * HOUR + 100, 2 * HOUR + 100 + LATEST)]),
+        starts().gives(Between(0, 5)),
+    ],
+    "the end of a pause for which nothing waits wakes nobody": [
+        sql(PAUSE, "queue", "low", "2 hours"),
+        enqueue(sample_one),
+        pass_time(4 * HOUR),
+        starts().gives(1),
+    ],
+    "a lost run is found after its lease": [
+        enqueue(sample_one, payload=Sample(do="die_at_first_time", number=1)),
+        pass_time(1),
+        lose_messages(),
+        pass_time(HOUR),
+        ran().gives([Between(0, LEASE + LATEST + 60)]),
+    ],
+}
+
+
+@stories(STORIES)
+def test_story(stage: Stage, story: Story) -> None:
+    play(stage, story)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from joblane.enqueue.wake import wake
 from joblane.quotas import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
@@ -31,6 +30,9 @@ from tests.builders.rows import In, active, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.sends import Sends
+from tests.stories import SOME, Between, Story, deliver, enqueue, lane, play, row, sql, step, stories
+from tests.stories import sent as sent_to
+from tests.stories import sweep as sweep_once
 from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
@@ -84,22 +86,6 @@ def test_a_row_that_was_never_sent_is_sent(world: World, sends: Sends) -> None:
     assert world.row("mine")["state"] == "completed"
 
 
-def test_a_row_goes_to_the_lane_of_its_queue(world: World, sends: Sends) -> None:
-    world.sqs.client.create_queue(QueueName="jobs-critical-sample-one")
-    overdue("mine", world, queue="critical")
-    assert world.sweep().sent == 1
-    assert len(sends.to("jobs-critical-sample-one")) == 1
-
-
-def test_a_sweep_without_due_rows_does_nothing(world: World, sends: Sends) -> None:
-    for number, state in enumerate(("completed", "cancelled", "archived")):
-        put(world, sample_one, f"ended-{number}", state=state, sweep_at=In(-1) if state != "archived" else None)
-    put(world, sample_one, "later", sweep_at=In(60))
-    put(world, sample_one, "running", **active(30))
-    assert world.sweep() == Swept()
-    assert sends.requests == 0
-
-
 @pytest.mark.parametrize("state", ["scheduled", "pending", "retry"])
 def test_a_row_due_within_15_minutes_is_sent_with_the_rest_of_its_delay(world: World, sends: Sends, state: str) -> None:
     for seconds in (-100, 1.6, 30, 600, 899.9):
@@ -112,30 +98,6 @@ def test_a_row_due_within_15_minutes_is_sent_with_the_rest_of_its_delay(world: W
         assert seconds - 2 <= delays[f"in-{seconds}"] <= seconds + 0.6
     for seconds in (30, 600):
         assert 58 < until(world, f"in-{seconds}") - seconds < 61, "looked at again a minute after it is due"
-
-
-def test_an_unclaimed_overdue_row_is_sent_again_at_doubling_intervals(world: World, sends: Sends) -> None:
-    overdue("mine", world)
-    intervals = []
-    for _ in range(12):
-        assert world.sweep().sent == 1
-        intervals.append(round(until(world, "mine") / 60))
-        world.take(sample_one)  # the message is lost
-        world.run("update joblane.tasks set sweep_at = now()")
-    assert intervals == [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360]
-    assert world.row("mine")["sends"] == 12
-    world.run("update joblane.tasks set sends = 2000000000, sweep_at = now()")
-    assert world.sweep().sent == 1
-
-
-def test_a_lost_lease_is_sent_and_run_again(world: World, sends: Sends) -> None:
-    put(world, sample_one, "lost", **active(-20))
-    put(world, sample_one, "held", **active(20, sweep_at=In(-1)))
-    assert world.sweep().sent == 2
-    bodies = {decode(entry["MessageBody"]).id: entry["MessageBody"] for entry in sends.to(LANE)}
-    assert world.deliver(sample_one, bodies["lost"]) == []
-    assert (world.row("lost")["state"], world.row("lost")["attempts"]) == ("completed", 2)
-    assert len(world.deliver(sample_one, bodies["held"])) == 1
 
 
 def test_a_row_that_is_claimed_during_the_sweep_keeps_the_times_of_its_run(
@@ -173,19 +135,6 @@ def test_the_sweep_does_not_read_payloads_into_memory(world: World, sends: Sends
 # --- Dead letters --------------------------------------------------------------------------------------------------
 
 
-def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(world: World, sends: Sends) -> None:
-    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), generation=2), payload={"number": 7})
-    assert world.sweep() == Swept(dead_letters=1)
-    (dead_letter,) = world.dead_letters(sample_one)
-    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
-    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
-    assert decode(dead_letter["Body"]).payload == {"number": 7}
-    row = world.row("dead")
-    assert row["dead_sent_at"] is not None
-    assert row["sweep_at"] is None
-    assert world.sweep() == Swept()
-
-
 def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,15 +152,6 @@ def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
     assert following.at == 0
 
 
-def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
-    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=""))
-    world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
-    assert world.sweep().dead_letters == 1
-    (dead_letter,) = world.dead_letters(sample_one)
-    assert decode(dead_letter["Body"]).payload is None
-    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
-
-
 def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,10 +167,11 @@ def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
     assert world.row("dead")["dead_sent_at"] is None
 
 
-# --- Expiry --------------------------------------------------------------------------------------------------------
+# --- Rows, and what a sweep does with them -------------------------------------------------------------------------
 
 
-def expiring(world: World, id_: str, **columns: Any) -> None:
+@step
+def expiring(world: World, /, id_: str, **columns: Any) -> None:
     """Write a row that has ended, with a result, an attempt, an item and a step."""
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
     all_columns: dict[str, Any] = ended | columns
@@ -240,45 +181,142 @@ def expiring(world: World, id_: str, **columns: Any) -> None:
     world.run("insert into joblane.task_steps (task_id, name, value) values ($1, 'a', '1')", id_)
 
 
-@pytest.mark.parametrize("state", ["completed", "cancelled", "archived"])
-def test_content_is_cleared_after_retention_and_the_id_is_kept(world: World, sends: Sends, state: str) -> None:
-    expiring(world, "mine", state=state, headers={"a": "b"})
-    assert world.sweep() == Swept(cleared=1)
-    row = world.row("mine")
-    assert (row["payload"], row["result"], row["headers"], row["cleared"]) == (None, None, {}, True)
-    assert abs(until(world, "mine", "expire_at") - (KEPT - DAY)) < 5
-    assert world.run("select count(*) from joblane.task_attempts") == [[1]]
-    assert world.run("select from joblane.task_items union all select from joblane.task_steps") == []
-    assert world.sweep() == Swept()
+@step
+def dead_letters(world: World) -> list[tuple[Any, ...]]:
+    """Return the payload, the reason and the generation of each dead letter."""
+    return [
+        (
+            decode(one["Body"]).payload,
+            one["MessageAttributes"]["joblane-reason"]["StringValue"],
+            one["MessageAttributes"]["joblane-dead"]["StringValue"],
+        )
+        for one in world.dead_letters(sample_one)
+    ]
 
 
-def test_a_row_is_deleted_with_its_attempts_items_and_steps_after_its_messages(world: World, sends: Sends) -> None:
-    expiring(world, "old", cleared=True, finished_at=In(-KEPT - 60))
-    expiring(world, "young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60))
-    assert world.sweep() == Swept(removed=1)
-    assert world.run("select id from joblane.tasks") == [["young"]]
-    for table in ("task_attempts", "task_items", "task_steps"):
-        assert world.run(f"select task_id from joblane.{table}") == [["young"]]
+def recorded(id_: str) -> dict[str, Any]:
+    return {"type": sample_one.type, "id": id_, "rec": True}
 
 
-def test_after_a_long_retention_the_row_is_deleted_with_its_content(world: World, sends: Sends) -> None:
-    expiring(world, "mine", finished_at=In(-100 * DAY))
-    assert world.sweep() == Swept(cleared=1)
-    assert world.sweep() == Swept(removed=1)
+given, swept, seconds_until, depth = step(put), step(World.sweep), step(until), step(World.depth)
+UNSENT: dict[str, Any] = archived(dead_sent_at=None, sweep_at=In(-1))
+STORIES: dict[str, Story] = {
+    "a row goes to the lane of its queue": [
+        step(World.make)("jobs-critical-sample-one"),
+        given(sample_one, "mine", queue="critical", sweep_at=In(-1)),
+        sweep_once(sent=1),
+        depth("jobs-critical-sample-one").gives(1),
+    ],
+    "a sweep without due rows does nothing": [
+        given(sample_one, "completed", state="completed", sweep_at=In(-1)),
+        given(sample_one, "cancelled", state="cancelled", sweep_at=In(-1)),
+        given(sample_one, "archived", state="archived", sweep_at=None),
+        given(sample_one, "later", sweep_at=In(60)),
+        given(sample_one, "running", **active(30)),
+        swept().gives(Swept()),
+    ],
+    "an unclaimed overdue row is sent again at doubling intervals": [
+        given(sample_one, "mine", sweep_at=In(-1)),
+        *(
+            one
+            for minutes in (1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360)
+            for one in (
+                sweep_once(sent=1),
+                seconds_until("mine").gives(pytest.approx(60 * minutes, abs=30)),
+                # the message is lost
+                sent_to(sample_one).gives(["mine"]),
+                sql("update joblane.tasks set sweep_at = now()"),
+            )
+        ),
+        row("mine", sends=12),
+        sql("update joblane.tasks set sends = 2000000000, sweep_at = now()"),
+        sweep_once(sent=1),
+    ],
+    "a lost lease is sent and run again": [
+        given(sample_one, "lost", **active(-20)),
+        given(sample_one, "held", **active(20, sweep_at=In(-1))),
+        sweep_once(sent=2),
+        sent_to(sample_one).gives_some(2),
+        deliver(sample_one, recorded("lost")).gives([]),
+        row("lost", state="completed", attempts=2),
+        deliver(sample_one, recorded("held")).gives_some(1),
+    ],
+    "rows of a removed type delay no others and are tried once per sweep": [
+        step(fill)(2 * BATCH + 100, "sweep_at", "now() - interval '1 hour'"),
+        sql("update joblane.tasks set type = 'gone:type'"),
+        given(sample_one, "good", sweep_at=In(-1)),
+        sweep_once(sent=1, unsent=Between(0, BATCH)),
+        sweep_once(sent=0, unsent=Between(0, BATCH)),
+        sql("select id from joblane.tasks where sends > 0").gives([["good"]]),
+    ],
+    "an archived row without a dead letter gets a dead letter and is marked": [
+        given(sample_one, "dead", **UNSENT | {"generation": 2, "payload": {"number": 7}}),
+        swept().gives(Swept(dead_letters=1)),
+        dead_letters().gives([({"number": 7}, "attempt 4 of 4 failed", "2")]),
+        row("dead", dead_sent_at=SOME, sweep_at=None),
+        swept().gives(Swept()),
+    ],
+    "the dead letter of a row too large for a message has no payload": [
+        given(sample_one, "dead", **UNSENT | {"reason": ""}),
+        sql("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))"),
+        sweep_once(dead_letters=1),
+        dead_letters().gives([(None, "archived", "0")]),
+    ],
+    **{
+        f"content is cleared after retention and the id is kept: {state}": [
+            expiring("mine", state=state, headers={"a": "b"}),
+            swept().gives(Swept(cleared=1)),
+            row("mine", payload=None, result=None, headers={}, cleared=True),
+            seconds_until("mine", "expire_at").gives(pytest.approx(KEPT - DAY, abs=5)),
+            sql("select count(*) from joblane.task_attempts").gives([[1]]),
+            sql("select from joblane.task_items union all select from joblane.task_steps").gives([]),
+            swept().gives(Swept()),
+        ]
+        for state in ("completed", "cancelled", "archived")
+    },
+    "a row is deleted with its attempts, items and steps after its messages": [
+        expiring("old", cleared=True, finished_at=In(-KEPT - 60)),
+        expiring("young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60)),
+        swept().gives(Swept(removed=1)),
+        sql("select id from joblane.tasks").gives([["young"]]),
+        *(
+            sql(f"select task_id from joblane.{table}").gives([["young"]])
+            for table in ("task_attempts", "task_items", "task_steps")
+        ),
+    ],
+    "after a long retention the row is deleted with its content": [
+        expiring("mine", finished_at=In(-100 * DAY)),
+        swept().gives(Swept(cleared=1)),
+        swept().gives(Swept(removed=1)),
+    ],
+    "the content of a task is kept for its retention": [
+        enqueue(sample_one, Sample(), task_id="it"),
+        deliver(sample_one, recorded("it")),
+        seconds_until("it", "expire_at").gives(pytest.approx(DAY, abs=5)),
+    ],
+    "a live row never expires": [
+        *(
+            expiring(state, state=state, expire_at=In(-DAY), finished_at=None)
+            for state in ("scheduled", "pending", "retry")
+        ),
+        given(sample_one, "running", **active(60, expire_at=In(-DAY))),
+        swept().gives(Swept()),
+    ],
+    "a row cancelled by a plain update expires like any other": [
+        lane(sample_one),
+        enqueue(sample_one, Sample(), task_id="it", process_in=timedelta(hours=3)),
+        sql("update joblane.tasks set state = 'cancelled' where id = 'it'"),
+        sweep_once(),
+        row("it", reason="ended by an update of its row", finished_at=SOME, expire_at=SOME, sweep_at=None),
+        depth(LANE).gives(0),
+    ],
+}
 
 
-def test_a_live_row_never_expires(world: World, sends: Sends) -> None:
-    for state in ("scheduled", "pending", "retry"):
-        expiring(world, state, state=state, expire_at=In(-DAY), finished_at=None)
-    put(world, sample_one, "running", **active(60, expire_at=In(-DAY)))
-    assert world.sweep() == Swept()
-
-
-def test_the_content_of_a_task_is_kept_for_its_retention(world: World, sends: Sends) -> None:
-    world.client._producer.sqs = world.sqs
-    id_ = world.client.enqueue(sample_one, Sample()).id
-    world.deliver(sample_one, sends.to(LANE)[0]["MessageBody"])
-    assert abs(until(world, id_, "expire_at") - DAY) < 5
+@pytest.mark.usefixtures("sends")
+@stories(STORIES)
+def test_story(world: World, story: Story) -> None:
+    play(world, story)
 
 
 # --- Bounds and faults ---------------------------------------------------------------------------------------------
@@ -320,7 +358,7 @@ def test_rows_whose_messages_sqs_refuses_are_left_for_the_next_sweep(
 ) -> None:
     overdue("mine", world)
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
-    expiring(world, "old")
+    expiring("old")(world)
     with monkeypatch.context() as patch:
         patch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
         assert world.sweep() == Swept(unsent=2, cleared=1)
@@ -339,7 +377,7 @@ def test_a_sweep_that_is_killed_at_any_statement_is_completed_by_later_ones(
     # given a task of each kind
     overdue("mine", world)
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
-    expiring(world, "old")
+    expiring("old")(world)
     # when a sweep is killed at a statement or a send
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "run", dying(Connection.run, lambda _, sql, *__: sql == death, after))
@@ -474,7 +512,7 @@ def test_statements_read_only_the_rows_they_need_whatever_the_statistics(
     connection = large(analyzed)
     ids = json.dumps([f"t-{n}" for n in range(1, 100)])
     marked = json.dumps([{"id": f"t-{n}", "generation": 0, "taken": "2026-01-01"} for n in range(1, 100)])
-    for name, rows, sql, parameters in (
+    for name, rows, statement, parameters in (
         ("walk", 10_000, READ, ("-infinity", "")),
         ("take", 100, TAKE, (ids,)),
         ("give back", 100, GIVE_BACK, (marked,)),
@@ -486,7 +524,7 @@ def test_statements_read_only_the_rows_they_need_whatever_the_statistics(
         ("expire", 100, EXPIRE, (ids,)),
         ("times of the next sweep", 100, TIMES, ("0",)),
     ):
-        found = plan(connection, sql, *parameters)
+        found = plan(connection, statement, *parameters)
         assert not re.search("(Seq|Bitmap Heap) Scan on tasks", found), f"{name}:\n{found}"
         removed = [int(line.rpartition(":")[2]) for line in found.splitlines() if "Rows Removed by" in line]
         assert max(removed, default=0) <= 100, f"{name} reads rows that it does not need:\n{found}"
@@ -518,10 +556,6 @@ def test_a_walk_reads_each_live_row_once(large: Callable[[bool], Connection], mo
 # --- Waking --------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_wake_of_the_sweep_is_ignored(world: World) -> None:
-    wake(world.sqs, PREFIX)
-
-
 def test_the_task_of_the_sweep_sweeps(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     from joblane.functions.jobs_sweep import handler
 
@@ -533,29 +567,3 @@ def test_the_task_of_the_sweep_sweeps(world: World, sends: Sends, monkeypatch: p
     assert world.row("tick")["state"] == "completed"
     assert world.row("tick")["result"]["sent"] == 1
     assert sent(sends) == ["mine"]
-
-
-def test_a_row_cancelled_by_a_plain_update_expires_like_any_other(world: World) -> None:
-    # given a task that was cancelled by an update of its state only
-    world.lane(sample_one)
-    id_ = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3)).id
-    world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
-    # when the sweep reads the row
-    sweep(world.database.get(), world.sqs, "jobs")
-    # then the row has an end, a reason and an expiry, and no message was sent
-    row = world.row(id_)
-    assert row["reason"] == "ended by an update of its row"
-    assert row["finished_at"] is not None
-    assert row["expire_at"] is not None
-    assert row["sweep_at"] is None
-    assert world.received(world.lane(sample_one)) == []
-
-
-def test_rows_of_a_removed_type_delay_no_others_and_are_tried_once_per_sweep(world: World, sends: Sends) -> None:
-    fill(world, 2 * BATCH + 100, "sweep_at", "now() - interval '1 hour'")
-    world.run("update joblane.tasks set type = 'gone:type'")
-    overdue("good", world)
-    for sent in (1, 0):
-        swept = world.sweep()
-        assert (swept.sent, swept.unsent < BATCH + 1) == (sent, True)
-    assert world.run("select id from joblane.tasks where sends > 0") == [["good"]]

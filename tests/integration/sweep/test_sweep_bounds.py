@@ -25,9 +25,12 @@ from tests.builders.rows import In, active, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one
 from tests.sends import Sends
+from tests.stories import Story, deliver, play, row, step, stories
+from tests.stories import sweep as sweep_once
 from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
+RECORDED = {"type": "sample:one", "id": "it", "rec": True}
 OTHER = "jobs-low-sample-one"
 DENIED = "An error occurred (AccessDenied) when calling the SendMessageBatch operation: no"
 SILENT = 'no answer: Read timeout on endpoint URL: "https://sqs"'
@@ -42,7 +45,7 @@ def sends(world: World) -> Sends:
     return Sends.of(world.sqs)
 
 
-def fill(world: World, count: int, **values: str) -> None:
+def fill(world: World, /, count: int, **values: str) -> None:
     """Write many due tasks of one type, oldest first. ``values``: column → SQL over ``n``."""
     columns = {
         "id": "'task-' || n",
@@ -344,86 +347,105 @@ def unchecked(world: World) -> None:
         world.run(f'alter table joblane.tasks drop constraint "{name}"')
 
 
-# --- Pauses --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("scope", "name"), [("type", "sample:one"), ("queue", "default"), ("tenant", "acme")])
-def test_paused_rows_are_neither_written_nor_locked(world: World, sends: Sends, scope: str, name: str) -> None:
-    # given paused tasks of every kind, and a task that is not paused
-    fill(world, 700, tenant="'acme'")
-    put(world, sample_one, "lost", tenant="acme", **active(-60, sweep_at=In(-1)))
-    put(world, sample_one, "free", type="a:b", queue="low", sweep_at=In(-1))
-    world.make("jobs-low-a-b")
-    world.run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
-    versions = "select id, ctid::text, xmin::text, xmax::text from joblane.tasks where id <> 'free' order by id"
-    before = world.run(versions)
-    # when
-    assert world.sweep() == Swept(sent=1, paused=701)
-    # then
-    assert world.run(versions) == before
-    # and after the pause all are sent
-    world.run("update joblane.pauses set until = now() - interval '1 s'")
-    assert world.sweep() == Swept(sent=701)
-
-
 # --- Backlogs ------------------------------------------------------------------------------------------------------
 
 
-def test_a_backlog_is_not_sent_again_while_it_waits_in_its_lane(world: World, sends: Sends) -> None:
-    # given tasks whose messages wait, are in flight, or are delayed
-    fill(world, 30)
-    fill(world, 20, id="'delayed-' || n", due_at="now() + interval '10 min'", sweep_at="now() - interval '5 min'")
-    assert world.sweep() == Swept(sent=50)
-    world.received(LANE, visibility=600)
-    # when time passes, and no worker takes a message
-    for _ in range(3):
-        later(world, minutes=15)
-        assert world.sweep() == Swept()
-    assert len(sends.to(LANE)) == 50
+def messages(world: World, *ids: str) -> None:
+    """Put messages into the lane."""
+    world.sqs.send_many([Entry(LANE, Message("sample:one", id_, {}).encode()) for id_ in ids])
 
 
-def test_only_missing_messages_are_sent_again_oldest_request_first(world: World, sends: Sends) -> None:
-    # given ten tasks, of which three messages were lost
-    fill(world, 10, sweep_at="now() - n * interval '1 s'", due_at="now() - n * interval '1 s' - interval '1 min'")
-    world.sqs.send_many([Entry(LANE, Message("sample:one", f"task-{n}", rec=True).encode()) for n in range(1, 8)])
-    sends.clear()
-    # when
-    assert world.sweep() == Swept(sent=3)
-    # then the tasks with the oldest request get a message, and no sweep sends more
-    assert ids(sends.to(LANE)) == ["task-10", "task-8", "task-9"]
-    later(world)
-    assert world.sweep() == Swept()
+def lose_a_message(world: World) -> None:
+    (message,) = world.received(LANE, visibility=600)[:1]
+    world.sqs.client.delete_message(QueueUrl=world.sqs.url(LANE), ReceiptHandle=message["ReceiptHandle"])
 
 
-def test_the_choice_among_the_tasks_of_a_backlog_rotates(world: World, sends: Sends) -> None:
-    # given a lane that always has one message less than tasks
-    fill(world, 4, sweep_at="now() - n * interval '1 s'", due_at="now() - interval '10 min'")
-    world.sqs.send_many([Entry(LANE, Message("sample:one", f"x-{n}", rec=True).encode()) for n in range(3)])
-    sends.clear()
-    for _ in range(4):
-        assert world.sweep() == Swept(sent=1)
-        (message,) = world.received(LANE, visibility=600)[:1]
-        world.sqs.client.delete_message(QueueUrl=world.sqs.url(LANE), ReceiptHandle=message["ReceiptHandle"])
-        world.run("update joblane.tasks set sweep_at = sweep_at - interval '61 s'")
-    # then each task got one message
-    assert ids(sends.to(LANE)) == ["task-1", "task-2", "task-3", "task-4"]
+given, swept, sql = step(put), step(World.sweep), step(World.run)
+filled, in_lane, pass_time, received = step(fill), step(messages), step(later), step(World.received)
+SENT = sql("select id from joblane.tasks where sends > 0 order by id")
+VERSIONS = (
+    "select id, ctid::text as place, xmin::text as made, xmax::text as ended from joblane.tasks where id <> 'free'"
+)
+STORIES: dict[str, Story] = {
+    "a backlog is not sent again while it waits in its lane": [
+        # given tasks whose messages wait, are in flight, or are delayed
+        filled(30),
+        filled(20, id="'delayed-' || n", due_at="now() + interval '10 min'", sweep_at="now() - interval '5 min'"),
+        swept().gives(Swept(sent=50)),
+        received(LANE, visibility=600),
+        # when time passes, and no worker takes a message
+        *(one for _ in range(3) for one in (pass_time(15), swept().gives(Swept()))),
+    ],
+    "only missing messages are sent again, oldest request first": [
+        # given ten tasks, of which three messages were lost
+        filled(10, sweep_at="now() - n * interval '1 s'", due_at="now() - n * interval '1 s' - interval '1 min'"),
+        in_lane(*(f"task-{n}" for n in range(1, 8))),
+        # then the tasks with the oldest request get a message, and no sweep sends more
+        swept().gives(Swept(sent=3)),
+        SENT.gives([["task-10"], ["task-8"], ["task-9"]]),
+        pass_time(),
+        swept().gives(Swept()),
+    ],
+    "the choice among the tasks of a backlog rotates": [
+        # given a lane that always has one message less than tasks
+        filled(4, sweep_at="now() - n * interval '1 s'", due_at="now() - interval '10 min'"),
+        in_lane(*(f"x-{n}" for n in range(3))),
+        *(
+            one
+            for _ in range(4)
+            for one in (
+                swept().gives(Swept(sent=1)),
+                lose_a_message,
+                sql("update joblane.tasks set sweep_at = sweep_at - interval '61 s'"),
+            )
+        ),
+        # then each task got one message
+        sql("select sends from joblane.tasks").gives([[1]] * 4),
+    ],
+    "after an hour ten tasks are sent behind messages of others": [
+        # given a lane full of messages without a row
+        filled(25, sweep_at="now() - interval '61 min'", due_at="now() - interval '62 min'"),
+        in_lane(*(f"x-{n}" for n in range(40))),
+        *(sweep_once(sent=number) for number in (10, 10, 5, 0)),
+    ],
+    "an unsent task and a lost run are sent at once, whatever the lane holds": [
+        in_lane(*(f"x-{n}" for n in range(40))),
+        given(sample_one, "unsent", due_at=In(-1), sweep_at=In(-900)),
+        given(sample_one, "lost", **active(-20, sweep_at=In(-5))),
+        swept().gives(Swept(sent=2)),
+        SENT.gives([["lost"], ["unsent"]]),
+    ],
+    "a dead letter that comes back before its mark revives the task": [
+        # given an archived task whose dead letter was sent, and not marked
+        given(sample_one, "it", **archived(dead_sent_at=None, generation=2)),
+        # when an operator moves the dead letter back by SQS, then the task runs
+        deliver(sample_one, RECORDED, attributes={DEAD_ATTRIBUTE: ("Number", "2")}).gives([]),
+        row("it", state="completed", generation=3),
+    ],
+    **{
+        f"paused rows are neither written nor locked: {scope}": [
+            # given paused tasks of every kind, and a task that is not paused
+            filled(700, tenant="'acme'"),
+            given(sample_one, "lost", tenant="acme", **active(-60, sweep_at=In(-1))),
+            given(sample_one, "free", type="a:b", queue="low", sweep_at=In(-1)),
+            step(World.make)("jobs-low-a-b"),
+            sql("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name),
+            sql(f"create table before as {VERSIONS}"),
+            swept().gives(Swept(sent=1, paused=701)),
+            sql(f"{VERSIONS} except select * from before").gives([]),
+            # and after the pause all are sent
+            sql("update joblane.pauses set until = now() - interval '1 s'"),
+            swept().gives(Swept(sent=701)),
+        ]
+        for scope, name in {"type": "sample:one", "queue": "default", "tenant": "acme"}.items()
+    },
+}
 
 
-def test_after_an_hour_ten_tasks_are_sent_behind_messages_of_others(world: World, sends: Sends) -> None:
-    # given a lane full of messages without a row
-    fill(world, 25, sweep_at="now() - interval '61 min'", due_at="now() - interval '62 min'")
-    world.sqs.send_many([Entry(LANE, Message("sample:one", f"x-{n}", {}).encode()) for n in range(40)])
-    # when and then
-    assert [world.sweep().sent for _ in range(4)] == [10, 10, 5, 0]
-
-
-def test_an_unsent_task_and_a_lost_run_are_sent_at_once_whatever_the_lane_holds(world: World, sends: Sends) -> None:
-    world.sqs.send_many([Entry(LANE, Message("sample:one", f"x-{n}", {}).encode()) for n in range(40)])
-    sends.clear()
-    put(world, sample_one, "unsent", due_at=In(-1), sweep_at=In(-900))
-    put(world, sample_one, "lost", **active(-20, sweep_at=In(-5)))
-    assert world.sweep() == Swept(sent=2)
-    assert ids(sends.to(LANE)) == ["lost", "unsent"]
+@pytest.mark.usefixtures("sends")
+@stories(STORIES)
+def test_story(world: World, story: Story) -> None:
+    play(world, story)
 
 
 def a_turn(world: World) -> None:
@@ -542,17 +564,6 @@ def test_a_task_that_changes_after_the_walk_is_not_sent(world: World, sends: Sen
         return True
 
     assert sweep(world.database.get(), world.sqs, PREFIX, may_continue=between) == Swept()
-
-
-def test_a_dead_letter_that_comes_back_before_its_mark_revives_the_task(world: World) -> None:
-    # given an archived task whose dead letter was sent, and not marked
-    put(world, sample_one, "it", **archived(dead_sent_at=None, generation=2))
-    # when an operator moves the dead letter back by SQS
-    kept = world.deliver(
-        sample_one, {"type": "sample:one", "id": "it", "rec": True}, attributes={DEAD_ATTRIBUTE: ("Number", "2")}
-    )
-    # then the task runs
-    assert (kept, world.row("it")["state"], world.row("it")["generation"]) == ([], "completed", 3)
 
 
 # --- A week without a sweep ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from tests.builders.handlers import Handler, run, write, written
 from tests.builders.rows import In, active, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
+from tests.stories import SOME, Story, cancel, deliver, outcomes, play, row, sql, step, stories, sweep
 from tests.world import World
 
 WAITING: dict[str, dict[str, Any]] = {
@@ -47,32 +48,58 @@ def recorded(id_: str) -> dict[str, Any]:
     return {"type": "sample:one", "id": id_, "rec": True}
 
 
-# --- What waits ----------------------------------------------------------------------------------------------------
+# --- What waits, and what is lost ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", WAITING)
-def test_a_task_that_waits_never_runs_and_its_message_is_acknowledged(
-    world: World, client: JobClient, state: str
-) -> None:
-    put(world, sample_one, "it", {"do": "never", "number": 0}, **WAITING[state])
-    runs = world.row("it")["runs"]
+@step
+def dead_letters(world: World) -> int:
+    return len(world.dead_letters(sample_one))
 
-    assert client.cancel("it") is State.CANCELLED
 
-    world.run("update joblane.tasks set due_at = clock_timestamp()")
-    for _ in range(2):
-        assert world.deliver(sample_one, recorded("it")) == []
-    row = world.row("it")
-    assert (row["state"], row["runs"], row["reason"]) == (
-        "cancelled",
-        runs,
-        "cancelled while it waited" if runs else "cancelled before it ran",
-    )
-    assert None not in (row["finished_at"], row["expire_at"], row["cancel_requested_at"])
-    assert world.dead_letters(sample_one) == []
-    # and the sweep leaves it alone
-    assert world.sweep().sent == 0
-    assert client.cancel("it") is None
+given = step(put)
+STORIES: dict[str, Story] = {
+    **{
+        f"a task that waits never runs and its message is acknowledged: {state}": [
+            given(sample_one, "it", {"do": "never", "number": 0}, **columns),
+            cancel("it").gives(State.CANCELLED),
+            sql("update joblane.tasks set due_at = clock_timestamp()"),
+            *(deliver(sample_one, recorded("it")).gives([]) for _ in range(2)),
+            row("it", state="cancelled", runs=columns.get("runs", 0)),
+            row("it", reason="cancelled while it waited" if "runs" in columns else "cancelled before it ran"),
+            row("it", finished_at=SOME, expire_at=SOME, cancel_requested_at=SOME),
+            dead_letters().gives(0),
+            # and the sweep leaves it alone
+            sweep(sent=0),
+            cancel("it").gives(None),
+        ]
+        for state, columns in WAITING.items()
+    },
+    **{
+        f"a lost run that was asked to stop does not run again: attempt {attempts}, of {batch_size}": [
+            given(sample_one, "it", **active(-1, attempts=attempts, runs=attempts, batch_size=batch_size)),
+            *(cancel("it").gives(State.ACTIVE) for _ in range(2)),
+            deliver(sample_one, recorded("it")).gives([]),
+            row("it", state="cancelled", runs=attempts, lease_token=None, reason="cancelled while it ran"),
+            outcomes("it").gives(["lost"]),
+            dead_letters().gives(0),
+            sweep(),
+            row("it", finished_at=SOME, expire_at=SOME),
+        ]
+        for attempts, batch_size in ((1, 1), (1, 10), (4, 1), (4, 10))
+    },
+    "a live run of another process is left to end by itself": [
+        given(sample_one, "it", **active(30)),
+        cancel("it").gives(State.ACTIVE),
+        deliver(sample_one, recorded("it")).gives_some(1),
+        row("it", state="active"),
+    ],
+}
+
+
+@pytest.mark.usefixtures("client")
+@stories(STORIES)
+def test_story(world: World, story: Story) -> None:
+    play(world, story)
 
 
 def test_what_has_ended_or_is_not_known_cannot_be_cancelled(world: World, client: JobClient) -> None:
@@ -178,33 +205,6 @@ def test_a_cancelled_task_without_retention_is_cleared_at_once(world: World, oth
     assert world.deliver(sample_forgotten, {"type": "sample:forgotten", "id": "it", "rec": True}) == []
     row = world.row("it")
     assert (row["state"], row["payload"], row["cleared"]) == ("cancelled", None, True)
-
-
-@pytest.mark.parametrize("attempts", [1, 4], ids=["attempts left", "none left"])
-@pytest.mark.parametrize("batch_size", [1, 10])
-def test_a_lost_run_that_was_asked_to_stop_ends_cancelled_without_running_again(
-    world: World, client: JobClient, attempts: int, batch_size: int
-) -> None:
-    put(world, sample_one, "it", **active(-1, attempts=attempts, runs=attempts, batch_size=batch_size))
-    assert client.cancel("it") is State.ACTIVE
-    assert client.cancel("it") is State.ACTIVE
-
-    assert world.deliver(sample_one, recorded("it")) == []
-
-    row = world.row("it")
-    assert (row["state"], row["runs"], row["lease_token"]) == ("cancelled", attempts, None)
-    assert row["reason"] == "cancelled while it ran"
-    assert world.outcomes("it") == ["lost"]
-    assert world.dead_letters(sample_one) == []
-    world.sweep()
-    assert None not in (world.row("it")["finished_at"], world.row("it")["expire_at"])
-
-
-def test_a_live_run_of_another_process_is_left_to_end_by_itself(world: World, client: JobClient) -> None:
-    put(world, sample_one, "it", **active(30))
-    assert client.cancel("it") is State.ACTIVE
-    assert len(world.deliver(sample_one, recorded("it"))) == 1
-    assert world.row("it")["state"] == "active"
 
 
 # --- Looking and waiting -------------------------------------------------------------------------------------------

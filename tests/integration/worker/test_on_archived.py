@@ -15,11 +15,13 @@ from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, behaviours, sample_alert, sample_one, sample_watched
+from tests.stories import SOME, Between, Story, cancel, deliver, enqueue, lane, play, row, sql, step, stories
 from tests.world import World, handle
 
-ALERTS = {
+WATCHED: dict[str, Any] = {
     "on_archived": {"type": "sample:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400},
 }
+ALERTS: list[ArchivedTask] = []
 SUCCESSOR = "it:archived:0"
 
 
@@ -38,13 +40,9 @@ def client(world: World) -> JobClient:
 @pytest.fixture
 def alerts(client: JobClient) -> list[ArchivedTask]:
     """The payloads of the alert task, in order."""
-    alerts: list[ArchivedTask] = []
-
-    def alert(payload: Any, ctx: TaskContext) -> None:
-        alerts.append(payload)
-
-    behaviours["alert"] = alert
-    return alerts
+    ALERTS.clear()
+    behaviours["alert"] = lambda payload, _: ALERTS.append(payload)
+    return ALERTS
 
 
 @behaviour
@@ -103,43 +101,67 @@ def test_an_archived_task_has_the_successor_that_its_type_names(
     assert (successors(world), run_alerts(world), len(alerts)) == ([SUCCESSOR], 0, 1)
 
 
-def test_an_external_task_has_a_successor_too(world: World, alerts: list[ArchivedTask]) -> None:
-    external = {"type": "sample:watched", "id": "it", "payload": {"do": "hopeless"}}
-    assert world.deliver(sample_watched, external) == []
-    assert run_alerts(world) == 1
-    assert [alert.reason for alert in alerts] == ["SkipRetry: no such tenant"]
+@step
+def alerted(world: World) -> list[tuple[Any, ...]]:
+    """Deliver the messages in the alert's lane, and return the facts that they have."""
+    number = run_alerts(world)
+    return [(alert.task_id, alert.error_type, alert.reason, alert.runs) for alert in ALERTS[len(ALERTS) - number :]]
 
 
-GIVEN_UP_BY_THE_CLAIM: dict[str, tuple[dict[str, Any], str]] = {
-    "exhaust": (active(-1, attempts=2, runs=2), "Lost"),
-    "overdue": ({"deadline": In(-1)}, "DeadlinePassed"),
+@step
+def alerted_ids(world: World) -> list[str]:
+    run_alerts(world)
+    return sorted(alert.task_id for alert in ALERTS)
+
+
+given, succeeding = step(put), step(successors)
+EXTERNAL = {"type": "sample:watched", "id": "it", "payload": {"do": "hopeless"}}
+HOPELESS = ("it", "SkipRetry", "SkipRetry: no such tenant")
+LONG_IDS = ["x" * 199 + end for end in "ab"] + ["y" * 180, "y" * 181]
+STORIES: dict[str, Story] = {
+    "an external task has a successor too": [
+        deliver(sample_watched, EXTERNAL).gives([]),
+        alerted().gives([(*HOPELESS, 1)]),
+    ],
+    **{
+        f"a task that the claim archives has a successor too: {error}": [
+            given(sample_watched, "it", max_attempts=2, **columns, **WATCHED),
+            deliver(sample_watched, body()).gives([]),
+            alerted().gives([("it", error, SOME, Between(0, 2))]),
+        ]
+        for error, columns in {"Lost": active(-1, attempts=2, runs=2), "DeadlinePassed": {"deadline": In(-1)}}.items()
+    },
+    "a task that is not archived or names no successor has none": [
+        *(enqueue(sample_watched, Sample(), task_id=id_) for id_ in ("done", "cancelled")),
+        cancel("cancelled"),
+        *(deliver(sample_watched, body(id_)) for id_ in ("done", "cancelled")),
+        lane(sample_one),
+        enqueue(sample_one, Sample(do="hopeless"), task_id="alone"),
+        deliver(sample_one, {"type": "sample:one", "id": "alone", "rec": True}),
+        row("alone", state="archived"),
+        succeeding().gives([]),
+        alerted().gives([]),
+    ],
+    "a redriven task that is archived again has a second successor": [
+        enqueue(sample_watched, Sample(do="hopeless"), task_id="it"),
+        deliver(sample_watched, body()),
+        deliver(sample_watched, body(), attributes={"joblane-dead": ("Number", "0")}),
+        succeeding().gives([SUCCESSOR, "it:archived:1"]),
+        alerted().gives([(*HOPELESS, 1), (*HOPELESS, 2)]),
+    ],
+    "long ids that begin alike have successors of their own": [
+        *(given(sample_watched, id_, **archived(dead_sent_at=None), **WATCHED) for id_ in LONG_IDS),
+        *(deliver(sample_watched, body(id_)).gives([]) for id_ in LONG_IDS),
+        alerted_ids().gives(sorted(LONG_IDS)),
+        sql("select max(length(id)) <= 200 from joblane.tasks where type = 'sample:alert'").gives([[True]]),
+    ],
 }
 
 
-@pytest.mark.parametrize("step", GIVEN_UP_BY_THE_CLAIM)
-def test_a_task_that_the_claim_archives_has_a_successor_too(
-    world: World, alerts: list[ArchivedTask], step: str
-) -> None:
-    columns, error = GIVEN_UP_BY_THE_CLAIM[step]
-    put(world, sample_watched, "it", max_attempts=2, **columns, **ALERTS)
-    assert world.deliver(sample_watched, body()) == []
-    assert run_alerts(world) == 1
-    assert [(alert.task_id, alert.error_type) for alert in alerts] == [("it", error)]
-
-
-def test_a_task_that_is_not_archived_or_names_no_successor_has_none(
-    world: World, client: JobClient, alerts: list[ArchivedTask]
-) -> None:
-    client.enqueue(sample_watched, Sample(), task_id="done")
-    client.enqueue(sample_watched, Sample(), task_id="cancelled")
-    client.cancel("cancelled")
-    for id_ in ("done", "cancelled"):
-        world.deliver(sample_watched, body(id_))
-    world.lane(sample_one)
-    client.enqueue(sample_one, Sample(do="hopeless"), task_id="alone")
-    world.deliver(sample_one, {"type": "sample:one", "id": "alone", "rec": True})
-    assert world.row("alone")["state"] == "archived"
-    assert (successors(world), run_alerts(world)) == ([], 0)
+@pytest.mark.usefixtures("alerts")
+@stories(STORIES)
+def test_story(world: World, story: Story) -> None:
+    play(world, story)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -186,27 +208,6 @@ def test_a_successor_whose_message_cannot_be_sent_is_sent_by_the_sweep(
     assert world.sweep().sent == 1
     assert run_alerts(world) == 1
     assert len(alerts) == 1
-
-
-def test_a_redriven_task_that_is_archived_again_has_a_second_successor(
-    world: World, client: JobClient, alerts: list[ArchivedTask]
-) -> None:
-    client.enqueue(sample_watched, Sample(do="hopeless"), task_id="it")
-    world.deliver(sample_watched, body())
-    world.deliver(sample_watched, body(), attributes={"joblane-dead": ("Number", "0")})
-    assert successors(world) == [SUCCESSOR, "it:archived:1"]
-    run_alerts(world)
-    assert [alert.runs for alert in alerts] == [1, 2]
-
-
-def test_long_ids_that_begin_alike_have_successors_of_their_own(world: World, alerts: list[ArchivedTask]) -> None:
-    ids = ["x" * 199 + end for end in "ab"] + ["y" * 180, "y" * 181]
-    for id_ in ids:
-        put(world, sample_watched, id_, **archived(dead_sent_at=None), **ALERTS)
-        assert world.deliver(sample_watched, body(id_)) == []
-    assert run_alerts(world) == 4
-    assert sorted(alert.task_id for alert in alerts) == sorted(ids)
-    assert max(len(id_) for id_ in successors(world)) <= 200
 
 
 def test_an_archived_successor_has_no_successor(world: World, client: JobClient) -> None:

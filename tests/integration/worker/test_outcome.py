@@ -19,9 +19,12 @@ from joblane.quotas import EARLY_RECEIVES, SCHEMA_RECEIVES, SNOOZE_CEILING
 from joblane.record.driver.database import Database
 from joblane.sqs.message import Message
 from joblane.worker.outcome import MISMATCH_PATIENCE
+from tests.builders.handlers import write
 from tests.builders.rows import In, put
 from tests.logs import lines
 from tests.samples import Sample, behaviour, behaviours, sample_forgotten, sample_one
+from tests.stories import Containing, Story, deliver, lane, later, outcomes, play, row, sql, step, stories
+from tests.stories import enqueue as enqueue_task
 from tests.world import World
 
 
@@ -51,16 +54,6 @@ def deliver_sent(world: World, task: Any = sample_one, **how: Any) -> list[str]:
     bodies = [message["Body"] for message in world.take(task)]
     assert bodies, "nothing was sent"
     return world.deliver(task, *bodies, **how)
-
-
-@pytest.fixture
-def effects(world: World) -> World:
-    world.run("create table effects (task_id text, what text)")
-    return world
-
-
-def write(ctx: TaskContext, what: str = "done") -> None:
-    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
 
 
 # --- The table -------------------------------------------------------------------------------------------------------
@@ -175,22 +168,6 @@ def test_a_run_that_does_not_complete_leaves_no_effect_and_no_value(
     assert effects.row("next")["state"] == "completed"
 
 
-def test_a_handler_that_returns_completes_its_task_and_the_message_goes(effects: World) -> None:
-    @behaviour
-    def give(payload: Sample, ctx: TaskContext) -> dict[str, int]:
-        write(ctx)
-        return {"rows": 3}
-
-    id_ = enqueue(effects, "give")
-    assert deliver_sent(effects) == []
-    row = effects.row(id_)
-    assert (row["state"], row["result"], row["attempts"], row["runs"]) == ("completed", {"rows": 3}, 1, 1)
-    assert row["lease_token"] is None
-    assert row["sweep_at"] is None
-    assert effects.outcomes(id_) == ["completed"]
-    assert effects.run("select * from effects") == [[id_, "done"]]
-
-
 def test_the_last_attempt_archives_and_sends_one_dead_letter_before_the_message_goes(world: World) -> None:
     @behaviour
     def fail_always(payload: Sample, ctx: TaskContext) -> None:
@@ -229,25 +206,6 @@ def test_the_reason_and_the_log_of_a_missing_package_say_what_to_do(world: World
     assert said == {first: text, last: reason}
 
 
-def test_a_payload_that_is_invalid_under_its_own_schema_is_archived(world: World) -> None:
-    assert world.deliver(sample_one, {"type": "sample:one", "id": "bad", "payload": {"number": "secret"}}) == []
-    row = world.row("bad")
-    assert row["state"] == "archived"
-    assert "number: Input should be a valid integer" in row["reason"]
-    assert "secret" not in row["reason"]
-
-
-def test_a_payload_of_another_schema_waits_uncounted_and_is_archived_after_an_hour(world: World) -> None:
-    body = {"type": "sample:one", "id": "new", "payload": {"number": "secret"}, "schema": "another"}
-    assert len(world.deliver(sample_one, body)) == 1
-    row = world.row("new")
-    assert (row["state"], row["attempts"]) == ("pending", 0)
-    world.later("new")
-    world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 minutes' where id = 'new'")
-    assert world.deliver(sample_one, body) == []
-    assert world.row("new")["state"] == "archived"
-
-
 def test_the_receives_of_a_wait_for_a_schema_are_counted_in_the_lanes_maximum(world: World) -> None:
     until_due = "select extract(epoch from due_at - clock_timestamp())::float8 from joblane.tasks where id = $1"
     waited, receives = timedelta(0), 0
@@ -259,72 +217,6 @@ def test_the_receives_of_a_wait_for_a_schema_are_counted_in_the_lanes_maximum(wo
         waited += timedelta(seconds=round(world.run(until_due, id_)[0][0], -1))
         receives += 1
     assert receives == SCHEMA_RECEIVES
-
-
-def test_unknown_fields_of_a_newer_schema_are_ignored_and_of_our_own_refused(world: World) -> None:
-    payload = {"do": "nothing", "added": 1}
-    world.deliver(sample_one, {"type": "sample:one", "id": "newer", "payload": payload, "schema": "another"})
-    world.deliver(sample_one, {"type": "sample:one", "id": "typo", "payload": payload})
-    assert world.row("newer")["state"] == "completed"
-    assert "an unknown field; known are do, number" in world.row("typo")["reason"]
-    assert "added" not in world.row("typo")["reason"]
-
-
-def test_a_payload_that_was_read_after_all_has_all_its_patience_again(world: World) -> None:
-    @behaviour
-    def known_and_failing(payload: Sample, ctx: TaskContext) -> None:
-        raise ValueError
-
-    put(world, sample_one, "new", {"do": "known_and_failing"}, schema="another", mismatch_since=In(-3000))
-    assert len(world.deliver(sample_one, {"type": "sample:one", "id": "new", "rec": True})) == 1
-    row = world.row("new")
-    assert (row["state"], row["mismatch_since"]) == ("retry", None)
-
-
-def test_snooze_is_not_counted_and_has_a_ceiling_of_its_own(world: World) -> None:
-    @behaviour
-    def doze(payload: Sample, ctx: TaskContext) -> None:
-        raise Snooze(timedelta(seconds=1))
-
-    id_ = enqueue(world, "doze")
-    body = world.take(sample_one)[0]["Body"]
-    for _ in range(SNOOZE_CEILING):
-        world.deliver(sample_one, body)
-        assert world.row(id_)["state"] == "pending"
-        world.later(id_)
-    assert world.row(id_)["attempts"] == 0
-    world.deliver(sample_one, body)
-    row = world.row(id_)
-    assert (row["state"], row["attempts"], row["runs"]) == ("retry", 1, SNOOZE_CEILING + 1)
-
-
-def test_a_handler_may_use_savepoints(effects: World) -> None:
-    @behaviour
-    def savepoints(payload: Sample, ctx: TaskContext) -> None:
-        with ctx.session.begin_nested():
-            write(ctx, "kept")
-        nested = ctx.session.begin_nested()
-        write(ctx, "dropped")
-        nested.rollback()
-
-    id_ = enqueue(effects, "savepoints")
-    assert deliver_sent(effects) == []
-    assert effects.run("select what from effects") == [["kept"]]
-    assert effects.row(id_)["state"] == "completed"
-
-
-def test_retention_zero_clears_the_content_at_once_and_keeps_the_id(world: World) -> None:
-    @behaviour
-    def secretly(payload: Sample, ctx: TaskContext) -> str:
-        return "secret"
-
-    id_ = enqueue(world, "secretly", sample_forgotten, headers={"traceparent": "00-1-2-3"})
-    body = world.take(sample_forgotten)[0]["Body"]
-    world.deliver(sample_forgotten, body)
-    row = world.row(id_)
-    assert (row["state"], row["payload"], row["result"], row["headers"]) == ("completed", None, None, {})
-    assert world.deliver(sample_forgotten, body) == []  # a copy that comes back
-    assert world.row(id_)["runs"] == 1
 
 
 def test_a_flush_that_waits_for_a_lock_ends_with_the_timeout(effects: World) -> None:
@@ -343,18 +235,122 @@ def test_a_flush_that_waits_for_a_lock_ends_with_the_timeout(effects: World) -> 
     assert effects.row(id_)["error_type"] == "TaskTimeout"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"type": "sample:one", "rec": True, "payload": {"do": "nothing"}},
-        {"type": "sample:one", "id": "sample:one:0:2030-01-01T00:00Z", "payload": {"do": "nothing"}},
-    ],
-    ids=["rec without an id", "the id of a tick"],
-)
-def test_a_lane_refuses_what_only_the_library_may_say(world: World, body: dict[str, Any]) -> None:
-    assert world.deliver(sample_one, body) == []
+# --- Payloads, and what is kept --------------------------------------------------------------------------------------
+
+
+@behaviour
+def give(payload: Sample, ctx: TaskContext) -> dict[str, int]:
+    write(ctx)
+    return {"rows": 3}
+
+
+@behaviour
+def fail(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError
+
+
+@behaviour
+def doze(payload: Sample, ctx: TaskContext) -> None:
+    raise Snooze(timedelta(seconds=1))
+
+
+@behaviour
+def savepoints(payload: Sample, ctx: TaskContext) -> None:
+    with ctx.session.begin_nested():
+        write(ctx, "kept")
+    nested = ctx.session.begin_nested()
+    write(ctx, "dropped")
+    nested.rollback()
+
+
+@behaviour
+def secretly(payload: Sample, ctx: TaskContext) -> str:
+    return "secret"
+
+
+def message(id_: str, task: Any = sample_one, **fields: Any) -> dict[str, Any]:
+    return {"type": task.type, "id": id_, **fields}
+
+
+@step
+def dead_letter_reason(world: World) -> str:
     (dead_letter,) = world.dead_letters(sample_one)
-    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
+    return str(dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"])
+
+
+OTHER_SCHEMA = message("it", payload={"number": "secret"}, schema="another")
+UNKNOWN_FIELD = {"do": "nothing", "added": 1}
+DOZE = message("it", payload={"do": "doze"})
+FORGOTTEN = message("it", sample_forgotten, rec=True)
+STORIES: dict[str, Story] = {
+    "a handler that returns completes its task and the message goes": [
+        deliver(sample_one, message("it", payload={"do": "give"})).gives([]),
+        row("it", state="completed", result={"rows": 3}, attempts=1, runs=1, lease_token=None, sweep_at=None),
+        outcomes("it").gives(["completed"]),
+        sql("select * from effects").gives([["it", "done"]]),
+    ],
+    "a payload that is invalid under its own schema is archived": [
+        deliver(sample_one, message("it", payload={"number": "secret"})).gives([]),
+        row("it", state="archived", reason=Containing("number: Input should be a valid integer", but_not="secret")),
+    ],
+    "a payload of another schema waits uncounted and is archived after an hour": [
+        deliver(sample_one, OTHER_SCHEMA).gives_some(1),
+        row("it", state="pending", attempts=0),
+        later("it"),
+        sql("update joblane.tasks set mismatch_since = mismatch_since - interval '61 minutes'"),
+        deliver(sample_one, OTHER_SCHEMA).gives([]),
+        row("it", state="archived"),
+    ],
+    "unknown fields of a newer schema are ignored and of our own refused": [
+        deliver(sample_one, message("newer", payload=UNKNOWN_FIELD, schema="another")),
+        deliver(sample_one, message("typo", payload=UNKNOWN_FIELD)),
+        row("newer", state="completed"),
+        row("typo", reason=Containing("an unknown field; known are do, number", but_not="added")),
+    ],
+    "a payload that was read after all has all its patience again": [
+        step(put)(sample_one, "it", {"do": "fail"}, schema="another", mismatch_since=In(-3000)),
+        deliver(sample_one, message("it", rec=True)).gives_some(1),
+        row("it", state="retry", mismatch_since=None),
+    ],
+    "snooze is not counted and has a ceiling of its own": [
+        *(
+            one
+            for _ in range(SNOOZE_CEILING)
+            for one in (deliver(sample_one, DOZE), row("it", state="pending", attempts=0), later("it"))
+        ),
+        deliver(sample_one, DOZE),
+        row("it", state="retry", attempts=1, runs=SNOOZE_CEILING + 1),
+    ],
+    "a handler may use savepoints": [
+        deliver(sample_one, message("it", payload={"do": "savepoints"})).gives([]),
+        sql("select what from effects").gives([["kept"]]),
+        row("it", state="completed"),
+    ],
+    "retention zero clears the content at once and keeps the id": [
+        lane(sample_forgotten),
+        enqueue_task(sample_forgotten, Sample(do="secretly"), task_id="it", headers={"traceparent": "00-1-2-3"}),
+        deliver(sample_forgotten, FORGOTTEN),
+        row("it", state="completed", payload=None, result=None, headers={}),
+        # a copy that comes back
+        deliver(sample_forgotten, FORGOTTEN).gives([]),
+        row("it", runs=1),
+    ],
+    **{
+        f"a lane refuses {what}": [
+            deliver(sample_one, body).gives([]),
+            dead_letter_reason().gives(Containing("MessageError: id:")),
+        ]
+        for what, body in {
+            "rec without an id": {"type": "sample:one", "rec": True, "payload": {"do": "nothing"}},
+            "the id of a tick": message("sample:one:0:2030-01-01T00:00Z", payload={"do": "nothing"}),
+        }.items()
+    },
+}
+
+
+@stories(STORIES)
+def test_story(effects: World, story: Story) -> None:
+    play(effects, story)
 
 
 # --- Early messages --------------------------------------------------------------------------------------------------

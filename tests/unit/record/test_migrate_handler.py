@@ -16,6 +16,7 @@ from joblane.errors import ForeignSchemaError
 from joblane.functions.migrate.handler import handler
 from joblane.record.migrate import Migrated
 from tests.builders.events import LambdaContext
+from tests.stories import Story, play, step, stories
 
 IDS = {"StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/jobs/1", "LogicalResourceId": "MigrationRun"}
 
@@ -39,9 +40,9 @@ class Deploys:
     def update(self, code: str, database: str = "db", *, old_id: str | None = None) -> str:
         return self._request("Update", code, database, id_=old_id or self.id_)
 
-    def roll_back(self, code: str, *, id_: str) -> str:
+    def roll_back(self, code: str, *, id_: str | None = None) -> str:
         """Send the update to the old properties, which CloudFormation sends after a failure, with either id."""
-        return self._request("Update", code, "db", id_=id_)
+        return self._request("Update", code, "db", id_=id_ or self.id_)
 
     def delete(self, id_: str) -> str:
         return self._request("Delete", self.properties["Code"], "db", id_=id_)
@@ -86,9 +87,79 @@ def deploys(monkeypatch: pytest.MonkeyPatch) -> Deploys:
     return deploys
 
 
-def test_a_create_and_an_update_to_new_code_migrate(deploys: Deploys) -> None:
-    assert deploys.update("2") == "SUCCESS"
-    assert deploys.migrated == ["1", "2"]
+@step
+def down(deploys: Deploys, is_down: bool = True) -> None:
+    """Make the database unreachable."""
+    deploys.down = is_down
+
+
+@step
+def migrated(deploys: Deploys) -> list[str]:
+    return deploys.migrated
+
+
+@step
+def reason(deploys: Deploys) -> str:
+    return str(deploys.answers[-1]["Reason"]).partition(" (")[0]
+
+
+update, roll_back = step(Deploys.update), step(Deploys.roll_back)
+STORIES: dict[str, Story] = {
+    "an update to new code migrates": [
+        update("2").gives("SUCCESS"),
+        migrated().gives(["1", "2"]),
+    ],
+    "a failed migration is rolled back while the database is down": [
+        down(),
+        update("2").gives("FAILED"),
+        roll_back("1").gives("SUCCESS"),
+        reason().gives("migrated by an earlier deploy; the database was not needed"),
+    ],
+    "a rollback after failed deploys knows the code that runs": [
+        # The last success is that of a deploy that was rolled back.
+        *(one for code in "23" for one in (down(False), update(code).gives("SUCCESS"), down(), roll_back("1"))),
+        # and after a migration that fails itself
+        update("4").gives("FAILED"),
+        roll_back("1").gives("SUCCESS"),
+    ],
+    "the deploy after a fix migrates": [
+        down(),
+        update("2").gives("FAILED"),
+        roll_back("1"),
+        down(False),
+        update("2").gives("SUCCESS"),
+        migrated().gives(["1", "2"]),
+    ],
+    "a rollback registers the old code's types after its answer": [
+        update("2"),
+        roll_back("1"),
+        migrated().gives(["1", "2", "1"]),
+    ],
+    "another database is migrated and the way back needs none": [
+        update("1", database="other").gives("SUCCESS"),
+        migrated().gives(["1", "1"]),
+        down(),
+        update("1", database="third").gives("FAILED"),
+        update("1", database="db").gives("SUCCESS"),
+    ],
+    "an older success than the last two is migrated again": [
+        update("2"),
+        update("3"),
+        down(),
+        update("1").gives("FAILED"),
+        update("2").gives("SUCCESS"),
+    ],
+    "an id of another form holds no success": [
+        down(),
+        update("1", old_id="MigrationRun").gives("FAILED"),
+        update("1", old_id="migrated-0123456789abcdef-0123456789abcde").gives("FAILED"),
+    ],
+}
+
+
+@stories(STORIES)
+def test_requests(deploys: Deploys, story: Story) -> None:
+    play(deploys, story)
 
 
 def test_a_failed_migration_fails_the_deploy_and_keeps_the_id(deploys: Deploys) -> None:
@@ -96,13 +167,6 @@ def test_a_failed_migration_fails_the_deploy_and_keeps_the_id(deploys: Deploys) 
     assert deploys.update("2") == "FAILED"
     assert deploys.answers[-1]["PhysicalResourceId"] == before
     assert deploys.answers[-1]["Reason"] == "connection refused (log stream stream)"
-
-
-def test_a_failed_migration_is_rolled_back_while_the_database_is_down(deploys: Deploys) -> None:
-    deploys.down = True
-    assert deploys.update("2") == "FAILED"
-    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
-    assert "the database was not needed" in deploys.answers[-1]["Reason"]
 
 
 @pytest.mark.parametrize("id_is_new", [True, False])
@@ -118,57 +182,7 @@ def test_a_later_failure_is_rolled_back_while_the_database_is_down(deploys: Depl
     assert deploys.delete(first if id_is_new else second) == "SUCCESS"
     # then the next deploy, which needs the database, fails and is rolled back, too
     assert deploys.update("3") == "FAILED"
-    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
-
-
-def test_a_rollback_after_two_failed_deploys_knows_the_code_that_runs(deploys: Deploys) -> None:
-    """The last success is that of a deploy that was rolled back."""
-    for code in ("2", "3"):
-        deploys.down = False
-        assert deploys.update(code) == "SUCCESS"
-        deploys.down = True
-        assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
-    # and after a migration that fails itself
-    assert deploys.update("4") == "FAILED"
-    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
-
-
-def test_the_deploy_after_a_fix_migrates(deploys: Deploys) -> None:
-    deploys.down = True
-    deploys.update("2")
-    deploys.roll_back("1", id_=deploys.id_)
-    deploys.down = False
-    deploys.migrated.clear()
-    assert deploys.update("2") == "SUCCESS"
-    assert deploys.migrated == ["2"]
-
-
-def test_a_rollback_registers_the_old_codes_types_after_its_answer(deploys: Deploys) -> None:
-    deploys.update("2")
-    deploys.roll_back("1", id_=deploys.id_)
-    assert deploys.migrated == ["1", "2", "1"]
-
-
-def test_another_database_is_migrated_and_the_way_back_needs_none(deploys: Deploys) -> None:
-    assert deploys.update("1", database="other") == "SUCCESS"
-    assert deploys.migrated == ["1", "1"]
-    deploys.down = True
-    assert deploys.update("1", database="third") == "FAILED"
-    assert deploys.update("1", database="db") == "SUCCESS"
-
-
-def test_an_older_success_than_the_last_two_is_migrated_again(deploys: Deploys) -> None:
-    for code in ("2", "3"):
-        deploys.update(code)
-    deploys.down = True
-    assert deploys.update("1") == "FAILED"
-    assert deploys.update("2") == "SUCCESS"
-
-
-def test_an_id_of_another_form_holds_no_success(deploys: Deploys) -> None:
-    deploys.down = True
-    assert deploys.update("1", old_id="MigrationRun") == "FAILED"
-    assert deploys.update("1", old_id="migrated-0123456789abcdef-0123456789abcde") == "FAILED"
+    assert deploys.roll_back("1") == "SUCCESS"
 
 
 def test_a_create_that_failed_is_deleted_without_the_database(deploys: Deploys) -> None:
@@ -188,7 +202,7 @@ def test_whatever_the_migration_raises_is_answered(
 ) -> None:
     monkeypatch.setattr("joblane.record.migrate.migrate", Mock(side_effect=error))
     assert deploys.update("2") == "FAILED"
-    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+    assert deploys.roll_back("1") == "SUCCESS"
 
 
 @pytest.mark.parametrize("character", ["x", '"', "\x1b", "ж", "語", "🚀", "\udcff"], ids=ascii)

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.errors import EnqueueError, LimitError, sqlstate
 from joblane.record.flow.free_slots import Turn, serve_in_steps
-from joblane.record.row.conditions import UNUSED_SECONDS
-from joblane.record.row.states import LEVELS
+from joblane.record.flow.wrong_times import wrong_times
 from joblane.record.sql_functions import VERSION
 from joblane.tasks.limit import Rate, check_key, problem_of_number, problem_of_rate
 from joblane.tasks.options import is_storable
@@ -35,8 +34,6 @@ PATIENCE = "3s"
 """The time that a change waits for a claim, or for a task that another transaction has locked."""
 BATCH = 50
 """The most limits that are served or planned by one statement."""
-LOOKED_AT = 1000
-"""The limits that one statement looks at for times that may be wrong."""
 
 DECLARED = "select name from joblane.limits order by name"
 SHARED_NAME = "name !~ '[:/]'"
@@ -87,30 +84,6 @@ select n.name, t.key_limit, t.total_limit, t.shared_limit
                  where w.wait_kind = 'limit' and w.waits_for = n.name and w.state = 'held'
                  order by w.waits_for, w.place, w.seq limit 1) as t
  order by n.name
-"""
-
-
-def _number_timed(number: int) -> str:
-    level = LEVELS[number]
-    return f"""(select count(*) from joblane.tasks t
-      where t.{level.column} = r.name and t.passed = '{level.time}' and t.state in ('pending', 'retry')
-        and t.used_ms = 0 and t.due_at > clock_timestamp())"""
-
-
-# The first limits of a range, with their names again if their times are wrong: another rate has given them, or they are
-# more than those of the tasks that wait for them and of the burst.
-PLANNED_ANEW = f"""
-select r.name, case when r.next_at > clock_timestamp()
-                     and ((r.step, r.burst) is distinct from (l.step, l.burst)
-                       or r.next_at > greatest(clock_timestamp(), r.delayed_until) + interval '{UNUSED_SECONDS} s'
-                                      + coalesce(l.step * (l.burst + case when r.name like '%/%' then {_number_timed(1)}
-                                                                          when r.name like '%:%' then {_number_timed(2)}
-                                                                          else {_number_timed(3)} end)::float8, '0'))
-                    then r.name end
-  from (select * from joblane.rates x where x.name > $1 and (x.name < $2 or $2 is null)
-         order by x.name limit {LOOKED_AT}) as r,
-       lateral joblane.limit_of_{VERSION}(r.name) as l
- order by r.name
 """
 PLAN = f"select joblane.plan_limits_{VERSION}($1::text[], $2)"
 END_DELAYS = """
@@ -372,15 +345,6 @@ def _plan_keys(name: str, connection: Connection) -> None:
     for names in wrong_times(connection, *keys_of(name)):
         for start in range(0, len(names), BATCH):
             plan_anew(connection, names[start : start + BATCH])
-
-
-def wrong_times(connection: Connection, after: str = "", before: str | None = None) -> Iterator[list[str]]:
-    """Yield the limits in a range whose times are not those of the rate in force, among each :data:`LOOKED_AT`."""
-    while rows := connection.run(PLANNED_ANEW, after, before):
-        yield [name for _, name in rows if name is not None]
-        if len(rows) < LOOKED_AT:
-            return
-        after = rows[-1][0]
 
 
 def plan_anew(connection: Connection, names: Sequence[str]) -> None:
