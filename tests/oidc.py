@@ -23,6 +23,8 @@ from joblane.inspector.shared_page import Configuration
 from tests.unit.saas.servers import served
 
 CLIENT = "the-client"
+Response = tuple[int, Sequence[tuple[str, str]], bytes]
+"""Status, headers and body."""
 
 
 @dataclass
@@ -138,38 +140,48 @@ class LocalIssuer:
 
 
 @contextmanager
-def serving(issuer: LocalIssuer) -> Iterator[LocalIssuer]:
-    """Serve the issuer on this machine."""
+def _answering(answer: Callable[[str, str, dict[str, str], bytes], Response]) -> Iterator[str]:
+    """Serve a function of method, address, headers and body on this machine, and yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            where = urlsplit(self.path)
-            self._send(*issuer.get(where.path, _flat(where.query)))
-
         def do_POST(self) -> None:
-            given = _flat(self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode())
-            if self.path == "/authorize":
-                self.send_response(303)
-                self.send_header("Location", issuer.answer_of(given))
-                self.end_headers()
-            else:
-                self._send(*issuer.redeem(given, self.headers.get("Authorization")))
-
-        def _send(self, status: int, content: Any) -> None:
-            is_page = isinstance(content, str)
-            body = content.encode() if is_page else json.dumps(content).encode()
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", "0")))
+            status, named, content = answer(self.command, self.path, headers, body)
             self.send_response(status)
-            self.send_header("Content-Type", "text/html" if is_page else "application/json")
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in (*named, ("Content-Length", str(len(content)))):
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(content)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        do_GET = do_POST  # noqa: N815 - the name in http.server
+
+        def log_message(self, *_: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     with served(server):
-        issuer.url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+
+
+@contextmanager
+def serving(issuer: LocalIssuer) -> Iterator[LocalIssuer]:
+    """Serve the issuer on this machine."""
+
+    def answer(method: str, address: str, headers: dict[str, str], body: bytes) -> Response:
+        where, given = urlsplit(address), _flat(body.decode())
+        if (method, where.path) == ("POST", "/authorize"):
+            return 303, [("Location", issuer.answer_of(given))], b""
+        is_get = method == "GET"
+        status, content = (
+            issuer.get(where.path, _flat(where.query)) if is_get else issuer.redeem(given, headers.get("authorization"))
+        )
+        if isinstance(content, str):
+            return status, [("Content-Type", "text/html")], content.encode()
+        return status, [("Content-Type", "application/json")], json.dumps(content).encode()
+
+    with _answering(answer) as address:
+        issuer.url = address
         issuer.reset()
         yield issuer
 
@@ -206,32 +218,13 @@ def serving_page(build: Callable[[str], Callable[[dict[str, Any]], dict[str, Any
     """Serve a page's function to a real browser, as API Gateway does. ``build``: makes the function for an address."""
     handlers: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer("GET", b"")
+    def answer(method: str, address: str, headers: dict[str, str], body: bytes) -> Response:
+        where, cookies = urlsplit(address), headers.pop("cookie", "")
+        found = handlers[0](event_of(method, where.path, where.query, headers, cookies.split("; "), body))
+        content = found["body"].encode() if not found["isBase64Encoded"] else base64.b64decode(found["body"])
+        return found["statusCode"], [*found["headers"].items(), *(("set-cookie", e) for e in found["cookies"])], content
 
-        def do_POST(self) -> None:
-            self._answer("POST", self.rfile.read(int(self.headers.get("Content-Length", "0"))))
-
-        def _answer(self, method: str, body: bytes) -> None:
-            where = urlsplit(self.path)
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            cookies = headers.pop("cookie", "")
-            found = handlers[0](event_of(method, where.path, where.query, headers, cookies.split("; "), body))
-            content = found["body"].encode() if not found["isBase64Encoded"] else base64.b64decode(found["body"])
-            self.send_response(found["statusCode"])
-            for name, value in [*found["headers"].items(), *(("set-cookie", each) for each in found["cookies"])]:
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    with served(server):
-        address = f"http://127.0.0.1:{server.server_address[1]}"
+    with _answering(answer) as address:
         handlers.append(build(address))
         yield address
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,10 @@ from joblane.local.tools import environment_of
 from joblane.record.driver.database import Database
 from saas.demo.services import People
 from tests.e2e import external
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import await_true
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-
-"""Seconds until a test fails. A busy machine needs a minute to start eight functions at once."""
-
 
 STAGE = {"api": {"authorizer": {"kind": "iam"}}}
 """The emulator accepts any signature as that of the identity it names, and accepts no tokens."""
@@ -85,13 +81,6 @@ class Deployed:
 
         await_true(received, lambda: f"no dead letter with {text} in {queue}")
         return found[0]
-
-
-def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends, otherwise()
-        time.sleep(0.1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from contextlib import closing
 from typing import Any
+
+from tests.patience import await_true
 
 ENDPOINT = "JOBLANE_EXTERNAL_ENDPOINT"
 PREFIX = "joblane-test"
 MODULES = ("test_jobs.py", "test_redrive.py", "test_command_line.py", "test_inspector.py")
 """The modules that need no more than what :doc:`/how-to/local-stack` asks of an emulator."""
-STACK_SECONDS = 300
 
 
 def endpoint() -> str | None:
@@ -32,7 +32,7 @@ def new_prefix() -> str:
 def delete_stages(address: str) -> None:
     """Delete the stacks of all runs, those of killed runs too. No other run may use the emulator.
 
-    Raises ``AssertionError`` if a stack is still there after :data:`STACK_SECONDS`.
+    Raises ``AssertionError`` if a stack is still there after :data:`~tests.patience.PATIENCE_SECONDS`.
     """
     import boto3
 
@@ -48,10 +48,10 @@ def delete_stages(address: str) -> None:
             return {stack["StackName"]: stack for stack in stacks if stack["StackName"].startswith(f"{PREFIX}-")}
 
         def await_none(status: str, *names: str) -> None:
-            until = time.monotonic() + STACK_SECONDS
-            while left := [name for name, stack in found().items() if name in names and status in stack["StackStatus"]]:
-                assert time.monotonic() < until, f"these stacks of an earlier run are not deleted: {left}"
-                time.sleep(0.2)
+            def left() -> list[str]:
+                return [name for name, stack in found().items() if name in names and status in stack["StackStatus"]]
+
+            await_true(lambda: not left(), lambda: f"these stacks of an earlier run are not deleted: {left()}")
 
         await_none("_IN_PROGRESS", *found())  # the deploy of a killed run continues in the emulator
         for stack in sorted(found().values(), key=lambda stack: stack["CreationTime"], reverse=True):

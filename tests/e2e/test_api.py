@@ -46,13 +46,6 @@ def test_an_export_is_requested_created_and_downloaded_by_its_link(deployed: Dep
         assert "members.jsonl" in zipfile.ZipFile(BytesIO(answer.read())).namelist()
 
 
-def test_a_created_tenant_is_initialized(deployed: Deployed, invoke: Any) -> None:
-    status, made = invoke("POST", "/tenants", {"name": "New", "slug": "made-by-the-api"}, who=claims())
-    assert status == 201
-    deployed.await_state(made["task_id"], "completed")
-    assert invoke("GET", f"/tasks/{made['task_id']}", who=claims())[1]["result"]["outcome"] == "initialized"
-
-
 # --- Through the HTTP API ------------------------------------------------------------------------------------------
 
 
@@ -104,20 +97,3 @@ def test_the_http_api_rejects_unsigned_requests_and_unknown_routes(http: Http) -
     assert http("GET", "/openapi.json", signed=False) == (403, {"message": "Forbidden"})
     for method, path in (("GET", "/nothing"), ("DELETE", "/tenants"), ("GET", "/")):
         assert http(method, path) == (404, {"message": "Not Found"})
-
-
-# --- Jobs without a request ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("type_", "lane"),
-    [
-        ("system:health_check", "other-default-system-health-check"),
-        ("tenant:cleanup", "other-low-tenant-cleanup"),
-        ("report:generate", "other-default-report-generate"),
-    ],
-)
-def test_the_periodic_jobs_run_on_the_stack(type_: str, lane: str, deployed: Deployed) -> None:
-    id_ = deployed.send(lane, {"type": type_})
-    row = deployed.await_state(id_, "completed")
-    assert row["result"].get("healthy", True) is True, row["result"]

@@ -1,4 +1,4 @@
-"""The command line on the deployed stack: a task from its enqueue to its end, and the redrive of an archived task."""
+"""The command line on the deployed stack: a task from its enqueue to its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import sys
 import termios
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -44,16 +43,8 @@ def decoded(answer: tuple[int, str]) -> Any:
 
 def test_a_task_is_enqueued_awaited_shown_and_listed(deployed: Deployed, jobs: Jobs) -> None:
     # when
-    code, out = jobs(
-        "enqueue",
-        "data:export",
-        "--json",
-        json.dumps(deployed.export()["payload"]),
-        "--tag",
-        "by-hand",
-        "--reason",
-        "a test",
-    )
+    payload = json.dumps(deployed.export()["payload"])
+    code, out = jobs("enqueue", "data:export", "--json", payload, "--tag", "by-hand", "--reason", "a test")
     id_ = out.strip()
     # then
     assert code == 0
@@ -62,26 +53,6 @@ def test_a_task_is_enqueued_awaited_shown_and_listed(deployed: Deployed, jobs: J
     assert (view["row"]["state"], view["why"]["reason"], len(view["attempts"])) == ("completed", "ended", 1)
     assert view["audit"][0]["action"] == "enqueue"
     assert [task["id"] for task in decoded(jobs("ls", "--tag", "by-hand", "--json"))["tasks"]] == [id_]
-    assert jobs("retry", id_)[0] == 4
-    assert jobs("show", "no-such-task")[0] == 3
-
-
-def test_archived_tasks_are_grouped_by_cause_and_redriven(deployed: Deployed, jobs: Jobs) -> None:
-    # given a task that is archived, the only one of its type with this cause
-    nobody = json.dumps({"invitation_id": str(uuid4())})
-    _, out = jobs("enqueue", "user:invitation", "--json", nobody, "--wait", "--as-json")
-    row = json.loads(out)["row"]
-    assert row["state"] == "archived"
-    # when
-    groups = decoded(jobs("dead", "--json"))["groups"]
-    [group] = [found for found in groups if found["fingerprint"] == row["fingerprint"]]
-    code, out = jobs("redrive", group["fingerprint"], "--canary", "1", "--yes", "--json", "--reason", "a test")
-    # then it has failed again, because its cause still exists
-    action = json.loads(out)
-    assert (code, action["state"], action["failed"]) == (1, "completed", 1)
-    assert action["stopped"] is not None
-    assert decoded(jobs("show", row["id"], "--json"))["generation"] == 1
-    assert {"enqueue", "redrive"} <= {entry["action"] for entry in decoded(jobs("audit", "--json"))}
 
 
 def test_watch_works_on_a_terminal_and_restores_it(deployed: Deployed) -> None:

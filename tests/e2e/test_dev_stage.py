@@ -11,7 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,13 @@ from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment, environment_of
 from joblane.record.driver.database import Database
-from tests.e2e.conftest import await_true
 from tests.e2e.dev_stage import assembly
 from tests.e2e.dev_stage.aws_cli import installed_aws_cli, service_quotas
 from tests.e2e.dev_stage.checkout import Checkout
 from tests.e2e.dev_stage.nested import STACK
 from tests.e2e.dev_stage.page import steps
 from tests.pages import ROOT
+from tests.patience import await_true
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -83,13 +83,6 @@ class Account:
         return [event["ResourceStatus"] for event in reversed(ended) if event["ResourceType"] == "Custom::Migration"]
 
 
-@contextmanager
-def client(service: str) -> Iterator[Any]:
-    made = boto3.client(service)  # type: ignore[call-overload]
-    yield made
-    made.close()
-
-
 def states(cloudformation: CloudFormationClient) -> dict[str, str]:
     pages = cloudformation.get_paginator("describe_stacks").paginate()
     return {stack["StackName"]: stack["StackStatus"] for page in pages for stack in page["Stacks"]}
@@ -131,7 +124,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 
 def test_every_step_of_the_deploy_page_succeeds_in_an_empty_account(account: Account) -> None:
-    with client("cloudformation") as cloudformation:
+    with closing(boto3.client("cloudformation")) as cloudformation:
         found = states(cloudformation)
     assert {name: found.get(name) for name in STACKS} == dict.fromkeys(STACKS, "CREATE_COMPLETE")
     query = "select state, runs, generation from joblane.tasks where tags = '{first-failure}'"
@@ -139,7 +132,7 @@ def test_every_step_of_the_deploy_page_succeeds_in_an_empty_account(account: Acc
 
 
 def test_only_what_the_emulator_refuses_is_not_deployed(account: Account) -> None:
-    with client("cloudformation") as cloudformation:
+    with closing(boto3.client("cloudformation")) as cloudformation:
         # given: the emulator refuses each type
         template = {"Resources": {f"A{n}": {"Type": type_} for n, type_ in enumerate(sorted(assembly.REFUSED))}}
         with pytest.raises(ClientError) as refusal:
@@ -169,7 +162,7 @@ def test_an_alarm_of_several_metrics_is_refused_by_the_emulator(account: Account
         "ComparisonOperator": "GreaterThanThreshold",
         "Threshold": 1,
     }
-    with client("cloudformation") as cloudformation:
+    with closing(boto3.client("cloudformation")) as cloudformation:
         body = json.dumps({"Resources": {"Alarm": {"Type": type_, "Properties": properties}}})
         cloudformation.create_stack(StackName="an-alarm", TemplateBody=body)
         await_true(
@@ -188,7 +181,7 @@ def test_a_changed_function_is_deployed_after_its_migration(account: Account) ->
     assembly.change_code(changed, HANDLER, "the invitation does not exist", "there is no such invitation")
     account.deploy("a deploy of a changed function", changed)
     assert account.run_job(UNKNOWN_INVITATION)["reason"] == "SkipRetry: there is no such invitation"
-    with client("cloudformation") as cloudformation:
+    with closing(boto3.client("cloudformation")) as cloudformation:
         assert account.migrations(cloudformation) == ["CREATE_COMPLETE", "UPDATE_COMPLETE"]
     account.current = changed
 
@@ -212,7 +205,7 @@ def test_a_failed_migration_is_rolled_back_while_the_database_is_stopped(account
         account.postgres.start()
     # then the old code runs, and a deploy of it has nothing to change
     assert "no_such_package" in output
-    with client("cloudformation") as cloudformation:
+    with closing(boto3.client("cloudformation")) as cloudformation:
         assert states(cloudformation)[f"{PREFIX}-jobs"] == "UPDATE_ROLLBACK_COMPLETE"
         assert account.migrations(cloudformation)[-2:] == ["UPDATE_FAILED", "UPDATE_COMPLETE"]
     assert account.run_job(UNKNOWN_INVITATION)["error_type"] == "SkipRetry"
@@ -223,7 +216,11 @@ def test_a_failed_migration_is_rolled_back_while_the_database_is_stopped(account
 def test_the_last_step_of_the_page_removes_the_stage(account: Account) -> None:
     for block in steps(PAGE)[1]:
         account.checkout.run(block.text, name=str(block))
-    with client("cloudformation") as cloudformation, client("sqs") as sqs, client("lambda") as functions:
+    with (
+        closing(boto3.client("cloudformation")) as cloudformation,
+        closing(boto3.client("sqs")) as sqs,
+        closing(boto3.client("lambda")) as functions,
+    ):
         assert states(cloudformation).keys() == {"CDKToolkit"}
         assert sqs.list_queues().get("QueueUrls", []) == []
         assert functions.list_functions()["Functions"] == []

@@ -11,7 +11,8 @@ import boto3
 import pytest
 
 from joblane.tasks.events import Event, source
-from tests.e2e.conftest import Deployed, await_true
+from tests.e2e.conftest import Deployed
+from tests.patience import await_true
 
 
 @pytest.fixture

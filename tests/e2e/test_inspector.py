@@ -10,7 +10,8 @@ import pytest
 from joblane.cli.connect import connect
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Grade
-from tests.e2e.conftest import Deployed, await_true
+from tests.e2e.conftest import Deployed
+from tests.patience import await_true
 
 
 @pytest.fixture

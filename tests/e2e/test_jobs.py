@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from unittest.mock import patch
 
+import boto3
 import pytest
 
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from joblane import JobClient
-from tests.e2e.conftest import Deployed, await_true
+from tests.e2e.conftest import Deployed
+from tests.patience import await_true
 
 LANE = "default-data-export"
 
@@ -101,13 +104,21 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
     assert deployed.await_state(id_, "completed")["runs"] == 1
 
 
+def delivered(deployed: Deployed, since: float) -> bool:
+    """Return true if an invocation of the export has ended since then."""
+    with closing(boto3.client("logs")) as logs:
+        group, start = f"/aws/lambda/{deployed.named('data-export')}", int(since * 1000)
+        return bool(logs.filter_log_events(logGroupName=group, startTime=start, filterPattern="REPORT")["events"])
+
+
 def test_while_the_database_is_unavailable_jobs_wait_without_using_attempts(deployed: Deployed) -> None:
     # given a stopped PostgreSQL, and new messages
     deployed.database.drop()
     deployed.stack.postgres.stop()
-    ids = [deployed.send(deployed.named(LANE), deployed.export() | {"id": f"waiting-{number}"}) for number in range(5)]
-    assert len(ids) == 5
-    time.sleep(3)  # deliveries are attempted in this time
+    since = time.time()
+    for number in range(5):
+        deployed.send(deployed.named(LANE), deployed.export() | {"id": f"waiting-{number}"})
+    await_true(lambda: delivered(deployed, since), lambda: "no delivery was attempted")
     # when PostgreSQL starts again
     deployed.stack.postgres.start()
     # then all complete, in their first attempt

@@ -21,9 +21,12 @@ from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from joblane import JobClient, Queue
 from joblane.tasks.discovery import discover
-from tests.e2e.conftest import Deployed, await_true
+from tests.e2e.conftest import Deployed
+from tests.patience import await_true
 
 REFUSED = ("AccessDenied", "AccessDeniedException")
+PERMITTED = ("ReceiptHandleIsInvalid", "NoSuchKey")
+"""Errors after the check of the permission: the receipt is invalid, and the object does not exist."""
 OTHER = "other-low-tenant-cleanup"
 FRONT_DOORS = [f"other-{queue}" for queue in Queue]
 LANES = [f"other-{queue}-{task.slug}" for task in discover().values() for queue in task.lanes]
@@ -48,63 +51,41 @@ class Caller:
     def bucket(self) -> str:
         return self.deployed.stack.output("ExportBucket")
 
-    def send(self, queue: str) -> None:
-        """Send a message that every consumer refuses."""
-        self.sqs.send_message(QueueUrl=self.deployed.url(queue), MessageBody="a probe")
-
-    def find(self, queue: str) -> None:
-        self.sqs.get_queue_url(QueueName=queue)
-
-    def inspect(self, queue: str) -> None:
-        self.sqs.get_queue_attributes(QueueUrl=self.deployed.url(queue), AttributeNames=["All"])
-
-    def receive(self, queue: str) -> None:
-        self.sqs.receive_message(QueueUrl=self.deployed.url(queue), WaitTimeSeconds=0)
-
-    def delete(self, queue: str) -> None:
-        """Delete with an invalid receipt: the permission is checked first."""
-        try:
-            self.sqs.delete_message(QueueUrl=self.deployed.url(queue), ReceiptHandle="none")
-        except self.sqs.exceptions.ReceiptHandleIsInvalid:
-            return
-
-    def purge(self, queue: str) -> None:
-        self.sqs.purge_queue(QueueUrl=self.deployed.url(queue))
-
-    def write(self, key: str) -> None:
-        self.s3.put_object(Bucket=self.bucket, Key=key, Body=b"{}")
-
-    def read(self, key: str) -> None:
-        """Read an object that may not exist: the permission is checked first."""
-        try:
-            self.s3.get_object(Bucket=self.bucket, Key=key)
-        except self.s3.exceptions.NoSuchKey:
-            return
-
-    def remove(self, key: str) -> None:
-        self.s3.delete_object(Bucket=self.bucket, Key=key)
-
-    def list(self, prefix: str) -> None:
-        self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
-
-    def roles(self, _: str) -> None:
-        self.session.client("iam").list_roles()
-
-    def emit(self, bus: str) -> None:
-        entry = {"Source": "test", "DetailType": "test", "Detail": "{}", "EventBusName": bus}
-        self.session.client("events").put_events(Entries=[entry])
-
-    def invoke(self, function: str) -> None:
-        self.session.client("lambda").invoke(FunctionName=function, InvocationType="DryRun")
-
     def may(self, does: str, what: str) -> bool:
         try:
-            getattr(self, does)(what)
+            CALLS[does](self, what)
         except ClientError as error:
-            if error.response["Error"]["Code"] in REFUSED:
-                return False
-            raise
+            code = error.response["Error"]["Code"]
+            if code not in (*REFUSED, *PERMITTED):
+                raise
+            return code in PERMITTED
         return True
+
+
+CALLS: dict[str, Callable[[Caller, str], object]] = {
+    "send": lambda caller, queue: caller.sqs.send_message(QueueUrl=caller.deployed.url(queue), MessageBody="a probe"),
+    "find": lambda caller, queue: caller.sqs.get_queue_url(QueueName=queue),
+    "inspect": lambda caller, queue: caller.sqs.get_queue_attributes(
+        QueueUrl=caller.deployed.url(queue), AttributeNames=["All"]
+    ),
+    "receive": lambda caller, queue: caller.sqs.receive_message(QueueUrl=caller.deployed.url(queue), WaitTimeSeconds=0),
+    "delete": lambda caller, queue: caller.sqs.delete_message(
+        QueueUrl=caller.deployed.url(queue), ReceiptHandle="none"
+    ),
+    "purge": lambda caller, queue: caller.sqs.purge_queue(QueueUrl=caller.deployed.url(queue)),
+    "write": lambda caller, key: caller.s3.put_object(Bucket=caller.bucket, Key=key, Body=b"{}"),
+    "read": lambda caller, key: caller.s3.get_object(Bucket=caller.bucket, Key=key),
+    "remove": lambda caller, key: caller.s3.delete_object(Bucket=caller.bucket, Key=key),
+    "list": lambda caller, prefix: caller.s3.list_objects_v2(Bucket=caller.bucket, Prefix=prefix),
+    "roles": lambda caller, _: caller.session.client("iam").list_roles(),
+    "emit": lambda caller, bus: caller.session.client("events").put_events(
+        Entries=[{"Source": "test", "DetailType": "test", "Detail": "{}", "EventBusName": bus}]
+    ),
+    "invoke": lambda caller, function: caller.session.client("lambda").invoke(
+        FunctionName=function, InvocationType="DryRun"
+    ),
+}
+"""Action → its call. Every consumer refuses a message that is sent."""
 
 
 @pytest.fixture

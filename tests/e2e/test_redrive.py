@@ -14,7 +14,8 @@ from joblane.inspector.views import DeadGroup
 from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
-from tests.e2e.conftest import Deployed, await_true
+from tests.e2e.conftest import Deployed
+from tests.patience import await_true
 
 
 @pytest.fixture

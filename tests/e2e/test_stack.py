@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import closing
 
 import boto3
 import psutil
@@ -17,8 +18,10 @@ import pytest
 from joblane.local.daemon import Daemon, is_alive
 from joblane.local.deployment import Deployment
 from joblane.local.stack import LocalStack
+from joblane.local.tools import environment_of
 from joblane.project import Project
-from tests.e2e.conftest import Deployed, await_true
+from tests.e2e.conftest import Deployed
+from tests.patience import await_true
 
 UP = """
 import sys
@@ -32,17 +35,8 @@ LocalStack(
 
 
 def queue_names(stack: LocalStack) -> set[str]:
-    client = boto3.client(
-        "sqs",
-        endpoint_url=stack.endpoint,
-        region_name=stack.region,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    try:
-        return {url.rpartition("/")[2] for url in client.list_queues().get("QueueUrls", [])}
-    finally:
-        client.close()
+    with environment_of(stack.environment), closing(boto3.client("sqs")) as sqs:
+        return {url.rpartition("/")[2] for url in sqs.list_queues().get("QueueUrls", [])}
 
 
 def outcomes(stack: LocalStack) -> list[str]:

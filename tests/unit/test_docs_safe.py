@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from tests.pages import FENCE, PAGES, ROOT, commands
 
-SOURCES = [
-    path
-    for folder in ("shared", "functions", "infra", ".github")
-    for path in sorted((ROOT / folder).rglob("*"))
-    if path.suffix in (".py", ".jinja", ".yml", ".html", ".sql")
-]
+FOLDERS, SUFFIXES = ("shared", "functions", "infra", ".github"), (".py", ".jinja", ".yml", ".html", ".sql")
 HEADING = re.compile(r"^#{1,6} ", re.M)
 
 COUNTED_BY = {
@@ -38,6 +32,13 @@ SQL_DELETES = re.compile(
     r"\b(delete from|truncate|drop (table|schema|database)|update) (?!joblane\.pauses\b)[\w.]+", re.I
 )
 SQL_COUNTS = re.compile(r"\bselect\b.*\bcount\(", re.I | re.S)
+
+
+@cache
+def sources() -> dict[Path, str]:
+    """The files of the code with their texts."""
+    files = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES)
+    return {path: path.read_text() for path in files}
 
 
 def moves_without_a_destination(text: str) -> list[str]:
@@ -87,12 +88,12 @@ def _sections(page: str) -> Iterator[str]:
 
 
 def test_messages_are_moved_to_a_queue_that_is_named() -> None:
-    assert [path for path in (*PAGES, *SOURCES) if moves_without_a_destination(path.read_text())] == []
+    texts = sources() | {page: page.read_text() for page in PAGES}
+    assert [path for path, text in texts.items() if moves_without_a_destination(text)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_deletion_follows_a_block_that_counts(page: Path) -> None:
-    assert list(deletes_uncounted(page.read_text())) == []
+def test_a_deletion_follows_a_block_that_counts() -> None:
+    assert [(page, line) for page in PAGES for line in deletes_uncounted(page.read_text())] == []
 
 
 def test_commands_for_a_copy_of_a_database_do_not_ask_the_exported_stage() -> None:
@@ -103,8 +104,7 @@ def test_commands_for_a_copy_of_a_database_do_not_ask_the_exported_stage() -> No
 
 
 def test_advice_of_a_program_to_delete_a_queue_counts_first() -> None:
-    for path in SOURCES:
-        text = path.read_text()
+    for path, text in sources().items():
         for match in re.finditer(r"aws sqs (purge|delete)-queue", text):
             assert "get-queue-attributes" in text[max(0, match.start() - 400) : match.start()], path
 

@@ -18,6 +18,18 @@ from joblane.testing import pytest_plugin
 from tests.owners import ME, OTHER, own
 
 
+def refused(folder: Path, why: str) -> None:
+    with pytest.raises(ProjectError, match=why):
+        Project.here(folder)
+
+
+def exit_status(arguments: list[str]) -> int:
+    """Run the command line."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
 @pytest.mark.parametrize(
     ("text", "environment"),
     [
@@ -57,17 +69,13 @@ def test_a_project_without_a_pyproject_file_has_no_name(tmp_path: Path) -> None:
 )
 def test_an_invalid_setting_is_named(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
-    with pytest.raises(ProjectError, match=why):
-        Project.here(tmp_path)
+    refused(tmp_path, why)
 
 
 @pytest.mark.parametrize("functions", ["src/shop/jobs", "shop.jobs", "my-jobs", "../up", "/abs", "class"])
 def test_functions_must_be_a_package_in_the_root(functions: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.joblane]\nfunctions = '{functions}'")
-    with pytest.raises(
-        ProjectError, match=f"tool.joblane.functions: '{functions}' is not a package name; .* a src layout in `code`"
-    ):
-        Project.here(tmp_path)
+    refused(tmp_path, f"tool.joblane.functions: '{functions}' is not a package name; .* a src layout in `code`")
 
 
 # --- Folders of other users ------------------------------------------------------------------------------------------
@@ -108,27 +116,23 @@ def test_a_file_of_another_user_in_a_project_is_refused(
 def test_settings_of_another_user_are_not_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "pyproject.toml").write_text("[tool")
     own(monkeypatch, **{"pyproject.toml": OTHER})
-    with pytest.raises(ProjectError, match=f"belongs to the user with id {OTHER}"):
-        Project.here(project)
+    refused(project, f"belongs to the user with id {OTHER}")
 
 
 def test_a_folder_of_another_user_is_not_skipped(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "deep" / "cdk.json").touch()
     own(monkeypatch, deep=OTHER)
-    with pytest.raises(ProjectError, match="deep belongs to the user"):
-        Project.here(project / "deep" / "er")
+    refused(project / "deep" / "er", "deep belongs to the user")
 
 
 def test_root_may_use_the_project_of_the_user_who_called_sudo(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(ProjectError, match="and you are the user root"):
-        Project.here(project)
+    refused(project, "and you are the user root")
     monkeypatch.setenv("SUDO_UID", str(ME))
     assert Project.here(project).root == project
     # and only root
     monkeypatch.setattr(os, "geteuid", lambda: OTHER)
-    with pytest.raises(ProjectError, match="belongs to"):
-        Project.here(project)
+    refused(project, "belongs to")
 
 
 def test_the_variable_accepts_one_folder_by_its_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +142,7 @@ def test_the_variable_accepts_one_folder_by_its_path(project: Path, monkeypatch:
     monkeypatch.chdir(project)
     for other in (".", "*", str(project.parent), f"{project}/*", str(project / "deep"), "/", ""):
         monkeypatch.setenv(SAFE_FOLDER, other)
-        with pytest.raises(ProjectError, match="belongs to"):
-            Project.here(project / "deep")
+        refused(project / "deep", "belongs to")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "functions", "cdk.json"])
@@ -149,8 +152,7 @@ def test_a_link_to_a_file_of_another_user_is_refused(name: str, project: Path, m
     (project / name).symlink_to(target)
     assert Project.here(project).root == project
     own(monkeypatch, theirs=OTHER)
-    with pytest.raises(ProjectError, match=f"theirs belongs to the user with id {OTHER}"):
-        Project.here(project)
+    refused(project, f"theirs belongs to the user with id {OTHER}")
     monkeypatch.setenv(SAFE_FOLDER, str(project))
     assert Project.here(project).root == project
 
@@ -165,8 +167,7 @@ def test_a_folder_above_code_and_a_lock_of_another_user_are_refused(
     own(monkeypatch, **{project.parent.name: OTHER})
     assert Project.here(project).lock == project / "locks.txt"
     own(monkeypatch, **{name: OTHER})
-    with pytest.raises(ProjectError, match=f"{name} belongs to the user"):
-        Project.here(project)
+    refused(project, f"{name} belongs to the user")
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -177,21 +178,18 @@ def test_a_data_folder_that_is_a_link_is_refused(safe: bool, project: Path, monk
     (project / ".joblane").symlink_to(target)
     if safe:
         monkeypatch.setenv(SAFE_FOLDER, str(project))
-    with pytest.raises(ProjectError, match=rf"shop/\.joblane is a link to {target}, .* Remove the link; {SAFE_FOLDER}"):
-        Project.here(project)
+    refused(project, rf"shop/\.joblane is a link to {target}, .* Remove the link; {SAFE_FOLDER}")
     assert (target.stat().st_mode & 0o777, list(target.iterdir())) == (0o755, [])
 
 
 def test_a_folder_for_code_in_which_all_users_may_write_is_refused(project: Path) -> None:
     (project / "shared").chmod(0o1777)
-    with pytest.raises(ProjectError, match="shared is not used, because every user may create files in it"):
-        Project.here(project)
+    refused(project, "shared is not used, because every user may create files in it")
 
 
 def test_a_folder_in_which_all_users_may_write_is_no_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project.chmod(0o1777)
-    with pytest.raises(ProjectError, match="shop is not used, because every user may create files in it"):
-        Project.here(project / "deep")
+    refused(project / "deep", "shop is not used, because every user may create files in it")
     monkeypatch.setenv(SAFE_FOLDER, str(project))
     assert Project.here(project / "deep").root == project
     # and other modes, which containers and other file systems set, are no reason
@@ -213,8 +211,7 @@ def test_without_a_project_no_code_of_the_folder_is_imported(
     # and data of another user is refused
     (shared / ".joblane").mkdir()
     own(monkeypatch, **{"tmp": 0, ".joblane": OTHER})
-    with pytest.raises(ProjectError, match=r"tmp/\.joblane belongs to"):
-        Project.here(shared)
+    refused(shared, r"tmp/\.joblane belongs to")
 
 
 def test_a_system_without_user_ids_has_no_owners(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,9 +287,7 @@ def test_dev_does_not_start_with_a_lock_that_no_deploy_accepts(
 ) -> None:
     lock.write_text(without(lock.read_text(), "pg8000"))
     monkeypatch.chdir(lock.parent)
-    with pytest.raises(SystemExit) as ended:
-        main(["dev", "--no-page"])
-    assert ended.value.code == 1
+    assert exit_status(["dev", "--no-page"]) == 1
     assert re.search(
         r"functions\.txt does not fit this version of joblane: pg8000>=[\d.]+ is missing", capsys.readouterr().err
     )
@@ -305,15 +300,12 @@ def test_help_and_usage_errors_need_no_project(
 ) -> None:
     own(monkeypatch, functions=OTHER)
     monkeypatch.chdir(project / "deep")
-    with pytest.raises(SystemExit) as ended:
-        main(command.split())
+    status = exit_status(command.split())
     printed = capsys.readouterr()
-    assert ended.value.code == (0 if command.endswith("--help") else 2)
+    assert status == (0 if command.endswith("--help") else 2)
     assert "Usage: joblane" in printed.out + printed.err
     # and a command that reads it is refused
-    with pytest.raises(SystemExit) as ended:
-        main(["schema"])
-    assert ended.value.code == 1
+    assert exit_status(["schema"]) == 1
     assert f"joblane: {project}/functions belongs to the user" in capsys.readouterr().err
 
 
@@ -325,10 +317,9 @@ def test_completion_in_a_project_of_another_user_offers_commands_but_no_types(
     monkeypatch.chdir(project / "deep")
     for name, value in {"_JOBLANE_COMPLETE": "complete_bash", "COMP_WORDS": arguments, "COMP_CWORD": "1"}.items():
         monkeypatch.setenv(name, value if name != "COMP_CWORD" else str(arguments.count(" ")))
-    with pytest.raises(SystemExit) as ended:
-        main([])
+    status = exit_status([])
     printed = capsys.readouterr()
-    assert (ended.value.code, printed.err) == (0, "")
+    assert (status, printed.err) == (0, "")
     assert offered in printed.out.split() if offered else printed.out.strip() == ""
 
 
@@ -339,7 +330,5 @@ def test_init_below_a_project_of_another_user_makes_a_project(
     own(monkeypatch, functions=OTHER)
     mine = project / "deep"
     monkeypatch.chdir(mine)
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
+    assert exit_status(arguments) == 0
     assert (mine / "functions" / "hello_world" / "handler.py").is_file()

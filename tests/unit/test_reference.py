@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-import joblane
-from joblane import Payload, TaskContext, task, testing
+from joblane import Payload, TaskContext, task
 from joblane.client.batch import Batch
 from joblane.client.client import JobClient
 from joblane.client.limits import Limits
@@ -20,9 +19,6 @@ from joblane.client.message_client import MessageClient
 from joblane.client.schedules import Schedules
 from joblane.errors import DeclarationError, EnqueueError
 from joblane.handler.context import TaskContext as Context
-from joblane.inspector.inspector import Inspector
-from joblane.inspector.permission import permission_of
-from joblane.project import KEYS
 from joblane.record.row.states import State
 from joblane.tasks.job import DURATION, NUMBER, OPTIONS, Job
 from joblane.tasks.schedule import every
@@ -31,7 +27,7 @@ from tests.pages import FENCE, ROOT, table
 from tests.reference import FOLDER, page, rendered
 from tests.reference.docstrings import MissingTextError, doc, fields_of, split_range
 from tests.reference.found import log_fields, metrics, trees, variables
-from tests.reference.sections import ERRORS, INSIDE, INTERNAL, PAGES, SETTINGS
+from tests.reference.sections import ERRORS, INSIDE, INTERNAL, PAGES
 
 CODE = re.compile(r"`([^`]+)`")
 
@@ -80,14 +76,6 @@ def test_an_option_without_a_text_is_an_error() -> None:
 # --- Nothing is missing --------------------------------------------------------------------------------------------
 
 
-def test_every_option_of_the_decorator_is_in_the_reference() -> None:
-    assert set(inspect.signature(task).parameters) <= headings("task")
-
-
-def test_every_enqueue_option_is_in_the_reference() -> None:
-    assert set(OPTIONS) <= headings("enqueue")
-
-
 @pytest.mark.parametrize(("model", "name"), [(JobClient, "enqueue"), (MessageClient, "enqueue"), (Context, "context")])
 def test_every_public_member_of_a_class_is_in_the_reference(model: type, name: str) -> None:
     members = {member for member in (*vars(model), *model.__annotations__) if not member.startswith("_")}
@@ -118,23 +106,6 @@ def test_what_a_client_holds_itself_has_no_public_name() -> None:
     client, sender = JobClient(), MessageClient()
     held = [name for one in (client, client.limits, client.schedules, sender) for name in vars(one)]
     assert [name for name in held if not name.startswith("_")] == ["limits", "schedules"]
-
-
-def test_every_setting_of_a_stage_is_in_the_reference() -> None:
-    for model in SETTINGS.values():
-        assert set(model.model_fields) <= words("settings"), model.__name__
-
-
-def test_every_key_of_the_project_is_in_the_reference() -> None:
-    assert set(KEYS) <= words("project")
-
-
-def test_every_operation_of_the_inspector_is_in_the_reference() -> None:
-    assert {name for name in vars(Inspector) if permission_of(Inspector, name)} <= headings("inspector")
-
-
-def test_every_public_name_is_in_the_reference() -> None:
-    assert {*joblane.__all__, *testing.__all__} <= words("public-names")
 
 
 def test_every_state_is_in_the_reference() -> None:

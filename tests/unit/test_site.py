@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from joblane.project import Project
+from tests.pages import ROOT
 
 STRICT = ("--quiet", "--fresh-env", "--fail-on-warning")
 EXTERNAL = re.compile(r"(?:[a-z]+:)?//", re.I)
@@ -19,17 +22,31 @@ LOADED_BY_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as by `make docs`."""
-    folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "sphinx", *STRICT, "--doctree-dir", str(folder / "doctrees"), "docs", str(folder)],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    return folder
+    """The site, built as by `make docs`. The next run uses it again if no page and no package has changed."""
+    pages = (path for path in sorted((ROOT / "docs").rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    digest = hashlib.sha256(sys.version.encode())
+    for path in (*pages, *sorted(ROOT.glob("*.md")), ROOT / "requirements" / "dev.txt", ROOT / "pyproject.toml"):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    kept = Project(ROOT).make_folder() / "cache" / "site"
+    site = kept / digest.hexdigest()[:16]
+    if not site.exists():
+        new = tmp_path_factory.mktemp("site")
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            *STRICT,
+            "--doctree-dir",
+            str(new / "trees"),
+            "docs",
+            str(new / "site"),
+        ]
+        built = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+        assert built.returncode == 0, built.stdout + built.stderr
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(new / "site", kept / "new")
+        (kept / "new").rename(site)
+    return site
 
 
 class Loaded(HTMLParser):

@@ -7,10 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +21,31 @@ from joblane.project import Project
 from joblane.record.driver.database import Database
 from tests import long_chains, unpacked, wheel
 from tests.e2e.adopter.shop import FILES
-from tests.e2e.adopter.tutorial import Tutorial
+from tests.e2e.adopter.tutorial import Tutorial, difference
 from tests.pages import ROOT
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import await_true
+
+ROWS = "".join(f"row {number}\n" for number in range(300))
+
+
+@pytest.mark.parametrize(
+    ("page", "printed", "differs"),
+    [
+        ("a  b\n…\nc …\n", "a b\nx\nc\nc  d\n", None),
+        ("id 01a2167e-7a49-70e6-ab8a-436a2ce92025\n…\n", "id 01a2167f-26ce-77fe-a1ba-251eb8677215\n", None),
+        (
+            "…\nrow 1\nrow 2\n…\nrow 7\n",
+            "row 1\nrow 1\nrow 2\nrow 6\n",
+            "the page has 'row 7', and printed was 'the end'",
+        ),
+        ("a\nb\n", "a\n", "the page has 'b', and printed was 'the end'"),
+        ("a\n", "a\nb\n", "the page has 'the end', and printed was 'b'"),
+        ("…\nrow …\n" * 30 + "end\n", ROWS, "the page has 'end', and printed was 'the end'"),
+    ],
+    ids=["same", "ids", "after-an-omission", "less", "more", "many-omissions"],
+)
+def test_the_first_line_that_differs_from_the_page_is_named(page: str, printed: str, differs: str | None) -> None:
+    assert difference(page, printed) == differs
 
 
 @dataclass(frozen=True)
@@ -94,40 +113,6 @@ def adopter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adopter]:
         made.run("joblane", "down")
 
 
-@contextmanager
-def serving(adopter: Adopter) -> Iterator[str]:
-    """The application's API, until the block ends."""
-    port = free_port()
-    command: list[str | Path] = [
-        adopter.python,
-        "-m",
-        "uvicorn",
-        "--port",
-        str(port),
-        "--log-level",
-        "warning",
-        "shop.main:app",
-    ]
-    with subprocess.Popen(command, cwd=adopter.folder, env=adopter.variables | adopter.joined) as server:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-
-
-def post(url: str) -> dict[str, str]:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="POST")) as answer:
-                found: dict[str, str] = json.load(answer)
-                return found
-        except urllib.error.URLError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
-
-
 def relations(database: Database, schema: str) -> set[str]:
     found = database.get().run(
         "select relname from pg_class join pg_namespace n on n.oid = relnamespace where relkind = 'r' and nspname = $1",
@@ -177,8 +162,8 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     assert relations(database, "joblane") == ours
 
     # when it enqueues a job in its own session
-    with serving(adopter) as url:
-        job = post(f"{url}/tenants?name=Ada")["job"]
+    program = "from shop.main import add_tenant; print(add_tenant('Ada')['job'])"
+    job = adopter.run("python", "-c", program, **joined).split()[-1]
 
     # then the job completes, and its work is in the application's table
     adopter.run("joblane", "wait", job, "--timeout", "1m")
@@ -193,10 +178,8 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
 def test_chains_of_messages_end_as_on_aws(adopter: Adopter) -> None:
     (adopter.folder / "chains.py").write_text(long_chains.PROGRAM)
     adopter.run("python", "chains.py", "jobs-default-chain-link", **adopter.joined)
-    until = time.monotonic() + PATIENCE_SECONDS
-    while long_chains.REFUSAL not in (adopter.folder / ".joblane" / "ministack.log").read_text():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    log = adopter.folder / ".joblane" / "ministack.log"
+    await_true(lambda: long_chains.REFUSAL in log.read_text(), lambda: f"no refusal in {log}")
     long_chains.assert_stopped(adopter.joined["DATABASE_URL"])
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
-from joblane.local.ports import HOST
 from tests.locked import environment
+from tests.unit.saas.servers import HttpServer, status
 
 PROGRAM = """#!/bin/sh
 [ "$1" = sqs ] && set -- "$@" --endpoint-url "$AWS_ENDPOINT_URL"
@@ -34,26 +32,11 @@ def installed_aws_cli() -> Path:
 def service_quotas() -> Iterator[str]:
     """Yield the address of a service that accepts every request to raise a quota."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
-            quota = {**asked, "Status": "PENDING", "Id": "1", "Value": 10.0}
-            answer = json.dumps({"RequestedQuota": quota, "Quota": quota}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/x-amz-json-1.1")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    def accept(handler: BaseHTTPRequestHandler) -> None:
+        quota = {**server.requests[-1].json, "Status": "PENDING", "Id": "1", "Value": 10.0}
+        answer = json.dumps({"RequestedQuota": quota, "Quota": quota}).encode()
+        status(200, answer, **{"Content-Type": "application/x-amz-json-1.1"})(handler)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer((HOST, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    server = HttpServer([accept])
+    with server.running():
+        yield server.url

@@ -8,11 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from joblane.local.tools import environment_of
 from joblane.record.driver.database import Database
 from tests import long_chains
 from tests.pages import ROOT, blocks
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, await_true
 
 NOT_INHERITED = ("AWS_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
 HANDLER = """
@@ -163,23 +163,30 @@ class Dev:
 
     def send(self, type_: str, **payload: Any) -> str:
         """Send by boto3 to a front door. Return the task's id."""
-        with environment_of(self.variables):
-            sqs = boto3.client("sqs")
-            url = sqs.get_queue_url(QueueName="jobs-default")["QueueUrl"]
-            sent = sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"type": type_, "payload": payload}))
-            sqs.close()
+        url = self.sqs.get_queue_url(QueueName="jobs-default")["QueueUrl"]
+        sent = self.sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"type": type_, "payload": payload}))
         return str(sent["MessageId"])
+
+    @cached_property
+    def sqs(self) -> Any:
+        with environment_of(self.variables):
+            return boto3.client("sqs")
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.variables["DATABASE_URL"])
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line, or Python, in the project."""
+        return self.run_with(self._environment, *arguments)
+
+    def run_with(self, environment: Mapping[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, cwd=self.root, env=self._environment, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
 
     def row(self, id_: str) -> dict[str, Any]:
-        with Database(self.variables["DATABASE_URL"]) as database:
-            rows = database.get().run("select to_jsonb(t) from joblane.tasks t where id = $1", id_)
+        query = "select to_jsonb(t) from joblane.tasks t where id = $1"
+        rows = self.database.call_again(lambda connection: connection.run(query, id_))  # a test kills the server
         return dict(rows[0][0]) if rows else {}
 
     def await_state(self, id_: str, state: str) -> dict[str, Any]:
@@ -200,18 +207,13 @@ def env_file_of(local: Path) -> dict[str, str]:
     return {name: value.strip("'") for name, value in pairs if name in env_file.VARIABLES}
 
 
-def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    ends = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < ends, otherwise()
-        time.sleep(0.03)
-
-
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     dev = Dev(tmp_path_factory.mktemp("project"))
     dev.start()
     yield dev
+    dev.database.drop()
+    dev.sqs.close()
     if dev.process.poll() is None:
         started = dev.processes()
         dev.process.terminate()
@@ -222,13 +224,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(dev: Dev) -> None:
     program = dev.root / "producer.py"
     program.write_text(PRODUCER)
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        env={**os.environ, **dev.variables, "PYTHONPATH": str(dev.root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = dev.run_with({**os.environ, **dev.variables, "PYTHONPATH": str(dev.root)}, program)
     id_ = done.stdout.strip()
     assert dev.await_state(id_, "completed")["result"] == "1", done.stderr
     dev.await_state(dev.send("hello:world"), "completed")
@@ -243,14 +239,7 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
 def test_chains_of_messages_end_as_on_aws(dev: Dev) -> None:
     program = dev.root / "chains.py"
     program.write_text(long_chains.PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(program), "jobs-default-chain-link"],
-        cwd=dev.root,
-        env={**os.environ, **dev.variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = dev.run_with({**os.environ, **dev.variables}, program, "jobs-default-chain-link")
     assert done.returncode == 0, done.stdout + done.stderr
     dev.await_line(long_chains.REFUSAL, "16 times in one chain of messages")
     long_chains.assert_stopped(dev.variables["DATABASE_URL"])
@@ -309,9 +298,7 @@ def test_a_django_queue_waits_while_its_tasks_cannot_be_imported(dev: Dev) -> No
     id_ = dev.run("-m", "joblane.cli", "enqueue", "django:mail", "--json", call).stdout.split()[0]
     # then the log names the line, its advice shows the traceback, and the task runs once it is fixed
     dev.await_line("shop_tasks.py, line 1: ModuleNotFoundError")
-    advised = [sys.executable, "-m", "functions.django_mail.handler"]
-    environment = {**os.environ, **dev.variables}
-    shown = subprocess.run(advised, cwd=dev.root, env=environment, capture_output=True, text=True, check=False)
+    shown = dev.run_with({**os.environ, **dev.variables}, "-m", "functions.django_mail.handler")
     assert "import nothing_here" in shown.stderr
     (dev.root / "shop_tasks.py").write_text(DJANGO_TASKS)
     dev.save("django:mail", DJANGO_HANDLER + "\n")

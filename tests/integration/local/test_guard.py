@@ -9,6 +9,7 @@ import json
 import subprocess
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import boto3
@@ -75,8 +76,7 @@ def request(
     emulator: MiniStack, method: str, path: str, body: str = "", headers: dict[str, str] | None = None, host: str = ""
 ) -> tuple[int, bytes, dict[str, str]]:
     """Send a request with only the given headers and Host. Return status, body and headers."""
-    connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=PATIENCE_SECONDS)
-    try:
+    with closing(http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=PATIENCE_SECONDS)) as connection:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", host or f"127.0.0.1:{emulator.port}")
         for name, value in {"Content-Length": str(len(body.encode())), **(headers or {})}.items():
@@ -84,8 +84,6 @@ def request(
         connection.endheaders(body.encode())
         answer = connection.getresponse()
         return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-    finally:
-        connection.close()
 
 
 def new_function(name: str) -> str:
@@ -99,20 +97,14 @@ def new_function(name: str) -> str:
 
 
 def functions() -> list[str]:
-    client = boto3.client("lambda")
-    try:
+    with closing(boto3.client("lambda")) as client:
         return [found["FunctionName"] for found in client.list_functions()["Functions"]]
-    finally:
-        client.close()
 
 
 def messages_in(url: str) -> str:
-    client = boto3.client("sqs")
-    try:
+    with closing(boto3.client("sqs")) as client:
         names = client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
         return names["Attributes"]["ApproximateNumberOfMessages"]
-    finally:
-        client.close()
 
 
 @pytest.mark.parametrize("query", ["", f"?{FAKE_SIGNATURE}"], ids=["unsigned", "fake pre-signed"])

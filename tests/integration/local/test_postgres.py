@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Postgres]:
-    with Postgres(tmp_path / "postgres") as server:
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with Postgres(tmp_path_factory.mktemp("server") / "postgres") as server:
         yield server
+
+
+@pytest.fixture
+def server(one_server: Postgres) -> Postgres:
+    """The running server of this module. A test may stop, kill or move it."""
+    one_server.start()
+    return one_server
 
 
 def test_a_server_that_was_killed_starts_again_with_port_and_data(server: Postgres) -> None:
@@ -77,11 +84,11 @@ def test_a_running_server_is_not_stopped_for_a_busy_port(server: Postgres) -> No
     assert server.pid == before
 
 
-def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
-    server = Postgres(tmp_path / "broken", settings={"no_such_setting": "1"})
+def test_a_start_that_fails_shows_the_log(server: Postgres) -> None:
+    server.stop()
 
     with pytest.raises(LocalError, match=r"(?s)PostgreSQL ended while it started.*no_such_setting"):
-        server.start()
+        Postgres(server.folder, settings={"no_such_setting": "1"}).start()
 
 
 WAITING = """

@@ -55,12 +55,6 @@ def test_the_ticks_of_a_save_are_sent_by_the_next_process(command: tuple[TextIO,
     assert datetime.fromisoformat(ticked["until"]) >= now
 
 
-def test_a_process_that_has_no_tick_to_send_says_until_when(command: tuple[TextIO, socket.socket]) -> None:
-    lines, theirs = command
-    ticking(theirs, datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=5))
-    assert json.loads(lines.readline())["kind"] == "ticked"
-
-
 def test_a_changed_file_next_to_the_migrations_changes_their_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,25 +28,31 @@ def zipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def unpack(path: Path, folder: Path, **options: Any) -> None:
+    with emulator.SharedZip(path) as archive:
+        archive.extractall(folder, **options)
+
+
 def test_functions_share_the_files_of_a_zip(zipped: Path, tmp_path: Path) -> None:
     # when
     (tmp_path / "one").mkdir()
     for name in ("one", "two"):
-        with emulator.SharedZip(zipped) as archive:
-            archive.extractall(tmp_path / name)
+        unpack(zipped, tmp_path / name)
     # then
     one, two = (tmp_path / name / "python" / "package" / "module.py" for name in ("one", "two"))
     assert one.read_text() == two.read_text() == "x = 1\n"
     assert one.samefile(two)
     assert zipped.exists()
+    # and when a function is removed, the files of the other stay
+    shutil.rmtree(tmp_path / "one")
+    assert two.read_text() == "x = 1\n"
 
 
 def test_a_zip_is_unpacked_over_itself_and_over_an_older_zip(zipped: Path, tmp_path: Path) -> None:
     for number in (1, 1, 2):
         with zipfile.ZipFile(zipped, "w") as archive:
             archive.writestr("python/package/module.py", f"x = {number}\n")
-        with emulator.SharedZip(zipped) as shared:
-            shared.extractall(tmp_path / "one")
+        unpack(zipped, tmp_path / "one")
         folder = tmp_path / "one" / "python" / "package"
         assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("module.py", f"x = {number}\n")]
     # and the files of the older zip, which other functions share, are as before
@@ -54,13 +61,11 @@ def test_a_zip_is_unpacked_over_itself_and_over_an_older_zip(zipped: Path, tmp_p
 
 def test_a_zip_is_unpacked_next_to_the_files_of_another(zipped: Path, tmp_path: Path) -> None:
     # given
-    with emulator.SharedZip(zipped) as first:
-        first.extractall(tmp_path / "one")
+    unpack(zipped, tmp_path / "one")
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("python/package/more.py", "y = 1\n")
     # when
-    with emulator.SharedZip(zipped) as second:
-        second.extractall(tmp_path / "one")
+    unpack(zipped, tmp_path / "one")
     # then both are there, and neither has the files of the other
     folder = tmp_path / "one" / "python" / "package"
     assert sorted(path.name for path in folder.iterdir()) == ["module.py", "more.py"]
@@ -68,26 +73,16 @@ def test_a_zip_is_unpacked_next_to_the_files_of_another(zipped: Path, tmp_path: 
     assert sorted(unpacked) == [["module.py"], ["more.py"]]
 
 
-def test_a_removed_function_leaves_the_files_of_the_others(zipped: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        with emulator.SharedZip(zipped) as archive:
-            archive.extractall(tmp_path / name)
-    shutil.rmtree(tmp_path / "one")
-    assert (tmp_path / "two" / "python" / "package" / "module.py").read_text() == "x = 1\n"
-
-
 def test_the_emulators_copy_of_a_zip_is_removed(zipped: Path, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     copy = zipped.rename(tmp_path / "temporary" / "code.zip")
-    with emulator.SharedZip(copy) as archive:
-        archive.extractall(tmp_path / "one")
+    unpack(copy, tmp_path / "one")
     assert not copy.exists()
     assert (tmp_path / "one" / "python").is_dir()
 
 
 def test_a_single_member_of_a_zip_is_unpacked_as_usual(zipped: Path, tmp_path: Path) -> None:
-    with emulator.SharedZip(zipped) as archive:
-        archive.extractall(tmp_path / "one", members=[])
+    unpack(zipped, tmp_path / "one", members=[])
     assert not (tmp_path / "unpacked").exists()
 
 

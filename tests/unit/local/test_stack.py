@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,13 @@ from joblane.local.ports import free_port, port_is_free
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 from joblane.project import Project
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, await_true
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WAITS = "Another `joblane up`, `down` or `dev` is at work here: waiting for it.\n"
+WAITS = "Another `joblane up`, `down` or `dev` is at work here: waiting for it."
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
 
 
@@ -50,9 +50,7 @@ def start(daemon: Daemon, code: str) -> psutil.Process:
 
 
 def child_of(process: psutil.Process) -> psutil.Process:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not process.children() and time.monotonic() < until:
-        time.sleep(0.01)
+    await_true(lambda: bool(process.children()), lambda: "no child")
     return process.children()[0]
 
 
@@ -178,41 +176,31 @@ def test_aws_settings_of_the_shell_do_not_reach_the_local_stack(monkeypatch: pyt
     assert "127.0.0.1" in environment["NO_PROXY"]
 
 
-def test_a_synthesis_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, {}, {}, app="python -m joblane.cdk.no_such_module")
-
-    with pytest.raises(
-        LocalError, match=r"The synthesis failed \(exit status 1\)[^$]*No module named joblane\.cdk\.no_such"
-    ):
-        deployment.synth()
+CAUSE = "2026-11-26 02:39:30 ERROR [lambda] Worker init failed: No module named 'pg8000'"
+LOGS = f"import sys, time; print({CAUSE!r}, file=open(sys.argv[1], 'a'), flush=True)\n"
 
 
-def test_a_deploy_that_fails_shows_the_emulators_errors_of_this_deploy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("program", "seconds", "message"),
+    [
+        ("import no_such_module", 60, r"The synthesis failed \(exit status 1\)[^$]*No module named 'no_such_module'$"),
+        (f"{LOGS}exit(1)", 60, rf"The synthesis failed \(exit status 1\)[^$]*Errors in .*:\n{re.escape(CAUSE)}$"),
+        (f"{LOGS}time.sleep(60)", 1, rf"The synthesis was stopped after 1 s[^$]*Errors in .*:\n{re.escape(CAUSE)}$"),
+        (
+            "exit('Stack [jobs-jobs] is in UPDATE_IN_PROGRESS state and can not be updated')",
+            *(60, r"IN_PROGRESS[^$]*Run `joblane down`, then `joblane up`, to start afresh\.$"),
+        ),
+    ],
+    ids=["its-log", "the-emulators-errors", "a-limit", "an-unfinished-deploy"],
+)
+def test_a_synthesis_that_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, seconds: int, message: str
 ) -> None:
-    log = tmp_path / "ministack.log"
-    log.write_text("2026-11-26 02:39:29 ERROR [lambda] of an earlier deploy\n")
-    cause = "2026-11-26 02:39:30 ERROR [lambda] Worker init failed: No module named 'pg8000'"
-    program = tmp_path / "program.py"
-    for hang, message in {
-        0: r"The synthesis failed \(exit status 1\)",
-        1: r"The synthesis was stopped after 1 s",
-    }.items():
-        program.write_text(
-            f"import time\nprint({cause!r}, file=open({str(log)!r}, 'a'), flush=True)\ntime.sleep({60 * hang})\nexit(1)"
-        )
-        monkeypatch.setattr("joblane.local.deployment.STEP_SECONDS", 1 if hang else 60)
-        with pytest.raises(LocalError, match=message) as caught:
-            Deployment(tmp_path, {}, {}, app=f"python {program}").synth()
-        assert str(caught.value).endswith(f"Errors in {log}:\n{cause}")
-
-
-def test_after_a_killed_deploy_the_error_says_how_to_start_afresh(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(
-        "exit('Stack [jobs-jobs] is in UPDATE_IN_PROGRESS state and can not be updated')"
-    )
-    with pytest.raises(LocalError, match=r"IN_PROGRESS(?s:.)*Run `joblane down`, then `joblane up`, to start afresh"):
-        Deployment(tmp_path, {}, {}, app=f"python {tmp_path / 'program.py'}").synth()
+    monkeypatch.setattr("joblane.local.deployment.STEP_SECONDS", seconds)
+    (tmp_path / "ministack.log").write_text("2026-11-26 02:39:29 ERROR [lambda] of an earlier deploy\n")
+    (tmp_path / "program.py").write_text(program)
+    with pytest.raises(LocalError, match=message):
+        Deployment(tmp_path, {}, {}, app=f"python {tmp_path}/program.py {tmp_path}/ministack.log").synth()
 
 
 def test_the_cdk_command_line_starts_with_its_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +291,15 @@ def test_an_external_emulator_is_used_and_if_it_is_missing_the_setting_is_named(
     assert stack.status()["AWS emulator"] == (False, endpoint)
 
 
+def await_waiting(capsys: pytest.CaptureFixture[str]) -> None:
+    await_true(lambda: WAITS in capsys.readouterr().err, lambda: "it does not say that it waits")
+
+
 def test_a_second_command_says_that_it_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with lock.turn(tmp_path):
         second = threading.Thread(target=LocalStack(tmp_path).down)
         second.start()
-        assert await_error(capsys) == WAITS
+        await_waiting(capsys)
         assert second.is_alive()
     second.join(PATIENCE_SECONDS)
     assert not second.is_alive()
@@ -335,14 +327,6 @@ zygote._end(pathlib.Path({str(tmp_path)!r}))
         # when
         start = pool.submit(lock.held(tmp_path).__enter__)
         # then
-        assert await_error(capsys) == WAITS
+        await_waiting(capsys)
         zygote.stdin.close()
         start.result(PATIENCE_SECONDS)
-
-
-def await_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the first output on the error output."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not (found := capsys.readouterr().err) and time.monotonic() < until:
-        time.sleep(0.01)
-    return found

@@ -35,9 +35,7 @@ def turn(folder: Path) -> Iterator[None]:
     """Wait for a `joblane up` or `down` in the folder, and for a `joblane dev` that starts or ends. Others wait."""
     file = _open(folder / "lock")
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(file):
             print("Another `joblane up`, `down` or `dev` is at work here: waiting for it.", file=sys.stderr)  # noqa: T201
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -51,10 +49,8 @@ def held(folder: Path) -> Iterator[None]:
     own = _open(folder / FILE)
     try:
         with turn(folder):
-            try:
-                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LocalError(f"`joblane dev` runs here already{_by(folder)}: stop it with Ctrl-C first.") from None
+            if not _take(own):
+                raise LocalError(f"`joblane dev` runs here already{_by(folder)}: stop it with Ctrl-C first.")
             refuse_if_up(folder)
             os.ftruncate(own, 0)
             os.write(own, str(os.getpid()).encode())
@@ -80,12 +76,19 @@ def is_held(folder: Path) -> bool:
     with suppress(OSError):
         own = os.open(folder / FILE, os.O_RDWR)
         try:
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return not _take(own)
         finally:
             os.close(own)
     return False
+
+
+def _take(file: int) -> bool:
+    """Take the lock of an open file. Return false if another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(file: Path) -> int:

@@ -100,11 +100,11 @@ class Pool:
         self._serve_at(self._next_visible_at())
 
     def _lane(self) -> str | None:
-        now = self._queues.seconds()
-        for lane in self.declared["lanes"]:
-            if any(message.visible_at <= now for message in self._queues.queues[lane].values()):
-                return str(lane)
-        return None
+        now, times = (
+            self._queues.seconds(),
+            {lane: self._queues.next_visible_at(lane) for lane in self.declared["lanes"]},
+        )
+        return next((lane for lane, at in times.items() if at is not None and at <= now), None)
 
     def _next_visible_at(self) -> float | None:
         times = (self._queues.next_visible_at(lane) for lane in self.declared["lanes"])
