@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from email.utils import parseaddr
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from joblane.cdk.constructs.network import HTTPS
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.network import Network
-from joblane.cdk.settings.section import Settings
+from joblane.cdk.settings.section import Settings, required
 from joblane.cdk.settings.stage import Stage, Value
 
 SES, SMTP, LOG = PROVIDERS = "ses", "smtp", "log"
@@ -26,13 +26,14 @@ SERVICES = "TENANT_INIT_SERVICES"
 ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
 
 
-def _origin(text: str) -> str:
-    if not ORIGIN.fullmatch(text):
-        raise ValueError(
-            "https://HOST or https://HOST:PORT is required, as browsers send it: lower case, no path, no *; "
-            "http:// is only for localhost"
-        )
-    return text
+Origin = Annotated[
+    str,
+    required(
+        ORIGIN.fullmatch,
+        "https://HOST or https://HOST:PORT is required, as browsers send it: lower case, no path, no *; http:// is "
+        "only for localhost",
+    ),
+]
 
 
 class Jwt(Settings):
@@ -60,7 +61,7 @@ class Api(HttpLimits):
     authorizer: Annotated[Jwt | Iam, Field(discriminator="kind")]
     rate_per_second: int = Field(50, ge=1)
     burst: int = Field(100, ge=1)
-    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)] = ()
+    cors_origins: Annotated[tuple[Origin, ...], Field(strict=False)] = ()
     """Origins whose pages may call the API, for example ``https://app.example.com``."""
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from joblane import settings
 from joblane.enqueue import wake
 from joblane.sqs.client import Sqs
 from joblane.tasks.event_kinds import LISTENERS
+from tests.golden import Mode, add_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     """Load the plugin also where this checkout is not installed; refuse to test another checkout's code."""
     help_ = "count the CPU seconds of each folder, which has a bound; write: these are the new numbers"
     parser.addoption("--seconds", nargs="?", const="check", choices=("check", "write"), help=help_)
+    add_option(parser)
     if not Path(joblane.__file__ or "").is_relative_to(ROOT):
         raise pytest.UsageError(f"these tests would run {joblane.__file__}: start them by `python -m pytest` in {ROOT}")
     if not pluginmanager.has_plugin("joblane"):
@@ -54,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     hashed = functools.cache(core.hi)
     core.hi = lambda function, password, salt, iterations: hashed(function, password, salt, int(iterations))
+    Mode.writes = config.option.golden == "write"
     if config.option.seconds:
         from tests.seconds import Seconds
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,93 @@ STAGES: dict[str, Any] = {
     },
     "local": {"local": True, "removal": "destroy", "settings": {"EMAIL_FROM_ADDRESS": "local@example.com"}},
 }
+
+
+WEBHOOK: dict[str, Any] = {"url": "https://hooks.acme.io/joblane", "secret": {"secret": "acme/hook", "field": "key"}}
+SLACK = {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}
+RUNBOOK = "https://wiki.acme.io/jobs"
+JWT: dict[str, Any] = {
+    "authorizer": {"kind": "jwt", "issuer": "https://id.example.com/", "audience": ["web", "phone"]},
+    "cors_origins": ["https://app.example.com", "http://localhost:3000"],
+}
+LIMITS = {"rate_per_second": 7, "burst": 9}
+PAGE_SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:page-AbCdEf"
+OIDC: dict[str, Any] = {
+    "issuer": "https://id.acme.test",
+    "client_id": "the-client",
+    "roles_claim": "groups",
+    "roles": {"view": ["readers"], "operate": ["ops"]},
+}
+IAM_DATABASE: dict[str, Any] = {
+    "kind": "existing",
+    "host": RDS_HOST,
+    "port": 5433,
+    "name": "acme",
+    "user": "worker",
+    "resource_id": "cluster-ABC",
+    "migration_secret": DATABASE_SECRET,
+}
+IPV6: dict[str, Any] = {"kind": "new"}
+NAT = {"kind": "new", "egress": "nat"}
+TWO_GATEWAYS = {**NAT, "nat_gateways": 2}
+ENDPOINTS = {"kind": "new", "egress": "endpoints"}
+NONE = {"kind": "new", "egress": "none", "reaches": ["sqs", "secretsmanager", "sesv2"]}
+APPS: Mapping[str, Mapping[str, Any]] = {
+    "dev": {},
+    "local": {"stage": "local"},
+    "ipv6": {"network": IPV6, "database": AURORA},
+    "asleep": {
+        "removal": "destroy",
+        "network": TWO_GATEWAYS,
+        "database": {**AURORA, "min_capacity": 0, "pause_after_minutes": 10, "deletion_protection": False},
+    },
+    "robust": {
+        "network": NAT,
+        "database": {**AURORA, "min_capacity": 1, "max_capacity": 8, "standby": True, "backup_days": 14},
+        "tags": {"team": "billing"},
+    },
+    "endpoints": {"network": ENDPOINTS, "database": AURORA},
+    "none": {"network": NONE, "database": AURORA},
+    "subnets": {
+        "network": {**EXISTING_NETWORK, "egress": "ipv6", "egress_ports": [587]},
+        "database": {**IAM_DATABASE, "security_group_id": "sg-0123456789abcdef0"},
+    },
+    "watched": {
+        "monitoring": {
+            "email": "on-call@example.com",
+            "later_email": "team@example.com",
+            "slack": SLACK,
+            "runbook_url": RUNBOOK,
+            "archived": 7,
+            "throttles": "off",
+            "old_snapshot_minutes": 120,
+        }
+    },
+    "events": {
+        "package": SENDERS,
+        "settings": {},
+        "events": {"webhook": {**WEBHOOK, "kinds": ["archived"], "types": ["order:paid"], "rate_per_second": 5}},
+        "monitoring": {"email": "a@acme.io", "detail": "stage"},
+    },
+    "renamed": {"package": "tests.infra.renamed", "settings": {}},
+    "apis": {
+        "package": "functions",
+        "api": {**JWT, **LIMITS, "max_concurrency": 12},
+        "control": {**LIMITS, "max_concurrency": 3},
+        "page": {"oidc": {**OIDC, "client_secret": PAGE_SECRET}, "max_concurrency": 4},
+        "account_concurrency": 1000,
+        "log_retention_days": 14,
+        "monitoring": {"email": "off"},
+    },
+    "signed": {
+        "package": "functions",
+        "api": {"authorizer": {"kind": "iam"}},
+        "control": {},
+        "account_concurrency": 1000,
+        "removal": "destroy",
+    },
+}
+"""Arguments of :class:`Synth`, by the name of the app. Each is synthesised once, with the findings of cdk-nag."""
 
 
 @pytest.fixture(scope="session")
@@ -88,14 +177,19 @@ def real_stages(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory)
 
 
 class Synth:
-    """Synthesises the test tasks for a stage, with changes to its settings."""
+    """Synthesises the test tasks for a stage, with changes to its settings. The same arguments give the same result."""
 
     def __init__(self, packages: Packages, folder: Path) -> None:
         self._packages, self._folder, self._count = packages, folder, 0
+        self._known: dict[str, Synthesised] = {}
 
-    def __call__(
-        self, stage: str = "dev", *, package: str = TASKS, findings: bool = False, **changes: Any
-    ) -> Synthesised:
+    def __call__(self, stage: str = "dev", **given: Any) -> Synthesised:
+        key = json.dumps([stage, given], sort_keys=True)
+        if key not in self._known:
+            self._known[key] = self.anew(stage, **given)
+        return self._known[key]
+
+    def anew(self, stage: str = "dev", *, package: str = TASKS, findings: bool = False, **changes: Any) -> Synthesised:
         self._count += 1
         return replace(APP, functions=package).synthesise(
             context_of_file(Project.here())
@@ -106,6 +200,10 @@ class Synth:
             findings=findings,
         )
 
+    def app(self, name: str) -> Synthesised:
+        """Return an app of :data:`APPS`."""
+        return self(**APPS[name], findings=True)
+
 
 @pytest.fixture(scope="session")
 def synth(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Synth:
@@ -114,9 +212,19 @@ def synth(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Sy
 
 @pytest.fixture(scope="session")
 def dev(synth: Synth) -> Synthesised:
-    return synth("dev")
+    return synth.app("dev")
 
 
 @pytest.fixture(scope="session")
 def local(synth: Synth) -> Synthesised:
-    return synth("local")
+    return synth.app("local")
+
+
+ON_AWS = [*(name for name in APPS if name != "local"), *("real dev", "real prod")]
+
+
+@pytest.fixture(params=ON_AWS)
+def every(request: pytest.FixtureRequest, synth: Synth, real_stages: RealStages) -> Synthesised:
+    """Each app of :data:`APPS` but the local one, and the real tasks on the stages for AWS."""
+    _, is_real, stage = request.param.rpartition("real ")
+    return real_stages(stage) if is_real else synth.app(stage)

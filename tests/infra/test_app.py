@@ -57,41 +57,6 @@ def real(stages: RealStages) -> Synthesised:
     return stages("dev")
 
 
-def test_every_task_of_the_checkout_gets_a_function_and_its_lanes(real: Synthesised) -> None:
-    template = real.whole("jobs-dev-jobs")
-    consumers = {queue: function for queue, (function, _) in templates.mappings(template).items()}
-    for task in discover().values():
-        for queue in task.lanes:
-            assert consumers[f"jobs-dev-{queue}-{task.slug}"] == f"jobs-dev-{task.slug}"
-
-
-def test_the_apis_function_sends_the_types_of_its_routes_and_reads_exports(real: Synthesised) -> None:
-    allowed = templates.allowed(real.whole("jobs-dev-jobs"), "jobs-dev-api")
-    assert allowed["sqs:SendMessage"] == {
-        "jobs-dev-critical-tenant-initialize",
-        "jobs-dev-default-user-invitation",
-        "jobs-dev-default-data-export",
-        "jobs-dev-default-report-generate",
-        "jobs-dev-low-jobs-sweep",
-    }
-    assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}
-
-
-def test_the_cleanup_may_remove_exports_and_not_read_them(real: Synthesised) -> None:
-    allowed = templates.allowed(real.whole("jobs-dev-jobs"), "jobs-dev-tenant-cleanup")
-    assert {action for action in allowed if action.startswith("s3:")} == {"s3:DeleteObject", "s3:ListBucket"}
-
-
-def test_the_health_check_reads_front_door_attributes_and_only_its_own_messages(real: Synthesised) -> None:
-    allowed = templates.allowed(real.whole("jobs-dev-jobs"), "jobs-dev-system-health-check")
-    lane = "jobs-dev-default-system-health-check"
-    assert allowed["sqs:GetQueueAttributes"] == {"jobs-dev-critical", "jobs-dev-default", "jobs-dev-low", lane}
-    assert allowed["sqs:SendMessage"] == {lane, f"{lane}-dlq", "jobs-dev-low-jobs-sweep"}
-    assert allowed["sqs:ReceiveMessage"] == {lane}
-    other = templates.allowed(real.whole("jobs-dev-jobs"), "jobs-dev-data-export")
-    assert other["sqs:GetQueueAttributes"] == {"jobs-dev-default-data-export"}
-
-
 REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "eu-south-1", "ap-southeast-2", "mx-central-1")
 """Four large regions and two with fewer services: their resource schemas differ."""
 PLANTED = {

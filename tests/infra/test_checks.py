@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +20,11 @@ from joblane.cdk.app import Synthesised
 from joblane.cdk.checks import check, throttling
 from joblane.cdk.errors import RefusedTemplateError, SynthError
 from joblane.cdk.settings.apis import Control
+from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, sharing_lanes
-from tests.infra.conftest import AURORA, DATABASE_SECRET, Synth
+from joblane.tasks.discovery import discover
+from tests.infra.conftest import DATABASE_SECRET, TASKS, Synth
 
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": DATABASE_SECRET}
 STAGE = Stage.model_validate({"name": "test", "database": DATABASE})
@@ -78,16 +80,48 @@ def test_a_stack_without_a_problem_passes() -> None:
     check({"written": Written().consume().template}, STAGE, lanes=())
 
 
-def test_a_filter_is_refused() -> None:
-    filters = [lambda_.FilterCriteria.filter({"body": {"type": lambda_.FilterRule.is_equal("data:export")}})]
-    found = problems_of(Written().consume(filters=filters).template)
-    assert found.startswith("queue mine: its mapping filters events, and messages that the filter does not match are")
+FILTER = {"body": {"type": lambda_.FilterRule.is_equal("data:export")}}
 
 
-def test_a_queue_with_two_consumers_is_refused() -> None:
-    assert problems_of(Written().consume("first").consume("second").template) == (
-        "queue mine: has 2 consumers (first, second): each takes messages of the others"
-    )
+@pytest.mark.parametrize(
+    ("write", "problem"),
+    [
+        (
+            lambda: Written().consume(filters=[lambda_.FilterCriteria.filter(FILTER)]),
+            "queue mine: its mapping filters events, and messages that the filter does not match are",
+        ),
+        (
+            lambda: Written().consume("first").consume("second"),
+            "queue mine: has 2 consumers (first, second): each takes messages of the others",
+        ),
+        (
+            lambda: Written().consume(report_batch_item_failures=False),
+            "queue mine: its mapping lacks ReportBatchItemFailures",
+        ),
+        (lambda: Written().consume(max_concurrency=None), "queue mine: its mapping lacks MaximumConcurrency"),
+        (
+            lambda: Written().consume(max_concurrency=5, reserved=3),
+            "function worker: its reserved concurrency of 3 is below the 5 of the mapping of mine",
+        ),
+        (
+            lambda: Written(visibility=59).consume(),
+            "queue mine: a visibility timeout of 59 s is less than 6 times the 10 s timeout of functio",
+        ),
+        *(
+            (
+                lambda days=days: Written(dead_letter_days=days).consume(),
+                f"queue mine: its dead letters are kept {days * 86400} s and its messages 864000 s",
+            )
+            for days in (4, 10)
+        ),
+        (
+            lambda: Written(visibility=43_200, receives=20).consume(),
+            "queue mine: 20 receives can take 864000 s and messages are kept 864000 s",
+        ),
+    ],
+)
+def test_a_stack_of_an_application_is_refused(write: Callable[[], Written], problem: str) -> None:
+    assert problems_of(write().template).startswith(problem)
 
 
 def test_two_consumers_are_found_across_stacks() -> None:
@@ -95,257 +129,206 @@ def test_two_consumers_are_found_across_stacks() -> None:
     assert "queue mine: has 2 consumers (first, second)" in problems_of(first, second)
 
 
-def test_a_mapping_without_partial_responses_is_refused() -> None:
-    found = problems_of(Written().consume(report_batch_item_failures=False).template)
-    assert found.startswith("queue mine: its mapping lacks ReportBatchItemFailures")
-
-
-def test_a_mapping_without_a_limit_is_refused() -> None:
-    found = problems_of(Written().consume(max_concurrency=None).template)
-    assert found.startswith("queue mine: its mapping lacks MaximumConcurrency")
-
-
-def test_reserved_concurrency_below_the_mappings_limit_is_refused() -> None:
-    found = problems_of(Written().consume(max_concurrency=5, reserved=3).template)
-    assert found.startswith("function worker: its reserved concurrency of 3 is below the 5 of the mapping of mine")
-
-
-def test_a_visibility_below_six_timeouts_is_refused() -> None:
-    found = problems_of(Written(visibility=59).consume().template)
-    assert found.startswith("queue mine: a visibility timeout of 59 s is less than 6 times the 10 s timeout of functio")
-
-
-def test_a_sweep_needs_a_visibility_beyond_its_lease(dev: Synthesised) -> None:
-    def shorten(resource: dict[str, Any]) -> None:
-        if resource["Properties"].get("QueueName") == f"{dev.stage.prefix}-low-jobs-sweep":
-            assert resource["Properties"]["VisibilityTimeout"] == 265
-            resource["Properties"]["VisibilityTimeout"] = 264
-
-    assert problems_after(dev, shorten).startswith(
-        f"queue {dev.stage.prefix}-low-jobs-sweep: a visibility timeout of 264 s is not 15 s longer than the 250 s "
-    )
-
-
-@pytest.mark.parametrize("days", [4, 10])
-def test_dead_letters_that_are_not_kept_longer_are_refused(days: int) -> None:
-    found = problems_of(Written(dead_letter_days=days).consume().template)
-    assert found.startswith(f"queue mine: its dead letters are kept {days * 86400} s and its messages 864000 s")
-
-
-def test_receives_that_take_longer_than_a_message_is_kept_are_refused() -> None:
-    found = problems_of(Written(visibility=43_200, receives=20).consume().template)
-    assert found.startswith("queue mine: 20 receives can take 864000 s and messages are kept 864000 s")
-
-
 # --- The real template, changed ------------------------------------------------------------------------------------
 
+SWEEP, SHIP = "acme-low-jobs-sweep", "acme-critical-order-ship"
+RESOLVED = {"Fn::Join": ["", ["{{resolve:secretsmanager:", {"Ref": "AWS::Region"}, ":SecretString}}"]]}
 
-def problems_after(dev: Synthesised, change: Callable[[dict[str, Any]], object]) -> str:
+
+def in_variables(**variables: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda properties: properties["Environment"]["Variables"].update(variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        (SHIP, lambda it: it.pop("RedrivePolicy"), f"queue {SHIP}: has a consumer and no dead-letter queue"),
+        (
+            SWEEP,
+            lambda it: it.update(QueueName=f"{SHIP}-dlq"),
+            f"queue {SHIP}-dlq: two queues have this name",
+        ),
+        (
+            SWEEP,
+            lambda it: it.update(QueueName="acme-low-jobs-dlq"),
+            "queue acme-low-jobs-dlq: its name ends as that of a dead-letter queue does; rename the task",
+        ),
+        (
+            SWEEP,
+            lambda it: it.update(VisibilityTimeout=it["VisibilityTimeout"] - 1),  # it is beyond its lease
+            f"queue {SWEEP}: a visibility timeout of 264 s is not 15 s longer than the 250 s ",
+        ),
+        (
+            "acme-router",
+            in_variables(JOBLANE_ROUTES="x" * 4096),
+            "bytes, and Lambda's limit is 4096; the largest variable is JOBLANE_ROUTES with 4110",
+        ),
+        (
+            "acme-report-build",
+            in_variables(SMTP_PASSWORD=RESOLVED),
+            "function acme-report-build: its variable SMTP_PASSWORD is a dynamic reference, and",
+        ),
+    ],
+)
+def test_a_changed_template_is_refused(
+    name: str, change: Callable[[dict[str, Any]], object], problem: str, dev: Synthesised
+) -> None:
     template = copy.deepcopy(dict(dev.whole("acme-jobs")))
     for resource in template["Resources"].values():
-        change(resource)
-    return problems_of(template, stage=dev.stage)
-
-
-def test_a_consumed_queue_without_a_dlq_is_refused(dev: Synthesised) -> None:
-    found = problems_after(dev, lambda resource: resource["Properties"].pop("RedrivePolicy", None))
-    assert "queue acme-critical-order-ship: has a consumer and no dead-letter queue" in found
-
-
-def test_two_queues_of_one_name_are_refused(dev: Synthesised) -> None:
-    def rename(resource: dict[str, Any]) -> None:
-        if resource["Properties"].get("QueueName") == "acme-low-jobs-sweep":
-            resource["Properties"]["QueueName"] = "acme-critical-order-ship-dlq"
-
-    assert "queue acme-critical-order-ship-dlq: two queues have this name" in problems_after(dev, rename)
-
-
-def test_a_lane_with_the_name_of_a_dead_letter_queue_is_refused(dev: Synthesised) -> None:
-    def rename(resource: dict[str, Any]) -> None:
-        if resource["Properties"].get("QueueName") == "acme-low-jobs-sweep":
-            resource["Properties"]["QueueName"] = "acme-low-jobs-dlq"
-
-    found = problems_after(dev, rename)
-    assert "queue acme-low-jobs-dlq: its name ends as that of a dead-letter queue does; rename the task" in found
-
-
-def test_an_environment_above_lambdas_limit_is_refused_with_the_largest_variable(dev: Synthesised) -> None:
-    def fill(resource: dict[str, Any]) -> None:
-        if resource["Properties"].get("FunctionName") == "acme-router":
-            resource["Properties"]["Environment"]["Variables"]["JOBLANE_ROUTES"] = "x" * 4096
-
-    found = problems_after(dev, fill)
-    assert found.startswith("function acme-router: its environment has 42")
-    assert found.endswith("Lambda's limit is 4096; the largest variable is JOBLANE_ROUTES with 4110")
-
-
-def test_a_secret_that_cloudformation_would_write_into_a_function_is_refused(dev: Synthesised) -> None:
-    def resolve(resource: dict[str, Any]) -> None:
-        if resource.get("Properties", {}).get("FunctionName") == "acme-report-build":
-            resource["Properties"]["Environment"]["Variables"]["SMTP_PASSWORD"] = {
-                "Fn::Join": ["", ["{{resolve:secretsmanager:", {"Ref": "AWS::Region"}, ":SecretString}}"]]
-            }
-
-    found = problems_after(dev, resolve)
-    assert found.startswith("function acme-report-build: its variable SMTP_PASSWORD is a dynamic reference, and")
-    assert "resolve:secretsmanager" not in json.dumps(dev.templates)
+        if name in (resource["Properties"].get("QueueName"), resource["Properties"].get("FunctionName")):
+            change(resource["Properties"])
+    assert problem in problems_of(template, stage=dev.stage)
 
 
 def test_all_problems_are_reported_at_once(dev: Synthesised) -> None:
-    def remove_responses(resource: dict[str, Any]) -> None:
-        if resource["Type"] == "AWS::Lambda::EventSourceMapping":
-            del resource["Properties"]["FunctionResponseTypes"]
-
-    assert problems_after(dev, remove_responses).count("lacks ReportBatchItemFailures") == 8
+    template = copy.deepcopy(dict(dev.whole("acme-jobs")))
+    for resource in template["Resources"].values():
+        resource["Properties"].pop("FunctionResponseTypes", None)
+    assert problems_of(template, stage=dev.stage).count("lacks ReportBatchItemFailures") == 8
 
 
 # --- Budgets -------------------------------------------------------------------------------------------------------
 
 
-def test_concurrency_above_the_accounts_quota_is_refused_at_synth(synth: Synth) -> None:
-    # 17 on the lanes and 2 on each of three front doors
-    synth("dev", account_concurrency=23)
-    with pytest.raises(RefusedTemplateError, match=r"stage dev: .* adds up to 23, above account_concurrency 22: lower"):
-        synth("dev", account_concurrency=22)
+def lanes_of(stage: Stage) -> Lanes:
+    return sharing_lanes(stage.prefix, discover(TASKS).values())
 
 
-def lanes_of(done: Synthesised) -> Lanes:
-    return sharing_lanes(done.stage.prefix, done.jobs.tasks.values())
+def api(**settings: int) -> dict[str, Any]:
+    """An HTTP API. The test tasks have no function for it."""
+    return {"api": Api.model_validate({"authorizer": {"kind": "iam"}, **settings})}
 
 
-def test_the_quota_of_a_new_account_is_no_reason_to_refuse(synth: Synth) -> None:
+def control(**settings: int) -> dict[str, Any]:
+    return {"control": Control.model_validate(settings)}
+
+
+def aurora(least: float, most: float) -> dict[str, Any]:
+    return {"database": Aurora.model_validate({"kind": "aurora", "min_capacity": least, "max_capacity": most})}
+
+
+FITS = ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        # 17 on the lanes and 2 on each of three front doors
+        ({"account_concurrency": 23}, FITS),
+        ({"account_concurrency": 22}, r"stage dev: .* adds up to 23, above account_concurrency 22: lower"),
+        # 17 on the lanes, two each, and 10 reserved; the router has no connection
+        ({"database_connections": 44}, FITS),
+        ({"database_connections": 43}, r"17 concurrent tasks × 2 .* 10 reserved make 44, above .* 43"),
+        # and 5 requests, two each
+        ({**api(max_concurrency=5), "database_connections": 54}, FITS),
+        (
+            {**api(max_concurrency=5), "database_connections": 53},
+            (
+                r"stage dev: 17 concurrent tasks and 5 requests to api × 2 connections \+ 10 reserved make 54, above "
+                r"database_connections 53: lower concurrency_budget \(20\) or api.max_concurrency \(5\), or raise "
+                r"max_connections of the database and database_connections with it$"
+            ),
+        ),
+        # 31 a second for 0.2 s each are 6.2 at once
+        ({**api(rate_per_second=31), "database_connections": 58}, FITS),
+        (
+            {**api(rate_per_second=31), "database_connections": 57},
+            r"and 7 requests .* make 58, .* set api.max_concurrency \(now 7,",
+        ),
+        ({**api(max_concurrency=5), "account_concurrency": 28}, FITS),
+        (
+            {**api(max_concurrency=5), "account_concurrency": 27},
+            r"up to 28 with api.max_concurrency 5, above .* 27",
+        ),
+        ({**control(max_concurrency=5), "database_connections": 54}, FITS),
+        (
+            {**control(max_concurrency=5), "database_connections": 53},
+            r"and 5 requests to control .* make 54, .* control.max_concurrency \(5",
+        ),
+        # 9 a second for half a second each are 4.5 at once
+        ({**control(rate_per_second=9), "database_connections": 54}, FITS),
+        (
+            {**control(rate_per_second=9), "database_connections": 53},
+            r"and 5 requests to control .*set control.max_concurrency \(now 5,",
+        ),
+        ({**control(max_concurrency=5), "account_concurrency": 28}, FITS),
+        (
+            {**control(max_concurrency=5), "account_concurrency": 27},
+            r"up to 28 with control.max_concurrency 5, above .* 27",
+        ),
+        # the connections of a cluster follow from its capacity
+        ({**aurora(0, 1), "reserved_connections": 155}, FITS),
+        (
+            {**aurora(0, 1), "reserved_connections": 155, "database_connections": 188},
+            r"make 189, above database_connections 188: .*, or leave data",
+        ),
+        (
+            {**aurora(0, 1), "reserved_connections": 156},
+            r"make 190, above database_connections 189: .*, or raise database.max_capacity \(1\) to 1.5$",
+        ),
+        (
+            {**aurora(0, 16), "reserved_connections": 1996},
+            r"make 2030, .* 2000: .*, or raise database.min_capacity \(0\) to 1$",
+        ),
+        (
+            {**aurora(0, 16), "reserved_connections": 4996},
+            r"make 5030, .* lower concurrency_budget \(20\); no cluster accepts that many$",
+        ),
+    ],
+)
+def test_concurrency_and_connections_above_their_limits_are_refused(
+    settings: dict[str, Any], problem: str, dev: Synthesised
+) -> None:
+    stage = dev.stage.model_copy(update=settings)
+    if problem == FITS:
+        check(dev.templates, stage, lanes_of(stage))
+        return
+    with pytest.raises(RefusedTemplateError) as refused:
+        check(dev.templates, stage, lanes_of(stage))
+    (found,) = refused.value.problems
+    assert re.search(problem, found)
+
+
+def test_the_quota_of_a_new_account_is_no_reason_to_refuse(dev: Synthesised) -> None:
     # given ten executions, which no budget fits
-    done = synth("dev", account_concurrency=10)
-    line = throttling(done.templates, done.stage, lanes_of(done))
+    stage = dev.stage.model_copy(update={"account_concurrency": 10})
+    check(dev.templates, stage, lanes_of(stage))
+    line = throttling(dev.templates, stage, lanes_of(stage))
     assert line is not None
     assert "adds up to 23, above account_concurrency 10; no concurrency_budget fits" in line
     assert "aws service-quotas request-service-quota-increase" in line
+    assert throttling(dev.templates, dev.stage, lanes_of(stage)) is None
 
 
-def test_the_budget_that_a_refusal_names_is_the_largest_that_fits(synth: Synth, dev: Synthesised) -> None:
+def test_the_budget_that_a_refusal_names_is_the_largest_that_fits(synth: Synth) -> None:
     with pytest.raises(RefusedTemplateError) as refused:
         synth("dev", account_concurrency=22)
     (budget,) = re.findall(r"lower concurrency_budget \(20\) to (\d+), or raise", str(refused.value))
     synth("dev", account_concurrency=22, concurrency_budget=int(budget))
     with pytest.raises(RefusedTemplateError):
         synth("dev", account_concurrency=22, concurrency_budget=int(budget) + 1)
-    assert throttling(dev.templates, dev.stage, lanes_of(dev)) is None
-
-
-def test_connections_above_the_databases_limit_are_refused_at_synth(synth: Synth) -> None:
-    # 17 on the lanes, two each, and 10 reserved; the router has no connection
-    synth("dev", database_connections=44)
-    with pytest.raises(RefusedTemplateError, match=r"17 concurrent tasks × 2 .* 10 reserved make 44, above .* 43"):
-        synth("dev", database_connections=43)
-
-
-def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
-    """Check the templates for a stage with an API. The test tasks have no function for it."""
-    validated = Api.model_validate({"authorizer": {"kind": "iam"}, **api})
-    check(dev.templates, dev.stage.model_copy(update={"api": validated, **settings}), lanes_of(dev))
-
-
-def test_requests_to_the_api_use_connections_too(dev: Synthesised) -> None:
-    # 17 on the lanes and 5 requests, two each, and 10 reserved
-    with_api(dev, {"max_concurrency": 5}, database_connections=54)
-    with pytest.raises(RefusedTemplateError) as caught:
-        with_api(dev, {"max_concurrency": 5}, database_connections=53)
-    (problem,) = caught.value.problems
-    assert problem == (
-        "stage dev: 17 concurrent tasks and 5 requests to api × 2 connections + 10 reserved make 54, above "
-        "database_connections 53: lower concurrency_budget (20) or api.max_concurrency (5), or raise "
-        "max_connections of the database and database_connections with it"
-    )
-
-
-def test_without_max_concurrency_the_apis_rate_gives_its_concurrent_requests(dev: Synthesised) -> None:
-    # 31 a second for 0.2 s each are 6.2 at once
-    with_api(dev, {"rate_per_second": 31}, database_connections=58)
-    with pytest.raises(RefusedTemplateError, match=r"and 7 requests .* make 58, .* set api.max_concurrency \(now 7,"):
-        with_api(dev, {"rate_per_second": 31}, database_connections=57)
-
-
-def test_concurrency_reserved_for_the_api_is_not_available_to_lanes(dev: Synthesised) -> None:
-    with_api(dev, {"max_concurrency": 5}, account_concurrency=28)
-    with pytest.raises(RefusedTemplateError, match=r"up to 28 with api.max_concurrency 5, above .* 27"):
-        with_api(dev, {"max_concurrency": 5}, account_concurrency=27)
-
-
-def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> None:
-    """``dev`` with a control API, whose stack is not needed to count."""
-    check(
-        dev.templates,
-        dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}),
-        lanes_of(dev),
-    )
-
-
-def test_requests_of_operators_use_connections_too(dev: Synthesised) -> None:
-    # 17 concurrent tasks and 5 requests, twice, and 10 reserved
-    with_control(dev, {"max_concurrency": 5}, database_connections=54)
-    with pytest.raises(
-        RefusedTemplateError, match=r"and 5 requests to control .* make 54, .* control.max_concurrency \(5"
-    ):
-        with_control(dev, {"max_concurrency": 5}, database_connections=53)
-
-
-def test_without_max_concurrency_the_rate_gives_the_operators_concurrent_requests(dev: Synthesised) -> None:
-    # 9 a second for half a second each are 4.5 at once
-    with_control(dev, {"rate_per_second": 9}, database_connections=54)
-    with pytest.raises(RefusedTemplateError, match=r"and 5 requests to control .*set control.max_concurrency \(now 5,"):
-        with_control(dev, {"rate_per_second": 9}, database_connections=53)
-
-
-def test_concurrency_reserved_for_operators_is_not_available_to_lanes(dev: Synthesised) -> None:
-    with_control(dev, {"max_concurrency": 5}, account_concurrency=28)
-    with pytest.raises(RefusedTemplateError, match=r"up to 28 with control.max_concurrency 5, above .* 27"):
-        with_control(dev, {"max_concurrency": 5}, account_concurrency=27)
-
-
-@pytest.mark.parametrize(
-    ("reserved", "capacity", "advice"),
-    [
-        (156, 1, r"make 190, above database_connections 189: .*, or raise database.max_capacity \(1\) to 1.5$"),
-        (1996, 16, r"make 2030, .* 2000: .*, or raise database.min_capacity \(0\) to 1$"),
-        (4996, 16, r"make 5030, .* lower concurrency_budget \(20\); no cluster accepts that many$"),
-    ],
-)
-def test_a_budget_above_auroras_connections_is_refused_with_the_needed_capacity(
-    reserved: int, capacity: int, advice: str, synth: Synth
-) -> None:
-    settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": capacity}}
-    with pytest.raises(RefusedTemplateError, match=advice):
-        synth("dev", reserved_connections=reserved, **settings)
-
-
-def test_a_budget_within_auroras_connections_needs_no_database_connections(synth: Synth) -> None:
-    settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": 1}}
-    synth("dev", reserved_connections=155, **settings)
-    with pytest.raises(RefusedTemplateError, match=r"make 189, above database_connections 188: .*, or leave data"):
-        synth("dev", reserved_connections=155, database_connections=188, **settings)
 
 
 # --- Declarations --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("grants", "message"),
+    ("package", "grants", "message"),
     [
-        ("Grants(buckets=('imports',))", r"task 'bad:task': grants.buckets: no bucket 'imports'; there are exports"),
-        ("Grants(enqueue=('no:body',))", r"task 'bad:task': grants.enqueue: no task 'no:body'; there are bad:task"),
+        ("bad_bucket", "buckets=('imports',)", r"'bad:task': grants.buckets: no bucket 'imports'; there are exports"),
+        ("bad_type", "enqueue=('no:body',)", r"'bad:task': grants.enqueue: no task 'no:body'; there are bad:task"),
     ],
 )
 def test_a_grant_of_an_unknown_bucket_or_type_is_refused(
-    grants: str, message: str, synth: Synth, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    package: str, grants: str, message: str, synth: Synth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = f"bad_{abs(hash(grants))}"
     folder = tmp_path / package / "bad_task"
     folder.mkdir(parents=True)
     (tmp_path / package / "__init__.py").touch()
     (folder / "handler.py").write_text(
         "from joblane import Grants, Payload, task\n"
         "class Bad(Payload): ...\n"
-        f"@task('bad:task', grants={grants})\n"
+        f"@task('bad:task', grants=Grants({grants}))\n"
         "def bad_task(payload: Bad, ctx): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -95,24 +95,45 @@ def names(template: Template, stack: Stack, things: dict[str, Any], attribute: s
     return {key: templates.target(template, stack.resolve(getattr(thing, attribute))) for key, thing in things.items()}
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_cloudformation_can_order_the_resources(apart: bool, no_packages: Packages, tmp_path: Path) -> None:
-    shop = Shop(no_packages, tmp_path, apart=apart)
-    shop.add_jobs()
-    for template in read_assembly(Path(shop.app.synth().directory)).values():
-        assert templates.circle(template) == []
+@pytest.fixture(scope="module")
+def used(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop whose services enqueue: ``Web`` was granted a type, and ``Mobile`` has the policy of another type."""
+    shop = Shop(no_packages, tmp_path_factory.mktemp("shop"))
+    jobs = shop.add_jobs()
+    web, mobile = (
+        iam.Role(shop.stack, name, assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
+        for name in ("Web", "Mobile")
+    )
+    jobs.grant_enqueue(web, "report:build")
+    mobile.add_managed_policy(jobs.producer_policies["order:ship"])
+    return shop
+
+
+@pytest.fixture(scope="module")
+def template(used: Shop) -> Template:
+    return used.template()
+
+
+def the(kind: type[Any], id_: str, stack: Stack) -> Any:
+    """The construct ``id_`` in the stack."""
+    found = stack.node.find_child(id_)
+    assert isinstance(found, kind)
+    return found
+
+
+def test_cloudformation_can_order_the_resources(template: Template) -> None:
+    assert templates.circle(template) == []
 
 
 # --- Attributes ----------------------------------------------------------------------------------------------------
 
 
-def test_queues_functions_and_policies_are_attributes_by_name(shop: Shop) -> None:
-    jobs = shop.add_jobs()
-    template = shop.template()
-    queues = names(template, shop.stack, dict(jobs.queues), "queue_arn")
+def test_queues_functions_and_policies_are_attributes_by_name(used: Shop, template: Template) -> None:
+    jobs = the(Joblane, "Jobs", used.stack)
+    queues = names(template, used.stack, dict(jobs.queues), "queue_arn")
     assert queues == {name: f"shop-{name}" for name in queues}
     assert {"critical", "default", "low", "critical-order-ship", "default-report-build"} <= queues.keys()
-    functions = names(template, shop.stack, dict(jobs.functions), "function_arn")
+    functions = names(template, used.stack, dict(jobs.functions), "function_arn")
     assert functions == {
         "gateway": "shop-gateway",
         "jobs:bulk": "shop-jobs-bulk",
@@ -123,34 +144,21 @@ def test_queues_functions_and_policies_are_attributes_by_name(shop: Shop) -> Non
     assert jobs.producer_policies.keys() == {"critical", "default", "low", *functions} - {"gateway"}
 
 
-def test_a_producer_may_send_what_was_granted_and_nothing_else(shop: Shop) -> None:
-    # given a service of the application
-    jobs = shop.add_jobs()
-    role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
-    # when it gets the permission to enqueue a type
-    jobs.grant_enqueue(role, "report:build")
-    # then it has only the permissions for the lanes of the type and of the sweep, which it wakes
-    template = shop.template()
-    allowed = templates.allowed_to_role(template, shop.stack.resolve(role.role_arn))
+def test_a_producer_may_send_what_was_granted_and_nothing_else(used: Shop, template: Template) -> None:
+    allowed = templates.allowed_to_role(template, used.stack.resolve(the(iam.Role, "Web", used.stack).role_arn))
+    # only the permissions for the lanes of the type and of the sweep, which it wakes
     lanes = {"shop-default-report-build", "shop-critical-report-build", "shop-low-jobs-sweep"}
     assert allowed == dict.fromkeys(SENDING, lanes)
 
 
-def test_a_producer_policy_can_be_attached(shop: Shop) -> None:
-    jobs = shop.add_jobs()
-    role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
-    role.add_managed_policy(jobs.producer_policies["order:ship"])
-    template = shop.template()
-    (attached,) = templates.of_type(template, "AWS::IAM::Role")[_id(shop.stack, role)]["ManagedPolicyArns"]
+def test_a_producer_policy_can_be_attached(used: Shop, template: Template) -> None:
+    role = used.stack.resolve(the(iam.Role, "Mobile", used.stack).node.default_child.logical_id)
+    (attached,) = template["Resources"][role]["Properties"]["ManagedPolicyArns"]
     policy = templates.of_type(template, "AWS::IAM::ManagedPolicy")[attached["Ref"]]
     (statement,) = policy["PolicyDocument"]["Statement"]
     assert set(statement["Action"]) == SENDING
     lanes = {templates.target(template, lane) for lane in statement["Resource"]}
     assert lanes == {"shop-critical-order-ship", "shop-low-jobs-sweep"}
-
-
-def _id(stack: Stack, construct: Any) -> str:
-    return str(stack.resolve(construct.node.default_child.logical_id))
 
 
 def test_a_grant_of_an_unknown_type_is_refused(shop: Shop) -> None:
@@ -163,11 +171,9 @@ def test_a_grant_of_an_unknown_type_is_refused(shop: Shop) -> None:
 # --- The network and the database ----------------------------------------------------------------------------------
 
 
-def test_functions_run_in_the_vpc_and_reach_the_cluster_by_its_secret(shop: Shop) -> None:
-    shop.add_jobs()
-    template = shop.template()
-    secret = shop.stack.resolve(shop.cluster.secret.secret_arn)  # type: ignore[union-attr]
-    private = [shop.stack.resolve(subnet.subnet_id) for subnet in shop.vpc.private_subnets]
+def test_functions_run_in_the_vpc_and_reach_the_cluster_by_its_secret(used: Shop, template: Template) -> None:
+    secret = used.stack.resolve(used.cluster.secret.secret_arn)  # type: ignore[union-attr]
+    private = [used.stack.resolve(subnet.subnet_id) for subnet in used.vpc.private_subnets]
     for name in ("shop-order-ship", "shop-gateway", "shop-migrate"):
         assert templates.functions(template)[name]["VpcConfig"]["SubnetIds"] == private
         url = templates.variables(template, name)["DATABASE_URL"]
@@ -182,9 +188,7 @@ def test_functions_run_in_the_vpc_and_reach_the_cluster_by_its_secret(shop: Shop
     assert "DATABASE_URL" not in templates.variables(template, "shop-router")
 
 
-def test_the_migration_waits_for_the_instances_of_the_cluster(shop: Shop) -> None:
-    shop.add_jobs()
-    template = shop.template()
+def test_the_migration_waits_for_the_instances_of_the_cluster(template: Template) -> None:
     (run,) = (item for item in template["Resources"].values() if item["Type"] == "Custom::Migration")
     kinds = {template["Resources"][logical_id]["Type"] for logical_id in run["DependsOn"]}
     assert "AWS::RDS::DBInstance" in kinds
@@ -193,9 +197,9 @@ def test_the_migration_waits_for_the_instances_of_the_cluster(shop: Shop) -> Non
 def test_network_and_cluster_may_be_in_another_stack(no_packages: Packages, tmp_path: Path) -> None:
     shop = Shop(no_packages, tmp_path, apart=True)
     shop.add_jobs()
-    template = shop.template()
-    assert "shop-order-ship" in templates.functions(template)
-    (ingress,) = templates.of_type(template, "AWS::EC2::SecurityGroupIngress").values()
+    found = read_assembly(Path(shop.app.synth().directory))
+    assert [templates.circle(template) for template in found.values()] == [[]] * len(found)
+    (ingress,) = templates.of_type(whole(found, "shop"), "AWS::EC2::SecurityGroupIngress").values()
     assert "Fn::ImportValue" in ingress["GroupId"]
 
 
@@ -203,7 +207,8 @@ def test_an_instance_is_reached_like_a_cluster(shop: Shop) -> None:
     engine = rds.DatabaseInstanceEngine.postgres(version=rds.PostgresEngineVersion.VER_16)
     instance = rds.DatabaseInstance(shop.stack, "Single", engine=engine, vpc=shop.vpc, port=5433)
     shop.add_jobs(JobDatabase.of(instance, name="orders"))
-    url = templates.target(shop.template(), templates.variables(shop.template(), "shop-order-ship")["DATABASE_URL"])
+    template = shop.template()
+    url = templates.target(template, templates.variables(template, "shop-order-ship")["DATABASE_URL"])
     assert url.startswith("postgresql://Single")
     assert "/orders?secret=" in url
 

@@ -1,10 +1,11 @@
-"""The permissions of the stages for AWS, read from all their templates, and the findings of cdk-nag."""
+"""The permissions in all templates for AWS, and the findings of cdk-nag: each app accepts all of its own."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from joblane.cdk.nag import acknowledge, acknowledge_wildcards, refuse_findings
 from joblane.cdk.packaging import Packages
 from joblane.names import Queue
 from joblane.project import Project
-from joblane.tasks.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 
@@ -34,6 +34,8 @@ CONSUMING = {
 }
 SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
 KEY = "AWS::KMS::Key"
+OF_THEMSELVES = (KEY, "AWS::SQS::QueuePolicy")
+"""Types whose policies have the resource ``*``: the key or the queue. ``test_rules.py`` has rules on queues."""
 
 WILDCARDS: Mapping[tuple[str, ...], str] = {
     # object keys are created at run time; only their folder is known
@@ -85,17 +87,7 @@ EVERYTHING = {
 """Actions that have no resource type on AWS, and so need the resource ``*``."""
 
 
-@pytest.fixture(params=REAL)
-def real(request: pytest.FixtureRequest, real_stages: RealStages) -> Synthesised:
-    return real_stages(request.param)
-
-
 # --- cdk-nag -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stage", REAL)
-def test_cdk_nag_has_no_unacknowledged_finding(stage: str, real_stages: RealStages) -> None:
-    assert real_stages(stage).templates  # the next test shows that findings are refused
 
 
 def test_findings_of_cdk_nag_are_refused_with_their_construct(
@@ -196,13 +188,13 @@ def test_an_acknowledgement_applies_to_one_rule_at_one_construct() -> None:
 # --- Every statement -----------------------------------------------------------------------------------------------
 
 
-def test_wildcards_are_only_where_aws_requires_them(real: Synthesised) -> None:
+def test_wildcards_are_only_where_aws_requires_them(every: Synthesised) -> None:
     wrong = []
-    for name, template in real.templates.items():
+    for name, template in every.templates.items():
         for logical_id, statement in _statements(template):
             if statement["Effect"] == "Deny":
                 continue
-            found = problems(template, statement, real.stage.prefix)
+            found = problems(template, statement, every.stage.prefix)
             wrong += [f"{name}/{logical_id}: {problem}" for problem in found]
     assert wrong == []
 
@@ -257,9 +249,9 @@ def problems(template: Mapping[str, Any], statement: Mapping[str, Any], prefix: 
 
 
 def _statements(template: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Return all statements of all policies, anywhere in a resource, except those of keys, whose ``*`` is the key."""
+    """Return all statements of all policies, anywhere in a resource, except those of :data:`OF_THEMSELVES`."""
     for logical_id, resource in template["Resources"].items():
-        waiting = [] if resource["Type"] == KEY else [resource.get("Properties", {})]
+        waiting = [] if resource["Type"] in OF_THEMSELVES else [resource.get("Properties", {})]
         while waiting:
             value = waiting.pop()
             if isinstance(value, Mapping):
@@ -274,53 +266,27 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def test_no_role_has_an_aws_managed_policy(real: Synthesised) -> None:
-    for template in real.templates.values():
+def test_no_role_has_an_aws_managed_policy(every: Synthesised) -> None:
+    for template in every.templates.values():
         for role in templates.of_type(template, "AWS::IAM::Role").values():
             for policy in role.get("ManagedPolicyArns", []):  # only the stage's own, of its network
                 assert "NetworkInterfaces" in policy["Ref"]
 
 
-def test_a_key_is_for_the_account_and_for_the_stages_alarms(real: Synthesised) -> None:
-    keys = [key for template in real.templates.values() for key in templates.of_type(template, KEY).values()]
-    assert len(keys) == (real.stage.name == "prod")  # the topic of dev has none
-    for key in keys:
-        _is_for_alarms_only(key, real.stage.prefix)
-
-
-def _is_for_alarms_only(key: Any, prefix: str) -> None:
-    account, cloudwatch = key["KeyPolicy"]["Statement"]
-    assert str(account["Principal"]["AWS"]).endswith("':root']]}")
-    assert cloudwatch["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-    assert cloudwatch["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
-    assert f":alarm:{prefix}-*" in str(cloudwatch["Condition"]["ArnLike"]["aws:SourceArn"])
-
-
-# --- Queues --------------------------------------------------------------------------------------------------------
-
-
-def test_every_queue_is_encrypted_and_refuses_plain_http(real: Synthesised) -> None:
-    for template in real.templates.values():
-        guarded: set[str] = set()
-        for policy in templates.of_type(template, "AWS::SQS::QueuePolicy").values():
-            for statement in policy["PolicyDocument"]["Statement"]:
-                assert (statement["Effect"], statement["Principal"]) == ("Deny", {"AWS": "*"})
-                assert statement["Resource"] == "*"  # in a queue's policy: the queue
-            statement = policy["PolicyDocument"]["Statement"][0]
-            assert (statement["Action"], statement["Condition"]) == (
-                "sqs:*",
-                {"Bool": {"aws:SecureTransport": "false"}},
-            )
-            guarded |= {templates.target(template, queue) for queue in policy["Queues"]}
-        assert guarded == set(templates.queues(template))
-        assert all(queue["SqsManagedSseEnabled"] for queue in templates.queues(template).values())
+def test_a_key_is_for_the_account_and_for_the_stages_alarms(every: Synthesised) -> None:
+    for key in (key for template in every.templates.values() for key in templates.of_type(template, KEY).values()):
+        account, cloudwatch = key["KeyPolicy"]["Statement"]
+        assert str(account["Principal"]["AWS"]).endswith("':root']]}")
+        assert cloudwatch["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+        assert cloudwatch["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+        assert f":alarm:{every.stage.prefix}-*" in str(cloudwatch["Condition"]["ArnLike"]["aws:SourceArn"])
 
 
 # --- Roles ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_function_has_its_own_role_and_writes_only_to_its_own_log(real: Synthesised) -> None:
-    for template in real.templates.values():
+def test_every_function_has_its_own_role_and_writes_only_to_its_own_log(every: Synthesised) -> None:
+    for template in every.templates.values():
         roles = [function["Role"]["Fn::GetAtt"][0] for function in templates.functions(template).values()]
         assert len(set(roles)) == len(roles)
         for name, function in templates.functions(template).items():
@@ -335,19 +301,35 @@ def test_every_function_has_its_own_role_and_writes_only_to_its_own_log(real: Sy
             assert logs == {"logs:CreateLogStream": own, "logs:PutLogEvents": own}
 
 
-def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(real: Synthesised) -> None:
-    template = real.whole(f"{real.stage.prefix}-jobs")
+def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(every: Synthesised) -> None:
+    template = every.whole(f"{every.stage.prefix}-jobs")
+    received: dict[str, set[str]] = {}
     for queue, (function, _) in templates.mappings(template).items():
+        received.setdefault(function, set()).add(queue)
         allowed = templates.allowed(template, function)
         is_router = function.endswith("-router")
         assert {action for action in allowed if queue in allowed[action]} == (
             CONSUMING - {"sqs:SendMessage"} if is_router else CONSUMING
         )
         assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING
+    for function, own in received.items():  # and it receives from no others
+        queues = templates.allowed(template, function)["sqs:ReceiveMessage"]
+        assert {queue for queue in queues if not queue.endswith("-dlq")} == own
 
 
-def test_only_the_task_that_redrives_dead_letters_may_take_them(real: Synthesised) -> None:
-    template, prefix = real.whole(f"{real.stage.prefix}-jobs"), real.stage.prefix
+def test_every_function_that_writes_to_the_record_may_wake_the_sweep(every: Synthesised) -> None:
+    template, prefix = every.whole(f"{every.stage.prefix}-jobs"), every.stage.prefix
+    for name in templates.functions(template):
+        allowed = templates.allowed(template, name)
+        writes = "DATABASE_URL" in templates.variables(template, name)
+        for action in ("sqs:GetQueueUrl", "sqs:SendMessage"):
+            queues = [queue.rpartition(":")[2] for queue in allowed.get(action, ())]
+            wakes = any(fnmatch(f"{prefix}-low-jobs-sweep", queue) for queue in queues)
+            assert wakes is (writes or name == f"{prefix}-router"), name
+
+
+def test_only_the_task_that_redrives_dead_letters_may_take_them(every: Synthesised) -> None:
+    template, prefix = every.whole(f"{every.stage.prefix}-jobs"), every.stage.prefix
     taking = {f"{prefix}-{queue}-*-dlq" for queue in Queue} | {f"{prefix}-{queue}-dlq" for queue in Queue}
     for name in templates.functions(template):
         allowed = templates.allowed(template, name)
@@ -360,21 +342,6 @@ def test_only_the_task_that_redrives_dead_letters_may_take_them(real: Synthesise
         queue.rpartition(":")[2] for queue in templates.allowed(template, f"{prefix}-jobs-bulk")["sqs:SendMessage"]
     }
     assert {f"{prefix}-{queue}" for queue in Queue} <= sends
-
-
-def test_a_schedules_role_serves_only_the_schedules_of_its_group(real: Synthesised) -> None:
-    found = 0
-    for template in real.templates.values():
-        for role in templates.of_type(template, "AWS::IAM::Role").values():
-            for statement in role["AssumeRolePolicyDocument"]["Statement"]:
-                if statement["Principal"] == {"Service": "scheduler.amazonaws.com"}:
-                    conditions = statement["Condition"]["StringEquals"]
-                    assert conditions["aws:SourceAccount"] == {"Ref": "AWS::AccountId"}
-                    group = templates.target(template, conditions["aws:SourceArn"])
-                    assert group.endswith(f":schedule-group/{real.stage.prefix}-cron")
-                    found += 1
-    schedules = sum(len(task.schedules) for task in discover().values())
-    assert found == schedules - sum(when == "off" for when in real.stage.schedules.values())
 
 
 # --- Mail ----------------------------------------------------------------------------------------------------------
@@ -406,7 +373,7 @@ def test_there_is_a_policy_for_each_type_and_each_front_door(dev: Synthesised) -
 
 
 def test_a_renamed_type_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
-    found = _producer_policies(synth(package="tests.infra.renamed", settings={}))
+    found = _producer_policies(synth.app("renamed"))
     for name in ("data-copy", "data-move"):
         assert found[f"acme-send-{name}-${{AWS::Region}}"] == {
             f"acme-default-{name}",
@@ -417,7 +384,7 @@ def test_a_renamed_type_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
 
 def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:
     # a second policy of the same name would be created before the first is removed, and names are unique
-    template = synth(package="tests.infra.renamed", settings={}).whole("acme-jobs")
+    template = synth.app("renamed").whole("acme-jobs")
     for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
         name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
         in_front_of_lanes = name in [*Queue]

@@ -114,7 +114,7 @@ def test_a_local_stage_has_the_same_resources_in_a_single_stack(
     monkeypatch.setattr(
         joblane.cdk.constructs.jobs, "Parts", lambda *args, **given: Parts(*args, **{**given, "flat": False})
     )
-    nested = synth("local")
+    nested = synth.anew("local")
     assert len(nested.templates) > 3
     # then queues, functions, roles and schedules are the same
     assert by_construct(nested.whole("jobs-jobs")) == by_construct(local.whole("jobs-jobs"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from joblane.worker.routes import decode
 from tests.infra import templates
+from tests.infra.conftest import Synth
 from tests.infra.templates import Template
 
 OLD = {"acme-default-data-copy", "acme-low-data-copy"}
@@ -15,9 +14,8 @@ NEW = {"acme-default-data-move", "acme-low-data-move"}
 
 
 @pytest.fixture(scope="module")
-def template(synth: Any) -> Template:
-    done: Template = synth("dev", package="tests.infra.renamed", settings={}).whole("acme-jobs")
-    return done
+def template(synth: Synth) -> Template:
+    return synth.app("renamed").whole("acme-jobs")
 
 
 def test_the_old_names_lanes_feed_the_same_function_with_the_least_concurrency(template: Template) -> None:

@@ -88,40 +88,100 @@ def test_the_role_of_the_migration_is_known_if_the_template_names_it() -> None:
     assert Wanted.of(template("postgresql://db")) is None
 
 
-# --- Region --------------------------------------------------------------------------------------------------------
+# --- Rules ---------------------------------------------------------------------------------------------------------
+
+EAST = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az1", "us-east-1e": "use1-az3"}
+SENDER, HOOK = "no-reply@mail.acme.dev", "acme/hook"
 
 
-def test_a_service_that_the_region_lacks_is_refused() -> None:
-    offered = region.offered(boto3.session.Session(), "ap-east-1", NEEDS.services)
-    found = only(region.services(NEEDS, "ap-east-1", offered), FindingKind.REFUSED)
-    assert found.what == "service sesv2"
-    assert "the region ap-east-1 does not offer it" in found.why
-
-
-@pytest.mark.parametrize("name", ["us-east-1", "eu-central-1", "ap-southeast-3", "cn-north-1"])
-def test_a_region_with_all_services_is_fine(name: str) -> None:
-    needs = replace(NEEDS, services=NEEDS.services - {"sesv2"} | {"apigatewayv2", "scheduler", "sns", "nothing"})
-    assert list(region.services(needs, name, region.offered(boto3.session.Session(), name, needs.services))) == []
-
-
-def test_a_region_that_boto3_does_not_know_is_unchecked() -> None:
-    offered = region.offered(boto3.session.Session(), "eu-nowhere-1", NEEDS.services)
-    assert "update boto3" in only(region.services(NEEDS, "eu-nowhere-1", offered), FindingKind.UNCHECKED).do
-
-
-# --- Bootstrap -----------------------------------------------------------------------------------------------------
+def services(name: str, needs: Needs = NEEDS) -> Iterator[Finding]:
+    yield from region.services(needs, name, region.offered(boto3.session.Session(), name, needs.services))
 
 
 @pytest.mark.parametrize(
-    ("parameter", "command"),
+    ("findings", "kind", "why", "do"),
     [
-        ("/cdk-bootstrap/hnb659fds/version", "cdk bootstrap,"),
-        ("/cdk-bootstrap/x/version", "cdk bootstrap --qualifier x,"),
+        (services("ap-east-1"), FindingKind.REFUSED, "the region ap-east-1 does not offer it", "another region"),
+        (services("eu-nowhere-1"), FindingKind.UNCHECKED, "does not know the region", "update boto3"),
+        (region.bootstrap("/cdk-bootstrap/hnb659fds/version", REGION, None), FindingKind.REFUSED, "", "cdk bootstrap,"),
+        (
+            region.bootstrap("/cdk-bootstrap/x/version", REGION, None),
+            FindingKind.REFUSED,
+            "SSM has no parameter /cdk-bootstrap/x/version",
+            "cdk bootstrap --qualifier x,",
+        ),
+        (
+            region.zones(["eu-central-1a", "eu-central-1d"], REGION, ZONES),
+            FindingKind.REFUSED,
+            "the account has no zone eu-central-1d in eu-central-1",
+            "two of eu-central-1a, eu-central-1b, eu-central-1c",
+        ),
+        (
+            region.zones(["us-east-1a", "us-east-1e"], "us-east-1", EAST),
+            FindingKind.REFUSED,
+            "Lambda accepts no subnets in us-east-1e, which is use1-az3 in this account",
+            "two of us-east-1a, us-east-1b",
+        ),
+        (
+            region.zones([], "us-east-1", EAST),  # CloudFormation chooses
+            FindingKind.NOTE,
+            "us-east-1e, which is use1-az3 in this account, and CloudFormation may choose it",
+            'write "availability_zones"',
+        ),
+        (
+            region.zones([], "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}),
+            FindingKind.REFUSED,  # no two zones are right
+            "CloudFormation may choose it",
+            "",
+        ),
+        (
+            region.rds_role(None),
+            FindingKind.NOTE,
+            "",
+            "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com",
+        ),
+        (
+            region.mail(SENDER, REGION, Mail(False, True, [])),
+            FindingKind.NOTE,
+            "",
+            f"aws sesv2 create-email-identity --email-identity {SENDER}",
+        ),
+        (
+            region.mail(SENDER, REGION, Mail(True, True, ["acme.dev"])),
+            FindingKind.NOTE,
+            "",
+            "aws sesv2 put-account-details --production-access-enabled",
+        ),
+        (region.mail(SENDER, REGION, Mail(False, False, ["acme.dev"])), FindingKind.NOTE, "", "SES console"),
+        *(
+            (region.secret(HOOK, REGION, found), FindingKind.REFUSED, "", f"create-secret --name {HOOK}")
+            for found in (None, {"DeletedDate": datetime(2026, 1, 1, tzinfo=UTC)})
+        ),
     ],
 )
-def test_a_missing_bootstrap_is_refused_with_the_command(parameter: str, command: str) -> None:
-    assert command in only(region.bootstrap(parameter, REGION, None), FindingKind.REFUSED).do
-    assert list(region.bootstrap(parameter, REGION, {})) == []
+def test_a_part_that_account_or_region_lack_is_found(
+    findings: Iterator[Finding], kind: FindingKind, why: str, do: str
+) -> None:
+    found = only(findings, kind)
+    assert why in found.why
+    assert do in (found.do or "")
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [
+        *(
+            services(name, replace(NEEDS, services=NEEDS.services - {"sesv2"} | {"apigatewayv2", "scheduler", "no"}))
+            for name in ("us-east-1", "eu-central-1", "ap-southeast-3", "cn-north-1")
+        ),
+        region.bootstrap("/cdk-bootstrap/x/version", REGION, {}),
+        region.zones([], REGION, ZONES),
+        region.rds_role({}),
+        region.secret(HOOK, REGION, {"Name": HOOK}),
+    ],
+)
+def test_a_part_that_is_there_is_no_finding(findings: Iterator[Finding]) -> None:
+    assert list(findings) == []
 
 
 def test_the_bootstrap_exists_if_its_parameter_does() -> None:
@@ -131,68 +191,6 @@ def test_the_bootstrap_exists_if_its_parameter_does() -> None:
         stub.add_response("get_parameter", {"Parameter": {"Value": "25"}}, {"Name": name})
         found = [region.existing("get_parameter", "ParameterNotFound", client, Name=name) for _ in range(2)]
         assert [each is not None for each in found] == [False, True]
-
-
-# --- Zones ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_zone_that_the_account_lacks_is_refused_with_those_it_has() -> None:
-    found = only(region.zones(["eu-central-1a", "eu-central-1d"], REGION, ZONES), FindingKind.REFUSED)
-    assert found.why == "the account has no zone eu-central-1d in eu-central-1"
-    assert found.do.endswith("two of eu-central-1a, eu-central-1b, eu-central-1c")
-
-
-EAST = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az1", "us-east-1e": "use1-az3"}
-
-
-def test_a_named_zone_without_lambda_is_refused() -> None:
-    found = only(region.zones(["us-east-1a", "us-east-1e"], "us-east-1", EAST), FindingKind.REFUSED)
-    assert found.why == "Lambda accepts no subnets in us-east-1e, which is use1-az3 in this account"
-    assert found.do.endswith("two of us-east-1a, us-east-1b")
-
-
-def test_an_unnamed_zone_without_lambda_is_noted_because_it_may_be_chosen() -> None:
-    found = only(region.zones([], "us-east-1", EAST), FindingKind.NOTE)
-    assert "us-east-1e, which is use1-az3 in this account, and CloudFormation may choose it" in found.why
-    assert 'write "availability_zones"' in found.do
-    # then a deploy with two zones, of which one is wrong, is refused
-    only(
-        region.zones([], "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}),
-        FindingKind.REFUSED,
-    )
-
-
-def test_two_zones_with_lambda_are_fine() -> None:
-    assert list(region.zones([], REGION, ZONES)) == []
-
-
-# --- Roles and mail ------------------------------------------------------------------------------------------------
-
-
-def test_a_missing_role_of_rds_is_noted_with_the_command() -> None:
-    command = "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com"
-    assert command in only(region.rds_role(None), FindingKind.NOTE).do
-    assert list(region.rds_role({})) == []
-
-
-@pytest.mark.parametrize(
-    ("found", "command"),
-    [
-        (Mail(False, True, []), "aws sesv2 create-email-identity --email-identity no-reply@mail.acme.dev"),
-        (Mail(True, True, ["acme.dev"]), "aws sesv2 put-account-details --production-access-enabled"),
-        (Mail(False, False, ["acme.dev"]), "SES console"),
-    ],
-)
-def test_what_keeps_mails_from_being_sent_is_noted(found: Mail, command: str) -> None:
-    assert command in only(region.mail("no-reply@mail.acme.dev", REGION, found), FindingKind.NOTE).do
-
-
-def test_a_missing_secret_that_cloudformation_reads_refuses_the_deploy() -> None:
-    for found in (None, {"DeletedDate": datetime(2026, 1, 1, tzinfo=UTC)}):
-        assert (
-            "create-secret --name acme/hook" in only(region.secret("acme/hook", REGION, found), FindingKind.REFUSED).do
-        )
-    assert list(region.secret("acme/hook", REGION, {"Name": "acme/hook"})) == []
 
 
 class Ses:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from joblane.cdk.settings.section import SECRET_ARN, Settings
+from joblane.cdk.settings.section import SECRET_ARN, Settings, required
 
 
 class HttpLimits(Settings):
@@ -56,32 +56,27 @@ class Roles(Settings):
             yield 'at least one group is required, for example {"operate": ["on-call"]}; nobody else signs in'
 
 
-def _issuer(text: str) -> str:
+def _is_issuer(text: str) -> bool:
     where = urlsplit(text)
-    if where.scheme != "https" or not where.hostname or where.query or where.fragment or not text.isascii():
-        raise ValueError(
-            "https:// and a host are required, exactly as in the `iss` of its tokens, for example "
-            "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI"
-        )
-    return text
+    return where.scheme == "https" and bool(where.hostname) and not (where.query or where.fragment) and text.isascii()
+
+
+ISSUER = required(
+    _is_issuer,
+    "https:// and a host are required, exactly as in the `iss` of its tokens, for example "
+    "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI",
+)
 
 
 PARAMETER_ARN = re.compile(r"arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./-]+", re.ASCII)
 
 
-def _secret(text: str) -> str:
-    if not SECRET_ARN.fullmatch(text) and not PARAMETER_ARN.fullmatch(text):
-        raise ValueError(
-            "the whole ARN of a secret in Secrets Manager or of a parameter in Parameter Store is required, and never "
-            "the secret itself"
-        )
-    return text
-
-
-def _scopes(scopes: tuple[str, ...]) -> tuple[str, ...]:
-    if "openid" not in scopes:
-        raise ValueError("openid is required")
-    return scopes
+PAGE_SECRET = required(
+    lambda text: SECRET_ARN.fullmatch(text) or PARAMETER_ARN.fullmatch(text),
+    "the whole ARN of a secret in Secrets Manager or of a parameter in Parameter Store is required, and never the "
+    "secret itself",
+)
+OPENID = required(lambda scopes: "openid" in scopes, "openid is required")
 
 
 class Oidc(Settings):
@@ -90,15 +85,15 @@ class Oidc(Settings):
     The client has the authorization code flow with PKCE, and the page's address with ``/signed-in`` as its redirect.
     """
 
-    issuer: Annotated[str, AfterValidator(_issuer)]
+    issuer: Annotated[str, ISSUER]
     """Exactly the ``iss`` of its tokens, https, including a slash at its end."""
     client_id: str = Field(min_length=1)
     """Id of the page's client."""
-    client_secret: Annotated[str, AfterValidator(_secret)] | None = None
+    client_secret: Annotated[str, PAGE_SECRET] | None = None
     """ARN of the client's secret in Secrets Manager or Parameter Store, whose whole text it is. None: the client is
     public, and PKCE alone protects its sign-in. If the secret has a KMS key of your own, the key's policy must allow
     the page's role ``kms:Decrypt``."""
-    scopes: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_scopes)] = ("openid", "email", "profile")
+    scopes: Annotated[tuple[str, ...], Field(strict=False), OPENID] = ("openid", "email", "profile")
     """Scopes that the page asks for, with ``openid``. Some issuers send groups only with a scope of their own."""
     name_claim: str = Field("email", min_length=1)
     """Claim of the ID token with the person's name in the audit, which has the ``sub`` as well. An email that the

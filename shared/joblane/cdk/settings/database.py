@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from joblane.cdk.settings.section import Settings, secret_arn
+from joblane.cdk.settings.section import SecretArn, Settings, required
 from joblane.record.driver.login import RDS_HOST
 
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
@@ -91,12 +91,10 @@ def _connections(min_capacity: float, max_capacity: float) -> int:
     return most if min_capacity >= 1 else min(most, CONNECTIONS_BELOW_ONE_UNIT)
 
 
-def _host_on_aws(host: str) -> str:
-    if host.lower() == "localhost" or host.startswith("127."):
-        raise ValueError(
-            f"{host} would be the function itself, without TLS; the host name of the database server is required"
-        )
-    return host
+OTHER_HOST = required(
+    lambda host: host.lower() != "localhost" and not host.startswith("127."),
+    "{} would be the function itself, without TLS; the host name of the database server is required",
+)
 
 
 class ExistingDatabase(Settings):
@@ -104,7 +102,7 @@ class ExistingDatabase(Settings):
 
     kind: Literal["existing"]
     """Selects an existing PostgreSQL."""
-    host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    host: Annotated[str, OTHER_HOST] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
     """Host name. With ``resource_id``: the endpoint of RDS, not an alias, because the IAM token is valid only for this
     name."""
     port: int = Field(5432, ge=1, le=65535)
@@ -115,12 +113,12 @@ class ExistingDatabase(Settings):
     """Database role of the functions. Required with ``resource_id``. With ``secret`` the functions log in as the
     secret's ``username``, and ``user`` is refused, unless you also give ``migration_secret``. Then set ``user`` to this
     ``username``: the deploy grants the role its rights."""
-    secret: Annotated[str, AfterValidator(secret_arn)] | None = None
+    secret: SecretArn | None = None
     """ARN of a JSON secret with ``username`` and ``password``, in the form that RDS makes."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
     """Resource id of the cluster, instance or proxy. The functions then log in by IAM (``rds-db:connect``), without a
     password."""
-    migration_secret: Annotated[str, AfterValidator(secret_arn)] | None = None
+    migration_secret: SecretArn | None = None
     """ARN of the secret of the owner role, which can change the schema. None: migrations log in as ``migration_user``,
     or as the functions do."""
     migration_user: DatabaseName | None = None

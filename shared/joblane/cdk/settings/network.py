@@ -9,18 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from joblane.cdk.settings.section import Settings
+from joblane.cdk.settings.section import Settings, required
 
 ZONES = 2
 """Aurora requires subnets in at least two zones. Source: Aurora, *Requirements for a DB cluster in a VPC*."""
 ZONE = re.compile(r"(?P<region>[a-z]{2,4}(-[a-z]+)+-\d)[a-z]")
 """Name of an availability zone: its region, and ``a`` to ``z``. Source: EC2, *Regions and Zones*."""
-
-
-def _zone(name: str) -> str:
-    if not ZONE.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of an availability zone; eu-central-1a, for example, is right")
-    return name
 
 
 def _of_one_region(zones: tuple[str, ...]) -> tuple[str, ...]:
@@ -29,7 +23,10 @@ def _of_one_region(zones: tuple[str, ...]) -> tuple[str, ...]:
     return zones
 
 
-Zone = Annotated[str, AfterValidator(_zone)]
+Zone = Annotated[
+    str,
+    required(ZONE.fullmatch, "{!r} is not the name of an availability zone; eu-central-1a, for example, is right"),
+]
 OneRegion = AfterValidator(_of_one_region)
 PRIVATE = [IPv4Network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")]
 """Addresses that no host in the internet has. Source: RFC 1918; RFC 6598, for the last."""

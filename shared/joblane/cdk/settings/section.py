@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Self
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -31,22 +31,30 @@ reference; the names of RDS's own secrets have a ``!`` as well."""
 NAME = re.compile(r"[\w/+=.@!-]{1,512}", re.ASCII)
 
 
-def secret_arn(text: str) -> str:
-    """Return ``text``, which is the whole ARN of a secret. Raises ValueError."""
-    if not SECRET_ARN.fullmatch(text):
-        raise ValueError(
-            "the whole ARN of a secret is required, with the six characters at its end, for example "
-            "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
-        )
-    return text
+def required(is_right: Callable[[Any], object], sentence: str) -> AfterValidator:
+    """Return a validator that refuses other values with ``sentence``, in which ``{}`` is the value."""
+
+    def check(value: Any) -> Any:
+        if not is_right(value):
+            raise ValueError(sentence.format(value))
+        return value
+
+    return AfterValidator(check)
 
 
-def _secret_id(text: str) -> str:
-    if text.startswith("arn:"):
-        return secret_arn(text)
-    if not NAME.fullmatch(text):
-        raise ValueError("the name or the whole ARN of a secret is required: letters, digits and /_+=.@-")
-    return text
+WHOLE_ARN = (
+    "the whole ARN of a secret is required, with the six characters at its end, for example "
+    "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
+)
+SecretArn = Annotated[str, required(SECRET_ARN.fullmatch, WHOLE_ARN)]
+SecretId = Annotated[
+    str,
+    required(lambda text: not text.startswith("arn:") or SECRET_ARN.fullmatch(text), WHOLE_ARN),
+    required(
+        lambda text: text.startswith("arn:") or NAME.fullmatch(text),
+        "the name or the whole ARN of a secret is required: letters, digits and /_+=.@-",
+    ),
+]
 
 
 class SecretReference(Settings):
@@ -55,7 +63,7 @@ class SecretReference(Settings):
     The templates and the configurations of functions have the reference only.
     """
 
-    secret: Annotated[str, AfterValidator(_secret_id)]
+    secret: SecretId
     """Name or whole ARN of the secret, in the region of the stage. If the secret has a KMS key of your own, the key's
     policy must allow the functions' roles ``kms:Decrypt``."""
     field: str | None = Field(None, min_length=1)
