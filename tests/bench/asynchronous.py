@@ -10,6 +10,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from unittest import mock
 
 from sqlalchemy import create_engine
@@ -20,7 +21,7 @@ from joblane import Job, JobClient, settings
 from joblane.names import lane_name
 from joblane.sqs.client import Sqs
 from tests.bench.enqueueing import Order, bench_order
-from tests.bench.report import Ratio, median, within
+from tests.bench.report import Ratio, median, rounds, within
 
 ROUNDS, CALLS = 12, 50
 AT_ONCE, LONGEST_MS = 1_000, 100.0
@@ -63,14 +64,13 @@ def run() -> list[Ratio]:
                 jobs.enqueue(bench_order, payload, session=session)
                 session.commit()
 
-    times: dict[str, list[float]] = {kind: [] for kind in ("psycopg", "none", *KINDS)}
+    def measured(kind: str) -> float:
+        started = time.process_time()
+        runner.run(asynchronously(kind)) if kind in KINDS else synchronously(kind)
+        return (time.process_time() - started) / CALLS
+
     with asyncio.Runner() as runner:
-        for turn in range(ROUNDS + 2):
-            for kind, found in times.items():
-                started = time.process_time()
-                runner.run(asynchronously(kind)) if kind in KINDS else synchronously(kind)
-                if turn >= 2:
-                    found.append((time.process_time() - started) / CALLS)
+        times = rounds(ROUNDS, {kind: partial(measured, kind) for kind in ("psycopg", "none", *KINDS)}, warm=2)
         held = [
             within(
                 f"{AT_ONCE:,} tasks at once {name}",

@@ -22,9 +22,8 @@ from joblane.record.driver.connection import Connection
 from joblane.record.driver.time_limits import NO_LIMITS
 from joblane.record.row.states import State
 from joblane.sweep.sweep import sweep
-from joblane.testing.databases import Databases
 from tests.bench import backends
-from tests.bench.record import PREFIX, Accepting, Record, Work, bench_record
+from tests.bench.record import PREFIX, Accepting, Record, Work, bench_record, clones
 from tests.bench.report import Ratio, within
 
 MANY, CANCELLED, CHAIN = 650_000, 100_000, 20_000
@@ -113,18 +112,28 @@ class Family:
 
 @contextmanager
 def _family(server: Postgres, number: int, on_parent_dead: str = "hold", **how: Any) -> Iterator[Family]:
-    databases = Databases(server.url)
-    try:
-        with databases.clone() as url:
-            family = Family(url, number, on_parent_dead, how.pop("parent_task", bench_record), **how)
+    with clones(server) as [url]:
+        family = Family(url, number, on_parent_dead, how.pop("parent_task", bench_record), **how)
+        with family.record:
             yield family
-            family.record.close()
-    finally:
-        databases.close()
 
 
 def run(server: Postgres) -> list[Ratio]:
-    return [*_completed(server), *_archived(server), *_cancelled(server), *_with_threads(server), *_chain(server)]
+    return [
+        *_ended(server, "completes", State.COMPLETED, State.PENDING),
+        *_ended(server, "is archived, with 'hold'", State.ARCHIVED, State.HELD, parent_task=bench_failing),
+        *_ended(
+            server,
+            "is archived, with 'cancel'",
+            State.ARCHIVED,
+            State.CANCELLED,
+            on_parent_dead="cancel",
+            parent_task=bench_failing,
+        ),
+        *_cancelled(server, f"cancel of a task with {MANY:,} children", MANY),
+        *_with_threads(server),
+        *_cancelled(server, f"cancel of the first of a chain of {CHAIN:,}", CHAIN, chain=True),
+    ]
 
 
 def _statement(what: str, setting: str, spent: Spent, target: float) -> Ratio:
@@ -137,63 +146,35 @@ def _statement(what: str, setting: str, spent: Spent, target: float) -> Ratio:
     )
 
 
-def _completed(server: Postgres) -> list[Ratio]:
-    setting = f"{MANY:,} children of a task that completes"
-    with _family(server, MANY) as family:
+def _ended(server: Postgres, end: str, state: State, of_children: State, **how: Any) -> list[Ratio]:
+    """Run the parent, then sweep. ``state``: the state in which the parent ends."""
+    setting = f"{MANY:,} children of a task that {end}"
+    with _family(server, MANY, **how) as family:
         with metered(family.record.pid) as of_worker:
             family.record.deliver([family.body], 1)
-        assert family.connection.run("select state from joblane.tasks where id = $1", family.parent) == [["completed"]]
+        assert family.connection.run("select state from joblane.tasks where id = $1", family.parent) == [[state]]
         of_sweep = family.swept()
-        assert family.states() == {State.PENDING: MANY}
+        assert family.states() == {of_children: MANY}
     return [
         _statement("a worker", setting, of_worker, OF_WORKER),
         _statement("the sweep", setting, of_sweep, OF_SWEEP),
     ]
 
 
-def _archived(server: Postgres) -> list[Ratio]:
-    found = []
-    for on_parent_dead, state in (("hold", State.HELD), ("cancel", State.CANCELLED)):
-        setting = f"{MANY:,} children of a task that is archived, with {on_parent_dead!r}"
-        with _family(server, MANY, on_parent_dead, parent_task=bench_failing) as family:
-            with metered(family.record.pid) as of_worker:
-                family.record.deliver([family.body], 1)
-            row = family.connection.run("select state from joblane.tasks where id = $1", family.parent)
-            assert row == [["archived"]]
-            of_sweep = family.swept()
-            assert family.states() == {state: MANY}
-        found += [
-            _statement("a worker", setting, of_worker, OF_WORKER),
-            _statement("the sweep", setting, of_sweep, OF_SWEEP),
-        ]
-    return found
-
-
-def _cancelled(server: Postgres) -> list[Ratio]:
-    setting = f"cancel of a task with {MANY:,} children"
-    with _family(server, MANY) as family:
+def _cancelled(server: Postgres, setting: str, number: int, *, chain: bool = False) -> list[Ratio]:
+    """Cancel the parent, or the first task of a chain, then sweep."""
+    with _family(server, number, chain=chain) as family:
+        if chain:
+            family.connection.run(FIRST)
         with metered(family.record.pid) as of_client:
-            assert family.record._client.cancel(family.parent) is State.CANCELLED
+            assert family.record._client.cancel("c000000001" if chain else family.parent) is State.CANCELLED
         of_sweep = family.swept()
-        assert family.states() == {State.CANCELLED: MANY}
+        assert family.states() == {State.CANCELLED: number}
+    statement = _statement("a client", setting, of_client, OF_WORKER)
     return [
-        _statement("a client", setting, of_client, OF_WORKER),
+        *([] if chain else [statement]),
         _statement("the sweep", setting, of_sweep, OF_SWEEP),
         within("a cancel", setting, of_client.seconds, OF_CANCEL, "s"),
-    ]
-
-
-def _chain(server: Postgres) -> list[Ratio]:
-    setting = f"cancel of the first of a chain of {CHAIN:,}"
-    with _family(server, CHAIN, chain=True) as family:
-        family.connection.run(FIRST)
-        with metered(family.record.pid) as of_client:
-            assert family.record._client.cancel("c000000001") is State.CANCELLED
-        of_sweep = family.swept()
-        assert family.states() == {State.CANCELLED: CHAIN}
-    return [
-        within("a cancel", setting, of_client.seconds, OF_CANCEL, "s"),
-        _statement("the sweep", setting, of_sweep, OF_SWEEP),
     ]
 
 

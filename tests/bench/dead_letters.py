@@ -19,7 +19,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
 from joblane.tasks.discovery import discover
-from joblane.testing.databases import Databases
+from tests.bench.record import clones
 from tests.bench.report import Ratio, median, within
 
 DEAD = 1_000
@@ -50,17 +50,14 @@ def stage(server: Postgres, prefix: str) -> Iterator[None]:
 
     Otherwise the next measurement would find the dead letters and the rows of this one.
     """
-    databases, sqs = Databases(server.url), Sqs()
-    try:
-        with databases.clone() as url, patch.dict(os.environ, DATABASE_URL=url, JOBLANE_PREFIX=prefix):
-            names = queues_of(prefix, discover())
-            names += [name.removesuffix(dead_letter_name("")) for name in names]
-            urls = [sqs.client.create_queue(QueueName=name)["QueueUrl"] for name in names]
-            yield
-            for queue_url in urls:
-                sqs.client.delete_queue(QueueUrl=queue_url)
-    finally:
-        databases.close()
+    sqs = Sqs()
+    with clones(server) as [url], patch.dict(os.environ, DATABASE_URL=url, JOBLANE_PREFIX=prefix):
+        names = queues_of(prefix, discover())
+        names += [name.removesuffix(dead_letter_name("")) for name in names]
+        urls = [sqs.client.create_queue(QueueName=name)["QueueUrl"] for name in names]
+        yield
+        for queue_url in urls:
+            sqs.client.delete_queue(QueueUrl=queue_url)
 
 
 def _measured() -> list[Ratio]:

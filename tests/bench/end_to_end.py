@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from joblane.tasks.job import Job
 from tests.bench import backends
 from tests.bench.deployed import Deployer, zip_code
 from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop
-from tests.bench.report import Ratio, median, within
+from tests.bench.report import Ratio, median, rounds, within
 
 JOBS = 5_000
 BATCH = 10
@@ -110,41 +111,35 @@ class Bench:
             FunctionResponseTypes=["ReportBatchItemFailures"],
             ScalingConfig={"MaximumConcurrency": concurrency},
         )["UUID"]
-        functions, postgres = self._functions_seconds(), self._postgres_seconds()
+        before = self._spent()
         send_last()
         started = time.perf_counter()
         while not has_ended():
             assert time.perf_counter() - started < TIMEOUT_SECONDS, f"{name}: not ended in {TIMEOUT_SECONDS} s"
             time.sleep(0.05)
         took = time.perf_counter() - started
-        run = Run(took, self._functions_seconds() - functions, self._postgres_seconds() - postgres)
+        functions, postgres = (after - one for after, one in zip(self._spent(), before, strict=True))
         self._lambda.delete_event_source_mapping(UUID=mapping)
-        return run
+        return Run(took, functions, postgres)
 
-    def _functions_seconds(self) -> float:
-        return _descendants_seconds(self._emulator.pid)
-
-    def _postgres_seconds(self) -> float:
-        return _descendants_seconds(self._server.pid)
-
-
-def _descendants_seconds(pid: int | None) -> float:
-    assert pid is not None, "it has ended"
-    return backends.descendants(pid)
+    def _spent(self) -> tuple[float, float]:
+        """Return the processor seconds of the functions and of PostgreSQL."""
+        assert self._emulator.pid is not None, "it has ended"
+        assert self._server.pid is not None, "it has ended"
+        return backends.descendants(self._emulator.pid), backends.descendants(self._server.pid)
 
 
 def run(server: Postgres, emulator: MiniStack, folder: Path) -> list[Ratio]:
     bench = Bench(server, emulator, folder)
     found = []
     for concurrency in (2, 10):
-        for _ in range(WARM_UPS):
-            bench.ours(concurrency), bench.bare(concurrency)
-        pairs = [(bench.ours(concurrency), bench.bare(concurrency)) for _ in range(ROUNDS)]
-        ours, bare = (median([pair[side].seconds for pair in pairs]) for side in (0, 1))
+        calls = {"ours": partial(bench.ours, concurrency), "bare": partial(bench.bare, concurrency)}
+        runs = rounds(ROUNDS, calls, warm=WARM_UPS)
+        ours, bare = (median([run.seconds for run in runs[side]]) for side in ("ours", "bare"))
         functions, postgres = (
-            median([getattr(pair[0], name) / JOBS * 1e6 for pair in pairs]) for name in ("functions", "postgres")
+            median([getattr(run, name) / JOBS * 1e6 for run in runs["ours"]]) for name in ("functions", "postgres")
         )
-        bare_functions = median([pair[1].functions / JOBS * 1e6 for pair in pairs])
+        bare_functions = median([run.functions / JOBS * 1e6 for run in runs["bare"]])
         setting = f"{JOBS:,} jobs, batch {BATCH}, concurrency {concurrency}"
         found += [
             within(

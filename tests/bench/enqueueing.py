@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import boto3
@@ -24,7 +25,7 @@ from joblane import JobClient, MessageClient, Payload, TaskContext, settings, ta
 from joblane.names import lane_name
 from joblane.sqs.client import CONNECTIONS
 from joblane.tasks.job import Job
-from tests.bench.report import Ratio, in_turns, median
+from tests.bench.report import Ratio, in_turns, median, rounds
 
 ROUNDS, SENDS = 100, 20
 MANY = 10_000
@@ -87,12 +88,8 @@ def run() -> list[Ratio]:
         return time.perf_counter() - started
 
     numbers = itertools.count()
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for number in range(ROUNDS + 3):
-        for kind, call in kinds.items():
-            took = _processor_time(call, numbers)
-            if number >= 3:  # the first rounds connect and compile
-                times[kind].append(took)
+    measured = {kind: partial(_processor_time, call, numbers) for kind, call in kinds.items()}
+    times = rounds(ROUNDS, measured, warm=3)
     bare = median(times["boto3"])
     found = [
         Ratio(

@@ -5,10 +5,11 @@ The statistics are those of a quiet moment, as autovacuum leaves them: no task w
 
 from __future__ import annotations
 
+from functools import partial
+
 from joblane.local.postgres import Postgres
-from joblane.testing.databases import Databases
-from tests.bench.record import Record
-from tests.bench.report import Ratio, median
+from tests.bench.record import Record, clones
+from tests.bench.report import Ratio, median, rounds
 
 ROUNDS, TASKS, BATCH = 7, 200, 10
 ENDED, ACTIVE = 20_000, 4_000
@@ -16,31 +17,21 @@ BOUND = 1.3
 
 
 def run(server: Postgres) -> list[Ratio]:
-    databases = Databases(server.url)
-    try:
-        with databases.clone() as quiet_url, databases.clone() as busy_url:
-            quiet, busy = Record(quiet_url), Record(busy_url)
-            for record, active in ((quiet, 0), (busy, ACTIVE)):
-                record.fill(ENDED)
-                record.activate(active)
-                record.finished(TASKS, BATCH)  # warm-up
-            alone: list[float] = []
-            crowded: list[float] = []
-            for _ in range(ROUNDS):
-                alone.append(quiet.finished(TASKS, BATCH) * BATCH)
-                crowded.append(busy.finished(TASKS, BATCH) * BATCH)
-            quiet.close()
-            busy.close()
-    finally:
-        databases.close()
+    with clones(server, 2) as [quiet_url, busy_url], Record(quiet_url) as quiet, Record(busy_url) as busy:
+        for record, active in ((quiet, 0), (busy, ACTIVE)):
+            record.fill(ENDED)
+            record.activate(active)
+            record.finished(TASKS, BATCH)  # warm-up
+        found = rounds(ROUNDS, {record: partial(record.finished, TASKS, BATCH) for record in (quiet, busy)})
+    alone, crowded = (median(found[record]) * BATCH for record in (quiet, busy))
     return [
         Ratio(
             f"finish of {BATCH} tasks, CPU of PostgreSQL",
             f"next to {ACTIVE:,} active tasks and {ENDED:,} ended ones, medians of {ROUNDS} rounds in turns; "
             "against no other active task",
-            f"{median(crowded) * 1000:.2f} ms",
-            f"{median(alone) * 1000:.2f} ms",
-            median(crowded) / median(alone),
+            f"{crowded * 1000:.2f} ms",
+            f"{alone * 1000:.2f} ms",
+            crowded / alone,
             BOUND,
             at_most=True,
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from joblane.local.postgres import Postgres
 from joblane.tasks.job import Job
-from joblane.testing.databases import Databases
 from tests.bench import backends
 from tests.bench.quiet import silent
-from tests.bench.record import Record
-from tests.bench.report import Ratio, median, within
+from tests.bench.record import Record, clones
+from tests.bench.report import Ratio, median, rounds, within
 from tests.builders.events import LambdaContext
 
 MEMBERS, WORKERS, ROUNDS = 10_000, 8, 3
@@ -28,13 +29,8 @@ def run(steady: Postgres, durable: Postgres) -> list[Ratio]:
 
 def _of_batches(server: Postgres) -> list[Ratio]:
     found = []
-    databases = Databases(server.url)
     for size in (10, 1):
-        rates: dict[bool, list[float]] = {True: [], False: []}
-        for _ in range(ROUNDS):
-            for in_batch in (False, True):
-                with databases.clone() as url:
-                    rates[in_batch].append(_drained(url, size, in_batch=in_batch))
+        rates = rounds(ROUNDS, {kind: partial(_drained, server, size, in_batch=kind) for kind in (False, True)})
         found.append(
             Ratio(
                 "ends of a batch's members",
@@ -47,13 +43,16 @@ def _of_batches(server: Postgres) -> list[Ratio]:
                 at_most=False,
             )
         )
-    databases.close()
     return found
 
 
-def _drained(url: str, size: int, *, in_batch: bool) -> float:
+def _drained(server: Postgres, size: int, *, in_batch: bool) -> float:
     """Run all tasks, and the callbacks, in several workers. Return the ends per second."""
-    records = [Record(url) for _ in range(WORKERS)]
+    with clones(server) as [url], ExitStack() as stack:
+        return _ends_per_second([stack.enter_context(Record(url)) for _ in range(WORKERS)], size, in_batch=in_batch)
+
+
+def _ends_per_second(records: list[Record], size: int, *, in_batch: bool) -> float:
     jobs = [Job(records[0].task, records[0]._work()) for _ in range(MEMBERS)]
     client = records[0]._client
     if in_batch:
@@ -80,29 +79,20 @@ def _drained(url: str, size: int, *, in_batch: bool) -> float:
 
     with silent():
         started = time.monotonic()
-        threads = [threading.Thread(target=work, args=(record,)) for record in records]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(records)) as threads:
+            list(threads.map(work, records))
         seconds = time.monotonic() - started
     [[live]] = records[0].connection.run("select count(*) from joblane.tasks where state <> 'completed'")
     assert live == 0
-    for record in records:
-        record.close()
     return MEMBERS / seconds
 
 
 def _of_children(server: Postgres) -> list[Ratio]:
     """A child with one parent, held and released, against a task without parents."""
-    databases = Databases(server.url)
-    with databases.clone() as url:
-        record = Record(url)
+    with clones(server) as [url], Record(url) as record:
         record.live(200, 1)
         plain = _cost(record, lambda: record.live(2 * CHILDREN, 1))
         pairs = _cost(record, lambda: _pairs(record))
-        record.close()
-    databases.close()
     setting = f"{CHILDREN:,} pairs, batch 1"
     return [
         within(

@@ -6,12 +6,13 @@ Each size has a database of its own, and the rounds take turns. PostgreSQL's sha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 
 from joblane.local.postgres import Postgres
-from joblane.testing.databases import Databases
 from tests.bench import backends
-from tests.bench.record import Record
-from tests.bench.report import Ratio, median
+from tests.bench.record import Record, clones
+from tests.bench.report import Ratio, median, rounds
 
 SIZES = (1_000_000, 10_000_000)
 ROUNDS, TASKS, BATCH = 9, 500, 10
@@ -19,22 +20,11 @@ BOUND = 1.15
 
 
 def run(server: Postgres) -> list[Ratio]:
-    databases = Databases(server.url)
-    try:
-        with databases.clone() as small, databases.clone() as million, databases.clone() as large:
-            records = {0: Record(small), SIZES[0]: Record(million), SIZES[1]: Record(large)}
-            spent: dict[int, list[Mapping[str, float]]] = {}
-            for size, record in records.items():
-                record.fill(size)
-                _round(record)  # warm-up
-                spent[size] = []
-            for _ in range(ROUNDS):
-                for size, record in records.items():
-                    spent[size].append(_round(record))
-            for record in records.values():
-                record.close()
-    finally:
-        databases.close()
+    with clones(server, 1 + len(SIZES)) as urls, ExitStack() as stack:
+        records = {size: stack.enter_context(Record(url)) for size, url in zip((0, *SIZES), urls, strict=True)}
+        for size, record in records.items():
+            record.fill(size)
+        spent = rounds(ROUNDS, {size: partial(_round, record) for size, record in records.items()}, warm=1)
     return [_grown(step, size, spent) for size in SIZES for step in ("enqueue", "claim", "finish")]
 
 

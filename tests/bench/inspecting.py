@@ -34,13 +34,12 @@ from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
 from joblane.local.postgres import Postgres
 from joblane.record.driver.database import Database
-from joblane.record.migrations import upgrade
 from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
 from tests.bench import backends
+from tests.bench.record import clones
 from tests.bench.report import Ratio, median, within
-from tests.databases import administer
 
 TASKS = 1_000_000
 ROUNDS = 9
@@ -53,8 +52,8 @@ ABSENT = "jobs:bulk"
 """A declared type without tasks."""
 INDEX_SECONDS = 120
 """Target for a rebuild of all indexes of the table. While a migration builds an index, no task can be enqueued."""
-ALL_CAUSES: tuple[Any, ...] = ([], None, "count")
-"""Parameters of the statement of causes: those of all types."""
+ALL_CAUSES: tuple[Any, ...] = ([], None, "count", None)
+"""Parameters of the statement of causes: those of all types and tenants."""
 CAUSES = """
 update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) where error_type is not null
 """
@@ -112,14 +111,9 @@ class Query:
 
 
 def run(server: Postgres) -> list[Ratio]:
-    administer(server.database_url("postgres"), "create database inspecting")
-    database = Database(server.database_url("inspecting"))
-    try:
-        migration = _fill(server.database_url("inspecting"), database)
+    with clones(server) as [url], Database(url) as database:
+        migration = _fill(database)
         return [migration, *_measure(Scope(database, Sqs(), "jobs", discover(), "bench"))]
-    finally:
-        database.drop()
-        administer(server.database_url("postgres"), "drop database inspecting with (force)")
 
 
 def types_of_rows() -> list[str]:
@@ -127,8 +121,7 @@ def types_of_rows() -> list[str]:
     return sorted(discover().keys() - {ABSENT})
 
 
-def _fill(url: str, database: Database) -> Ratio:
-    upgrade(url)
+def _fill(database: Database) -> Ratio:
     connection = database.get()
     connection.limit(None)
     connection.run(TASK_ROWS, str(TASKS), types_of_rows())

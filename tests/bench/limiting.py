@@ -11,8 +11,10 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -20,11 +22,10 @@ from joblane import Task
 from joblane.local.postgres import Postgres
 from joblane.record.driver.connection import Connection
 from joblane.record.task_types import LIMITS, declared_limits
-from joblane.testing.databases import Databases
 from tests.bench import backends
 from tests.bench.quiet import silent
-from tests.bench.record import Record, Work, bench_keyed, bench_record, bench_total
-from tests.bench.report import Ratio, median, within
+from tests.bench.record import Record, Work, bench_keyed, bench_record, bench_total, clones
+from tests.bench.report import Ratio, median, rounds, within
 from tests.builders.events import LambdaContext
 
 ROUNDS, TASKS, WARM = 9, 1_000, 200
@@ -47,23 +48,7 @@ MINUTES = 10
 
 
 def run(steady: Postgres, durable: Postgres) -> list[Ratio]:
-    return [*_on(steady, _without_limits), *_on(steady, _lives), *_on(durable, _starts)]
-
-
-def next_to_a_snapshot(durable: Postgres) -> list[Ratio]:
-    """Starts of a hot limit while another transaction keeps an old snapshot, so that no dead row can be removed.
-
-    They have no bound: PostgreSQL leaves nothing to do but to end the transaction, which an alarm asks for.
-    """
-    return _on(durable, _old_snapshot)
-
-
-def _on(server: Postgres, measure: Callable[[Databases], list[Ratio]]) -> list[Ratio]:
-    databases = Databases(server.url)
-    try:
-        return measure(databases)
-    finally:
-        databases.close()
+    return [*_without_limits(steady), *_lives(steady), *_starts(durable)]
 
 
 def _declare(connection: Connection) -> None:
@@ -73,47 +58,42 @@ def _declare(connection: Connection) -> None:
 # --- One life ------------------------------------------------------------------------------------------------------
 
 
-def _without_limits(databases: Databases) -> list[Ratio]:
+def _without_limits(server: Postgres) -> list[Ratio]:
     found = []
-    with databases.clone() as with_url, databases.clone() as without_url:
-        ours, bare = Record(with_url), Record(without_url)
+    with clones(server, 2) as [with_url, without_url], Record(with_url) as ours, Record(without_url) as bare:
         for name in INDEXES:
             bare.connection.run(f"drop index joblane.tasks_{name}")
         for batch in (10, 1):
-            mine: list[float] = []
-            its: list[float] = []
             for record in (ours, bare):
                 record.fill(TASKS)
                 record.live(WARM, batch)
-            for _ in range(ROUNDS):
-                mine.append(ours.live(TASKS, batch))
-                its.append(bare.live(TASKS, batch))
+            times = rounds(ROUNDS, {record: partial(record.live, TASKS, batch) for record in (ours, bare)})
             found.append(
                 Ratio(
                     "life without limits, CPU of PostgreSQL",
                     f"batch {batch}, median ratio of {ROUNDS} rounds in turns; against no indexes of limits",
-                    f"{median(mine) * 1e6:.0f} µs",
-                    f"{median(its) * 1e6:.0f} µs",
-                    median([one / other for one, other in zip(mine, its, strict=True)]),
+                    f"{median(times[ours]) * 1e6:.0f} µs",
+                    f"{median(times[bare]) * 1e6:.0f} µs",
+                    median([one / other for one, other in zip(times[ours], times[bare], strict=True)]),
                     UNLIMITED,
                     at_most=True,
                 )
             )
-        ours.close()
-        bare.close()
     return found
 
 
-def _lives(databases: Databases) -> list[Ratio]:
+def _lives(server: Postgres) -> list[Ratio]:
     """Lives with a free slot, and lives that wait, against lives without limits."""
-    with databases.clone() as url:
-        plain, roomy, late = Record(url), Record(url, bench_keyed, keys=KEYS), Record(url, bench_total)
+    with (
+        clones(server) as [url],
+        Record(url) as plain,
+        Record(url, bench_keyed, keys=KEYS) as roomy,
+        Record(url, bench_total) as late,
+    ):
         _declare(plain.connection)
         for record in (plain, roomy):
             record.live(WARM, 1)
         bare, free, waited = _cost(plain, _live), _cost(roomy, _live), _cost(late, _wait)
-        for record in (plain, roomy, late):
-            record.close()
     setting = f"{TASKS:,} tasks, batch 1"
     return [
         _more("statements of a life with a free slot", setting, free["statements"], bare["statements"], 1),
@@ -167,16 +147,17 @@ def _cost(record: Record, work: Callable[[Record], None]) -> dict[str, float]:
 # --- Starts per second ---------------------------------------------------------------------------------------------
 
 
-def _starts(databases: Databases) -> list[Ratio]:
+def _starts(server: Postgres) -> list[Ratio]:
     settings: list[tuple[Task[Work, None], int, str]] = [(bench_record, 0, "no limit"), *HOT]
-    rates: dict[str, list[float]] = {name: [] for _, _, name in settings}
-    for _ in range(START_ROUNDS):
-        for task, slots, name in settings:
-            with databases.clone() as url, _busy(url, task, slots) as ended:
-                time.sleep(1)
-                before = len(ended)
-                time.sleep(SECONDS)
-                rates[name].append((len(ended) - before) / SECONDS)
+
+    def measured(task: Task[Work, None], slots: int) -> float:
+        with clones(server) as [url], _busy(url, task, slots) as ended:
+            time.sleep(1)
+            before = len(ended)
+            time.sleep(SECONDS)
+            return (len(ended) - before) / SECONDS
+
+    rates = rounds(START_ROUNDS, {name: partial(measured, task, slots) for task, slots, name in settings})
     bare = rates["no limit"]
     return [
         Ratio(
@@ -192,11 +173,14 @@ def _starts(databases: Databases) -> list[Ratio]:
     ]
 
 
-def _old_snapshot(databases: Databases) -> list[Ratio]:
+def next_to_a_snapshot(durable: Postgres) -> list[Ratio]:
+    """Starts of a hot limit while another transaction keeps an old snapshot, so that no dead row can be removed.
+
+    They have no bound: PostgreSQL leaves nothing to do but to end the transaction, which an alarm asks for.
+    """
     found = []
     for slots in (1, 50):
-        with databases.clone() as url:
-            old = Record(url)
+        with clones(durable) as [url], Record(url) as old:
             old.connection.execute_simple("begin isolation level repeatable read")
             old.connection.run("select count(*) from joblane.tasks")
             with _busy(url, bench_total, slots) as ended:
@@ -205,7 +189,6 @@ def _old_snapshot(databases: Databases) -> list[Ratio]:
                     before = len(ended)
                     time.sleep(60)
                     counts.append(len(ended) - before)
-            old.close()
         found.append(
             Ratio(
                 "starts next to an old snapshot",
@@ -234,7 +217,8 @@ def _busy(url: str, task: Task[Work, None], slots: int) -> Iterator[list[float]]
         enqueued.release()
 
     counted = replace(task, function=handler)
-    records = [Record(url, counted, keys=KEYS) for _ in range(WORKERS)]
+    stack = ExitStack()
+    records = [stack.enter_context(Record(url, counted, keys=KEYS)) for _ in range(WORKERS)]
     _declare(records[0].connection)
     records[0].connection.run(SLOTS, slots, task.type if task is bench_total else f"{task.type}/")
 
@@ -253,15 +237,11 @@ def _busy(url: str, task: Task[Work, None], slots: int) -> Iterator[list[float]]
                 lane.append(body)
             lane.extend(record.sqs.bodies)
 
-    with silent():
-        threads = [threading.Thread(target=work, args=(record,)) for record in records]
-        for thread in threads:
-            thread.start()
+    with stack, silent(), ThreadPoolExecutor(len(records)) as threads:
+        works = [threads.submit(work, record) for record in records]
         try:
             yield ended
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
-            for record in records:
-                record.close()
+        for each in works:
+            each.result()

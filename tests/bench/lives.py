@@ -8,18 +8,18 @@ our batches of 1. Both enqueue in a loop without pauses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 from joblane.local.postgres import Postgres
 from joblane.record.driver.connection import Connection
 from joblane.record.task.claim import claim
-from joblane.testing.databases import Databases
 from joblane.worker import worker
 from tests.bench.peers.costs import drain, enqueue
 from tests.bench.peers.peer import NO_PAUSE, Bench, Peer, PeerError
-from tests.bench.record import Record
-from tests.bench.report import Ratio, failed, median, within
+from tests.bench.record import Record, clones
+from tests.bench.report import Ratio, failed, median, rounds, within
 
 ROUNDS, TASKS, WARM = 9, 1_000, 200
 LIMITS = {10: (10, 0.62), 1: (2, 1.25)}
@@ -38,45 +38,37 @@ select pg_stat_get_tuples_updated(t) + pg_stat_get_xact_tuples_updated(t),
 
 
 def run(server: Postgres) -> list[Ratio]:
-    databases = Databases(server.url)
-    try:
-        with databases.clone() as url:
-            record = Record(url)
-            try:
-                return [*_cpu(record, server), *_writes(record), _hot(record)]
-            finally:
-                record.close()
-    finally:
-        databases.close()
+    with clones(server) as [url], Record(url) as record:
+        return [*_cpu(record, server), *_writes(record), _hot(record)]
 
 
 def _cpu(record: Record, server: Postgres) -> list[Ratio]:
     name = "life in the database, CPU of PostgreSQL"
     for batch in LIMITS:
         record.live(WARM, batch)
-    ours: dict[int, list[float]] = {batch: [] for batch in LIMITS}
-    theirs: dict[int, list[float]] = {batch: [] for batch in LIMITS}
+
+    def measured(batch: int, limit: int) -> tuple[float, float]:
+        ours = record.live(TASKS, batch)
+        enqueued = enqueue(oban, "one", WARM + TASKS)["server"]
+        return ours, enqueued + drain(oban, limit, TASKS)["server"]
+
     try:
         with Peer("oban", Bench(server), NO_PAUSE) as oban:
-            for _ in range(ROUNDS):
-                for batch, (limit, _) in LIMITS.items():
-                    ours[batch].append(record.live(TASKS, batch))
-                    enqueued = enqueue(oban, "one", WARM + TASKS)["server"]
-                    theirs[batch].append(enqueued + drain(oban, limit, TASKS)["server"])
+            found = rounds(ROUNDS, {batch: partial(measured, batch, limit) for batch, (limit, _) in LIMITS.items()})
     except PeerError as error:
         return [failed(name, str(error))]
     return [
         Ratio(
             name,
             f"batch {batch}, {TASKS:,} tasks, median ratio of {ROUNDS} rounds in turns, CPU per task; against oban: "
-            f"enqueued one by one, and drained with limit {limit}",
-            f"{median(ours[batch]) * 1e6:.0f} µs",
-            f"{median(theirs[batch]) * 1e6:.0f} µs",
-            median([mine / its for mine, its in zip(ours[batch], theirs[batch], strict=True)]),
-            bound,
+            f"enqueued one by one, and drained with limit {LIMITS[batch][0]}",
+            f"{median([ours for ours, _ in pairs]) * 1e6:.0f} µs",
+            f"{median([theirs for _, theirs in pairs]) * 1e6:.0f} µs",
+            median([ours / theirs for ours, theirs in pairs]),
+            LIMITS[batch][1],
             at_most=True,
         )
-        for batch, (limit, bound) in LIMITS.items()
+        for batch, pairs in found.items()
     ]
 
 

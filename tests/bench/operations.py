@@ -24,7 +24,6 @@ from joblane.names import Queue
 from joblane.record import schedules
 from joblane.record.deploys import write_deploy
 from joblane.record.driver.database import Database
-from joblane.record.migrations import upgrade
 from joblane.record.row.states import State
 from joblane.record.task_types import register
 from joblane.sqs.client import Sqs
@@ -32,9 +31,8 @@ from joblane.tasks.discovery import discover
 from joblane.tasks.task import Task
 from tests.bench import backends
 from tests.bench.inspecting import CAUSES, TASK_ROWS, TASKS, types_of_rows
-from tests.bench.record import bench_keyed
+from tests.bench.record import bench_keyed, clones
 from tests.bench.report import Ratio, within
-from tests.databases import administer
 
 ROUNDS = 5
 TARGET_MS, WEEK_MS = 200, 100
@@ -102,22 +100,16 @@ class Empty(Sqs):
 
 
 def run(server: Postgres) -> list[Ratio]:
-    administer(server.database_url("postgres"), "create database operations")
-    database = Database(server.database_url("operations"))
-    try:
-        fill(server.database_url("operations"), database)
+    with clones(server) as [url], Database(url) as database:
+        fill(database)
         return measured(Scope(database, Empty(), "jobs", _tasks(), "bench"))
-    finally:
-        database.drop()
-        administer(server.database_url("postgres"), "drop database operations with (force)")
 
 
 def _tasks() -> dict[str, Task[Any, Any]]:
     return {**discover(), LIMITED: bench_keyed}
 
 
-def fill(url: str, database: Database) -> None:
-    upgrade(url)
+def fill(database: Database) -> None:
     types, connection = types_of_rows(), database.get()
     connection.limit(None)
     register(connection, _tasks())

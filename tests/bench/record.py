@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 from joblane import Payload, Task, TaskContext, task
 from joblane.client.client import client_within
+from joblane.local.postgres import Postgres
 from joblane.names import SWEEP, Queue, dead_letter_name, lane_name, slug_of
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import NO_LIMITS
@@ -22,6 +23,7 @@ from joblane.record.task.claim import claim
 from joblane.record.task.finish import finish
 from joblane.sqs.client import Entry, Sqs
 from joblane.tasks.job import Job
+from joblane.testing.databases import Databases
 from joblane.worker import worker
 from tests.bench import backends
 from tests.bench.quiet import silent
@@ -185,3 +187,17 @@ class Record:
 
     def close(self) -> None:
         self.database.drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def clones(server: Postgres, number: int = 1) -> Iterator[list[str]]:
+    """Yield the addresses of migrated, empty databases on a server."""
+    databases = Databases(server.url)
+    with closing(databases), ExitStack() as stack:
+        yield [stack.enter_context(databases.clone()) for _ in range(number)]

@@ -7,10 +7,9 @@ accepted at once. The peers enqueue into their own tables in the same rounds. Al
 from __future__ import annotations
 
 from joblane.local.postgres import Postgres
-from joblane.testing.databases import Databases
 from tests.bench.peers.costs import enqueue
 from tests.bench.peers.peer import NO_PAUSE, Bench, Peer, PeerError
-from tests.bench.record import Record
+from tests.bench.record import Record, clones
 from tests.bench.report import Ratio, failed, median, within
 
 ROUNDS, TASKS, WARM = 5, 500, 20
@@ -20,29 +19,23 @@ TARGET_US, FLAT = 250, 1.15
 
 
 def run(server: Postgres) -> list[Ratio]:
-    databases = Databases(server.url)
     new: list[float] = []
     filled: list[float] = []
     peers: dict[str, list[float]] = {name: [] for name in PEERS}
     missing: dict[str, str] = {}
-    try:
-        for _ in range(ROUNDS):
-            with databases.clone() as url:
-                record = Record(url)
-                record.enqueue(WARM, 1)
-                new.append(record.enqueued(TASKS))
-                record.enqueue(ROWS - TASKS - WARM, 10)
-                filled.append(record.enqueued(TASKS))
-                record.close()
-            for name in PEERS:
-                try:
-                    with Peer(name, Bench(server), NO_PAUSE) as peer:
-                        enqueue(peer, "one", WARM)
-                        peers[name].append(enqueue(peer, "one", TASKS)["server"])
-                except PeerError as error:
-                    missing[name] = str(error)
-    finally:
-        databases.close()
+    for _ in range(ROUNDS):
+        with clones(server) as [url], Record(url) as record:
+            record.enqueue(WARM, 1)
+            new.append(record.enqueued(TASKS))
+            record.enqueue(ROWS - TASKS - WARM, 10)
+            filled.append(record.enqueued(TASKS))
+        for name in PEERS:
+            try:
+                with Peer(name, Bench(server), NO_PAUSE) as peer:
+                    enqueue(peer, "one", WARM)
+                    peers[name].append(enqueue(peer, "one", TASKS)["server"])
+            except PeerError as error:
+                missing[name] = str(error)
     theirs = ", ".join(f"{name} {median(times) * 1e6:.0f}" for name, times in peers.items() if times)
     setting = f"{TASKS} one by one, medians of {ROUNDS} rounds in turns, CPU per task"
     return [

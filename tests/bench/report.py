@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,24 @@ def failed(name: str, reason: str) -> Ratio:
     return Ratio(name, reason, "failed", "-", math.inf, 0, at_most=True)
 
 
-def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
-    """Measure both in turns, so that noise affects both, and return the median of each."""
-    pairs = [(ours(), bare()) for _ in range(rounds)]
-    return median([pair[0] for pair in pairs]), median([pair[1] for pair in pairs])
+def rounds(number: int, calls: Mapping[K, Callable[[], T]], *, warm: int = 0) -> dict[K, list[T]]:
+    """Make each call once in a round, so that noise affects all. Return the results of each, without the first rounds.
+
+    ``warm``: the number of rounds before the others, which connect and compile.
+    """
+    found: dict[K, list[T]] = {name: [] for name in calls}
+    for turn in range(number + warm):
+        for name, call in calls.items():
+            result = call()
+            if turn >= warm:
+                found[name].append(result)
+    return found
+
+
+def in_turns(number: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
+    """Measure both in turns, and return the median of each."""
+    found = rounds(number, {"ours": ours, "bare": bare})
+    return median(found["ours"]), median(found["bare"])
 
 
 def median(values: Sequence[float]) -> float:

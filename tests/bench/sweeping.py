@@ -21,8 +21,8 @@ from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
 from joblane.sweep.sweep import Swept, sweep
-from joblane.testing.databases import Databases
 from tests.bench import backends
+from tests.bench.record import clones
 from tests.bench.report import Ratio, within
 
 LIVE = 1_000_000
@@ -78,32 +78,28 @@ def swept(url: str, sqs: Sqs) -> Swept:
 
 
 def run(server: Postgres) -> list[Ratio]:
-    databases = Databases(server.url)
-    try:
-        with _tasks(databases, LIVE, due=0) as (connection, _):
-            nothing = _cpu(connection, Counting())
-        with _tasks(databases, LIVE, due=LIVE) as (connection, _):
-            connection.run(PAUSE)
-            before = _written(connection)
-            sweep(connection, Counting(), PREFIX)
-            paused_kb = (_written(connection) - before) / 1000
-        with _tasks(databases, DUE, due=DUE) as (connection, _):
-            a_row = _cpu(connection, Counting()) / DUE * 1e6
-        with _tasks(databases, BACKLOG, due=BACKLOG) as (connection, _):
-            sqs = Counting()
-            started = time.monotonic()
-            sweep(connection, sqs, PREFIX)
-            backlog_seconds = time.monotonic() - started
-            assert sum(sqs.held.values()) == BACKLOG, "each task is sent once"
-            for digit in "0123456789abcdef":
-                connection.run(LATER, digit)
-            assert sweep(connection, sqs, PREFIX).sent == 0, "a backlog is not sent again"
-        with _tasks(databases, 0, due=0) as (connection, url):
-            for start in range(1, DEAD_LETTERS, 100):
-                connection.run(DEAD, str(start), str(start + 99))
-            assert _limited(url, 512 * MB) == DEAD_LETTERS
-    finally:
-        databases.close()
+    with _tasks(server, LIVE, due=0) as (connection, _):
+        nothing = _cpu(connection, Counting())
+    with _tasks(server, LIVE, due=LIVE) as (connection, _):
+        connection.run(PAUSE)
+        before = _written(connection)
+        sweep(connection, Counting(), PREFIX)
+        paused_kb = (_written(connection) - before) / 1000
+    with _tasks(server, DUE, due=DUE) as (connection, _):
+        a_row = _cpu(connection, Counting()) / DUE * 1e6
+    with _tasks(server, BACKLOG, due=BACKLOG) as (connection, _):
+        sqs = Counting()
+        started = time.monotonic()
+        sweep(connection, sqs, PREFIX)
+        backlog_seconds = time.monotonic() - started
+        assert sum(sqs.held.values()) == BACKLOG, "each task is sent once"
+        for digit in "0123456789abcdef":
+            connection.run(LATER, digit)
+        assert sweep(connection, sqs, PREFIX).sent == 0, "a backlog is not sent again"
+    with _tasks(server, 0, due=0) as (connection, url):
+        for start in range(1, DEAD_LETTERS, 100):
+            connection.run(DEAD, str(start), str(start + 99))
+        assert _limited(url, 512 * MB) == DEAD_LETTERS
     return [
         within("a sweep, CPU of PostgreSQL", f"{LIVE:,} live tasks, none due", nothing * 1000, 600, "ms"),
         within("a swept task, CPU of PostgreSQL", f"{DUE:,} due tasks", a_row, 35, "µs"),
@@ -113,8 +109,8 @@ def run(server: Postgres) -> list[Ratio]:
 
 
 @contextmanager
-def _tasks(databases: Databases, number: int, *, due: int) -> Iterator[tuple[Connection, str]]:
-    with databases.clone() as url, Database(url) as database:
+def _tasks(server: Postgres, number: int, *, due: int) -> Iterator[tuple[Connection, str]]:
+    with clones(server) as [url], Database(url) as database:
         connection = database.get()
         for start in range(1, number, CHUNK):  # within the time limit of a statement
             connection.run(TASKS, str(start), str(start + CHUNK - 1), str(due))

@@ -1,40 +1,39 @@
 """Workers that die: threads run tasks in queues in memory, while workers die and messages come twice.
 
-Workers, client and statements are the library's, and times are shorter. A worker dies by an error that nothing catches,
-before or after one of its statements, with its connection cut.
+Times are shorter than the library's. A worker dies by an error that nothing catches, before or after one of its
+statements, with its connection cut.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
 from joblane import settings
-from joblane.client.client import JobClient, client_within
 from joblane.enqueue import wake
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.quotas import MAX_BATCH
 from joblane.record.driver.database import Database
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
-from joblane.tasks.task import Task
+from joblane.sweep.duties import Duties
+from joblane.sweep.sends import Sends
 from joblane.testing.faults import HookedDatabase
 from joblane.worker import run as worker_run
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event
-from tests.faults.limit_lanes import Lanes, attributes_of
-from tests.patience import PATIENT
+from tests.builders.events import LambdaContext
+from tests.faults.limit_lanes import attributes_of
+from tests.faults.thread_storm import ThreadStorm
 
 LEASE_SECONDS = 0.5
 GRID_SECONDS, LEAD_SECONDS = 2, 0.2
@@ -53,61 +52,19 @@ update joblane.tasks t set sweep_at = clock_timestamp() + interval '61 s'
 returning t.id, t.type, t.queue, t.tenant
 """
 """The tasks whose message is missing for two seconds, and those that wait for a limit and are past their deadline."""
+RULES = {
+    "{2} effects: {0} is {1}": """
+select t.id, t.state, e.number
+  from joblane.tasks t, lateral (select count(*) as number from public.effects e where e.id = t.id) as e
+ where e.number <> (t.state = 'completed')::int""",
+    "{0} deadlocks": """
+select deadlocks from pg_stat_database where datname = current_database() and deadlocks > 0""",
+}
+"""The line of a violated rule → the statement that finds its rows."""
 
 
 class Death(KeyboardInterrupt):
     """The end of a worker's process: the only error that a worker lets pass."""
-
-
-@dataclass
-class Result:
-    """``wrong``: the violated rules, one line each. The storm ends with the first one. ``held``: the last line of the
-    table if there are none."""
-
-    seed: int
-    held: str = "Every limit held."
-    seconds: float = 0.0
-    counts: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-
-    def table(self) -> str:
-        lines = [f"seed {self.seed}: {self.seconds:.0f} s"]
-        lines += [f"{name:<60} {number:>7}" for name, number in sorted(self.counts.items())]
-        return "\n".join([*lines, *(["WRONG:", *self.wrong] if self.wrong else [self.held])])
-
-
-class Gate:
-    """Any number of threads are inside, or one that keeps the others out."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._closed = False
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._closed = True
-            self._changed.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._closed = False
-                self._changed.notify_all()
 
 
 class Fate:
@@ -145,41 +102,42 @@ class Fate:
         raise Death
 
 
-class DyingWorkers:
-    """A storm. ``seconds``: one that takes longer is stuck. ``deaths``: the share of invocations in which the worker
-    dies."""
+class DyingWorkers(ThreadStorm):
+    """A storm. ``deaths``: the share of invocations in which the worker dies."""
 
-    prefix: str
-    tasks: Mapping[str, Task[Any, Any]]
     fate: type[Fate] = Fate
     before: str
     """The work that a worker may leave undone when it dies: a verb."""
+    work: str
+    """This work, for the counts. The library's sweep does it only while all workers stand still, and at most once for
+    each worker that has died before it could."""
+    duty: Any
+    """The part of the library's sweep that does this work."""
+    rules: Mapping[str, str]
+    """Like :data:`RULES`."""
+    cancellable: str
+    """The condition of tasks that a client cancels. One is cancelled each ``cancel_seconds``."""
+    cancel_seconds: float
+    cancelled = math.inf
+    """The largest share of tasks that a client cancels."""
 
     def __init__(self, url: str, seed: int, number: int, *, seconds: float, deaths: float) -> None:
-        self._url, self._dice, self._number = url, random.Random(seed), number
-        self._ends, self._deaths = time.monotonic() + seconds, deaths
-        self._lanes: Any = Lanes()
-        self._gate = Gate()
-        self._over, self._produced = threading.Event(), threading.Event()
+        super().__init__(url, seed, seconds=seconds)
+        self._dice, self._number, self._deaths = random.Random(seed), number, deaths
+        self._produced = threading.Event()
         self._redriven: set[str] = set()
-        self._lock = threading.Lock()
-        self.result = Result(seed)
 
-    def count(self, what: str, number: int = 1) -> None:
-        with self._lock:
-            self.result.counts[what] += number
+    def _duties(self) -> Sequence[Callable[[], None]]:
+        """Return what threads do in addition to the workers and to :meth:`_sweep`."""
+        raise NotImplementedError
 
-    def wrong(self, line: str) -> None:
-        with self._lock:
-            self.result.wrong.append(line)
+    def _blow(self, observer: Database) -> None:
+        with self._running([*self._duties(), self._sweep, *[self._work] * THREADS], self._over):
+            self._await(lambda: self._has_ended(observer), observer, 0.1)
 
     @contextmanager
-    def _running(self, duties: Sequence[Callable[[], None]]) -> Iterator[None]:
-        """Run duties and workers in threads until the end of the block. Leases end when the invocation does."""
-        threads = [
-            threading.Thread(target=self._safely, args=(duty,), daemon=True)
-            for duty in (*duties, self._sweep, *[self._work] * THREADS)
-        ]
+    def _patched(self) -> Iterator[None]:
+        """Let leases end when the invocation does, and wake the sweep more often."""
         with ExitStack() as patches:
             for each in (
                 patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
@@ -190,30 +148,36 @@ class DyingWorkers:
                 patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             ):
                 patches.enter_context(each)
-            for thread in threads:
-                thread.start()
             yield
-            self._over.set()
-            for thread in threads:
-                thread.join()
 
-    def _safely(self, duty: Callable[[], None]) -> None:
-        try:
-            duty()
-        except Exception as error:
-            self.wrong(f"{duty.__name__}: {type(error).__name__}: {error}")
+    def _has_ended(self, observer: Database) -> bool:
+        """True if no task is live. At times, while all stand still, do what only the library's sweep does."""
+        if self._produced.is_set() and not self._lanes.depth and not self._live(observer):
+            return True
+        if self._is_woken():
+            with self._gate.closed():
+                self._sweep_alone(observer)
+        return False
 
-    @contextmanager
-    def _client(self) -> Iterator[tuple[Database, JobClient]]:
-        with Database(self._url, limits=PATIENT) as database:
-            yield database, client_within(database, self._lanes, self.prefix)
+    def _sweep_alone(self, observer: Database) -> Any:
+        sends = Sends(observer.get(), self._lanes)
+        step = self.duty(self.prefix, sends, Duties(sends.connection, sends.following))
+        list(step.steps())
+        return step
 
-    def _every(self, seconds: float) -> Iterator[None]:
-        while not self._over.wait(seconds):
-            yield
+    def _check(self, observer: Database) -> None:
+        sql, counts = observer.get().run, self.result.counts
+        for state, number in sql("select state, count(*) from joblane.tasks group by 1"):
+            counts[f"tasks {state}"] = number
+        for line, statement in (RULES | dict(self.rules)).items():
+            for row in sql(statement):
+                self.wrong(line.format(*row))
+        swept, died = counts[f"{self.work} by the sweep"], counts[f"workers that died before they could {self.before}"]
+        if swept > died:
+            self.wrong(f"{swept} {self.work} by the sweep alone, with {died} deaths")
 
     def _put(self, type_: str, body: str, tenant: str | None, delay: float = 0, **attributes: Any) -> None:
-        self._lanes.put(lane_name(self.prefix, Queue.DEFAULT, type_), body, delay, tenant, attributes)
+        self._lanes.put(self._lane(type_), body, delay, tenant, attributes)
 
     def _work(self) -> None:
         """Deliver messages to a worker, and to the next one when it has died."""
@@ -226,31 +190,34 @@ class DyingWorkers:
                 while not self._over.is_set():
                     dies = dice.random() < self._deaths
                     fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
-                    if not self._deliver(workers, dice):
+                    dice.shuffle(workers)
+                    context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
+                    if not any(self._deliver(worker, context) for worker in workers):
                         time.sleep(0.01)
+                    elif self._lanes.dead and dice.random() < 0.5:
+                        self._redrive()
             database.drop()
 
-    def _deliver(self, workers: list[Worker], dice: random.Random) -> bool:
-        """Deliver the next messages of a lane. Return False if all are empty."""
-        dice.shuffle(workers)
-        for worker in workers:
-            task = worker.task
-            if records := self._lanes.receive(lane_name(self.prefix, Queue.DEFAULT, task.type), task.batch_size):
-                break
-        else:
-            return False
-        self.count("invocations")
-        context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
-        with self._gate.open():
-            answer = worker.handle(event(*records), context)
-        self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
-        if self._lanes.dead and dice.random() < 0.5:
-            self._redrive()
-        return True
+    def _deliver(self, worker: Worker, context: LambdaContext) -> int:
+        number = super()._deliver(worker, context)
+        self.count("invocations", number > 0)
+        return number
 
     def _died(self, fate: Fate) -> None:
+        self.count("invocations")
         self.count("workers that died")
         self.count(f"workers that died before they could {self.before}", fate.frees)
+
+    def _cancel(self) -> None:
+        dice = random.Random(self._dice.random())
+        find = f"select id from joblane.tasks where finished_at is null and {self.cancellable} offset $1 limit 1"
+        with self._client() as (database, client):
+            for _ in self._every(self.cancel_seconds):
+                if self.result.counts["tasks cancelled by a client"] >= self.cancelled * self._number:
+                    break
+                for (id_,) in database.get().run(find, dice.randrange(60)):
+                    with self._gate.open():
+                        self.count("tasks cancelled by a client", client.cancel(id_) is not None)
 
     def _redrive(self) -> None:
         """Send a dead letter of a task's first life back, twice."""
@@ -271,7 +238,7 @@ class DyingWorkers:
     def _is_woken(self) -> bool:
         """Take the wake-ups of the sweep. Return False if there is none."""
         records = self._lanes.receive(lane_name(self.prefix, Queue.LOW, SWEEP), MAX_BATCH)
-        self._lanes.answer(records, set())
+        self._lanes.answer(records)
         self.count("wake-ups of the sweep", len(records))
         return bool(records)
 

@@ -7,34 +7,89 @@ before they could release one; without deaths it must find none.
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from joblane import Grants, Job, Payload, TaskContext
 from joblane.enqueue import follow_up
 from joblane.enqueue.producer import Producer
 from joblane.errors import JobError
-from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import Turn
 from joblane.record.flow.release import RELEASE, Release
 from joblane.record.task.claim import CLAIM
 from joblane.record.task.finish import FINISH
-from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
-from joblane.sweep.duties import Duties
 from joblane.sweep.parents import Parents
-from joblane.sweep.sends import Sends
-from joblane.tasks.job import Job
 from joblane.worker.worker import Worker
-from tests.faults.dying_workers import DyingWorkers, Fate, Result
-from tests.faults.graph_samples import TASKS, Node, graph_one
+from tests.faults.declared import declared, follow
+from tests.faults.dying_workers import DyingWorkers, Fate
 from tests.patience import PATIENCE_SECONDS
 
+# --- Types -----------------------------------------------------------------------------------------------------------
+
+REPEATABLE = 0.3
+"""The share of runs in the isolation level repeatable read."""
+EARLY = text("""
+insert into public.early
+select :id, p.id from joblane.tasks p
+ where (p.id = any(:needs) and p.state <> 'completed')
+    or (p.id = any(:follows) and p.finished_at is null and p.generation = 0)
+""")
+
+
+class Node(Payload):
+    """A task of a graph.
+
+    ``needs``: tasks that have to be completed before it, ``follows``: those that have to have ended. ``script``: what
+    the runs do, one after the other; then the task completes. ``adds``: a member that it adds to its batch.
+    """
+
+    needs: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    script: tuple[str, ...] = ()
+    adds: str | None = None
+
+
+def node(payload: Node, ctx: TaskContext) -> None:
+    if random.random() < REPEATABLE:
+        ctx.session.execute(text("set transaction isolation level repeatable read"))
+    parents = {"needs": list(payload.needs), "follows": list(payload.follows)}
+    ctx.session.execute(EARLY, {"id": ctx.task_id, **parents})
+    time.sleep(random.random() * 0.02)
+    follow(next(iter(payload.script[ctx.attempt - 1 :]), ""), timedelta(milliseconds=100))
+    if payload.adds is not None and ctx.batch is not None:
+        ctx.batch.enqueue_many([Job(GRAPH_ONE, Node(), task_id=payload.adds)])
+    ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
+
+
+TASKS = declared(
+    node,
+    {"graph:one": {}, "graph:many": {"batch_size": 4}, "graph:limited": {"max_total": 3}},
+    max_retry=2,
+    retry_delay=timedelta(0),
+    timeout=timedelta(seconds=30),
+    grants=Grants(enqueue=("graph:one",)),
+)
+GRAPH_ONE = TASKS["graph:one"]
+
+
+# --- The storm -------------------------------------------------------------------------------------------------------
+
 PREFIX = "graph"
+TABLES = "create table public.effects (id text); create table public.early (id text, p text)"
+RULES = {
+    "{0} ran before {1} had ended": "select * from public.early limit 5",
+    "cancelled without a reason: {0}": """
+select id from joblane.tasks where state = 'cancelled' and reason is null limit 5""",
+}
 BATCHES = 0.4
 """The share of graphs that are a batch."""
 LEFT = """
@@ -65,26 +120,18 @@ class GraphFate(Fate):
 class GraphStorm(DyingWorkers):
     """A storm of ``graphs``."""
 
-    prefix, tasks, fate, before = PREFIX, TASKS, GraphFate, "release"
+    prefix, tasks, fate, duty = PREFIX, TASKS, GraphFate, Parents
+    before, work = "release", "children released"
+    tables, left, rules = TABLES, LEFT, RULES
+    cancellable, cancel_seconds = "state <> 'active'", 0.15
 
     def __init__(
         self, url: str, seed: int, graphs: int, *, seconds: float = PATIENCE_SECONDS, deaths: float = 0.3
     ) -> None:
         super().__init__(url, seed, graphs, seconds=seconds, deaths=deaths)
 
-    def go(self) -> Result:
-        started = time.monotonic()
-        with Database(self._url) as observer:
-            observer.get().execute_simple(
-                "create table public.effects (id text); create table public.early (id text, p text)"
-            )
-            observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
-            with self._patched(), self._running((self._produce, self._produce_batches, self._cancel)):
-                self._await_end(observer)
-            if not self.result.wrong:
-                self._check(observer)
-        self.result.seconds = time.monotonic() - started
-        return self.result
+    def _duties(self) -> Sequence[Callable[[], None]]:
+        return self._produce, self._produce_batches, self._cancel
 
     @contextmanager
     def _patched(self) -> Iterator[None]:
@@ -100,28 +147,13 @@ class GraphStorm(DyingWorkers):
                     count(f"children released by {who}", len(turns))
                     yield turns
 
-        with patch.object(follow_up, "Release", Counted):
+        with super()._patched(), patch.object(follow_up, "Release", Counted):
             yield
-
-    def _await_end(self, observer: Database) -> None:
-        while time.monotonic() < self._ends and not self.result.wrong:
-            time.sleep(0.1)
-            is_quiet = self._produced.is_set() and not self._lanes.depth
-            if is_quiet and not observer.get().run(LEFT):
-                return
-            if self._is_woken():
-                with self._gate.closed():
-                    sends = Sends(observer.get(), self._lanes)
-                    list(Parents(PREFIX, sends, Duties(sends.connection, sends.following)).steps())
-        if not self.result.wrong:
-            self.wrong(f"not over in time: {observer.get().run(LEFT)[:9]}, messages: {self._lanes.depth}")
 
     # --- Producers ----------------------------------------------------------------------------------------------------
 
     def _produce(self) -> None:
         """Make graphs of two to nine tasks, each with up to three parents: in one transaction, or while they run."""
-        from sqlalchemy.orm import Session
-
         dice = random.Random(self._dice.random())
         with self._client() as (database, client):
             for number in range(self._number - int(self._number * BATCHES)):
@@ -182,8 +214,8 @@ class GraphStorm(DyingWorkers):
                     )
                     for id_ in ids
                 ]
-                ends = Job(graph_one, Node(follows=tuple(ids)))
-                succeeds = Job(graph_one, Node(needs=tuple(ids)))
+                ends = Job(GRAPH_ONE, Node(follows=tuple(ids)))
+                succeeds = Job(GRAPH_ONE, Node(needs=tuple(ids)))
                 batch = client.batch(name, on_end=ends, on_success=succeeds)
                 if dice.random() < 0.5:
                     with batch:
@@ -200,38 +232,6 @@ class GraphStorm(DyingWorkers):
         """Its runs fail no more."""
         with self._client() as (database, _):
             database.get().run("update joblane.tasks set payload = payload - 'script' where id = $1", id_)
-
-    def _cancel(self) -> None:
-        dice = random.Random(self._dice.random())
-        find = "select id from joblane.tasks where finished_at is null and state <> 'active' offset $1 limit 1"
-        with self._client() as (database, client):
-            for _ in self._every(0.15):
-                for (id_,) in database.get().run(find, dice.randrange(60)):
-                    with self._gate.open():
-                        self.count("tasks cancelled by a client", client.cancel(id_) is not None)
-
-    # --- The check ----------------------------------------------------------------------------------------------------
-
-    def _check(self, observer: Database) -> None:
-        sql, counts = observer.get().run, self.result.counts
-        for state, number in sql("select state, count(*) from joblane.tasks group by 1"):
-            counts[f"tasks {state}"] = number
-        for id_, state, effects in sql(
-            "select t.id, t.state, e.number from joblane.tasks t,"
-            " lateral (select count(*) as number from public.effects e where e.id = t.id) as e"
-            " where e.number <> (t.state = 'completed')::int"
-        ):
-            self.wrong(f"{effects} effects: {id_} is {state}")
-        for id_, parent in sql("select * from public.early limit 5"):
-            self.wrong(f"{id_} ran before {parent} had ended")
-        for (id_,) in sql("select id from joblane.tasks where state = 'cancelled' and reason is null limit 5"):
-            self.wrong(f"cancelled without a reason: {id_}")
-        [[deadlocks]] = sql("select deadlocks from pg_stat_database where datname = current_database()")
-        if deadlocks:
-            self.wrong(f"{deadlocks} deadlocks")
-        swept, died = counts["children released by the sweep"], counts["workers that died before they could release"]
-        if swept > died:
-            self.wrong(f"{swept} children were released by the sweep alone, with {died} deaths")
 
 
 def _arguments(job: Job) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tests.builders.events import record
 
 SPEED = 10.0
 VISIBILITY_SECONDS = 0.8
+NOTHING_FAILED: Mapping[str, Any] = {"batchItemFailures": ()}
 
 
 @dataclass(slots=True)
@@ -105,8 +106,9 @@ class Lanes:
                 self._received[made["receiptHandle"]] = (message, message.number)
         return records
 
-    def answer(self, records: Sequence[dict[str, Any]], failed: set[str]) -> None:
+    def answer(self, records: Sequence[dict[str, Any]], response: Mapping[str, Any] = NOTHING_FAILED) -> None:
         """Delete the messages that have not failed. The others come again as their visibility says."""
+        failed = {item["itemIdentifier"] for item in response["batchItemFailures"]}
         with self._lock:
             for one in records:
                 receipt = one["receiptHandle"]

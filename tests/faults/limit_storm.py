@@ -13,35 +13,88 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
+from sqlalchemy import text
+
+from joblane import Payload, TaskContext
 from joblane.enqueue import follow_up
-from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.record.driver.database import Database
-from joblane.record.flow.free_slots import SERVE, LimitNames, Turn, serve, serve_in_steps
+from joblane.record.flow.free_slots import SERVE, Turn, serve, serve_in_steps
 from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS, LIVE_SQL, Passed
-from joblane.record.task.claim import CLAIM, Claim, Verdict
+from joblane.record.task.claim import CLAIM, Verdict
 from joblane.record.task.finish import FINISH
-from joblane.record.task_types import LIMITS, declared_limits
+from joblane.record.task_types import declared_limits
 from joblane.sqs.message import Message
-from joblane.sweep.duties import Duties
 from joblane.sweep.held import LEAVE, Held, unserved
-from joblane.sweep.sends import Sends
 from joblane.tasks.job import Job
+from joblane.tasks.limit import Limit
 from joblane.tasks.task import Task
-from joblane.worker.run import Run
 from joblane.worker.worker import Batch
-from tests.faults.dying_workers import DyingWorkers, Fate, Result
-from tests.faults.limit_samples import POOL, TASKS, Work
+from tests.faults.declared import declared, follow
+from tests.faults.dying_workers import DyingWorkers, Fate
 from tests.patience import PATIENCE_SECONDS
+
+# --- Types -----------------------------------------------------------------------------------------------------------
+
+POOL = Limit("pool", total=5)
+TOUCHED = 0.2
+"""The share of runs that write to the row of a task that waits, and so lock it until their commit."""
+REPEATABLE = 0.2
+"""The share of runs in the isolation level repeatable read."""
+SNOOZED = 0.5
+"""The share of runs that follow the word ``snooze``."""
+TOUCH = text(
+    "update joblane.tasks set tags = tags where id = (select id from joblane.tasks"
+    " where wait_kind is not null and id <> :id limit 1 offset :number for no key update skip locked)"
+)
+
+
+class Work(Payload):
+    """``key``: of the limits. ``script``: what the runs do, one after the other; after them the task completes."""
+
+    key: int | None = None
+    script: tuple[str, ...] = ()
+
+
+def work(payload: Work, ctx: TaskContext) -> None:
+    if random.random() < REPEATABLE:
+        ctx.session.execute(text("set transaction isolation level repeatable read"))
+    time.sleep(random.random() * 0.02)
+    if random.random() < TOUCHED:
+        ctx.session.execute(TOUCH, {"id": ctx.task_id, "number": random.randrange(8)})
+    word = next(iter(payload.script[ctx.attempt - 1 :]), "")
+    if word != "snooze" or random.random() < SNOOZED:
+        follow(word, timedelta(milliseconds=100 if word == "snooze" else 200))
+    ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
+
+
+TASKS = declared(
+    work,
+    {
+        "flow:tree": {"key": "key", "max_per_key": 2, "max_total": 6, "limit": POOL, "batch_size": 4},
+        "flow:shared": {"key": "key", "max_per_key": 1, "limit": POOL},
+        "flow:total": {"max_total": 3, "batch_size": 4},
+        "flow:key": {"key": "tenant,key", "max_per_key": 3},
+        "flow:order": {"key": "key", "order": "first-due"},
+        "flow:queue": {"key": "key", "max_total": 4, "limit": POOL, "order": "first-due"},
+        "flow:free": {"batch_size": 4},
+    },
+    max_retry=3,
+    retry_delay=timedelta(0),
+    timeout=timedelta(seconds=30),
+)
+
+
+# --- The storm -------------------------------------------------------------------------------------------------------
 
 PREFIX = "flow"
 CANCELLED = 0.1
@@ -63,7 +116,7 @@ select a.id, b.id from joblane.tasks a join joblane.tasks b
   join public.moments born on born.id = a.id and born.what = 'born'
   join public.moments ends on ends.id = a.id and ends.what = 'ends'
  where a.ordered and b.ordered and a.generation = 0 and b.generation = 0
-   and b.created_at > pg_xact_commit_timestamp(born.xid) + $1::interval
+   and b.created_at > pg_xact_commit_timestamp(born.xid) + interval '1 s'
    and exists (select from public.moments starts
                 where starts.id = b.id and starts.what = 'starts'
                   and pg_xact_commit_timestamp(starts.xid) < pg_xact_commit_timestamp(ends.xid))
@@ -72,10 +125,12 @@ select a.id, b.id from joblane.tasks a join joblane.tasks b
 """Tasks whose start was committed before the end of an earlier task of their order.
 
 That one was committed before the other was inserted: a task may take the slot of its key while an earlier one is not
-committed yet, and start long after, because it waits for a wider limit. ``$1``: a commit is seen this long after its
-time at the latest. The times in the rows are too early for this: a claim reads the clock, and then looks who is first.
+committed yet, and start long after, because it waits for a wider limit. A commit is seen a second after its time at the
+latest. The times in the rows are too early for this: a claim reads the clock, and then looks who is first.
 """
-MOMENTS = """
+RULES = {"order broken: {1} ran before {0} had ended": OUT_OF_ORDER}
+TABLES = """
+create table public.effects (id text);
 create table public.moments (id text, what text, xid xid);
 create index on public.moments (id);
 create function public.note() returns trigger language plpgsql as $$
@@ -113,7 +168,10 @@ class LimitFate(Fate):
 class Storm(DyingWorkers):
     """A storm. ``keys``: the number of keys of each type."""
 
-    prefix, tasks, fate, before = PREFIX, TASKS, LimitFate, "serve"
+    prefix, tasks, fate, duty = PREFIX, TASKS, LimitFate, Held
+    before, work = "serve", "tasks served"
+    tables, rules = TABLES, RULES
+    cancellable, cancelled, cancel_seconds = f"state in {LIVE_SQL}", CANCELLED, 0.05
 
     def __init__(
         self, url: str, seed: int, tasks: int, *, keys: int = 20, seconds: float = PATIENCE_SECONDS, deaths: float = 0.3
@@ -124,36 +182,21 @@ class Storm(DyingWorkers):
         self._pool_values = [POOL.total or 0]
         """The values of the shared limit, one after the other."""
 
-    def go(self) -> Result:
-        started = time.monotonic()
-        with Database(self._url) as observer:
-            observer.get().run("create table if not exists public.effects (id text)")
-            observer.get().execute_simple(MOMENTS)
-            observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
-            duties = (self._produce, self._watch, self._move, self._cancel, self._pause)
-            with self._patched(), self._running(duties):
-                self._await_end(observer)
-            if not self.result.wrong:
-                self._check(observer)
-        self.result.seconds = time.monotonic() - started
-        return self.result
+    def _duties(self) -> Sequence[Callable[[], None]]:
+        return self._produce, self._watch, self._move, self._cancel, self._pause
 
     @contextmanager
     def _patched(self) -> Iterator[None]:
         """Count the tasks that each caller has served."""
-        note_claim, free, follow = Batch._note_claim, Batch._free, Producer.follow
 
-        def claimed(batch: Batch, claim: Claim) -> None:
-            self._who.name = "a newcomer" if claim.verdict is Verdict.HELD else "a claim"
-            note_claim(batch, claim)
+        def noted(owner: type, name: str, who: Callable[..., str]) -> Any:
+            function = getattr(owner, name)
 
-        def freed(batch: Batch, run: Run, limits: LimitNames) -> None:
-            self._who.name = "the end of a run"
-            free(batch, run, limits)
+            def call(*arguments: Any) -> None:
+                self._who.name = who(*arguments)
+                function(*arguments)
 
-        def cancelled(client: Producer, following: FollowUp) -> None:
-            self._who.name = "a cancel"
-            follow(client, following)
+            return patch.object(owner, name, call)
 
         def counted(*given: Any) -> Iterator[list[Turn]]:
             for turns in serve_in_steps(*given):
@@ -162,9 +205,14 @@ class Storm(DyingWorkers):
                 yield turns
 
         with (
-            patch.object(Batch, "_note_claim", claimed),
-            patch.object(Batch, "_free", freed),
-            patch.object(Producer, "follow", cancelled),
+            super()._patched(),
+            noted(
+                Batch,
+                "_note_claim",
+                lambda _, claim: "a newcomer" if claim.verdict is Verdict.HELD else "a claim",
+            ),
+            noted(Batch, "_free", lambda *_: "the end of a run"),
+            noted(Producer, "follow", lambda *_: "a cancel"),
             patch.object(follow_up, "serve_in_steps", counted),
         ):
             yield
@@ -173,21 +221,9 @@ class Storm(DyingWorkers):
         self.count(f"tasks served by {by}", len(turns))
         return turns
 
-    def _await_end(self, observer: Database) -> None:
-        """Wait until no task is live. At times, while all stand still, serve what only the library's sweep serves."""
-        while time.monotonic() < self._ends and not self.result.wrong:
-            time.sleep(0.1)
-            if self._produced.is_set() and not _live(observer)[0] and not self._lanes.depth:
-                return
-            if self._is_woken():
-                with self._gate.closed():
-                    self._serve_paused(observer)
-                    sends = Sends(observer.get(), self._lanes)
-                    step = Held(PREFIX, sends, Duties(sends.connection, sends.following))
-                    list(step.steps())
-                self.count("tasks served by the sweep", step.served)
-        if not self.result.wrong:
-            self.wrong(f"not over in time: live, held: {_live(observer)}, messages: {self._lanes.depth}")
+    def _sweep_alone(self, observer: Database) -> None:
+        self._serve_paused(observer)
+        self.count("tasks served by the sweep", super()._sweep_alone(observer).served)
 
     # --- Producers and workers ----------------------------------------------------------------------------------------
 
@@ -231,17 +267,6 @@ class Storm(DyingWorkers):
         )
 
     # --- What else happens --------------------------------------------------------------------------------------------
-
-    def _cancel(self) -> None:
-        dice = random.Random(self._dice.random())
-        find = f"select id from joblane.tasks where finished_at is null and state in {LIVE_SQL} offset $1 limit 1"
-        with self._client() as (database, client):
-            for _ in self._every(0.05):
-                if self.result.counts["tasks cancelled"] >= CANCELLED * self._number:
-                    break
-                for (id_,) in database.get().run(find, dice.randrange(60)):
-                    with self._gate.open():
-                        self.count("tasks cancelled", client.cancel(id_) is not None)
 
     def _pause(self) -> None:
         dice = random.Random(self._dice.random())
@@ -324,26 +349,10 @@ class Storm(DyingWorkers):
                     self.wrong(f"keeps its slots while it waits for its next attempt: {id_}")
 
     def _check(self, observer: Database) -> None:
-        sql, counts = observer.get().run, self.result.counts
-        for state, number in sql("select state, count(*) from joblane.tasks group by 1"):
-            counts[f"tasks {state}"] = number
-        for id_, state, effects in sql(
-            "select t.id, t.state, e.number from joblane.tasks t,"
-            " lateral (select count(*) as number from public.effects e where e.id = t.id) as e"
-            " where e.number <> (t.state = 'completed')::int"
-        ):
-            self.wrong(f"{effects} effects: {id_} is {state}")
-        [[number]] = sql("select count(*) from joblane.tasks")
+        super()._check(observer)
+        [[number]] = observer.get().run("select count(*) from joblane.tasks")
         if number != self._number:
             self.wrong(f"{number} rows of {self._number} tasks")
-        for first, second in sql(OUT_OF_ORDER, "1 s"):
-            self.wrong(f"order broken: {second} ran before {first} had ended")
-        [[deadlocks]] = sql("select deadlocks from pg_stat_database where datname = current_database()")
-        if deadlocks:
-            self.wrong(f"{deadlocks} deadlocks")
-        swept, died = counts["tasks served by the sweep"], counts["workers that died before they could serve"]
-        if swept > died:
-            self.wrong(f"{swept} tasks were served by the sweep alone, with {died} deaths")
 
 
 def slots_of(rows: Sequence[Sequence[Any]]) -> dict[str, set[str]]:
@@ -365,11 +374,3 @@ def kept(rows: Sequence[Sequence[Any]]) -> list[str]:
 def is_pooled(task: Task[Any, Any]) -> bool:
     """True if a task of this type needs a slot of the shared limit, which a dead worker keeps for a while."""
     return task.flow is not None and task.flow.limit is POOL
-
-
-def _live(observer: Database) -> tuple[int, int]:
-    """Return the number of tasks that are live, and of those of them that wait for a limit."""
-    [row] = observer.get().run(
-        "select count(*), count(*) filter (where state = 'held') from joblane.tasks where finished_at is null"
-    )
-    return row[0], row[1]

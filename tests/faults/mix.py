@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from joblane.names import Queue, front_door_name, lane_name
 from joblane.sqs.message import Message
 from joblane.sqs.tick import id_of, tick_entry
-from tests.faults.samples import TASKS, child_id, mix_overlap, mix_tick
+from tests.faults.samples import TASKS, child_id
 from tests.faults.worker import PREFIX
 
 Act = dict[str, Any]
@@ -44,6 +44,23 @@ class Mix:
 
 def make_mix(seed: int, jobs: int) -> Mix:
     return _Maker(seed).make(jobs)
+
+
+SCRIPTS: dict[str, tuple[int, Callable[[random.Random, int], list[str]]]] = {
+    "ok": (54, lambda dice, _: []),
+    "fail": (13, lambda dice, _: ["fail"] * dice.randint(1, 3)),
+    "dead": (4, lambda dice, _: ["fail"] * 40),
+    "skip": (4, lambda dice, _: ["skip"]),
+    "revoke": (2, lambda dice, _: ["revoke"]),
+    "retry": (5, lambda dice, seconds: [f"retry:{seconds}", "fail"]),
+    "snooze": (5, lambda dice, seconds: [f"snooze:{seconds}"] * dice.choice([1, 2, 2, 30 if seconds < 60 else 3])),
+    "hang": (1, lambda dice, _: ["hang"]),
+    "freeze": (10, lambda dice, _: [f"freeze:{dice.randint(500, 1400)}"] * dice.randint(1, 2)),
+    # by another run, which is slow or not
+    "outrun": (10, lambda dice, _: dice.choice([["outrun"], ["outrun", "freeze:600"]])),
+    "die": (3, lambda dice, _: ["die"] * dice.randint(1, 3)),
+}
+"""Word → its share of the jobs, and the script. The number: the seconds of a wait."""
 
 
 class _Maker:
@@ -118,28 +135,8 @@ class _Maker:
             return ["fail"] * 9
         if type_ == "mix:steps" and self._random.random() < 0.8:
             return self._random.choice([["outrun"], ["outrun"], ["outrun", "outrun"], ["die"]])
-        word = self._choose(
-            {"ok": 54, "fail": 13, "dead": 4, "skip": 4, "revoke": 2, "after": 5, "snooze": 5, "hang": 1, "freeze": 10,
-             "outrun": 10, "die": 3}
-        )  # fmt: skip
-        match word:
-            case "ok":
-                return []
-            case "fail":
-                return ["fail"] * self._random.randint(1, 3)
-            case "dead":
-                return ["fail"] * 40
-            case "after":
-                return [f"after:{seconds}", "fail"]
-            case "snooze":
-                return [f"snooze:{seconds}"] * self._random.choice([1, 2, 2, 30 if seconds < 60 else 3])
-            case "freeze":
-                return [f"freeze:{self._random.randint(500, 1400)}"] * self._random.randint(1, 2)
-            case "outrun":  # by another run, which is slow or not
-                return self._random.choice([["outrun"], ["outrun", "freeze:600"]])
-            case "die":
-                return ["die"] * self._random.randint(1, 3)
-        return [word]
+        word = self._choose({word: share for word, (share, _) in SCRIPTS.items()})
+        return SCRIPTS[word][1](self._random, seconds)
 
     def _name(self, what: str) -> str:
         return f"{what}-{next(self._numbers):05}"
@@ -180,7 +177,7 @@ class _Maker:
 
     def _tick(self) -> Iterator[Act]:
         """Yield two ticks that may overlap, each of them twice."""
-        task = self._random.choice([mix_tick, mix_overlap])
+        task = self._random.choice([TASKS["mix:tick"], TASKS["mix:overlap"]])
         schedule = task.schedules[0]
         for _ in range(2):
             moment = FIRST_TICK + timedelta(minutes=5 * len(self._mix.ticks))

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from joblane import settings
-from tests.faults import plants
-from tests.faults.worker import PREFIX
+from tests.faults.worker import PLANT, PREFIX
 
 ROOT = Path(__file__).parents[2]
 STARTS_SECONDS = 30.0
@@ -37,7 +36,7 @@ def fork_server(folder: Path, database_url: str, endpoint: str, plant: str | Non
         settings.SWEEP_MINUTES: "360",
         "POWERTOOLS_LOG_LEVEL": "CRITICAL",
         "POWERTOOLS_METRICS_DISABLED": "true",
-        plants.VARIABLE: plant or "",
+        PLANT: plant or "",
     }
     command = [sys.executable, "-m", "tests.faults.worker", str(address)]
     with (

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.builders.events import record
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice
 
@@ -47,21 +48,16 @@ class Message:
 
         Its times are of the processes' clock, which is ``ahead`` seconds behind.
         """
-        system = {
-            "ApproximateReceiveCount": str(self.receives),
-            "SentTimestamp": str(int((self.sent_at - ahead) * 1000)),
-        } | ({"MessageGroupId": self.group} if self.group else {})
-        return {
-            "messageId": self.id,
-            "receiptHandle": self.receipt,
-            "body": self.body,
-            "attributes": system,
-            "messageAttributes": {
-                name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
-                for name, value in self.attributes.items()
-            },
-            "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{queue}",
-        }
+        return record(
+            self.body,
+            queue,
+            message_id=self.id,
+            receipt=self.receipt,
+            receives=self.receives,
+            sent_at=self.sent_at - ahead,
+            group=self.group,
+            attributes={name: (value["DataType"], value["StringValue"]) for name, value in self.attributes.items()},
+        )
 
 
 @dataclass(slots=True)

@@ -9,37 +9,33 @@ starts ignores late ones, the rule for times is strict.
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import threading
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from joblane import Payload, Rate, RetryAfter, TaskContext, task
-from joblane.client.client import client_within
-from joblane.names import Queue, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.task import claim as claim_module
 from joblane.record.task.claim import CLAIM
-from joblane.record.task_types import LIMITS, declared_limits
 from joblane.tasks.job import Job
 from joblane.testing.faults import HookedDatabase
 from joblane.worker import verdict as verdict_module
 from joblane.worker import worker as worker_module
 from joblane.worker.verdict import LOCKED_SECONDS
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event
-from tests.faults.dying_workers import Result
+from tests.builders.events import LambdaContext
 from tests.faults.limit_lanes import Lanes
+from tests.faults.thread_storm import ThreadStorm
 
 PREFIX = "rate"
 PER = timedelta(seconds=1)
@@ -76,22 +72,20 @@ def rate_call(payload: Call, ctx: TaskContext) -> None:
         raise RetryAfter(timedelta(0), "again")
 
 
-LANE = lane_name(PREFIX, Queue.DEFAULT, rate_call.type)
-
-
-class RateRun:
+class RateRun(ThreadStorm):
     """A run. ``starts``: the starts in a second, until they are halved. ``seconds``: a run that takes longer is stuck.
 
     The workers begin when each producer has enqueued tasks, so that tasks wait even if the producers are slow."""
 
+    prefix, tables = PREFIX, ""
+
     def __init__(
         self, url: str, seed: int, tasks: int, *, starts: int = STARTS, burst: int = BURST, seconds: float = 600
     ) -> None:
-        self._url, self._seed, self._number, self._seconds = url, seed, tasks, seconds
+        # no worker dies, and a slow one is no fault
+        super().__init__(url, seed, seconds=seconds, lanes=Lanes(speed=1, visibility=seconds))
+        self.tasks, self._number = {rate_call.type: rate_call}, tasks
         self._rate, self._halved = Rate(starts, PER, burst), Rate(starts // 2, PER, burst)
-        self._lanes: Any = Lanes(speed=1, visibility=seconds)  # no worker dies, and a slow one is no fault
-        self._over = threading.Event()
-        self._lock = threading.Lock()
         self._claims: Counter[str] = Counter()
         """Task → its claims that had an answer, without those that found the limit locked."""
         self._timed: set[tuple[str, int]] = set()
@@ -101,33 +95,17 @@ class RateRun:
         self._changed_at = 0.0
         self._of_change: list[str] = []
         """The rules that the change of the rate has violated. The run continues."""
-        self.result = Result(seed)
 
-    def go(self) -> Result:
-        began = time.monotonic()
-        with Database(self._url) as observer, self._scaled():
-            observer.get().run(LIMITS, json.dumps(declared_limits({rate_call.type: rate_call})))
-            self._set_rate(self._rate)
-            duties = [lambda number=number: self._produce(number) for number in range(PRODUCERS)]
-            threads = [
-                threading.Thread(target=self._safely, args=(duty,), daemon=True)
-                for duty in [*duties, *[self._work] * THREADS]
-            ]
-            for thread in threads:
-                thread.start()
-            self._await(lambda: self._started >= self._number // 2, began)
+    def _blow(self, observer: Database) -> None:
+        self._set_rate(self._rate)
+        producers = [partial(self._produce, number) for number in range(PRODUCERS)]
+        with self._running([*producers, *[self._work] * THREADS], self._over):
+            self._await(lambda: self._started >= self._number // 2, observer)
             self._halve(observer)
-            self._await(lambda: self._has_ended(observer), began)
-            self._over.set()
-            for thread in threads:
-                thread.join()
-            if not self.result.wrong:
-                self._check(observer)
-        self.result.seconds = time.monotonic() - began
-        return self.result
+            self._await(lambda: self._has_ended(observer), observer)
 
     @contextmanager
-    def _scaled(self) -> Iterator[None]:
+    def _patched(self) -> Iterator[None]:
         """Let the delays of messages be multiples of a 60th of a second."""
         scaled = SimpleNamespace(ceil=lambda seconds: math.ceil(seconds * SPEED) / SPEED)
         with (
@@ -137,33 +115,20 @@ class RateRun:
         ):
             yield
 
-    def _safely(self, duty: Callable[[], None]) -> None:
-        try:
-            duty()
-        except Exception as error:
-            self.result.wrong.append(f"{type(error).__name__}: {error}")
-
-    def _await(self, condition: Callable[[], bool], began: float) -> None:
-        while not self.result.wrong and not condition():
-            time.sleep(0.05)
-            if time.monotonic() - began > self._seconds:
-                self.result.wrong.append(f"not over in time: {self._started} starts, messages: {self._lanes.depth}")
-
     def _has_ended(self, observer: Database) -> bool:
         [[ended]] = observer.get().run("select count(*) from joblane.tasks where finished_at is not null")
         return bool(ended == self._number)
 
     def _set_rate(self, rate: Rate) -> None:
-        with Database(self._url) as database:
-            client_within(database, self._lanes, PREFIX).limits.set(rate_call.type, rate=rate)
+        with self._client() as (_, client):
+            client.limits.set(rate_call.type, rate=rate)
 
     # --- Producers and workers ----------------------------------------------------------------------------------------
 
     def _produce(self, number: int) -> None:
         dice = random.Random(f"{self._seed}/{number}")
         ids = [f"t{each:05}" for each in range(number, self._number, PRODUCERS)]
-        with Database(self._url) as database:
-            client = client_within(database, self._lanes, PREFIX)
+        with self._client() as (_, client):
             for first in range(0, len(ids), AT_ONCE):
                 jobs = [
                     Job(rate_call, Call(fails=dice.random() < RETRIED), task_id=id_)
@@ -179,11 +144,8 @@ class RateRun:
             worker = Worker(rate_call, database, self._lanes, PREFIX)
             while not self._over.is_set():
                 begins = self._enqueued >= min(self._number, PRODUCERS * AT_ONCE)
-                if not begins or not (records := self._lanes.receive(LANE, rate_call.batch_size)):
+                if not begins or not self._deliver(worker, LambdaContext(seconds=60)):
                     time.sleep(0.002)
-                    continue
-                answer = worker.handle(event(*records), LambdaContext(seconds=60))
-                self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
 
     def _note(self, statement: str, send: Callable[[], Any]) -> Any:
         """Count the claims in the answer of a statement."""

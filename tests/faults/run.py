@@ -6,10 +6,8 @@ The run never waits: when no process has work, the clock is moved forward to the
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ from tests.faults.dice import Dice
 from tests.faults.mix import Mix, key_probe, make_mix, sweep_call
 from tests.faults.processes import fork_server
 from tests.faults.queues import Queues
+from tests.faults.result import Result
 from tests.faults.samples import TABLES
 from tests.faults.server import Api, serve
-from tests.faults.slots import Driver, Producer, Slot
+from tests.faults.slots import Driver, Producer, Scene, Slot
 from tests.faults.storm import Storm
 from tests.faults.worker import ALL_TASKS, PREFIX, SWEEP_LANE
 
@@ -43,6 +42,7 @@ select id from joblane.tasks
          state in ('scheduled', 'pending', 'retry') or (state = 'archived' and dead_sent_at is null))) limit 1
 """
 """The tasks that have to end before the run does. A sweep always plans the next one; only one that runs has to end."""
+HELD = "No task was lost, no work was done twice, no message was left."
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
 FIXED_SECONDS = 6 * 3600.0
 """The interval of the sweep's schedule. All other sweeps are woken, or have planned themselves."""
@@ -52,37 +52,26 @@ FIRST_RUN = "tasks ended without the sweep, in their first run"
 LEAST_FIRST_RUNS = 0.3
 
 
-@dataclass
-class Findings:
-    """The result of a run. ``wrong``: the violated rules, one line each."""
-
-    seed: int
-    seconds: float = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    states: list[tuple[str, str, int]] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-
 class StuckError(Exception):
     """The run did not end in time."""
 
 
 def run(
     folder: Path, server: Postgres, name: str, *, seed: int, jobs: int, minutes: float = 5, plant: str | None = None
-) -> Findings:
+) -> Result:
     """Run the suite once. ``server``: only for this run, because it is killed. ``name``: a migrated database on it."""
-    findings = Findings(seed)
     started = time.monotonic()
-    this_run = Run(folder, server, name, findings, jobs, minutes, plant)
+    this_run = Run(folder, server, name, seed, jobs, minutes, plant)
+    result = this_run.result
     try:
         this_run.go()
     except StuckError as error:
-        findings.wrong.insert(0, str(error))
+        result.wrong.insert(0, str(error))
     finally:
         this_run.close()
-    findings.counts.update(this_run.queues.counts)
-    findings.seconds = time.monotonic() - started
-    return findings
+    result.counts += this_run.queues.counts
+    result.seconds = time.monotonic() - started
+    return result
 
 
 class Run:
@@ -91,22 +80,22 @@ class Run:
         folder: Path,
         server: Postgres,
         name: str,
-        findings: Findings,
+        seed: int,
         jobs: int,
         minutes: float,
         plant: str | None,
     ) -> None:
-        self._folder, self._server, self._name, self._plant = folder, server, name, plant
+        self._folder, self._server, self._plant = folder, server, plant
         self._url = server.database_url(name)
         self._observer = Database(self._url)
-        self._findings = findings
+        self.result = Result(seed, HELD)
         self._ends = time.monotonic() + minutes * 60
         self._fixed_sweeps = self._fixed_in_a_row = 0
-        self.dice = Dice(findings.seed)
+        self.dice = Dice(seed)
         self.clock = Clock(self.sql)
         self._fixed_at = self.clock.now() + FIXED_SECONDS
         self.queues = Queues(self.clock, self.dice)
-        self.mix: Mix = make_mix(findings.seed, jobs)
+        self.mix: Mix = make_mix(seed, jobs)
         self.slots: list[Slot] = []
         self.producers: list[Producer] = []
         self.cancelled: dict[str, str] = {}
@@ -129,29 +118,30 @@ class Run:
         with ExitStack() as stack:
             endpoint = stack.enter_context(serve(Api(self.queues, self.dice)))
             address = stack.enter_context(fork_server(self._folder, self._url, endpoint, self._plant))
-            counts = self._findings.counts
-            self.slots = [Slot(address, self.queues, self.clock, self.dice, seconds, counts) for _ in range(SLOTS)]
-            self.producers = [Producer(address, self.queues, self.clock, self.dice, counts) for _ in range(PRODUCERS)]
+            scene = Scene(address, self.queues, self.clock, self.dice, self.result.counts)
+            self.slots = [Slot(scene, seconds) for _ in range(SLOTS)]
+            self.producers = [Producer(scene) for _ in range(PRODUCERS)]
             for thread in self._threads():
                 stack.callback(thread.join, 10)
                 stack.callback(thread.stop)
                 thread.start()
-            self._storm()
+            self._storm(scene)
             self._calm()
             self._probe()
             self.queues.is_open = False  # else the next planned sweep may begin while the evidence is read
             self._until(lambda: self.queues.in_flight == 0)
-            self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
-            self._findings.wrong += check(self.evidence())
+            self.result.wrong += [line for thread in self._threads() for line in thread.raised]
+            self.result.wrong += check(self.evidence())
             self._count_endings()
-            self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
+            for type_, state, number in self.sql(STATES):
+                self.result.counts[f"{type_} {state}"] = number
 
     def close(self) -> None:
         self._observer.drop()
 
     def _count_endings(self) -> None:
         """Count who did the work, because the sweep could hide that an enqueue, a finish or a delivery does not."""
-        counts, ended = self._findings.counts, 0
+        counts, ended = self.result.counts, 0
         for id_, runs in self.sql("select id, runs from joblane.tasks where type like 'mix:%'"):
             ended += 1
             by_sweep = self.queues.sent_by_sweep[id_]
@@ -167,7 +157,7 @@ class Run:
         [[lost]] = self.sql("select count(*)::int from joblane.task_attempts where outcome = 'lost'")
         counts["runs lost"] += lost
         if counts[FIRST_RUN] < LEAST_FIRST_RUNS * ended:
-            self._findings.wrong.append(f"only {counts[FIRST_RUN]} of {ended} {FIRST_RUN}")
+            self.result.wrong.append(f"only {counts[FIRST_RUN]} of {ended} {FIRST_RUN}")
 
     def _threads(self) -> list[Driver]:
         return [*self.slots, *self.producers]
@@ -193,15 +183,12 @@ class Run:
 
     # --- The parts of a run ----------------------------------------------------------------------------------------
 
-    def _storm(self) -> None:
+    def _storm(self, scene: Scene) -> None:
         """Enqueue everything while faults happen."""
         acts = self.mix.acts
         for number, act in enumerate(acts):
             self.producers[number % PRODUCERS].do(act)
-        restarts = 2 + len(acts) // 300
-        storm = Storm(
-            self._findings.seed, self.slots, self.clock, self._server, self.sql, restarts, self._findings.counts
-        )
+        storm = Storm(self.result.seed, scene, self.slots, self._server, self.sql, 2 + len(acts) // 300)
         self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
@@ -265,7 +252,7 @@ class Run:
         if self._fixed_in_a_row > MOST_FIXED_SWEEPS:
             return False
         self.clock.move_forward(max(2.0, min(message or self._fixed_at, self._fixed_at) - now + 1))
-        self._findings.counts["jumps over idle time"] += 1
+        self.result.counts["jumps over idle time"] += 1
         if self.clock.now() >= self._fixed_at:
             self._sweep()
         return True

@@ -1,7 +1,7 @@
 """The tasks of the mix. Each run follows its payload's script, and its start is recorded outside of its transaction.
 
 The script has one word for each run; later runs have ``ok``. The words: ``fail``, ``skip``, ``revoke``,
-``after:SECONDS``, ``snooze:SECONDS``, ``hang`` (longer than the timeout), ``freeze:MS`` (slow, then completes),
+``retry:SECONDS``, ``snooze:SECONDS``, ``hang`` (longer than the timeout), ``freeze:MS`` (slow, then completes),
 ``outrun`` (so slow that another run takes over the task, then completes), ``die`` (SIGKILL). A run does its work first,
 and then follows the word.
 """
@@ -18,21 +18,10 @@ from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, Table, select, text
 
-from joblane import (
-    ArchivedTask,
-    Grants,
-    Job,
-    Payload,
-    Queue,
-    RetryAfter,
-    RevokeTask,
-    SkipRetry,
-    Snooze,
-    TaskContext,
-    task,
-)
+from joblane import ArchivedTask, Grants, Job, Payload, Queue, RetryAfter, TaskContext
 from joblane.record.driver.database import Database
 from joblane.record.row.states import LIVE_SQL
+from tests.faults.declared import declared, follow
 
 TABLES = (
     # The effects of runs, in the session of their task. Without a constraint, so that a second effect is visible.
@@ -83,9 +72,6 @@ insert into public.calls select id, $3, $4, runs, clock_timestamp() from joblane
 """
 """A run that has already lost its lease is not recorded."""
 CHUNK = 5
-DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
-RETENTION = timedelta(days=30)
-TIMEOUT = timedelta(seconds=2)
 OUTRUN_SECONDS = 1.7
 
 
@@ -99,10 +85,6 @@ class Work(Payload):
 
 class Tick(Payload):
     """An empty payload."""
-
-
-class Broken(Exception):  # noqa: N818
-    """The error of a job that fails."""
 
 
 class SideConnection:
@@ -130,17 +112,6 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
     word, _, amount = (payload.script[number] if number < len(payload.script) else "ok").partition(":")
     work(number)
     match word:
-        case "fail":
-            ctx.session.flush()
-            raise Broken("as the script says")
-        case "skip":
-            raise SkipRetry("as the script says")
-        case "revoke":
-            raise RevokeTask("as the script says")
-        case "after":
-            raise RetryAfter(timedelta(seconds=int(amount)))
-        case "snooze":
-            raise Snooze(timedelta(seconds=int(amount)))
         case "hang":
             time.sleep(60)
         case "freeze":
@@ -149,6 +120,9 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
             await_another_run(ctx)
         case "die":
             die()
+        case _:
+            ctx.session.flush()
+            follow(word, timedelta(seconds=int(amount or 0)))
 
 
 def await_another_run(ctx: TaskContext) -> None:
@@ -174,19 +148,12 @@ def effect(ctx: TaskContext, item: object = "") -> None:
     )
 
 
-@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
-def mix_batch(payload: Work, ctx: TaskContext) -> None:
-    """Claimed and finished in batches. It writes a row if it has an item."""
-    play(payload, ctx, lambda _: effect(ctx) if payload.items else None)
+def effects(payload: Work, ctx: TaskContext) -> None:
+    """Write a row. ``mix:batch``, which is claimed and finished in batches, writes it if it has an item."""
+    play(payload, ctx, lambda _: effect(ctx) if payload.items or ctx.type != "mix:batch" else None)
 
 
-@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
-def mix_row(payload: Work, ctx: TaskContext) -> None:
-    play(payload, ctx, lambda _: effect(ctx))
-
-
-@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
-def mix_each(payload: Work, ctx: TaskContext) -> None:
+def each(payload: Work, ctx: TaskContext) -> None:
     """Every third item fails in its first run, without an effect on the other items."""
 
     def work(number: int) -> None:
@@ -194,13 +161,12 @@ def mix_each(payload: Work, ctx: TaskContext) -> None:
             with ctx.isolated():
                 effect(ctx, item)
                 if item % 3 == 2 and number == 0:
-                    raise Broken("as every third")
+                    raise ValueError("as every third")
 
     play(payload, ctx, work)
 
 
-@task("mix:steps", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
-def mix_steps(payload: Work, ctx: TaskContext) -> None:
+def steps(payload: Work, ctx: TaskContext) -> None:
     """Each step writes an effect. The last one follows the script, which is then between its call and its commit."""
 
     def call(item: int, key: str) -> str:
@@ -215,12 +181,27 @@ def mix_steps(payload: Work, ctx: TaskContext) -> None:
     assert values == [f"{ctx.task_id} {item}" for item in range(payload.items)]
 
 
-@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
-def mix_long(payload: Work, ctx: TaskContext) -> None:
+def pages(items: int) -> Callable[[int | None], range]:
+    def after(cursor: int | None) -> range:
+        return range(0 if cursor is None else cursor + 1, items)
+
+    return after
+
+
+SOURCES: dict[str, tuple[Callable[[int], Any], Any]] = {
+    "mix:long": (range, None),
+    "mix:select": (lambda items: select(numbers.c.n).where(numbers.c.n < items), numbers.c.n),
+    "mix:pages": (pages, lambda item: item),
+}
+"""Type → what it reads, and its cursor."""
+
+
+def resumed(payload: Work, ctx: TaskContext) -> None:
     """A task that is longer than its invocations."""
 
     def work(_: int) -> None:
-        for item in ctx.resume(range(payload.items), chunk=CHUNK):
+        source, cursor = SOURCES[ctx.type]
+        for item in ctx.resume(source(payload.items), cursor=cursor, chunk=CHUNK):
             effect(ctx, item)
             if item % CHUNK == 0:
                 time.sleep(0.05)
@@ -228,55 +209,12 @@ def mix_long(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
-def mix_select(payload: Work, ctx: TaskContext) -> None:
-    """Like ``mix:long``, over the rows of a query."""
-
-    def work(_: int) -> None:
-        rows = select(numbers.c.n).where(numbers.c.n < payload.items)
-        for item in ctx.resume(rows, cursor=numbers.c.n, chunk=CHUNK):
-            effect(ctx, item)
-            if item % CHUNK == 0:
-                time.sleep(0.05)
-
-    play(payload, ctx, work)
-
-
-@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
-def mix_pages(payload: Work, ctx: TaskContext) -> None:
-    """Like ``mix:long``, over the items of a function."""
-
-    def after(cursor: int | None) -> range:
-        return range(0 if cursor is None else cursor + 1, payload.items)
-
-    def work(_: int) -> None:
-        for item in ctx.resume(after, cursor=lambda item: item, chunk=CHUNK):
-            effect(ctx, item)
-            if item % CHUNK == 0:
-                time.sleep(0.05)
-
-    play(payload, ctx, work)
-
-
-@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
-def mix_child(payload: Work, ctx: TaskContext) -> None:
-    play(payload, ctx, lambda _: effect(ctx))
-
-
-@task(
-    "mix:parent",
-    max_retry=6,
-    retry_delay=DELAYS,
-    timeout=TIMEOUT,
-    retention=RETENTION,
-    grants=Grants(enqueue=("mix:child",)),
-)
-def mix_parent(payload: Work, ctx: TaskContext) -> None:
+def parent(payload: Work, ctx: TaskContext) -> None:
     def work(_: int) -> None:
         effect(ctx)
         children = [child_id(ctx.task_id, number) for number in range(payload.items)]
-        ctx.enqueue(mix_child, Work(nonce=children[0]), task_id=children[0])
-        ctx.enqueue_many([Job(mix_child, Work(nonce=child), task_id=child) for child in children[1:]])
+        ctx.enqueue(TASKS["mix:child"], Work(nonce=children[0]), task_id=children[0])
+        ctx.enqueue_many([Job(TASKS["mix:child"], Work(nonce=child), task_id=child) for child in children[1:]])
 
     play(payload, ctx, work)
 
@@ -285,49 +223,39 @@ def child_id(parent: str, number: int) -> str:
     return f"{parent}/{number}"
 
 
-@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, unique_for=timedelta(hours=5))
-def mix_only(payload: Work, ctx: TaskContext) -> None:
-    """A task with at most one live task per key."""
-    play(payload, ctx, lambda _: effect(ctx))
-
-
-@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
-def mix_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
+def alert(payload: ArchivedTask, ctx: TaskContext) -> None:
     effect(ctx)
 
 
-@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, on_archived=mix_alert)
-def mix_watched(payload: Work, ctx: TaskContext) -> None:
-    play(payload, ctx, lambda _: effect(ctx))
-
-
-@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, schedule="*/5 * * * *")
-def mix_tick(payload: Tick, ctx: TaskContext) -> None:
-    """A tick is skipped while the last tick is live. Each tick is live until its second run."""
+def ticked(payload: Tick, ctx: TaskContext) -> None:
+    """A tick of ``mix:tick`` is skipped while the last tick is live. Each tick is live until its second run."""
     earlier = earlier_starts(ctx)
     effect(ctx)
-    if not earlier:
+    if not earlier and ctx.type == "mix:tick":
         raise RetryAfter(timedelta(seconds=15))
 
 
-@task(
-    "mix:overlap",
+SECONDS = timedelta(seconds=1)
+LONG = {"handler": resumed, "max_retry": 8, "timeout": timedelta(minutes=30), "resumable": True}
+TICKED = {"handler": ticked, "schedule": "*/5 * * * *"}
+TASKS = declared(
+    effects,
+    {
+        "mix:batch": {"batch_size": 10},
+        "mix:row": {"also": [Queue.CRITICAL]},
+        "mix:each": {"handler": each, "max_retry": 8},
+        "mix:steps": {"handler": steps, "max_retry": 8},
+        **dict.fromkeys(SOURCES, LONG),
+        "mix:child": {},
+        "mix:parent": {"handler": parent, "grants": Grants(enqueue=("mix:child",))},
+        "mix:only": {"unique_for": timedelta(hours=5)},
+        "mix:alert": {"handler": alert},
+        "mix:watched": {"max_retry": 1, "on_archived": "mix:alert"},
+        "mix:tick": TICKED,
+        "mix:overlap": TICKED | {"overlap": "allow"},
+    },
     max_retry=6,
-    retry_delay=DELAYS,
-    timeout=TIMEOUT,
-    retention=RETENTION,
-    schedule="*/5 * * * *",
-    overlap="allow",
+    retry_delay=[SECONDS, 15 * SECONDS, 1200 * SECONDS, 60 * SECONDS],
+    timeout=2 * SECONDS,
+    retention=timedelta(days=30),
 )
-def mix_overlap(payload: Tick, ctx: TaskContext) -> None:
-    earlier_starts(ctx)
-    effect(ctx)
-
-
-TASKS = {
-    task.type: task
-    for task in (
-        mix_batch, mix_row, mix_each, mix_steps, mix_long, mix_select, mix_pages, mix_child, mix_parent, mix_only,
-        mix_alert, mix_watched, mix_tick, mix_overlap,
-    )
-}  # fmt: skip

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -21,27 +21,42 @@ from tests.faults.queues import Queues
 
 FAULTY_INVOCATIONS, FAULTY_PRODUCERS = 0.1, 0.25
 """The shares of invocations and of programs with a fault."""
-TRIES = 20
+TRIES = 50
 """The tries of a program while the database is unavailable. It uses the same ids each time."""
 MAX_BACKLOG = 60
 """The producers wait while more messages than this are visible."""
 
 
+@dataclass(frozen=True)
+class Scene:
+    """``address``: of the fork server. ``counts``: of the run."""
+
+    address: Path
+    queues: Queues
+    clock: Clock
+    dice: Dice
+    counts: Counter[str]
+
+
 class Driver(threading.Thread, ABC):
     """A thread with its process, until it is stopped.
 
-    ``raised``: errors of the suite, and of code that must not raise.
+    ``raised``: errors of the suite, and of code that must not raise. After one the run continues, and fails.
     """
 
-    def __init__(self, address: Path) -> None:
+    def __init__(self, scene: Scene) -> None:
         super().__init__(daemon=True)
-        self.process = Process(address)
+        self._scene = scene
+        self.process = Process(scene.address)
         self.raised: list[str] = []
         self._stopping = False
 
     def run(self) -> None:
         while not self._stopping:
-            self.turn()
+            try:
+                self.turn()
+            except Exception as error:
+                self.raised.append(f"{type(self).__name__}: {error!r}")
         self.process.close()
 
     @abstractmethod
@@ -55,52 +70,38 @@ class Driver(threading.Thread, ABC):
 class Slot(Driver):
     """An execution environment of the functions: at most one process, with one batch at a time."""
 
-    def __init__(
-        self,
-        address: Path,
-        queues: Queues,
-        clock: Clock,
-        dice: Dice,
-        seconds: Mapping[str, float],
-        counts: Counter[str],
-    ) -> None:
+    def __init__(self, scene: Scene, seconds: Mapping[str, float]) -> None:
         """``seconds``: queue → the timeout of its function."""
-        super().__init__(address)
-        self._queues = queues
-        self._clock = clock
-        self._dice = dice
+        super().__init__(scene)
         self._seconds = seconds
-        self._counts = counts
 
     def turn(self) -> None:
-        if (received := self._queues.receive(0.2)) is None:
+        if (received := self._scene.queues.receive(0.2)) is None:
             return
         queue, messages = received
         acknowledged = []
         try:
             failed = self._invoke(queue, messages)
             acknowledged = [message for message in messages if message.id not in failed]
-        except Exception as error:  # an error of the suite: the run continues, and fails
-            self.raised.append(f"a poller: {error!r}")
         finally:
-            self._queues.acknowledge(queue, acknowledged)
+            self._scene.queues.acknowledge(queue, acknowledged)
 
     def _invoke(self, queue: str, messages: Any) -> set[str]:
         """Return the ids of the messages that stay in the queue."""
-        fate = Fate.draw(self._dice, FAULTY_INVOCATIONS, queue, messages[0].about)
+        fate = Fate.draw(self._scene.dice, FAULTY_INVOCATIONS, queue, messages[0].about)
         order = {
             "invoke": queue,
-            "records": [message.record(queue, self._clock.ahead) for message in messages],
+            "records": [message.record(queue, self._scene.clock.ahead) for message in messages],
             "seconds": self._seconds[queue],
             "fate": asdict(fate),
-            "ahead": self._clock.ahead,
+            "ahead": self._scene.clock.ahead,
         }
         answer = self.process.send(order, self._seconds[queue])
-        self._counts["invocations"] += 1
-        self._counts["deliveries"] += len(messages)
+        self._scene.counts["invocations"] += 1
+        self._scene.counts["deliveries"] += len(messages)
         if answer is None:
-            self._counts["processes that died"] += 1
-            self._counts[str(fate)] += fate.action == "kill"
+            self._scene.counts["processes that died"] += 1
+            self._scene.counts[str(fate)] += fate.action == "kill"
         elif "raised" in answer:
             self.raised.append(f"an invocation of {queue} raised: {answer['raised']}")
         return {message.id for message in messages} if answer is None else set(answer["failed"])
@@ -109,18 +110,14 @@ class Slot(Driver):
 class Producer(Driver):
     """Performs the acts of the mix, one after the other."""
 
-    def __init__(self, address: Path, queues: Queues, clock: Clock, dice: Dice, counts: Counter[str]) -> None:
-        super().__init__(address)
-        self._clock = clock
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene)
         self.acts: SimpleQueue[Act] = SimpleQueue()
         self.created: set[str] = set()
         self.replaced: set[str] = set()
         self.cancelled: dict[str, str] = {}
         """Task id → the state that the cancel returned."""
         self._given = self._done = 0
-        self._queues = queues
-        self._dice = dice
-        self._counts = counts
 
     @property
     def pending(self) -> int:
@@ -136,30 +133,33 @@ class Producer(Driver):
             act = self.acts.get(timeout=0.1)
         except Empty:
             return
-        while self._dice.on and self._queues.visible() > MAX_BACKLOG:
+        while self._scene.dice.on and self._scene.queues.visible() > MAX_BACKLOG:
             time.sleep(0.02)
         try:
             self._do(act)
-        except Exception as error:  # as with the pollers
-            self.raised.append(f"a producer: {error!r}")
         finally:
             self._done += 1
 
     def _do(self, act: Act) -> None:
         if "send" in act:
-            self._queues.send(act["send"], act["body"])
+            self._scene.queues.send(act["send"], act["body"])
             return
-        fate = Fate.draw(self._dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
+        fate = (
+            Fate.draw(self._scene.dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"])
+            if "produce" in act
+            else Fate()
+        )
         for _ in range(TRIES):
-            answer = self.process.send(act | {"fate": asdict(fate), "ahead": self._clock.ahead}, 30)
+            answer = self.process.send(act | {"fate": asdict(fate), "ahead": self._scene.clock.ahead}, 30)
             if answer is None:
-                self._counts["producers that died"] += 1
-                self._counts[f"producers {fate}"] += 1
+                self._scene.counts["producers that died"] += 1
+                self._scene.counts[f"producers {fate}"] += 1
                 return
             self.cancelled |= {id_: state for id_, state in answer.get("states", {}).items() if state}
             self.created |= set(answer.get("created", ()))
             self.replaced |= set(answer.get("replaced", ()))
             if "unavailable" not in answer:
                 return
-            self._counts["enqueues that met an error"] += 1
+            self._scene.counts["enqueues that met an error"] += 1
             time.sleep(0.2)
+        raise RuntimeError(f"{TRIES} tries of {act} have failed: {answer and answer['unavailable']}")

@@ -34,11 +34,13 @@ from joblane.worker.router import Router
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
-from tests.faults import plants
 from tests.faults.fates import NONE, SWEEP, CurrentFate, Fate, FaultyDatabase, FaultySqs
+from tests.faults.plants import planted
 from tests.faults.samples import TASKS, SideConnection, Work
 
 PREFIX = "faults"
+PLANT = "FAULTS_PLANT"
+"""The variable that names the planted bugs, with commas."""
 ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 SWEEP_LANE = lane_name(PREFIX, sweep_handler.jobs_sweep.queue, sweep_handler.jobs_sweep.type)
 GRID_SECONDS, LEAD_SECONDS = 2, 1
@@ -210,14 +212,13 @@ def _warm_up() -> None:
 def main() -> None:
     setattr(wake, "GRID_SECONDS", GRID_SECONDS)  # noqa: B010 - in the place of a constant
     setattr(wake, "LEAD_SECONDS", LEAD_SECONDS)  # noqa: B010
-    for plant in filter(None, os.environ.get(plants.VARIABLE, "").split(",")):
-        plants.PLANTS[plant]()
-    discover()
-    setattr(sweep_handler, "Sqs", lambda: sqs_of_sweep)  # noqa: B010 - so that its sends can fail, too
-    _warm_up()
-    with ForkServer(sys.argv[1], Connected) as server:
-        print("ready", flush=True)
-        server.serve_forever(poll_interval=0.2)
+    with planted(os.environ["DATABASE_URL"], *filter(None, os.environ.get(PLANT, "").split(","))):
+        discover()
+        setattr(sweep_handler, "Sqs", lambda: sqs_of_sweep)  # noqa: B010 - so that its sends can fail, too
+        _warm_up()
+        with ForkServer(sys.argv[1], Connected) as server:
+            print("ready", flush=True)
+            server.serve_forever(poll_interval=0.2)
 
 
 if __name__ == "__main__":

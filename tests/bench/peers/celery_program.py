@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery, group
-from sqlalchemy.orm import Session
 
-from tests.bench.peers import kills, program
-from tests.bench.peers.rows import ORDER, engine, write
+from tests.bench.peers import program, rows
 
 QUEUE = "celery-jobs"
 RETRIES = {"autoretry_for": (Exception,), "retry_backoff": True, "retry_backoff_max": 20, "max_retries": None}
@@ -34,24 +31,9 @@ app.conf.update(
 )
 
 
-@app.task(name="noop")  # type: ignore[untyped-decorator]
-def noop(number: int) -> None:
-    program.ran()
-
-
-@app.task(name="effect", **RETRIES)  # type: ignore[untyped-decorator]
-def effect(number: int) -> None:
-    write(kills.Fate(number))
-
-
-@app.task(name="long", **RETRIES)  # type: ignore[untyped-decorator]
-def long(number: int) -> None:
-    fate = kills.Fate(number)
-    time.sleep(kills.long_seconds())
-    write(fate)
-
-
-JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
+JOBS: dict[str, Any] = {
+    name: app.task(name=name, **({} if name == "noop" else RETRIES))(job) for name, job in rows.JOBS.items()
+}
 
 
 def install() -> None:
@@ -94,23 +76,12 @@ def worker(concurrency: int) -> list[str]:
     ]
 
 
-class Producer:
-    def one(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            JOBS[job].delay(number)
+class Producer(rows.Producer):
+    def one(self, job: str, number: int, _count: int) -> None:
+        JOBS[job].delay(number)
 
     def many(self, job: str, first: int, count: int) -> None:
         group(JOBS[job].s(number) for number in range(first, first + count)).apply_async()
-
-    def transaction(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            self.rows(job, number, 1)
-            JOBS[job].delay(number)
-
-    def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            with Session(engine()) as session, session.begin():
-                session.execute(ORDER, {"number": number})
 
 
 if __name__ == "__main__":

@@ -107,22 +107,21 @@ class Producer:
         self._client.destroy()
         self._engine.dispose()
 
-    def one(self, name: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            self._client.enqueue(_options(name), number)
+    def one(self, name: str, number: int, _count: int = 1) -> None:
+        self._client.enqueue(_options(name), number)
 
-    many = one
-
-    def transaction(self, name: str, first: int, count: int) -> None:
+    def many(self, name: str, first: int, count: int) -> None:
         for number in range(first, first + count):
-            with Session(self._engine) as session, session.begin():
-                session.execute(self._insert, {"number": number})
-                self._client.enqueue_in_transaction(session, _options(name), number)
+            self.one(name, number)
 
-    def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            with Session(self._engine) as session, session.begin():
-                session.execute(self._insert, {"number": number})
+    def transaction(self, name: str, number: int, _count: int) -> None:
+        with Session(self._engine) as session, session.begin():
+            session.execute(self._insert, {"number": number})
+            self._client.enqueue_in_transaction(session, _options(name), number)
+
+    def rows(self, _job: str, number: int, _count: int) -> None:
+        with Session(self._engine) as session, session.begin():
+            session.execute(self._insert, {"number": number})
 
 
 def _options(name: str) -> EnqueueOptions:

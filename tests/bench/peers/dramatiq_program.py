@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import dramatiq
 from dramatiq.middleware import Retries, default_middleware
 from dramatiq_sqs import SQSBroker
-from sqlalchemy.orm import Session
 
-from tests.bench.peers import kills, program
-from tests.bench.peers.rows import ORDER, engine, write
+from tests.bench.peers import program, rows
 
 NAMESPACE, QUEUE = "dramatiq", "jobs"
 PROCESSES = 2
@@ -28,24 +25,7 @@ broker = SQSBroker(
 dramatiq.set_broker(broker)
 
 
-@dramatiq.actor(actor_name="noop", queue_name=QUEUE)  # type: ignore[untyped-decorator]
-def noop(number: int) -> None:
-    program.ran()
-
-
-@dramatiq.actor(actor_name="effect", queue_name=QUEUE)  # type: ignore[untyped-decorator]
-def effect(number: int) -> None:
-    write(kills.Fate(number))
-
-
-@dramatiq.actor(actor_name="long", queue_name=QUEUE)  # type: ignore[untyped-decorator]
-def long(number: int) -> None:
-    fate = kills.Fate(number)
-    time.sleep(kills.long_seconds())
-    write(fate)
-
-
-JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
+JOBS: dict[str, Any] = {name: dramatiq.actor(job, actor_name=name, queue_name=QUEUE) for name, job in rows.JOBS.items()}
 
 
 def install() -> None:
@@ -80,23 +60,12 @@ def worker(concurrency: int) -> list[str]:
     ]
 
 
-class Producer:
-    def one(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            JOBS[job].send(number)
+class Producer(rows.Producer):
+    def one(self, job: str, number: int, _count: int) -> None:
+        JOBS[job].send(number)
 
     def many(self, job: str, first: int, count: int) -> None:
         dramatiq.group(JOBS[job].message(number) for number in range(first, first + count)).run()
-
-    def transaction(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            self.rows(job, number, 1)
-            JOBS[job].send(number)
-
-    def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            with Session(engine()) as session, session.begin():
-                session.execute(ORDER, {"number": number})
 
 
 if __name__ == "__main__":

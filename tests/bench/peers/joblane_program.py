@@ -57,15 +57,11 @@ class Producer:
         self._client, self._bare = JobClient(), MessageClient()
         self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1))
 
-    def one(self, job: str, first: int, count: int) -> None:
-        self._one(self._client, job, first, count)
+    def one(self, job: str, number: int, _count: int) -> None:
+        self._client.enqueue(JOBS[job], Numbered(number=number))
 
-    def one_without_record(self, job: str, first: int, count: int) -> None:
-        self._one(self._bare, job, first, count)
-
-    def _one(self, client: JobClient | MessageClient, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            client.enqueue(JOBS[job], Numbered(number=number))
+    def one_without_record(self, job: str, number: int, _count: int) -> None:
+        self._bare.enqueue(JOBS[job], Numbered(number=number))
 
     def many(self, job: str, first: int, count: int) -> None:
         self._many(self._client, job, first, count)
@@ -79,16 +75,14 @@ class Producer:
             if not isinstance(result, Enqueued) or (not result.sent and job == "noop"):  # the sweep sends the others
                 raise RuntimeError(f"not sent: {result}")
 
-    def transaction(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            with Session(self._engine) as session, session.begin():
-                session.execute(ORDER, {"number": number})
-                self._client.enqueue(JOBS[job], Numbered(number=number), session=session)
+    def transaction(self, job: str, number: int, _count: int) -> None:
+        with Session(self._engine) as session, session.begin():
+            session.execute(ORDER, {"number": number})
+            self._client.enqueue(JOBS[job], Numbered(number=number), session=session)
 
-    def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            with Session(self._engine) as session, session.begin():
-                session.execute(ORDER, {"number": number})
+    def rows(self, _job: str, number: int, _count: int) -> None:
+        with Session(self._engine) as session, session.begin():
+            session.execute(ORDER, {"number": number})
 
 
 def tick() -> None:

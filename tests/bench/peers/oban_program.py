@@ -6,56 +6,19 @@ is committed before its job is acknowledged.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from oban import Oban, job
 from oban.schema import install as install_schema
-from psycopg_pool import AsyncConnectionPool
 
-from tests.bench.peers import kills, program
+from tests.bench.peers import program
+from tests.bench.peers.rows import PoolProducer, async_jobs, pool, write_with_pool
 
-
-@cache
-def pool() -> AsyncConnectionPool:
-    """The connections for the jobs' own writes."""
-    url = os.environ["DATABASE_URL"]
-    return AsyncConnectionPool(url, max_size=10, check=AsyncConnectionPool.check_connection, open=False)
-
-
-async def write(fate: kills.Fate) -> None:
-    await pool().open()
-    async with pool().connection() as connection:
-        await connection.execute("insert into effects (number) values (%s)", (fate.number,))
-        fate.before_commit()
-
-
-@job()  # type: ignore[untyped-decorator]
-async def noop(number: int) -> None:
-    program.ran()
-
-
-@job()  # type: ignore[untyped-decorator]
-async def effect(number: int) -> None:
-    fate = kills.Fate(number)
-    fate.before_write()
-    await write(fate)
-    fate.after_return()
-
-
-@job()  # type: ignore[untyped-decorator]
-async def long(number: int) -> None:
-    fate = kills.Fate(number)
-    await asyncio.sleep(kills.long_seconds())
-    await write(fate)
-
-
-JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
+JOBS: dict[str, Any] = {name: job()(function) for name, function in async_jobs(write_with_pool).items()}
 
 
 def describe() -> dict[str, Any]:
@@ -78,8 +41,9 @@ def describe() -> dict[str, Any]:
 
 
 async def install() -> None:
-    async with AsyncConnectionPool(os.environ["DATABASE_URL"], open=False) as connections:
-        await install_schema(connections)
+    await pool().open()
+    await install_schema(pool())
+    await pool().close()
 
 
 def worker(concurrency: int) -> list[str]:
@@ -92,31 +56,19 @@ def worker(concurrency: int) -> list[str]:
     return [sys.executable, "-m", "oban", "start", "--config", file.name, "--dsn", os.environ["DATABASE_URL"], *options]
 
 
-class Producer:
+class Producer(PoolProducer):
     async def open(self) -> None:
-        self._connections = await Oban.create_pool(os.environ["DATABASE_URL"])
-        self._oban = Oban(pool=self._connections)
+        self.connections = await Oban.create_pool(os.environ["DATABASE_URL"])
+        self._oban = Oban(pool=self.connections)
 
-    async def close(self) -> None:
-        await self._connections.close()
-
-    async def one(self, name: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            await self._oban.enqueue(JOBS[name].new(number))
+    async def one(self, name: str, number: int, _count: int) -> None:
+        await self._oban.enqueue(JOBS[name].new(number))
 
     async def many(self, name: str, first: int, count: int) -> None:
         await self._oban.enqueue_many(JOBS[name].new(number) for number in range(first, first + count))
 
-    async def transaction(self, name: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            async with self._connections.connection() as connection:
-                await connection.execute("insert into orders (number) values (%s)", (number,))
-                await self._oban.enqueue(JOBS[name].new(number), conn=connection)
-
-    async def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            async with self._connections.connection() as connection:
-                await connection.execute("insert into orders (number) values (%s)", (number,))
+    async def within(self, connection: Any, name: str, number: int) -> None:
+        await self._oban.enqueue(JOBS[name].new(number), conn=connection)
 
 
 if __name__ == "__main__":

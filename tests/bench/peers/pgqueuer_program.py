@@ -19,9 +19,9 @@ import asyncpg
 import pgqueuer
 from pgqueuer import AsyncpgDriver, AsyncpgPoolDriver, Job, PgQueuer, Queries
 from pgqueuer.executors import DatabaseRetryEntrypointExecutor
-from pgqueuer.models import Context
 
 from tests.bench.peers import kills, program
+from tests.bench.peers.rows import async_jobs
 
 
 def number_of(job: Job) -> int:
@@ -38,30 +38,26 @@ async def workers() -> AsyncIterator[PgQueuer]:
     """The factory that ``pgq run`` calls."""
     url = os.environ["DATABASE_URL"]
     connection, pool = await asyncpg.connect(url), await asyncpg.create_pool(url, min_size=1)
-    queue = PgQueuer(AsyncpgDriver(connection), resources={"pool": pool})
+    queue = PgQueuer(AsyncpgDriver(connection))
 
-    async def write(fate: kills.Fate, context: Context) -> None:
-        connections: Any = context.resources["pool"]
-        async with connections.acquire() as own, own.transaction():
+    async def write(fate: kills.Fate) -> None:
+        async with pool.acquire() as own, own.transaction():
             await own.execute("insert into effects (number) values ($1)", fate.number)
             fate.before_commit()
+
+    jobs = async_jobs(write)
 
     @queue.entrypoint("noop")  # type: ignore[untyped-decorator]
     async def noop(job: Job) -> None:
         program.ran()
 
-    @queue.entrypoint("effect", accepts_context=True, executor_factory=retried)  # type: ignore[untyped-decorator]
-    async def effect(job: Job, context: Context) -> None:
-        fate = kills.Fate(number_of(job))
-        fate.before_write()
-        await write(fate, context)
-        fate.after_return()
+    @queue.entrypoint("effect", executor_factory=retried)  # type: ignore[untyped-decorator]
+    async def effect(job: Job) -> None:
+        await jobs["effect"](number_of(job))
 
-    @queue.entrypoint("long", accepts_context=True, executor_factory=retried)  # type: ignore[untyped-decorator]
-    async def long(job: Job, context: Context) -> None:
-        fate = kills.Fate(number_of(job))
-        await asyncio.sleep(kills.long_seconds())
-        await write(fate, context)
+    @queue.entrypoint("long", executor_factory=retried)  # type: ignore[untyped-decorator]
+    async def long(job: Job) -> None:
+        await jobs["long"](number_of(job))
 
     yield queue
     await pool.close()
@@ -123,28 +119,21 @@ class Producer:
     async def close(self) -> None:
         await self._pool.close()
 
-    async def one(self, name: str, first: int, count: int) -> None:
-        queries = Queries(AsyncpgPoolDriver(self._pool))
-        for number in range(first, first + count):
-            await queries.enqueue(name, payload(number))
+    async def one(self, name: str, number: int, _count: int) -> None:
+        await Queries(AsyncpgPoolDriver(self._pool)).enqueue(name, payload(number))
 
     async def many(self, name: str, first: int, count: int) -> None:
         payloads: list[bytes | None] = [payload(number) for number in range(first, first + count)]
         await Queries(AsyncpgPoolDriver(self._pool)).enqueue([name] * count, payloads, [0] * count)
 
-    async def transaction(self, name: str, first: int, count: int) -> None:
-        async with self._pool.acquire() as connection:
-            queries = Queries(AsyncpgDriver(connection))
-            for number in range(first, first + count):
-                async with connection.transaction():
-                    await connection.execute("insert into orders (number) values ($1)", number)
-                    await queries.enqueue(name, payload(number))
+    async def transaction(self, name: str, number: int, _count: int) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute("insert into orders (number) values ($1)", number)
+            await Queries(AsyncpgDriver(connection)).enqueue(name, payload(number))
 
-    async def rows(self, _job: str, first: int, count: int) -> None:
-        async with self._pool.acquire() as connection:
-            for number in range(first, first + count):
-                async with connection.transaction():
-                    await connection.execute("insert into orders (number) values ($1)", number)
+    async def rows(self, _job: str, number: int, _count: int) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute("insert into orders (number) values ($1)", number)
 
 
 if __name__ == "__main__":

@@ -6,53 +6,24 @@ committed before its job is recorded as done.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from functools import cache
 from typing import Any
 
 from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
 from psycopg_pool import AsyncConnectionPool
 
-from tests.bench.peers import kills, program
+from tests.bench.peers import program
+from tests.bench.peers.rows import PoolProducer, async_jobs, write_with_pool
 
 app = App(connector=PsycopgConnector(conninfo=os.environ.get("DATABASE_URL", "")))
 RETRY = RetryStrategy(max_attempts=20, linear_wait=3)
 
 
-@cache
-def pool() -> AsyncConnectionPool:
-    """The connections for the tasks' own writes."""
-    url = os.environ["DATABASE_URL"]
-    return AsyncConnectionPool(url, max_size=10, check=AsyncConnectionPool.check_connection, open=False)
-
-
-async def write(fate: kills.Fate) -> None:
-    await pool().open()
-    async with pool().connection() as connection:
-        await connection.execute("insert into effects (number) values (%s)", (fate.number,))
-        fate.before_commit()
-
-
-@app.task(name="noop")  # type: ignore[untyped-decorator]
-async def noop(number: int) -> None:
-    program.ran()
-
-
-@app.task(name="effect", retry=RETRY)  # type: ignore[untyped-decorator]
-async def effect(number: int) -> None:
-    fate = kills.Fate(number)
-    fate.before_write()
-    await write(fate)
-    fate.after_return()
-
-
-@app.task(name="long", retry=RETRY)  # type: ignore[untyped-decorator]
-async def long(number: int) -> None:
-    fate = kills.Fate(number)
-    await asyncio.sleep(kills.long_seconds())
-    await write(fate)
+JOBS: dict[str, Any] = {
+    name: app.task(name=name, **({} if name == "noop" else {"retry": RETRY}))(job)
+    for name, job in async_jobs(write_with_pool).items()
+}
 
 
 @app.periodic(cron=f"* * * * * */{program.check_seconds()}")  # type: ignore[untyped-decorator]
@@ -60,9 +31,6 @@ async def long(number: int) -> None:
 async def retry_stalled_jobs(_context: JobContext, timestamp: int) -> None:
     for stalled in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=program.rescue_seconds()):
         await app.job_manager.retry_job(stalled)
-
-
-JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
 
 
 def describe() -> dict[str, Any]:
@@ -96,33 +64,24 @@ def worker(concurrency: int) -> list[str]:
     return [sys.executable, "-m", "procrastinate", *options, "worker", f"--concurrency={concurrency}"]
 
 
-class Producer:
+class Producer(PoolProducer):
     async def open(self) -> None:
         await app.open_async()
-        self._connections = AsyncConnectionPool(os.environ["DATABASE_URL"], min_size=1, open=False)
-        await self._connections.open()
+        self.connections = AsyncConnectionPool(os.environ["DATABASE_URL"], min_size=1, open=False)
+        await self.connections.open()
 
     async def close(self) -> None:
-        await self._connections.close()
+        await super().close()
         await app.close_async()
 
-    async def one(self, name: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            await JOBS[name].defer_async(number=number)
+    async def one(self, name: str, number: int, _count: int) -> None:
+        await JOBS[name].defer_async(number=number)
 
     async def many(self, name: str, first: int, count: int) -> None:
         await JOBS[name].batch_defer_async(*({"number": number} for number in range(first, first + count)))
 
-    async def transaction(self, name: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            async with self._connections.connection() as connection:
-                await connection.execute("insert into orders (number) values (%s)", (number,))
-                await JOBS[name].configure(connection=connection).defer_async(number=number)
-
-    async def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            async with self._connections.connection() as connection:
-                await connection.execute("insert into orders (number) values (%s)", (number,))
+    async def within(self, connection: Any, name: str, number: int) -> None:
+        await JOBS[name].configure(connection=connection).defer_async(number=number)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ environment variables. It has functions and a class of these names:
 - ``worker(concurrency)`` returns the command of a worker, that of the system's documentation.
 - ``Producer`` has the calls ``one``, ``many`` (one bulk call), ``transaction`` (each job with a row of business data)
   and ``rows`` (the same transactions without the job), each ``(job, first, count)``, and may have ``open`` and
-  ``close``. A job is ``noop``, ``effect`` or ``long``; its argument is a number, ``first`` and following.
+  ``close``. A job is ``noop``, ``effect`` or ``long``; its argument is a number, ``first`` and following. ``count``
+  is 1 except for a bulk call.
 
 ``install`` and the producer's methods may be async. The verb ``produce`` reads lines ``CALL JOB FIRST COUNT`` and
 answers each by ``done CPU SECONDS`` (seconds of this process and of the clock) or ``error TEXT``. All calls but a bulk

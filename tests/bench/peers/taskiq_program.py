@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from taskiq import SmartRetryMiddleware
 from taskiq_aio_sqs import SQSBroker
 
-from tests.bench.peers import kills, program
-from tests.bench.peers.rows import ORDER, async_engine, write_async
+from tests.bench.peers import program
+from tests.bench.peers.rows import ORDER, async_engine, async_jobs, write_with_engine
 
 QUEUE = "taskiq-jobs"
 PROCESSES = 2
@@ -37,24 +37,10 @@ def _broker(**options: Any) -> Any:
 broker = _broker().with_middlewares(SmartRetryMiddleware(default_retry_count=100, use_delay_exponent=True))
 
 
-@broker.task(task_name="noop")  # type: ignore[untyped-decorator]
-async def noop(number: int) -> None:
-    program.ran()
-
-
-@broker.task(task_name="effect", retry_on_error=True)  # type: ignore[untyped-decorator]
-async def effect(number: int) -> None:
-    await write_async(kills.Fate(number))
-
-
-@broker.task(task_name="long", retry_on_error=True)  # type: ignore[untyped-decorator]
-async def long(number: int) -> None:
-    fate = kills.Fate(number)
-    await asyncio.sleep(kills.long_seconds())
-    await write_async(fate)
-
-
-JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
+JOBS: dict[str, Any] = {
+    name: broker.task(task_name=name, retry_on_error=name != "noop")(job)
+    for name, job in async_jobs(write_with_engine).items()
+}
 
 
 def install() -> None:
@@ -106,9 +92,8 @@ class Producer:
         await self._batching.shutdown()
         await broker.shutdown()
 
-    async def one(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            await JOBS[job].kiq(number)
+    async def one(self, job: str, number: int, _count: int) -> None:
+        await JOBS[job].kiq(number)
 
     async def many(self, job: str, first: int, count: int) -> None:
         """Wait until all batches are sent: a shutdown would send the rest as one batch, above the limit of SQS."""
@@ -119,15 +104,13 @@ class Producer:
             await asyncio.sleep(0.01)
         await asyncio.sleep(SENT_SECONDS)
 
-    async def transaction(self, job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            await self.rows(job, number, 1)
-            await JOBS[job].kiq(number)
+    async def transaction(self, job: str, number: int, _count: int) -> None:
+        await self.rows(job, number, 1)
+        await self.one(job, number, 1)
 
-    async def rows(self, _job: str, first: int, count: int) -> None:
-        for number in range(first, first + count):
-            async with AsyncSession(async_engine()) as session, session.begin():
-                await session.execute(ORDER, {"number": number})
+    async def rows(self, _job: str, number: int, _count: int) -> None:
+        async with AsyncSession(async_engine()) as session, session.begin():
+            await session.execute(ORDER, {"number": number})
 
 
 if __name__ == "__main__":

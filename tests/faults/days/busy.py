@@ -56,7 +56,7 @@ class Server:
         )
         self.inspector = Inspector(Scope(self.process.database, sqs, PREFIX, TASKS, "operator"))
 
-    def do(self, act: Callable[[Server], None]) -> None:
+    def do(self, act: Callable[[Server], object]) -> None:
         """Do something, unless the process is busy."""
         if self.process.dead:
             self._start()
@@ -175,7 +175,7 @@ class BusyDay(Day):
     def _work(self) -> Work:
         steps: list[Step] = []
         while self.dice.random() < 0.3 and len(steps) < 5:
-            ends = self.dice.choice(("well", "fails", "fails", "retries", "snoozes", "limited"))
+            ends = self.dice.choice(("well", "fail", "fail", "retry", "snooze", "limited"))
             seconds = round(self.dice.choice((5, 600, 1200, 2 * HOUR)) * self.dice.random())
             steps.append(
                 Step(takes=self._takes(), enqueues=self.dice.choice((0, 0, 0, 1, 3)), ends=ends, seconds=seconds)

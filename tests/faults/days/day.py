@@ -14,12 +14,13 @@ import itertools
 import os
 import random
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -44,11 +45,11 @@ from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.faults.days import clock
-from tests.faults.days.loop import Loop
-from tests.faults.days.process import Process, Thread
+from tests.faults.days.process import Loop, Process, Thread
 from tests.faults.days.queues import DayQueues, ProcessSqs
 from tests.faults.days.samples import PREFIX, SCHEDULED, TASKS, Surroundings
 from tests.faults.days.shadow import Shadow
+from tests.faults.result import Result
 
 MINUTE, HOUR = 60.0, 3600.0
 INTERVAL = 5 * MINUTE
@@ -59,37 +60,12 @@ SLACK_SECONDS = 5.0
 IDLE_SECONDS = 5 * MINUTE
 """A database that was unused for this long has to be woken."""
 FIXED_HOURS = 6
+HELD = "Nothing was late."
 SWEEP = sweep_handler.jobs_sweep
 ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, **SCHEDULED, SWEEP.type: SWEEP}
 SWEEP_NAME = f"λ {SWEEP.type}"
 NOTED = {CLAIM: "a sweep is claimed", PLANNING: "a sweep begins", RESET_PLANNING: "a sweep ends"}
 SWEEP_LANE = lane_name(PREFIX, SWEEP.queue, SWEEP.type)
-
-
-@dataclass
-class Result:
-    """``wrong``: the violated rules, one line each. ``trail``: the last things that happened to the sweep."""
-
-    seed: int
-    wrong: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    trail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
-
-    def table(self) -> str:
-        lines = [f"seed {self.seed}"] + [f"{name:<60} {number:>7}" for name, number in sorted(self.counts.items())]
-        return "\n".join([*lines, *(["WRONG:", *self.wrong, *self.trail] if self.wrong else ["Nothing was late."])])
-
-
-class DayContext:
-    """Lambda's context object, in virtual time."""
-
-    memory_limit_in_mb = "512"
-
-    def __init__(self, loop: Loop, seconds: float, request_id: str) -> None:
-        self._loop, self._ends, self.aws_request_id = loop, loop.now + seconds, request_id
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - self._loop.now) * 1000)
 
 
 @dataclass(eq=False)
@@ -111,7 +87,7 @@ class Day(ABC):
         self.url, self.seed, self.faults, self.tasks = url, seed, faults, tasks
         self._lanes = {lane_name(PREFIX, queue, task.type): task for task in tasks.values() for queue in task.lanes}
         self.dice = random.Random(f"day {seed}")
-        self.result = Result(seed)
+        self.result = Result(seed, HELD)
         self.begins = datetime(2026, 3, 1, tzinfo=UTC).timestamp() + self.dice.randrange(86_400)
         self._numbers = itertools.count(1)
         self._environments: defaultdict[str, list[Environment]] = defaultdict(list)
@@ -121,15 +97,14 @@ class Day(ABC):
         self.swept_at = 0.0
         """The start of the last sweep, also of one that has died. A sweep every five minutes would die as well."""
 
-    planted = ""
-    """The statement of a planted bug."""
-
     # --- The surroundings -------------------------------------------------------------------------------------------
 
     def go(self) -> Result:
         """Run the day in a thread, where workers set no alarm."""
+        started = time.monotonic()
         with ThreadPoolExecutor(1) as thread:
             thread.submit(self._go).result()
+        self.result.seconds = time.monotonic() - started
         return self.result
 
     def _go(self) -> None:
@@ -142,8 +117,6 @@ class Day(ABC):
             stack.enter_context(self._patched())
             self.loop.clock.sync()
             task_types.register(self._observer, self.tasks)
-            if self.planted:
-                self._observer.execute_simple(self.planted)
             self.plan()
             self._run()
             for process in self._processes:
@@ -253,11 +226,8 @@ class Day(ABC):
         environment.process.thaw()
         steps = 60 if task is SWEEP else 16
         self.draw_fate(environment.process, 0.1, steps, self.dice.uniform(1, 100 if task is SWEEP else 25))
-        context = DayContext(
-            self.loop,
-            task.numbers.function_timeout.total_seconds(),
-            f"00000000-0000-4000-8000-{next(self._numbers):012}",
-        )
+        seconds = task.numbers.function_timeout.total_seconds()
+        context = clock.VirtualContext(lambda: self.loop.now, seconds, next(self._numbers))
 
         def handle() -> None:
             response = environment.worker.handle({"Records": records}, context)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,6 @@ from joblane.record.driver.stage import take_stage
 from tests.conftest import administer
 from tests.faults import server_of_its_own
 from tests.faults.days import clock
-from tests.faults.days.day import Result
 from tests.faults.days.samples import PREFIX
 
 R_co = TypeVar("R_co", covariant=True)
@@ -38,8 +36,8 @@ class Days:
     def __init__(self, server: Postgres) -> None:
         self.server = server
         self._numbers = itertools.count(1)
-        url = server.database_url(server_of_its_own.database(server, TEMPLATE))
-        with Database(url, limits=None) as database:
+        self.template = server.database_url(server_of_its_own.database(server, TEMPLATE))
+        with Database(self.template, limits=None) as database:
             take_stage(database.get(), PREFIX, None)
             clock.install(database.get())
 
@@ -63,10 +61,3 @@ class Days:
         finally:
             logging.disable(disabled)
             administer(self.server, f"drop database {name} with (force)")
-
-
-def together(results: Sequence[Result]) -> Result:
-    """Return the sums of the counts of days, and all violated rules."""
-    counts = sum((result.counts for result in results), Counter[str]())
-    wrong = [f"seed {result.seed}: {line}" for result in results for line in result.wrong]
-    return Result(results[0].seed, wrong, counts)

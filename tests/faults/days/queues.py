@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from joblane.errors import SendError
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
 from joblane.names import SWEEP, slug_of
 from joblane.sqs.client import Entry, Sqs
@@ -66,35 +67,53 @@ class DayQueues(MemoryQueues):
         return message
 
 
-class ProcessSqs(Sqs):
-    """SQS as a process sees it. ``lost``: draws whether SQS takes a message and its answer is lost."""
+class VirtualSqs(Sqs):
+    """SQS as a process sees it. ``step``: passes a moment at which the process may die or stand still."""
 
-    def __init__(
-        self, queues: DayQueues, process: Process, lost: Callable[[Entry], bool], note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, queues: MemoryQueues, step: Callable[[], None]) -> None:
         super().__init__()
-        self._queues, self._process, self._lost, self._note = queues, process, lost, note
-        self.covered = process.covered  # type: ignore[misc]
+        self.covered = {}  # type: ignore[misc]  # each process knows its own wake-ups
+        self._queues, self._step = queues, step
 
     def url(self, queue: str) -> str:
         return self._queues.url(queue)
 
     def attributes(self, queue: str, names: Sequence[str]) -> Mapping[Any, str]:
-        self._process.alive()
         return self._queues.attributes(queue, names)
 
     def send(self, entry: Entry) -> str:
-        if failed := self.send_many([entry]):
-            from joblane.errors import SendError
-
-            raise SendError(failed[0])
+        for why in self.send_many([entry]).values():
+            raise SendError(why)
         return ""
+
+    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
+        self._step()
+        self._queues.set_visibility(queue, receipts)
+        self._step()
+
+    def receive_many(self, *_: Any, **__: Any) -> list[Any]:
+        return []
+
+
+class ProcessSqs(VirtualSqs):
+    """``lost``: draws whether SQS takes a message and its answer is lost."""
+
+    def __init__(
+        self, queues: DayQueues, process: Process, lost: Callable[[Entry], bool], note: Callable[[str], None]
+    ) -> None:
+        super().__init__(queues, process.step)
+        self._refuses, self._process, self._lost, self._note = queues.refuses, process, lost, note
+        self.covered = process.covered  # type: ignore[misc]
+
+    def attributes(self, queue: str, names: Sequence[str]) -> Mapping[Any, str]:
+        self._process.alive()
+        return super().attributes(queue, names)
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         failed: dict[int, str] = {}
         for position, entry in enumerate(entries):
             self._process.step(is_send=True)
-            refused = self._queues.refuses(entry.queue)
+            refused = self._refuses(entry.queue)
             if brief and entry.queue.endswith(SWEEP_SLUG):
                 self._process.unwoken_since = self._queues.seconds() if refused else None
             if refused or entry.queue.endswith(SWEEP_SLUG):
@@ -110,11 +129,3 @@ class ProcessSqs(Sqs):
                 failed[position] = "no answer: by the day"
             self._process.step(is_send=True)
         return failed
-
-    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        self._process.step()
-        self._queues.set_visibility(queue, receipts)
-        self._process.step()
-
-    def receive_many(self, *_: Any, **__: Any) -> list[Any]:
-        return []

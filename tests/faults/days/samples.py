@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
-from joblane import Grants, Payload, Rate, RetryAfter, TaskContext, task
-from joblane.errors import RateLimited, Snooze
+from joblane import Grants, Payload, Rate, TaskContext
 from joblane.names import Queue
 from joblane.tasks.limit import Limit
+from tests.faults.declared import declared, follow
 
 PREFIX = "days"
 POOL = Limit("day-pool", total=2)
-OPTIONS: dict[str, Any] = {
-    "max_retry": 3,
-    "timeout": timedelta(minutes=10),
-    "grants": Grants(enqueue=("day:plain", "day:one")),
-}
 
 
 class Step(Payload):
@@ -25,7 +20,7 @@ class Step(Payload):
 
     takes: float = 0
     enqueues: int = 0
-    ends: Literal["well", "fails", "retries", "snoozes", "limited"] = "well"
+    ends: Literal["well", "fail", "retry", "snooze", "limited"] = "well"
     seconds: float = 0
 
 
@@ -48,68 +43,33 @@ def work(payload: Work, ctx: TaskContext) -> None:
     number = Surroundings.started(ctx.task_id)
     step = payload.steps[number] if number < len(payload.steps) else Step()
     for child in range(step.enqueues):
-        type_ = day_plain if child % 2 else day_one
+        type_ = TASKS["day:plain" if child % 2 else "day:one"]
         ctx.enqueue(type_, Work(), task_id=f"{ctx.task_id}-{number}-{child}")
     Surroundings.sleep(step.takes)
-    wait = timedelta(seconds=step.seconds)
-    match step.ends:
-        case "fails":
-            raise ValueError("failed")
-        case "retries":
-            raise RetryAfter(wait, "again")
-        case "snoozes":
-            raise Snooze(wait)
-        case "limited":
-            raise RateLimited(wait)
+    follow(step.ends, timedelta(seconds=step.seconds))
 
 
-@task("day:plain", retry_delay=timedelta(minutes=2), **OPTIONS)
-def day_plain(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:urgent", queue=Queue.CRITICAL, retry_delay=timedelta(seconds=20), **OPTIONS)
-def day_urgent(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:slow", retry_delay=[timedelta(minutes=20), timedelta(hours=2)], **OPTIONS)
-def day_slow(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:one", max_total=1, retry_delay=timedelta(minutes=5), **OPTIONS)
-def day_one(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:key", key="key", max_per_key=1, limit=POOL, retry_delay=timedelta(minutes=30), **OPTIONS)
-def day_key(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:order", key="key", order="first-due", limit=POOL, retry_delay=timedelta(minutes=1), **OPTIONS)
-def day_order(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:rate", rate=Rate(3, timedelta(hours=1)), retry_delay=timedelta(minutes=3), **OPTIONS)
-def day_rate(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("day:ticked", overlap="allow", retry_delay=timedelta(minutes=2), **OPTIONS)
-def day_ticked(payload: Work, ctx: TaskContext) -> None:
-    """A deploy gives it its schedules."""
-    work(payload, ctx)
-
-
-@task("day:timed", overlap="allow", retry_delay=timedelta(minutes=2), **OPTIONS)
-def day_timed(payload: Work, ctx: TaskContext) -> None:
-    """Programs put its schedules."""
-    work(payload, ctx)
-
-
-TASKS = {t.type: t for t in (day_plain, day_urgent, day_slow, day_one, day_key, day_order, day_rate)}
-SCHEDULED = {t.type: t for t in (day_ticked, day_timed)}
+MINUTE = timedelta(minutes=1)
+ALL_TYPES = declared(
+    work,
+    {
+        "day:plain": {"retry_delay": 2 * MINUTE},
+        "day:urgent": {"queue": Queue.CRITICAL, "retry_delay": MINUTE / 3},
+        "day:slow": {"retry_delay": [20 * MINUTE, 120 * MINUTE]},
+        "day:one": {"max_total": 1, "retry_delay": 5 * MINUTE},
+        "day:key": {"key": "key", "max_per_key": 1, "limit": POOL, "retry_delay": 30 * MINUTE},
+        "day:order": {"key": "key", "order": "first-due", "limit": POOL, "retry_delay": MINUTE},
+        "day:rate": {"rate": Rate(3, 60 * MINUTE), "retry_delay": 3 * MINUTE},
+        "day:ticked": {"overlap": "allow", "retry_delay": 2 * MINUTE},
+        "day:timed": {"overlap": "allow", "retry_delay": 2 * MINUTE},
+    },
+    max_retry=3,
+    timeout=10 * MINUTE,
+    grants=Grants(enqueue=("day:plain", "day:one")),
+)
+DAY_PLAIN = ALL_TYPES["day:plain"]
+DAY_TICKED, DAY_TIMED = ALL_TYPES["day:ticked"], ALL_TYPES["day:timed"]
+"""A deploy gives the first one its schedules, and programs put schedules of the second."""
+SCHEDULED = {task.type: task for task in (DAY_TICKED, DAY_TIMED)}
 """Those that only schedules start."""
+TASKS = {type_: task for type_, task in ALL_TYPES.items() if type_ not in SCHEDULED}

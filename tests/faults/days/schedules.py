@@ -23,7 +23,7 @@ from joblane.sqs.tick import id_of, tick_entry
 from joblane.sweep.ticks import Ticks, make_ticks
 from joblane.tasks.schedule import Missed, Schedule, cron, every
 from joblane.tasks.task import Task
-from tests.faults.days.samples import PREFIX, Work, day_ticked, day_timed
+from tests.faults.days.samples import DAY_TICKED, DAY_TIMED, PREFIX, Work
 
 if TYPE_CHECKING:
     from tests.faults.days.busy import BusyDay, Server
@@ -58,7 +58,7 @@ class Schedules:
 
     def __init__(self, day: BusyDay) -> None:
         self._day = day
-        self._task: Task[Any, Any] = day_ticked
+        self._task: Task[Any, Any] = DAY_TICKED
         self._since: dict[str, float] = {}
         self.arrived: dict[str, float] = {}
         self.passed: set[str] = set()
@@ -92,8 +92,8 @@ class Schedules:
         """Register the schedules of new code, as ``joblane migrate`` does, and let the functions have it."""
         day, before = self._day, {schedule.name: schedule.text for schedule in self._task.schedules}
         first = not self._since
-        self._task = replace(day_ticked, schedules=tuple(declared))
-        day.tasks = {**day.tasks, day_ticked.type: self._task}
+        self._task = replace(DAY_TICKED, schedules=tuple(declared))
+        day.tasks = {**day.tasks, DAY_TICKED.type: self._task}
         day.loop.clock.sync()
         schedules.register(day._observer, day.tasks)
         for schedule in declared:
@@ -104,8 +104,8 @@ class Schedules:
     def send(self, schedule: Schedule, moment: datetime, seconds: float) -> None:
         """Send a tick so many seconds after its time."""
         id_, entry = (
-            id_of(day_ticked.type, str(schedule.name), moment),
-            tick_entry(PREFIX, day_ticked, schedule, moment),
+            id_of(DAY_TICKED.type, str(schedule.name), moment),
+            tick_entry(PREFIX, DAY_TICKED, schedule, moment),
         )
 
         def arrive() -> None:
@@ -118,16 +118,16 @@ class Schedules:
 
     def _put_all(self, server: Server) -> None:
         for name, times in PUT.items():
-            server.client.schedules.put(name, day_timed, Work(), times)
+            server.client.schedules.put(name, DAY_TIMED, Work(), times)
 
     def _change(self, server: Server) -> None:
         name = self._day.dice.choice(("hourly", "daily"))
         made: Any = server.client.schedules
         change: Callable[[], object] = self._day.dice.choice(
             (
-                lambda: made.put(name, day_timed, Work(key=self._day.dice.choice((1, 2))), PUT[name]),
+                lambda: made.put(name, DAY_TIMED, Work(key=self._day.dice.choice((1, 2))), PUT[name]),
                 lambda: made.pause(name),
-                lambda: made.resume(name, task=day_timed),
+                lambda: made.resume(name, task=DAY_TIMED),
                 lambda: made.delete(name),
             )
         )
@@ -153,7 +153,7 @@ class Schedules:
     def _newest(self, begins: float) -> list[str]:
         until = datetime.fromtimestamp(begins - PATIENCE, UTC)
         return [
-            id_of(day_ticked.type, str(schedule.name), tick)
+            id_of(DAY_TICKED.type, str(schedule.name), tick)
             for schedule in self._task.schedules
             if schedule.missed == Missed.LATEST
             and (tick := schedule.previous(until)).timestamp() >= self._since.get(str(schedule.name), begins)
@@ -164,7 +164,7 @@ class Schedules:
 
     def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """Note the ticks that come after a sweep has passed them."""
-        if task.type != day_ticked.type:
+        if task.type != DAY_TICKED.type:
             return
         for message in batch:
             if (tick := decode(message.entry.body).tick) is not None:

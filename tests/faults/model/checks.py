@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,54 +61,66 @@ STATES = "select id, state from joblane.tasks"
 DONE = "select id, generation from public.ledger where what = 'done'"
 
 
+Rows = Mapping[str, Iterable[Sequence[object]]]
+"""Rule → the rows that violate it."""
+
+
 def check(world: World) -> None:
     """Check what must hold at any time."""
     run, seen = world.observer.run, world.seen
-    for rule, sql in AT_ANY_TIME.items():
-        for row in run(sql):
-            world.wrong(rule, *row)
     states = dict(run(STATES))
     done = {(id_, generation) for id_, generation in run(DONE)}
-    for id_ in seen.rolled_back & states.keys():
-        world.wrong("a task was rolled back, and is there", id_)
-    for id_, maker in seen.made_by.items():
-        if id_ in states and maker not in done:
-            world.wrong("a run has enqueued a task and did not commit", id_, maker)
-    for event in seen.events:
-        id_, generation, kind = event.rsplit(":", 2)
-        if kind == "completed" and (id_, int(generation)) not in done and id_ in states:
-            world.wrong("an event reports an end that is not there", event)
+    reported = {event: event.rsplit(":", 2) for event in seen.events}
+    found: Rows = {
+        **{rule: run(sql) for rule, sql in AT_ANY_TIME.items()},
+        "a task was rolled back, and is there": [(id_,) for id_ in seen.rolled_back & states.keys()],
+        "a run has enqueued a task and did not commit": [
+            (id_, maker) for id_, maker in seen.made_by.items() if id_ in states and maker not in done
+        ],
+        "an event reports an end that is not there": [
+            (event,)
+            for event, (id_, generation, kind) in reported.items()
+            if kind == "completed" and (id_, int(generation)) not in done and id_ in states
+        ],
+    }
+    _report(world, found)
 
 
 def check_end(world: World) -> None:
     """Check a world that is quiet."""
     check(world)
     run, seen, states = world.observer.run, world.seen, dict(world.observer.run(STATES))
-    if not world.is_old:
-        for id_ in seen.accepted.keys() - states.keys():
-            world.wrong("a task was accepted, and is lost", id_)
-    for row in waiting_without_reason(world):
-        world.wrong("a task still waits in the end", *row)
-    for id_, generation, is_sent in run(ARCHIVED):
-        if not is_sent or not world.queues.dead_letters[id_, generation]:
-            world.wrong("a task was archived without a dead letter", id_, generation)
-    for row in run(WITHOUT_OUTCOME):
-        world.wrong("a run has no outcome", *row)
-    for id_, generation, state in run(EVENTS):
-        if not seen.events[f"{id_}:{generation}:{state}"]:
-            world.wrong("an event is missing", id_, generation, state)
-    for key, ask in seen.asks.items():
-        if seen.answered[key] < ask:
-            found = run(ANSWERED_OTHERWISE, key, ask)
-            world.counts["asks that ended without a run"] += bool(found)
-            if not found:
-                world.wrong("an ask was lost", key, ask, seen.answered[key], run(OF_KEY, key))
-    for batch in seen.batches.values():
-        for id_ in batch.callbacks - states.keys() if batch.is_sealed and not world.is_old else ():
-            world.wrong("a callback is lost", id_)
-    for state in states.values():
-        world.counts[f"tasks {state}"] += 1
+    unanswered = [(key, ask) for key, ask in seen.asks.items() if seen.answered[key] < ask]
+    ended_otherwise = [(key, ask) for key, ask in unanswered if run(ANSWERED_OTHERWISE, key, ask)]
+    accepted = set[str]() if world.is_old else set(seen.accepted)
+    sealed = [batch for batch in seen.batches.values() if batch.is_sealed and not world.is_old]
+    found: Rows = {
+        "a task was accepted, and is lost": [(id_,) for id_ in accepted - states.keys()],
+        "a task still waits in the end": waiting_without_reason(world),
+        "a task was archived without a dead letter": [
+            (id_, generation)
+            for id_, generation, is_sent in run(ARCHIVED)
+            if not is_sent or not world.queues.dead_letters[id_, generation]
+        ],
+        "a run has no outcome": run(WITHOUT_OUTCOME),
+        "an event is missing": [row for row in run(EVENTS) if not seen.events[":".join(map(str, row))]],
+        "an ask was lost": [
+            (key, ask, seen.answered[key], run(OF_KEY, key))
+            for key, ask in unanswered
+            if (key, ask) not in ended_otherwise
+        ],
+        "a callback is lost": [(id_,) for batch in sealed for id_ in batch.callbacks - states.keys()],
+    }
+    _report(world, found)
+    world.counts["asks that ended without a run"] += len(ended_otherwise)
+    world.counts.update(f"tasks {state}" for state in states.values())
     world.counts["events"] += seen.events.total()
+
+
+def _report(world: World, found: Rows) -> None:
+    for rule, rows in found.items():
+        for row in rows:
+            world.wrong(rule, *row)
 
 
 def waiting_without_reason(world: World) -> list[list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import DatabaseError
 
@@ -17,14 +17,15 @@ from joblane.tasks.limit import Rate
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.processes import Process
 from tests.faults.model.samples import TASKS
-from tests.faults.model.seen import RATE_STEP_SECONDS
-from tests.faults.model.starts import PAUSES
+from tests.faults.model.starts import PAUSES, RATE_STEP_SECONDS
 
 if TYPE_CHECKING:
     from tests.faults.model.producers import Producers
     from tests.faults.model.world import World
 
 ACTIONS = (*BulkAction, BulkAction.RETRY)
+CHANGED = ((0.3, "m:keyed"), (0.5, "model-pool"), (0.6, "m:keyed/"), (0.7, "m:rated"), (1, "a reset"))
+"""A number up to which a change of a limit is drawn, and the limit."""
 SOME = "select id from joblane.tasks where type like 'm:%' and state = any($1::text[]) order by id"
 GENERATION = "select generation from joblane.tasks where id = $1 and state = 'cancelled'"
 CANCEL = """
@@ -121,22 +122,23 @@ class Operators:
             return
         dice, seen = self._dice, self._seen
         what, value, key = dice.random(), dice.choice((0, 1, 2, 4)), str(dice.randint(0, 2))
-        limit = "m:keyed" if what < 0.3 else "model-pool" if what < 0.5 else "m:keyed/" if what < 0.6 else ""
-        if limit:
-            seen.limits[limit].add(value)
-        elif what < 0.7:
+        changed = next(name for most, name in CHANGED if what < most)
+        if changed in seen.limits:
+            seen.limits[changed].add(value)
+        elif changed == "m:rated":
             seen.is_rate_known = False
+        rate = Rate(1 + 29 * (value % 2), per=timedelta(seconds=10 * RATE_STEP_SECONDS))
+        options: dict[str, dict[str, Any]] = {
+            "m:keyed": {"max_total": value},
+            "model-pool": {"total": value},
+            "m:keyed/": {"key": key, "max_per_key": value},
+            "m:rated": {"rate": rate},
+        }
 
         def change(process: Process) -> None:
             limits = process.client.limits
-            if limit == "m:keyed":
-                limits.set("m:keyed", max_total=value)
-            elif limit == "model-pool":
-                limits.set("model-pool", total=value)
-            elif limit:
-                limits.set("m:keyed", key=key, max_per_key=value)
-            elif what < 0.7:
-                limits.set("m:rated", rate=Rate(1 + 29 * (value % 2), per=timedelta(seconds=10 * RATE_STEP_SECONDS)))
+            if changed in options:
+                limits.set(changed.rstrip("/"), **options[changed])
             else:
                 with suppress(JobError):
                     limits.reset(dice.choice(("m:keyed", "model-pool", "m:rated")))

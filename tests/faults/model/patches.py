@@ -20,7 +20,7 @@ from joblane.sweep import sweep
 from tests.faults.days.clock import virtual
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.actors import Actor
-from tests.faults.model.runs import Here
+from tests.faults.model.samples import Here
 from tests.faults.model.surroundings import Bus
 from tests.faults.model.world import NET_SECONDS, World
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from joblane.client.client import JobClient, client_within
 from joblane.enqueue.wake import _Waker
-from joblane.errors import SendError
 from joblane.record.driver.database import Database
-from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.client import Entry
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
+from tests.faults.days.queues import VirtualSqs
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.actors import AnswerLostError, Killed
 
@@ -115,27 +115,15 @@ class ProcessDatabase(HookedDatabase):
         return answer
 
 
-class ProcessSqs(Sqs):
+class ProcessSqs(VirtualSqs):
     """SQS as a process sees it: it refuses sends, and loses answers."""
 
     def __init__(self, process: Process) -> None:
-        super().__init__()
+        super().__init__(process.world.queues, process.point)
         self._process, self._world = process, process.world
-        self.covered = {}  # type: ignore[misc]  # each process knows its own wake-ups
 
     def now(self) -> float:
         return self._world.now
-
-    def url(self, queue: str) -> str:
-        return queue
-
-    def attributes(self, queue: str, names: Sequence[str]) -> Mapping[Any, str]:
-        return self._world.queues.attributes(queue, names)
-
-    def send(self, entry: Entry) -> str:
-        if failed := self.send_many([entry]):
-            raise SendError(failed[0])
-        return ""
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         world, failed = self._world, dict[int, str]()
@@ -152,14 +140,6 @@ class ProcessSqs(Sqs):
                 world.counts["lost answers of sends"] += 1
             self._process.point(may_suspend=not is_wake)
         return failed
-
-    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        self._process.point()
-        self._world.queues.set_visibility(queue, receipts)
-        self._process.point()
-
-    def receive_many(self, *_: Any, **__: Any) -> list[Any]:
-        return []
 
 
 def pool(world: World) -> Callable[[str], Process]:

@@ -1,4 +1,7 @@
-"""Producers: enqueues alone, of many, in sessions with savepoints, at repeatable read, after parents, through SQL."""
+"""Producers: enqueues alone, of many, in sessions with savepoints, at repeatable read, after parents, through SQL.
+
+Debounced asks, batches, schedules, and messages of programs without the library.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from joblane.enqueue.result import Enqueued
-from joblane.errors import JobError
+from joblane.errors import JobError, UnknownScheduleError
 from joblane.names import Queue
+from joblane.sqs.client import Entry
 from joblane.tasks.job import Job
+from joblane.tasks.schedule import cron
 from joblane.tasks.task import Task
 from tests.faults.model.processes import Process
-from tests.faults.model.runs import Work
-from tests.faults.model.samples import TASKS
+from tests.faults.model.samples import TASKS, Work
+from tests.faults.model.starts import SeenBatch
 
 if TYPE_CHECKING:
     from tests.faults.model.world import World
@@ -38,11 +43,17 @@ select * from joblane.enqueue($1, $2::text::jsonb, task_id => $3, process_in => 
 """
 
 
+WAIT = timedelta(seconds=30)
+TIMES = ("*/5 * * * *", "*/20 * * * *", "0 * * * *")
+
+
 class Producers:
     """The acts of producers."""
 
     def __init__(self, world: World) -> None:
         self._world, self._dice, self._seen = world, world.dice, world.seen
+        self._asking: set[int] = set()
+        self._last_ask = 0
 
     def act(self, name: str, act: Callable[[Process], None], kind: str = "a producer") -> None:
         """Start an act of a process. An error of the database is its caller's."""
@@ -177,3 +188,106 @@ class Producers:
                 self.accept(id_)
 
         self.act("an enqueue through SQL", enqueue)
+
+    # --- Asks, batches, schedules, and programs without the library --------------------------------------------------
+
+    def ask(self) -> None:
+        """Ask for the debounced task of a key. The asks of a key come one after the other."""
+        key = self._dice.randint(0, 3)
+        if key in self._asking:
+            return
+        self._asking.add(key)
+        self._last_ask += 1
+        work = Work(n=self._last_ask, number=key)
+        options: dict[str, Any] = {"unique_key": f"d{key}", "debounce": WAIT, "longest": 5 * WAIT}
+
+        def enqueue(process: Process, session: Session | None = None) -> list[str]:
+            return [process.client.enqueue(TASKS["m:asked"], work, session=session, **options).id]
+
+        def ask(process: Process) -> None:
+            try:
+                is_committed = True
+                if self._dice.random() < 0.5:
+                    ids = enqueue(process)
+                else:
+                    ids, is_committed = self.in_session(process, partial(enqueue, process))
+                if is_committed:
+                    self._seen.asks[key] = work.n
+                    self._seen.ids += ids
+                    self._world.counts["asks"] += 1
+            finally:
+                self._asking.discard(key)
+
+        self.act("an ask", ask)
+
+    def batch(self) -> None:
+        id_, seen = f"b{self._world.new_id()}", SeenBatch()
+        self._seen.batches[id_] = seen
+        callbacks: dict[str, Any] = {
+            kind: Job(TASKS["m:plain"], Work()) for kind in ("on_end", "on_success") if self._dice.random() < 0.75
+        }
+        seen.callbacks = {f"{id_}:{kind}" for kind in callbacks}
+
+        def add(batch: Any) -> str:
+            member = self._world.new_id()
+            batch.enqueue(TASKS[self._dice.choice(MEMBERS)], self.work(), task_id=member)
+            return member
+
+        def in_session(process: Process, session: Session) -> list[str]:
+            with process.client.batch(id_, session=session, **callbacks) as batch:
+                return [add(batch) for _ in range(self._dice.randint(0, 5))]
+
+        def fill(process: Process) -> None:
+            if self._dice.random() < 0.5:
+                members, is_committed = self.in_session(process, partial(in_session, process))
+                if is_committed:
+                    self.accept(*members)
+                    seen.members.update(members)
+                    seen.is_sealed = True
+            else:
+                batch = process.client.batch(id_, **callbacks)
+                for _ in range(self._dice.randint(1, 4)):
+                    member = add(batch)
+                    self.accept(member)
+                    seen.members.add(member)
+                    process.rest(6)
+                if self._dice.random() < 0.7:
+                    batch.seal()
+                    seen.is_sealed = True
+            self._world.counts["batches"] += seen.is_sealed
+
+        self.act("a batch", fill)
+
+    def external(self) -> None:
+        """Send a message as a program of another language does."""
+        types = ("m:plain", "m:bulky", "m:keyed", "m:only", "m:rated")
+        task, lane = self._dice.choice([each for each in self._world.lanes if each[0].type in types])
+        id_ = self._dice.choice((None, f"f{self._dice.randint(100, 999)}", f"f{self._dice.randint(1, 60)}"))
+        body: dict[str, Any] = {"type": task.type, "payload": {"n": self._dice.randint(0, 3)}}
+        if id_:
+            body["id"] = id_
+        for _ in range(self._dice.choice((1, 1, 2))):
+            self._world.queues.send(Entry(lane, json.dumps(body), 0, self._dice.choice((None, "a", "b"))))
+        self._world.counts["external messages"] += 1
+
+    def schedule(self) -> None:
+        name, what, n = f"s{self._dice.randint(0, 3)}", self._dice.random(), self._dice.randint(0, 2)
+        times, missed = self._dice.choice(TIMES), self._dice.choice(("latest", "skip"))
+
+        def put(schedules: Any) -> None:
+            schedules.put(name, TASKS["m:timed"], Work(n=n), cron(times), missed=missed)
+            self._world.counts["schedules put"] += 1
+
+        changes: tuple[tuple[float, Callable[[Any], object]], ...] = (
+            (0.55, put),
+            (0.7, lambda schedules: schedules.pause(name)),
+            (0.85, lambda schedules: schedules.resume(name)),
+            (0.93, lambda schedules: schedules.delete(name)),
+            (1, lambda schedules: schedules.run_now(name)),
+        )
+
+        def change(process: Process) -> None:
+            with suppress(UnknownScheduleError):
+                next(act for most, act in changes if what < most)(process.client.schedules)
+
+        self.act("a schedule", change)

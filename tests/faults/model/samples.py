@@ -1,92 +1,138 @@
-"""The types of the model: with each form of limit, with a rate, an order, keys or steps, and with none of them."""
+"""The types of the model, with each form of limit, with a rate, an order, keys or steps, and with none of them.
+
+Each run reports its start, writes to a ledger, and ends as the dice say.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane import ArchivedTask, Grants, TaskContext
+from sqlalchemy import text
+
+from joblane import ArchivedTask, Grants, Payload, TaskContext
 from joblane.names import Queue
-from joblane.tasks.decorator import task
 from joblane.tasks.limit import Limit, Rate
-from tests.faults.model.runs import CALLED, COMMITTED, NOTE, Work, end, note, running, work
-from tests.faults.model.seen import LIMITS, RATE_BURST, RATE_STEP_SECONDS
+from tests.faults.declared import declared, follow
+from tests.faults.model.actors import Killed
+from tests.faults.model.starts import LIMITS, RATE_BURST, RATE_STEP_SECONDS
 
 if TYPE_CHECKING:
-    pass
+    from tests.faults.model.processes import Process
+    from tests.faults.model.world import World
+
+LEDGER = """
+create table public.ledger (n bigserial, id text, generation int, run int, what text);
+create table public.calls (id text, step text, key text)
+"""
+"""``ledger``: the effects of handlers, in their transactions. ``calls``: the calls of steps, which always commit."""
+NOTE = text("insert into public.ledger (id, generation, run, what) values (:id, :generation, :run, :what)")
+COMMITTED = "select 1 from public.ledger where id = $1 and what = $2"
+CALLED = "insert into public.calls values ($1, $2, $3)"
+MOST_ADDED = 8
+ENDS: tuple[tuple[float, str, tuple[int, ...]], ...] = (
+    (0.15, "fail", ()),
+    (0.18, "skip", ()),
+    (0.21, "snooze", (1, 50, 1000)),
+    (0.24, "retry", (0, 5, 2000, 90_000)),
+    (0.26, "revoke", ()),
+    (0.28, "limited", (1, 30, 1200)),
+)
+"""A number up to which an end is drawn, its word, and the seconds of its wait."""
+
+
+class Work(Payload):
+    """``number``: the key. ``n``: of a debounced task, the number of the ask."""
+
+    n: int = 0
+    number: int = 0
+
+
+class Here:
+    """The world in which the handlers run."""
+
+    world: World
+
+
+@contextmanager
+def running(ctx: TaskContext, payload: Work) -> Iterator[Process]:
+    """Report the start and the end of a handler's call."""
+    world = Here.world
+    actor = world.actors.current
+    assert actor is not None
+    start = world.starts.begin(ctx, payload, actor)
+    try:
+        yield actor.process
+    except Killed:
+        raise
+    except BaseException:
+        world.starts.end(start)
+        raise
+    world.starts.end(start)
+
+
+def note(ctx: TaskContext, what: str = "done") -> dict[str, Any]:
+    return {"id": ctx.task_id, "generation": ctx._claim.generation, "run": ctx._claim.run, "what": what}
+
+
+def end(process: Process, share: float = 1.0) -> None:
+    """End a run as the dice say. ``share``: of the runs for which they are thrown."""
+    dice, world = process.world.dice, process.world
+    if not world.faults.on or dice.random() >= share:
+        return
+    drawn = dice.random()
+    if drawn < 0.03 and not world.faults.is_calm:
+        process.kill()
+        raise Killed
+    for most, word, waits in ENDS:
+        if drawn < most:
+            follow(word, timedelta(seconds=dice.choice(waits)) if waits else timedelta(0))
+
+
+def work(payload: Work, ctx: TaskContext) -> None:
+    with running(ctx, payload) as process:
+        if process.world.dice.random() < 0.5:
+            ctx.session.execute(text("select 1"))
+        ctx.session.execute(NOTE, note(ctx))
+        process.rest()
+        if process.world.faults.on:
+            enqueue_more(ctx, process.world)
+        process.rest()
+        end(process)
+
+
+def enqueue_more(ctx: TaskContext, world: World) -> None:
+    """Enqueue children in the run's transaction, or a further member of its batch."""
+    dice, seen, maker = world.dice, world.seen, (ctx.task_id, ctx._claim.generation)
+    if ctx.type == "m:plain" and dice.random() < 0.12:
+        seen.made_by[first := world.new_id()] = maker
+        ctx.enqueue(world.tasks["m:keyed"], Work(number=dice.randint(0, 2)), task_id=first)
+        if dice.random() < 0.5:
+            seen.made_by[second := world.new_id()] = maker
+            policy = dice.choice(("run", "cancel", "hold"))
+            seen.parents[second] = [first], policy
+            ctx.enqueue(world.tasks["m:plain"], Work(), task_id=second, after=[first], on_parent_dead=policy)
+    if ctx.batch is not None and dice.random() < 0.3:
+        batch = seen.batches[ctx.batch.id]
+        if len(batch.added) < MOST_ADDED:
+            seen.made_by[member := world.new_id()] = maker
+            batch.added.add(member)
+            ctx.batch.enqueue(world.tasks["m:plain"], Work(), task_id=member)
+            world.counts["members added by members"] += 1
+
+
+# --- The types -------------------------------------------------------------------------------------------------------
 
 STEPS, ITEMS = 3, 4
 SECOND = timedelta(seconds=1)
 ALL = Grants(enqueue=("*",))
 POOL = Limit("model-pool", total=LIMITS["model-pool"])
-USUAL: dict[str, Any] = {"max_retry": 2, "timeout": 20 * SECOND, "retry_delay": 3 * SECOND}
 
 
-@task(
-    "m:plain",
-    **USUAL | {"retry_delay": [SECOND, 1500 * SECOND]},
-    also=[Queue.CRITICAL],
-    retention=timedelta(hours=1),
-    events=("completed", "archived", "cancelled"),
-    grants=ALL,
-)
-def m_plain(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:bulky", **USUAL, batch_size=10, retention=timedelta(0), events=("archived",))
-def m_bulky(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task(
-    "m:keyed",
-    **USUAL,
-    batch_size=3,
-    key="number",
-    max_per_key=LIMITS["m:keyed/"],
-    max_total=LIMITS["m:keyed"],
-    limit=POOL,
-)
-def m_keyed(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:share", **USUAL, limit=POOL)
-def m_share(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:order", **USUAL | {"retry_delay": 40 * SECOND}, key="number", order="first-due")
-def m_order(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:rated", **USUAL, rate=Rate(10, per=10 * RATE_STEP_SECONDS * SECOND, burst=RATE_BURST))
-def m_rated(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:only", **USUAL, unique_for=timedelta(hours=1))
-def m_only(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task(
-    "m:asked",
-    **USUAL | {"max_retry": 1},
-    unique_for=timedelta(hours=2),
-    unique_until="start",
-    events=("completed",),
-    retention=timedelta(days=60),
-)
-def m_asked(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:steps", **USUAL | {"max_retry": 3})
-def m_steps(payload: Work, ctx: TaskContext) -> None:
+def steps(payload: Work, ctx: TaskContext) -> None:
     with running(ctx, payload) as process:
         for number in range(STEPS):
 
@@ -105,8 +151,7 @@ def m_steps(payload: Work, ctx: TaskContext) -> None:
         end(process)
 
 
-@task("m:each", **USUAL | {"max_retry": 3})
-def m_each(payload: Work, ctx: TaskContext) -> None:
+def each(payload: Work, ctx: TaskContext) -> None:
     with running(ctx, payload) as process:
         for number in ctx.each(range(ITEMS)):
             ctx.session.execute(NOTE, note(ctx, f"step {number}"))
@@ -115,8 +160,7 @@ def m_each(payload: Work, ctx: TaskContext) -> None:
         ctx.session.execute(NOTE, note(ctx))
 
 
-@task("m:async", **USUAL | {"max_retry": 3}, events=("completed",), key="number", max_per_key=1, grants=ALL)
-async def m_async(payload: Work, ctx: TaskContext) -> None:
+async def asynchronous(payload: Work, ctx: TaskContext) -> None:
     with running(ctx, payload) as process:
         if process.world.dice.random() < 0.7:
             await ctx.async_session.execute(NOTE, note(ctx))
@@ -126,30 +170,59 @@ async def m_async(payload: Work, ctx: TaskContext) -> None:
         await asyncio.sleep(0)
         if process.world.chance(0.1):
             process.world.seen.made_by[child := process.world.new_id()] = ctx.task_id, ctx._claim.generation
-            await ctx.aenqueue(m_plain, Work(), task_id=child)
+            await ctx.aenqueue(TASKS["m:plain"], Work(), task_id=child)
         end(process)
 
 
-@task("m:alert", **USUAL | {"max_retry": 1})
-def m_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
+def alert(payload: ArchivedTask, ctx: TaskContext) -> None:
     with running(ctx, Work()):
         ctx.session.execute(NOTE, note(ctx))
 
 
-@task("m:watch", **USUAL | {"max_retry": 1}, on_archived=m_alert)
-def m_watch(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-@task("m:timed", **USUAL | {"max_retry": 1}, overlap="allow")
-def m_timed(payload: Work, ctx: TaskContext) -> None:
-    work(payload, ctx)
-
-
-TASKS = {
-    each.type: each
-    for each in (
-        m_plain, m_bulky, m_keyed, m_share, m_order, m_rated, m_only, m_asked, m_steps, m_each, m_async, m_alert,
-        m_watch, m_timed,
-    )
-}  # fmt: skip
+TASKS = declared(
+    work,
+    {
+        "m:plain": {
+            "retry_delay": [SECOND, 1500 * SECOND],
+            "also": [Queue.CRITICAL],
+            "retention": timedelta(hours=1),
+            "events": ("completed", "archived", "cancelled"),
+            "grants": ALL,
+        },
+        "m:bulky": {"batch_size": 10, "retention": timedelta(0), "events": ("archived",)},
+        "m:keyed": {
+            "batch_size": 3,
+            "key": "number",
+            "max_per_key": LIMITS["m:keyed/"],
+            "max_total": LIMITS["m:keyed"],
+            "limit": POOL,
+        },
+        "m:share": {"limit": POOL},
+        "m:order": {"retry_delay": 40 * SECOND, "key": "number", "order": "first-due"},
+        "m:rated": {"rate": Rate(10, per=10 * RATE_STEP_SECONDS * SECOND, burst=RATE_BURST)},
+        "m:only": {"unique_for": timedelta(hours=1)},
+        "m:asked": {
+            "max_retry": 1,
+            "unique_for": timedelta(hours=2),
+            "unique_until": "start",
+            "events": ("completed",),
+            "retention": timedelta(days=60),
+        },
+        "m:steps": {"handler": steps, "max_retry": 3},
+        "m:each": {"handler": each, "max_retry": 3},
+        "m:async": {
+            "handler": asynchronous,
+            "max_retry": 3,
+            "events": ("completed",),
+            "key": "number",
+            "max_per_key": 1,
+            "grants": ALL,
+        },
+        "m:alert": {"handler": alert, "max_retry": 1},
+        "m:watch": {"max_retry": 1, "on_archived": "m:alert"},
+        "m:timed": {"max_retry": 1, "overlap": "allow"},
+    },
+    max_retry=2,
+    timeout=20 * SECOND,
+    retry_delay=3 * SECOND,
+)

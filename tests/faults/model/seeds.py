@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -16,14 +15,14 @@ from sqlalchemy.exc import SAWarning
 from joblane.record import task_types
 from joblane.record.driver.database import Database
 from joblane.tasks.task import Task
-from tests.faults.days.days import TEMPLATE, Days
-from tests.faults.dying_workers import Result
+from tests.faults.days.days import Days
 from tests.faults.model.acts import acts_of
 from tests.faults.model.checks import check, check_end, waiting_without_reason
 from tests.faults.model.patches import patched
-from tests.faults.model.plants import planted
-from tests.faults.model.runs import LEDGER
+from tests.faults.model.samples import LEDGER
 from tests.faults.model.world import NET_SECONDS, SWEEP, World
+from tests.faults.plants import planted
+from tests.faults.result import Result
 
 STEPS = 1000
 CHECKED_STEPS, ALONE_STEPS = 150, 50
@@ -138,10 +137,9 @@ def run(seeds: Iterable[int], plant: str | None = None) -> list[Result]:
     results: list[Result] = []
     with Days.on_own_server() as days, warnings.catch_warnings():
         warnings.simplefilter("ignore", SAWarning)  # processes that die leave connections
-        url = days.server.database_url(TEMPLATE)
-        with Database(url) as database:
+        with Database(days.template) as database:
             database.get().execute_simple(LEDGER)
-        with planted(url, plant) if plant else nullcontext():
+        with planted(days.template, plant) if plant else nullcontext():
             for seed in seeds:
                 results.append(days.live(partial(_model, days, seed)))
                 if results[-1].wrong:
@@ -152,13 +150,6 @@ def run(seeds: Iterable[int], plant: str | None = None) -> list[Result]:
                 if len(results) % REPORTED == 0:
                     print(f"{len(results)} seeds, {sum(result.seconds for result in results):.0f} s", flush=True)
     return results
-
-
-def together(results: Sequence[Result]) -> Result:
-    """Return the sums of the counts of seeds, and the first violated rule of each."""
-    counts = sum((result.counts for result in results), Counter[str](seeds=len(results)))
-    wrong = [f"seed {result.seed}: {result.wrong[0]}" for result in results if result.wrong]
-    return Result(results[0].seed, HELD, sum(result.seconds for result in results), counts, wrong)
 
 
 def _model(days: Days, seed: int, url: str) -> Model:

@@ -54,19 +54,6 @@ class Observer:
         time.sleep(0.002)  # the sockets are closed a moment later
 
 
-class Context:
-    """Lambda's context object, in virtual time."""
-
-    memory_limit_in_mb = "512"
-
-    def __init__(self, world: World, seconds: float) -> None:
-        self._world, self._ends = world, world.now + seconds
-        self.aws_request_id = f"00000000-0000-4000-8000-{world.actors.number():012}"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - self._world.now) * 1000)
-
-
 class Bus:
     """The bus, which refuses events, and at times all of them."""
 

@@ -13,16 +13,14 @@ from joblane.names import lane_name
 from joblane.sqs.tick import tick_entry
 from joblane.tasks.task import Task
 from joblane.worker.of_type import worker_of
-from tests.faults.days.clock import Clock
+from tests.faults.days.clock import Clock, VirtualContext
 from tests.faults.days.samples import PREFIX
-from tests.faults.model.actors import Actors
-from tests.faults.model.fault_shares import Faults
+from tests.faults.model.actors import Actors, Faults
 from tests.faults.model.processes import pool
 from tests.faults.model.queues import ModelQueues
 from tests.faults.model.samples import TASKS
-from tests.faults.model.seen import Seen
-from tests.faults.model.starts import Starts
-from tests.faults.model.surroundings import Bus, Context, Observer
+from tests.faults.model.starts import Seen, Starts
+from tests.faults.model.surroundings import Bus, Observer
 
 BEGINS = datetime(2027, 1, 15, tzinfo=UTC).timestamp()
 NET_SECONDS = 6 * 3600
@@ -124,7 +122,8 @@ class World:
         self.counts["deliveries"] += len(taken)
 
         def handle() -> None:
-            context = Context(self, task.numbers.function_timeout.total_seconds())
+            seconds = task.numbers.function_timeout.total_seconds()
+            context = VirtualContext(lambda: self.now, seconds, self.actors.number())
             answer = process.worker.handle({"Records": records}, context)
             kept = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
             self.queues.delete_answered(taken, kept)
