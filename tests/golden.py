@@ -23,7 +23,7 @@ def golden(path: Path, text: str) -> None:
     text = text.rstrip("\n") + "\n"
     known = path.read_text() if path.exists() else ""
     if Mode.writes and text != known:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         known = text
     assert text.splitlines() == known.splitlines(), f"if the change is right: pytest --golden=write, for {path.name}"

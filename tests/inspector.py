@@ -94,6 +94,14 @@ class FakeInspector:
 
         return call
 
+    def given(self, **values: Any) -> None:
+        """Set fields, and answers of operations."""
+        for name, value in values.items():
+            if name in vars(self):
+                setattr(self, name, value)
+            else:
+                self.answers[name] = value
+
     def called(self, operation: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         return [(arguments, named) for name, arguments, named in self.calls if name == operation]
 

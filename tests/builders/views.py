@@ -41,6 +41,7 @@ from joblane.inspector.views import (
     ScheduleRow,
     ScheduleView,
     Statistic,
+    Step,
     TaskPage,
     TaskRow,
     TaskView,
@@ -388,3 +389,41 @@ def limit(
         "next_start_at": NOW + timedelta(minutes=5, seconds=30),
     }
     return LimitStatus(name=name, key=key, kind=kind, **(given | values))
+
+
+def full_view(**changes: Any) -> TaskView:
+    """A held task with each detail that a task can have."""
+    row = task_row(id="full", state=State.HELD, attempts=1, finished_at=None, reason="its limit is full")
+    parents = (Relative("parent", "b:c", State.ARCHIVED), Relative("gone", None, None))
+    made = task_view(
+        row=row,
+        owner="ann",
+        result={"rows": 3},
+        options={"timeout": 60, "schedule": "acme:weekly"},
+        runs=5,
+        generation=1,
+        deadline=NOW + timedelta(days=1),
+        lease_until=before(minutes=1),
+        cancel_requested_at=before(minutes=2),
+        unique_key="export:acme",
+        replay_of="original",
+        replays=("copy-1", "copy-2"),
+        items_done=3,
+        steps=(Step("charge", "456aae85-27f4-503d-9763-ae4a56bffbe3", before(hours=1), 1_234),),
+        limits=("account:sync/a/b", "openai"),
+        waits_for="account:sync/a/b",
+        parents=Relatives(parents, more=True, states={State.ARCHIVED: 1}, removed=1),
+        on_parent_dead="hold",
+        children=Relatives((Relative("child", "b:c", State.HELD),), True, {State.COMPLETED: 5, State.HELD: 1_000}, 2),
+        enqueued_by="creator",
+        batch="import-7",
+        callback="on_end",
+        attempts=(
+            attempt(1, row, wait_ms=None, error_type=None, outcome="snoozed", traceback=None, billed_ms=None),
+            attempt(2, row, outcome=None, finished_at=None, started_at=before(minutes=5), duration_ms=None),
+        ),
+        why=Why(Reason.HELD, "It waits for a slot of its limit.", NOW + timedelta(minutes=10)),
+        actions=("run", "cancel", "delete"),
+        log_link=None,
+    )
+    return replace(made, **changes)

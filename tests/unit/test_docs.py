@@ -21,6 +21,7 @@ from joblane.cli.usage import Listing
 from joblane.project import KEYS
 from tests.pages import FENCE, PAGES, ROOT, Block, anchors, blocks, commands, links
 
+SHELL = blocks("sh")
 MARKS = ("", "stack", "emulator", "account")
 
 RUN = {
@@ -43,19 +44,32 @@ RUN = {
     "joblane new invoice:remind": ("tests/integration/cli/test_scaffold.py", '"order:pay": {}'),
     "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
-    **{
-        f".venv/bin/python -m tests.mutants {options}": ("tests/unit/test_mutants.py", 'mutants.main(["--again"')
-        for options in (
-            "--seed 1 --number 10 tests/integration/record --of shared/joblane/record --json faults.json",
-            "tests/integration/record --again faults.json",
-        )
-    },
+    ".venv/bin/python -m tests.mutants --seed 1 --number 10 tests/integration/record --of shared/joblane/record"
+    " --json faults.json": ("tests/unit/test_mutants.py", 'mutants.main(["--number"'),
+    ".venv/bin/python -m tests.mutants tests/integration/record --again faults.json": (
+        "tests/unit/test_mutants.py",
+        'mutants.main(["--again"',
+    ),
 }
 """Commands of blocks without a mark → the file that runs them, and a text in it that shows this."""
 
 BUILT_IN = {
-    *("psql", "curl", "git", "cp", "cd", "alias", "set", ".", "export", "unset"),
-    *("uv", "python", "python3", "pip", "pipx", "uvx"),
+    "psql",
+    "alias",
+    "set",
+    ".",
+    "export",
+    "unset",
+    "cd",
+    "git",
+    "cp",
+    "uv",
+    "python",
+    "python3",
+    "pip",
+    "pipx",
+    "uvx",
+    "curl",
 }
 """Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
@@ -73,15 +87,9 @@ CDK = {
 """Checked against the program itself by ``tests/infra/test_docs.py``."""
 
 
-@cache
-def shell() -> list[Block]:
-    """Blocks of commands."""
-    return blocks("sh")
-
-
 def test_every_block_says_what_it_needs() -> None:
-    assert shell()
-    assert [str(block) for block in shell() if block.mark not in MARKS] == []
+    assert SHELL
+    assert [str(block) for block in SHELL if block.mark not in MARKS] == []
     for language in ("bash", "shell", "console"):  # one name for one thing: only `sh` is looked at
         assert blocks(language) == []
 
@@ -123,33 +131,37 @@ FOLLOWED = {"docs/tutorial.md": "tests/e2e/adopter/tutorial.py"}
 """A page whose commands are read and run by a test, one by one → that test."""
 
 
-def test_a_test_runs_each_block_without_a_mark() -> None:
-    for page, test in FOLLOWED.items():
-        assert f'"{Path(page).name}"' in (ROOT / test).read_text()
-    plain = [block for block in shell() if not block.mark and str(block.page.relative_to(ROOT)) not in FOLLOWED]
-    found = {" ".join(words): block for block in plain for words in commands(block.text)}
-    assert {str(block): command for command, block in found.items() if command not in RUN} == {}, "name a test in RUN"
-    gone = [command for command in found if RUN[command][1] not in (ROOT / RUN[command][0]).read_text()]
-    assert gone == [], "the files in RUN do not run them any more"
+@pytest.mark.parametrize("block", [block for block in SHELL if not block.mark], ids=str)
+def test_a_test_runs_each_block_without_a_mark(block: Block) -> None:
+    if test := FOLLOWED.get(str(block.page.relative_to(ROOT))):
+        assert f'"{block.page.name}"' in (ROOT / test).read_text()
+        return
+    for words in commands(block.text):
+        command = " ".join(words)
+        assert command in RUN, f"{block}: no test runs `{command}`; name one in RUN, or mark the block"
+        file, evidence = RUN[command]
+        assert evidence in (ROOT / file).read_text(), f"{file} does not run it any more"
 
 
-def test_a_block_of_python_is_on_a_page_that_a_test_runs() -> None:
-    for page in {str(block.page.relative_to(ROOT)) for block in blocks("python")}:
-        runs = [test for start, test in PYTHON.items() if page.startswith(start)]
-        assert runs, f"name the test that runs the Python of {page} in PYTHON"
-        assert [file for file, evidence in runs if evidence not in (ROOT / file).read_text()] == [], page
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_a_block_of_python_is_on_a_page_that_a_test_runs(block: Block) -> None:
+    page = str(block.page.relative_to(ROOT))
+    runs = [test for start, test in PYTHON.items() if page.startswith(start)]
+    assert runs, f"{block}: name the test that runs the Python of {page} in PYTHON"
+    for file, evidence in runs:
+        assert evidence in (ROOT / file).read_text(), f"{file} runs it no more"
 
 
-def test_a_block_of_toml_has_keys_that_a_project_takes() -> None:
-    for block in blocks("toml"):
-        assert tomllib.loads(block.text)["tool"]["joblane"].keys() <= set(KEYS), block
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_a_block_of_toml_has_keys_that_a_project_takes(block: Block) -> None:
+    found = tomllib.loads(block.text)
+    assert found["tool"]["joblane"].keys() <= set(KEYS)
 
 
-def test_every_command_exists_with_its_options() -> None:
-    found = [
-        (str(block), problem) for block in shell() for words in commands(block.text) for problem in problems(words)
-    ]
-    assert found == []
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_every_command_exists_with_its_options(block: Block) -> None:
+    for words in commands(block.text):
+        assert list(problems(words)) == [], f"{block}: {' '.join(words)}"
 
 
 def problems(words: list[str]) -> Iterator[str]:
@@ -237,11 +249,12 @@ INLINE = re.compile(r"`((?:\.venv/bin/)?joblane [^`]+)`")
 PLACEHOLDERS = re.compile(r"COMMAND|…")
 
 
-def test_every_command_in_a_sentence_exists_with_its_options() -> None:
-    found = {command: page for page in PAGES for command in INLINE.findall(FENCE.sub("", page.read_text()))}
-    for command, page in found.items():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_in_a_sentence_exists_with_its_options(page: Path) -> None:
+    prose = FENCE.sub("", page.read_text())
+    for command in INLINE.findall(prose):
         if not PLACEHOLDERS.search(command):
-            assert list(problems(shlex.split(command))) == [], (page, command)
+            assert list(problems(shlex.split(command))) == [], command
 
 
 @pytest.mark.parametrize(
@@ -277,29 +290,34 @@ def test_commands_are_read_across_lines_quotes_and_comments() -> None:
     ]
 
 
-def test_every_link_leads_somewhere() -> None:
-    known = cache(anchors)
-    for page in PAGES:
-        for target in links(page):
-            path, _, anchor = target.partition("#")
-            other = (page.parent / path).resolve() if path else page
-            exists = target.startswith("https://") or (other.exists() and (not anchor or anchor in known(other)))
-            assert exists, f"{page}: {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
 
 
-def test_the_index_of_a_folder_links_each_of_its_pages() -> None:
-    for index in (ROOT / "docs").rglob("index.md"):
-        linked = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
-        assert set(index.parent.glob("*.md")) - linked - {index} == set()
+@pytest.mark.parametrize("index", sorted((ROOT / "docs").rglob("index.md")), ids=lambda page: page.parent.name)
+def test_the_index_of_a_folder_links_each_of_its_pages(index: Path) -> None:
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
+    assert set(index.parent.glob("*.md")) - linked - {index} == set()
 
 
-def test_a_link_shows_a_title_and_no_file_name() -> None:
-    assert [page for page in PAGES if re.search(r"\[[\w./-]+\.md\]\(", page.read_text())] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_shows_a_title_and_no_file_name(page: Path) -> None:
+    assert re.findall(r"\[[\w./-]+\.md\]\(", page.read_text()) == []
 
 
-def test_every_target_of_make_in_the_text_exists() -> None:
-    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
-    assert named - targets() == set()
+NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_every_target_of_make_in_the_text_exists(name: str) -> None:
+    assert name in targets()
 
 
 def test_a_block_within_a_list_is_found_and_read_without_its_indent(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from joblane.errors import DeclarationError, text_of
 from joblane.local import env_file
-from joblane.local.deployment import context
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.names import CONTROL_URL, PAGE_URL, check_prefix
 from joblane.project import Project
@@ -228,6 +227,8 @@ def use_for_programs(session: Session, profile: str | None) -> None:
 
 def prefix_of(stage: str) -> str:
     """The prefix of a stage on AWS. Raises :class:`MisuseError`, which lists the stages of cdk.json."""
+    from joblane.local.deployment import context
+
     stages = context()["stages"]
     on_aws = [name for name, settings in stages.items() if not settings.get("local")]
     if stage not in stages:

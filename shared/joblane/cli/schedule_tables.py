@@ -30,7 +30,8 @@ def schedule(to: Console, view: ScheduleView, now: datetime) -> None:
     to.print(terminal.facts(_named(view, now)))
     to.print()
     to.print(word("Payload", "bold"))
-    to.print(word(terminal.pretty(view.payload), "none"), soft_wrap=True)
+    for line in terminal.pretty(view.payload).split("\n"):
+        to.print(word(line, "none"), soft_wrap=True)
     if view.audit:
         to.print()
         to.print(word("Audit", "bold"))

@@ -144,7 +144,7 @@ def _failure(to: Console, view: TaskView) -> None:
 
 
 def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) -> None:
-    """Print a text, with at most ``most`` lines: its first lines, or, for ``last``, its last."""
+    """Print lines, with at most ``most`` lines: its first lines, or, for ``last``, its last."""
     lines = text.split("\n")
     left_out = len(lines) - most
     if left_out > 0:

@@ -18,15 +18,15 @@ class Kind(StrEnum):
 
     TEXT = "text"
     PROSE = "prose"
-    """Prose of some length."""
+    """A text of some length."""
     LINE = "line"
-    """A single line, which is cut if the other columns leave no room."""
+    """A text of a single line, which is cut if the other columns leave no room."""
     NAME = "name"
     """The name of the row's thing."""
     ID = "id"
     STATE = "state"
     NUMBER = "number"
-    """A number, or a message about one."""
+    """A number, or words about one."""
     QUIET = "quiet"
     """A number that matters only if it is not 0."""
     ALARM = "alarm"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
     AGE = "age"
     """A time in the past, as its distance from now."""
     MOMENT = "moment"
-    """A time relative to now, or a message instead of one."""
+    """A time relative to now, or words instead of one."""
     STAMP = "stamp"
     """A time that is read to the second."""
     SECONDS = "seconds"
@@ -47,7 +47,7 @@ class Kind(StrEnum):
     TICKS = "ticks"
     """The last ticks of a schedule, newest first."""
     PROBLEM = "problem"
-    """A message that is bad news."""
+    """A text that is bad news."""
 
     @property
     def is_right(self) -> bool:

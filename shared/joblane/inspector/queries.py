@@ -43,22 +43,22 @@ class Parameter:
         """True without a default."""
         return self.default is inspect.Parameter.empty
 
-    def read(self, string: str) -> Any:
+    def read(self, text: str) -> Any:
         """Return the value of a string. Raises ValueError."""
         if issubclass(self.kind, Enum):
             values = [str(member.value) for member in self.kind]
-            if string not in values:
-                raise ValueError(f"{string!r} is not valid. Valid: {', '.join(values)}")
-            return self.kind(string)
+            if text not in values:
+                raise ValueError(f"{text!r} is not valid. Valid: {', '.join(values)}")
+            return self.kind(text)
         if self.kind is bool:
-            return string == "yes"
+            return text == "yes"
         if self.kind is datetime:
-            return ago(string, datetime.now(UTC))
+            return ago(text, datetime.now(UTC))
         if self.kind is timedelta:
-            return duration(string)
-        if self.kind is int and not string.isdecimal():
-            raise ValueError(f"a whole number, not {string!r}")
-        return self.kind(string)
+            return duration(text)
+        if self.kind is int and not text.isdecimal():
+            raise ValueError(f"a whole number, not {text!r}")
+        return self.kind(text)
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class Query:
         return found
 
     def arguments(self, given: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        """Return the arguments by their names, from strings. Raises :class:`SelectionError`."""
+        """Return the arguments of strings by their names. Raises :class:`SelectionError`."""
         found: dict[str, Any] = {}
         for one in self.parameters:
-            strings = [string for string in given.get(one.name, ()) if string]
+            given_values = [text for text in given.get(one.name, ()) if text]
             try:
-                values = tuple(map(one.read, strings))
+                values = tuple(map(one.read, given_values))
             except ValueError as error:
                 raise SelectionError(one.name, str(error)) from error
             if values:

@@ -244,7 +244,7 @@ def live_line(overview: Overview) -> str | None:
 
 
 def unknown_lines(overview: Overview) -> list[str]:
-    """Return what the counts leave out: live tasks, queues that do not exist, queues that did not answer."""
+    """Name what the counts leave out: live tasks, queues that do not exist, queues that did not answer."""
     from joblane.inspector.views.stage import messages
 
     missing = [name for queue in overview.queues for name in (*queue.front_door.missing, *queue.depth.missing)]

@@ -187,7 +187,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     AwsCallError: (502, "A call to AWS failed", "`joblane doctor` says what to check."),
     JobError: (502, "That did not work", ""),
 }
-"""Class of an error → status, title, and a text that follows the error's own. The first entry that fits applies."""
+"""Class of an error → status, title, and words that follow the error's own. The first entry that fits applies."""
 
 
 def endpoint(view: View) -> Callable[[Request], Response]:
@@ -208,7 +208,7 @@ def error_page(request: Request, error: Exception) -> Response:
     """The text of a library error is shown; of any other error only the class is."""
     if not isinstance(error, (JobError, *request.app.state.readable)):
         return _unexpected(request, error)
-    found = (texts for kind, texts in KINDS.items() if isinstance(error, kind))
+    found = (answer for kind, answer in KINDS.items() if isinstance(error, kind))
     status, title, more = next(found, KINDS[JobError])
     back = (f"/task?{query(id=error.task_id)}", "The task as it is now") if isinstance(error, ActionError) else None
     return problem(request, status, title, f"{sentence(str(error))} {more}".strip(), back=back)

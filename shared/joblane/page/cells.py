@@ -1,4 +1,4 @@
-"""Tables of the page, from the descriptions of :mod:`joblane.inspector.listing`, and what their cells show."""
+"""Tables of the page, from the descriptions of :mod:`joblane.inspector.listing`, and their cells."""
 
 from __future__ import annotations
 
@@ -99,13 +99,14 @@ def table(
 ) -> Markup:
     """The table of rows. ``cells``: title → the macro of its cells, which takes a row and its number from 1.
 
-    ``without``: titles that are left out. ``select``, ``actions``: macros of a first and a last cell.
+    A column with a macro is always shown. ``without``: titles that are left out. ``select``, ``actions``: macros of a
+    first and a last cell.
     """
     listing, now, own = LISTINGS[type(rows[0])], context["now"], cells or {}
     columns = [
         column
         for column in listing.columns
-        if column.title not in without and not (column.optional and not any(map(column.of, rows)))
+        if column.title not in without and (column.title in own or not column.optional or any(map(column.of, rows)))
     ]
     lines = []
     for at, row in enumerate(rows, 1):

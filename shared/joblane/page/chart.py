@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 720, 180
 LEFT, RIGHT, TOP, BOTTOM = 56, 8, 8, 22
-"""Margins, in which the axes have their texts."""
+"""Margins, in which the axes have their labels."""
 MOST_LABELS = 6
 HOURS_OF_DATES = 48
 
@@ -145,7 +145,7 @@ def _framed(
     each = max(1, -(-len(columns) // MOST_LABELS))
     days = len(columns) > 1 and columns[-1].at - columns[0].at > timedelta(hours=HOURS_OF_DATES)
     form = "%d %b" if days else "%H:%M"
-    texts = Markup("").join(
+    labels = Markup("").join(
         TICK.format(f"{LEFT + at * step:.1f}", HEIGHT - 6, f"{column.at:{form}}")
         for at, column in enumerate(columns)
         if at % each == 0
@@ -154,11 +154,11 @@ def _framed(
         HOVER.format(column.address, f"{LEFT + at * step:.1f}", TOP, f"{step:.1f}", HEIGHT - TOP - BOTTOM, column.text)
         for at, column in enumerate(columns)
     )
-    return SVG.format(WIDTH, HEIGHT, label, axes + texts, drawn, hovers, _drawn(columns, marks))
+    return SVG.format(WIDTH, HEIGHT, label, axes + labels, drawn, hovers, _drawn(columns, marks))
 
 
 def _drawn(columns: Sequence[Column], marks: Sequence[Mark]) -> Markup:
-    """Draw the marks within the columns. Those of one column are drawn as one, with all texts."""
+    """Draw the marks within the columns. Those of one column are drawn as one, with all labels."""
     if len(columns) < 2:
         return Markup()
     first, length, step = columns[0].at, columns[1].at - columns[0].at, _step(columns)

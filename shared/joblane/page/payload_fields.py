@@ -1,7 +1,7 @@
-"""The fields of a form for a payload, from its JSON Schema, and the payload from the texts of the form.
+"""The fields of a form for a payload, from its JSON Schema, and the payload from the strings of the form.
 
 A field whose schema has no input of its own, for example a list, an object or a union, is a text area for JSON. The
-texts only get their JSON types here: the operation checks the payload.
+strings only get their JSON types here: the operation checks the payload.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from joblane.tasks.redaction import MARK
 
 LONGEST_LINE = 200
-"""A text that may be longer, or whose default has several lines, gets a text area."""
+"""A string that may be longer, or whose default has several lines, gets a text area."""
 DEEPEST = 20
 """References that are followed."""
 
@@ -150,9 +150,9 @@ def _constants(found: Mapping[str, Any]) -> list[Any]:
 def _input(found: Mapping[str, Any]) -> tuple[InputKind, tuple[tuple[str, str], ...]]:
     """The kind of input for the values that are not null, and the choices."""
     if constants := _constants(found):
-        texts = [_written(InputKind.CHOICE, one) for one in constants]
+        shown = [_written(InputKind.CHOICE, one) for one in constants]
         return InputKind.CHOICE, tuple(
-            (text, one if isinstance(one, str) else text) for text, one in zip(texts, constants, strict=True)
+            (text, one if isinstance(one, str) else text) for text, one in zip(shown, constants, strict=True)
         )
     type_, format_ = found.get("type"), found.get("format")
     if type_ == "boolean":
@@ -198,7 +198,7 @@ def _list(part: Mapping[str, Any], name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-# --- A payload from texts ------------------------------------------------------------------------------------------
+# --- A payload from strings ----------------------------------------------------------------------------------------
 
 LEFT_OUT = object()
 """Instead of the value of a field that the payload does not get."""
@@ -272,4 +272,4 @@ READ = {
     InputKind.DATE: _text,
     InputKind.JSON: _json,
 }
-"""Kind → the value of a text that is not empty. Each raises :class:`FieldProblem`."""
+"""Kind → the value of a string that is not empty. Each raises :class:`FieldProblem`."""

@@ -33,7 +33,7 @@ def test_a_pause_and_a_retry_are_in_the_audit(deployed: World, inspector: Inspec
 
     async def scenario(screen: Screen) -> None:
         await screen.press("4")
-        await screen.until("the [bold]provider[/] is")
+        await screen.until("the [bold]provider[/]")
         # when a pause
         await screen.press("p")
         await screen.until("Pause type sample:one")

@@ -12,6 +12,7 @@ from joblane.cli import follow as following
 from joblane.cli import target, terminal
 from joblane.cli.commands import tasks as task_commands
 from joblane.cli.main import main
+from tests.fixed_time import Golden, at_fixed_time
 from tests.inspector import FakeInspector
 
 
@@ -25,6 +26,12 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def golden(monkeypatch: pytest.MonkeyPatch) -> Golden:
+    """Compare a string with a golden file."""
+    return at_fixed_time(monkeypatch)
 
 
 @pytest.fixture

@@ -91,13 +91,6 @@ def test_an_action_by_filter_is_counted_confirmed_started_and_followed(jobs: Run
     assert ran.code == 0
 
 
-def test_a_run_says_why_it_has_skipped_tasks(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["count"] = Count(940, exact=True)
-    stub.answers["bulk"] = stub.answers["bulk_view"] = views.bulk(action="run")
-    ran = jobs("run", "--type", "data:export", person="y")
-    assert "10 skipped (changed in the meantime, or waiting for a limit)." in ran.out
-
-
 def test_after_the_answer_no_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["count"] = Count(940, exact=True)
     ran = jobs("delete", "--state", "archived", person="n")
@@ -175,84 +168,7 @@ def test_a_bulk_action_with_failures_ends_with_1(jobs: Run, stub: FakeInspector)
     assert (ran.code, ran.out) == (1, "Retry: 2 of 3 tasks sent again, 1 failed.\n")
 
 
-def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers |= {"bulks": (views.bulk(),), "bulk_view": views.bulk(), "abort": views.bulk(stopped="ann did")}
-    assert "bulk-1" in jobs("bulk", "ls").out
-    assert "It is completed." in jobs("bulk", "show", "bulk-1").out
-    assert "Stopped: ann did" in jobs("bulk", "abort", "bulk-1", "--reason", "wrong ones").out
-    assert stub.called("abort") == [(("bulk-1",), {"reason": "wrong ones"})]
-
-
-@pytest.mark.parametrize(
-    ("state", "stopped", "shown"),
-    [
-        (State.COMPLETED, "the canary failed", "stopped"),
-        (State.CANCELLED, "aborted by ann", "stopped"),
-        (State.ACTIVE, "aborted by ann", "stopping"),  # it stops at its next step
-        (State.PENDING, "aborted by ann", "stopping"),
-        (State.ARCHIVED, "attempt 4 of 4 failed", "archived"),
-        (State.COMPLETED, None, "completed"),
-    ],
-)
-def test_a_stopped_bulk_action_is_not_called_completed(
-    jobs: Run, stub: FakeInspector, state: State, stopped: str | None, shown: str
-) -> None:
-    # given
-    view = views.bulk(state=state, stopped=stopped)
-    stub.answers |= {"bulks": (view,), "bulk_view": view}
-    # then
-    assert f"It is {shown}." in jobs("bulk", "show", "bulk-1").out
-    assert jobs("bulk", "ls", columns=80).out.splitlines()[1].split()[2] == shown
-    wide = jobs("bulk", "ls", columns=120).out
-    assert ("WHY" in wide) is (stopped is not None)
-    assert (stopped or "") in wide
-    assert json.loads(jobs("bulk", "ls", "--json").out)[0]["state"] == state
-
-
-def test_on_a_narrow_terminal_the_id_of_a_bulk_action_is_on_few_lines(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["bulks"] = (views.bulk(id=views.ID),)
-    assert len(jobs("bulk", "ls", columns=60).out.splitlines()) <= 4
-
-
 # --- Dead letters ----------------------------------------------------------------------------------------------------
-
-
-def test_dead_letters_are_shown_by_group_with_the_next_steps(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["dead"] = views.dead()
-    ran = jobs("dead")
-    assert [line.split()[:2] for line in ran.out.splitlines()[1:]] == [
-        ["940", views.FINGERPRINT],
-        ["2", "unreadable-default"],
-    ]
-    assert f"jobs redrive {views.FINGERPRINT} --canary 5" in ran.err
-    assert f"jobs show {views.ID}" in ran.err
-
-
-def test_the_signs_in_errors_and_dead_letters_that_were_not_read_are_explained(jobs: Run, stub: FakeInspector) -> None:
-    found = views.dead()
-    groups = (replace(found.groups[0], message="row # has no '…'"),)
-    stub.answers["dead"] = replace(found, groups=groups, unread=1_424)
-    ran = jobs("dead")
-    assert "In the errors, # stands for a number, an id or a time, '…' for a quoted text.\n" in ran.err
-    assert "1,424 more dead letters were not read: only a part of each queue is read, and SQS's counts" in ran.err
-    stub.answers["dead"] = replace(found, groups=(replace(found.groups[0], message="it did not end"),))
-    assert "In the errors" not in jobs("dead").err
-
-
-def test_the_log_of_a_group_is_a_link_to_the_console_or_a_command(jobs: Run, stub: FakeInspector) -> None:
-    found = views.dead()
-    group = found.groups[0]
-    for link in (None, "https://console"):
-        stub.answers["dead"] = replace(found, groups=(replace(group, log_link=link),))
-        expected = jobs("dead").err
-        assert (f"jobs logs {group.example}" in expected) is (link is None)
-        assert ("Log: https://console" in expected) is (link is not None)
-
-
-def test_without_dead_letters_it_says_so(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["dead"] = DeadLetters((), {}, 0)
-    ran = jobs("dead")
-    assert (ran.code, ran.out, ran.err) == (0, "", "There are no archived tasks and no dead letters.\n")
 
 
 def test_obsolete_dead_letters_can_be_removed_without_archived_tasks(jobs: Run, stub: FakeInspector) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -25,27 +25,6 @@ def test_each_scope_can_be_paused_and_resumed(jobs: Run, stub: FakeInspector, sc
     assert jobs("resume", scope, "low").code == 0
     assert stub.called("pause") == [((scope, "low"), {"reason": "it moves", "until": None})]
     assert stub.called("resume") == [((scope, "low"), {"reason": None})]
-
-
-def test_a_pause_says_its_effect_its_end_and_how_to_resume(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["pause"] = paused
-    ran = jobs("--stage", "dev", "pause", "queue", "low", "--for", "2h")
-    [(_, named)] = stub.called("pause")
-    assert abs(named["until"] - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
-    assert f"until {named['until']:%Y-%m-%d %H:%M:%S}Z" in ran.err
-    assert "without spending attempts." in ran.err
-    assert "jobs --stage dev resume queue low" in ran.err
-
-
-def test_a_pause_that_replaces_another_says_so(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["pause"] = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", views.NOW, None, replaced=True)
-    assert f"It was already paused, since {views.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
-
-
-def test_a_pause_that_replaces_another_names_its_operator(jobs: Run, stub: FakeInspector) -> None:
-    made = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", views.NOW, None, replaced=True, replaced_by="bob@desk")
-    stub.answers["pause"] = made
-    assert "It was already paused by bob@desk, since " in jobs("pause", "queue", "low").err
 
 
 def test_a_pause_can_end_at_a_time(jobs: Run, stub: FakeInspector) -> None:

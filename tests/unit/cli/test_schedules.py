@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from joblane.cli.exits import Exit
 from joblane.errors import UnknownScheduleError
 from joblane.inspector.errors import BusyError, SelectionError
-from joblane.inspector.views import AuditEntry, Count, SchedulePage, SchedulePause, ScheduleRow, ScheduleView
+from joblane.inspector.views import Count, SchedulePage, SchedulePause, ScheduleRow, ScheduleView
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run
@@ -22,53 +22,6 @@ NAMES = ("acme-nightly", "tenant:cleanup:nightly")
 PAUSE = SchedulePause(views.NOW, None, "ann", "a holiday")
 
 # --- The listing ---------------------------------------------------------------------------------------------------
-
-
-def test_both_kinds_are_lines_of_one_table(jobs: Run, stub: FakeInspector) -> None:
-    # given
-    soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
-    stub.scheduled = [
-        views.schedule_row(),
-        views.declared_row(next_at=soon),
-        views.schedule_row(name="acme-weekly", pause=PAUSE, next_at=None, ticks=(), ticks_a_day=1 / 7),
-        views.schedule_row(name="globex", tenant=None, problem="its type is not declared"),
-    ]
-    # when
-    ran = jobs("schedules", columns=240)
-    # then
-    header, first, declared, paused, problem, missed = ran.out.splitlines()
-    titles = ("NAME", "ORIGIN", "TYPE", "TENANT", "SCHEDULE", "TICKS A DAY", "NEXT", "LAST TICKS", "TOOK", "ON AWS")
-    assert [title for title in (*titles, "PAUSED", "PROBLEM") if title not in header] == []
-    assert first.split()[:5] == ["acme-nightly", "run", "time", "data:export", "acme"]
-    assert "every day at 06:00 Europe/Berlin" in first
-    assert declared.split() == [
-        *("tenant:cleanup:nightly", "code", "tenant:cleanup", "every", "day", "at", "02:00", "UTC", "1"),
-        *("in", "5h30m", "✓×", "1.2", "s", "1.2", "s", "ENABLED"),
-    ]
-    assert " 0.14 " in paused
-    assert paused.rstrip().endswith("resumed")
-    assert problem.rstrip().endswith("its type is not declared")
-    times = ", ".join(f"{at:%H:%M}Z" for at in views.declared_row().missing_at)
-    assert missed == f"tenant:cleanup:nightly: 2 missed in 24 h: {times}"
-    assert ran.err.splitlines() == [
-        "× marks a missed tick. Run a task now:  jobs schedules run NAME",
-        "See a problem:  jobs schedules show NAME",
-    ]
-
-
-def test_the_end_of_a_pause_is_in_the_table(jobs: Run, stub: FakeInspector) -> None:
-    until = datetime.now(UTC) + timedelta(hours=2, seconds=30)
-    stub.scheduled = [views.schedule_row(pause=SchedulePause(views.NOW, until, None, None))]
-    assert "in 2h" in jobs("schedules").out
-
-
-def test_many_missed_ticks_are_counted_and_the_latest_are_named(jobs: Run, stub: FakeInspector) -> None:
-    times = tuple(views.NOW - timedelta(minutes=n) for n in range(20))
-    stub.scheduled = [views.declared_row(ticks=(), missing=1_234, missing_at=times)]
-    line = jobs("schedules").out.splitlines()[2]
-    assert line.startswith("tenant:cleanup:nightly: 1,234 missed in 24 h: ")
-    assert line.endswith(", …")
-    assert line.count("Z") == 6
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -102,48 +55,12 @@ def test_the_options_choose_and_more_schedules_are_announced(jobs: Run, stub: Fa
 # --- One schedule, of each kind ------------------------------------------------------------------------------------
 
 
-def test_a_schedule_is_shown_with_its_ticks_and_the_next_steps(jobs: Run, stub: FakeInspector) -> None:
-    stub.entries = [AuditEntry(1, views.NOW, "ann", "pause_schedule", "schedule:acme-nightly", "a holiday", None, {})]
-    ran = jobs("schedules", "show", "acme-nightly")
-    for part in (
-        "every day at 06:00 Europe/Berlin",
-        "0 6 * * * Europe/Berlin",
-        "the latest runs late",
-        "completed, 900 ms  acme-nightly-task",
-        '"token": "[redacted]"',
-        "a holiday",
-        "jobs ls --id @acme-nightly:",
-        "jobs schedules pause acme-nightly",
-        "jobs schedules delete acme-nightly",
-    ):
-        assert part in ran.out
-    stub.scheduled = [views.schedule_row(pause=PAUSE, next_at=None, problem="its type is not declared")]
-    ran = jobs("schedules", "show", "acme-nightly")
-    assert "would be next" in ran.out
-    assert "by ann: a holiday" in ran.out
-    assert "Problem: its type is not declared" in ran.out
-    assert "jobs schedules resume acme-nightly" in ran.out
-
-
-def test_a_schedule_of_the_code_is_shown_with_its_missing_ticks(jobs: Run, stub: FakeInspector) -> None:
-    ran = jobs("schedules", "show", "tenant:cleanup:nightly")
-    for part in ("ENABLED", "skip", "2 missed in 24 h", "completed, 1.2 s  b", "jobs ls --id tenant:cleanup:nightly:"):
-        assert part in ran.out
-    assert "schedules delete" not in ran.out
-    stub.scheduled = [views.declared_row(can_be_deleted=True, pause=PAUSE)]
-    assert "jobs schedules delete" in jobs("schedules", "show", "tenant:cleanup:nightly").out
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_schedule_is_paused_and_resumed_with_a_reason_and_an_end(jobs: Run, stub: FakeInspector, name: str) -> None:
-    ran = jobs("--stage", "dev", "schedules", "pause", name, "--reason", "a holiday")
-    assert (ran.code, f"Paused {name}: it has no ticks until it is resumed." in ran.err) == (0, True)
-    assert f"Resume:  jobs --stage dev schedules resume {name}" in ran.err
-    ran = jobs("schedules", "resume", name)
-    assert f"Resumed {name}: its next tick is at {views.schedule_row().next_at:%Y-%m-%d %H:%M:%S}Z." in ran.err
+    jobs("schedules", "pause", name, "--reason", "a holiday")
+    jobs("schedules", "resume", name)
     until = datetime(2030, 1, 1, tzinfo=UTC)
-    ran = jobs("schedules", "pause", name, "--until", "2030-01-01T02:00+02:00")
-    assert f"Paused {name}: it has no ticks until 2030-01-01 00:00:00Z." in ran.err
+    jobs("schedules", "pause", name, "--until", "2030-01-01T02:00+02:00")
     assert stub.performed == [
         ("pause_schedule", name, "a holiday", None),
         ("resume_schedule", name, None),

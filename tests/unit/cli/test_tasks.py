@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from joblane.errors import UnknownTaskError
-from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Reason, Step, TaskPage, TaskView, Why
+from joblane.inspector.views import ActionResult, Found, Reason, TaskPage, TaskView, Why
 from joblane.names import Queue
 from joblane.record.row.states import State
 from tests.builders import views
@@ -65,39 +63,6 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeIn
     assert ran.code == 0
 
 
-def test_a_page_says_how_to_get_the_next_one(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["tasks"] = PAGE
-    ran = jobs("ls")
-    assert views.ID in ran.out
-    assert "--after the=cursor" in ran.err
-
-
-def test_the_last_page_names_no_next_page(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["tasks"] = replace(PAGE, after=None)
-    assert jobs("ls").err == ""
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_ids_stay_whole_and_no_line_is_wider_than_the_terminal(jobs: Run, stub: FakeInspector, columns: int) -> None:
-    stub.answers["tasks"] = PAGE
-    lines = jobs("ls", columns=columns).out.splitlines()
-    assert lines[1].startswith(views.ID)
-    assert len(lines) == 3
-    assert max(map(len, lines)) <= columns
-
-
-def test_in_a_narrow_terminal_an_id_is_folded_and_not_cut(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["tasks"] = TaskPage((views.task_row(),), None)
-    lines = jobs("ls", columns=50).out.splitlines()
-    assert "".join(line[:22].split(" ")[0] for line in lines[1:]) == views.ID
-
-
-def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
-    long = "x" * 300
-    stub.answers["tasks"] = TaskPage((views.task_row(error_message=long),), None)
-    assert f"TimeoutError: {long}" in jobs("ls").out
-
-
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -133,74 +98,6 @@ def test_text_of_a_task_cannot_control_the_terminal(jobs: Run, stub: FakeInspect
 
 
 # --- show ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_task_is_shown_with_its_state_attempts_error_and_next_steps(jobs: Run, stub: FakeInspector) -> None:
-    # given
-    stub.answers["task"] = views.task_view()
-    # when
-    out = jobs("show", views.ID).out
-    # then
-    assert "It was archived after 4 attempts." in out
-    assert "25% 300 of 1,200 third file" in out
-    assert out.count("TimeoutError: the upload did not end") == 3  # the reason, the first run, the traceback
-    assert out.count("as above") == 3
-    assert 'File "functions/data_export/handler.py", line 6' in out
-    assert '"email": "[redacted]"' in out
-    assert f"jobs retry {views.ID}" in out
-    assert "ann@laptop" in out
-
-
-def test_a_task_is_shown_with_its_steps(jobs: Run, stub: FakeInspector) -> None:
-    at = views.before(hours=1)
-    stub.answers["task"] = views.task_view(steps=(Step("charge", "456aae85-27f4-503d-9763-ae4a56bffbe3", at, 1_234),))
-    wide = jobs("show", views.ID, columns=120).out
-    assert "Steps done, and not done again by a retry" in wide
-    assert re.search(r"charge +\d{4}-.* +1,234 +456aae85-27f4-503d-9763-ae4a56bffbe3", wide)
-    narrow = jobs("show", views.ID, columns=60).out
-    assert "1,234" in narrow
-    assert "456aae85" not in narrow
-
-
-def test_an_archived_task_shows_its_error_and_its_times_once(jobs: Run, stub: FakeInspector) -> None:
-    # given the sentence of a real archived task
-    error, at = "TimeoutError: the upload did not end", views.before(hours=1)
-    reason = f"attempt 4 of 4 failed: {error}"
-    why = Why(Reason.ARCHIVED, f"It was archived at {stamp(at)}: {reason}. The sweep sends it at {stamp(at)}.", at)
-    stub.answers["task"] = views.task_view(why=why)
-    # when
-    out = jobs("show", views.ID).out
-    # then
-    assert out.count(error) == 1
-    assert out.count("as above") == 4
-    assert "Traceback of run 4 it ends with the error above\nTraceback (most recent call last):" in out
-    assert out.split("\n\n")[0].count(stamp(at)) == 2
-
-
-def test_remarks_have_their_own_lines_on_a_narrow_terminal(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["task"] = views.task_view(row=views.task_row())
-    lines = jobs("show", views.ID, columns=80).out.splitlines()
-    at = lines.index(f"  jobs retry {views.ID}")
-    assert lines[at - 1] == "  # run it again, with new attempts"
-    wide = jobs("show", views.ID, columns=120).out
-    assert re.search(f"^  jobs retry {views.ID} +# run it again, with new attempts$", wide, re.MULTILINE)
-
-
-def test_the_next_steps_are_for_the_same_stage(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["task"] = views.task_view()
-    out = jobs("--stage", "dev", "--region", "eu-central-1", "show", views.ID).out
-    assert f"jobs --stage dev --region eu-central-1 retry {views.ID}" in out
-    assert stub.where == {"stage": "dev", "profile": None, "region": "eu-central-1"}
-
-
-def test_a_long_payload_and_traceback_are_cut_with_a_remark(jobs: Run, stub: FakeInspector) -> None:
-    trace = "\n".join(f"line {number}" for number in range(100))
-    stub.answers["task"] = views.task_view(payload=list(range(500)), attempts=(views.attempt(1, traceback=trace),))
-    out = jobs("show", "x").out
-    assert "… 442 more lines (show all: --json)" in out
-    assert "… 70 more lines" in out
-    assert "line 99" in out
-    assert "line 5\n" not in out
 
 
 def test_an_unknown_id_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
@@ -245,41 +142,17 @@ def test_no_action_takes_the_beginning_of_an_id(jobs: Run, stub: FakeInspector, 
 # --- find ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_search_shows_its_groups_with_their_listings_and_how_to_go_on(jobs: Run, stub: FakeInspector) -> None:
-    ran = jobs("--stage", "dev", "find", "a text", "--newer", "2026-01-02T05:04+02:00", "--older", "1h", "--after", "c")
+def test_every_option_of_find_becomes_an_argument(jobs: Run, stub: FakeInspector) -> None:
+    jobs("find", "a text", "--newer", "2026-01-02T05:04+02:00", "--older", "1h", "--after", "c")
     [((text,), named)] = stub.called("find")
     assert (text, named["after"]) == ("a text", "c")
     assert named["created_after"] == datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     assert abs(datetime.now(UTC) - timedelta(hours=1) - named["created_before"]) < timedelta(minutes=1)
-    lines = ran.out.splitlines()
-    assert "type jobs --stage dev ls --type data:export" in lines
-    assert "error jobs --stage dev ls --error time" in lines
-    assert sum(views.ID in line for line in lines) == 2
-    at = stamp(views.before(hours=3))
-    assert ran.err == (
-        f"Searched the payloads of 20,000 tasks, back to {at}. To search further, add --after the=cursor\n"
-    )
 
 
 def test_a_search_that_names_a_task_shows_it(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"find": Found(views.ID, (), 0, None, None), "task": views.task_view()}
     assert "It was archived after 4 attempts." in jobs("find", views.ID[:9]).out
-
-
-def test_a_search_that_finds_nothing_says_so(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["find"] = [Found(None, (), 7, views.NOW, None), Found(None, (), 0, None, None)]
-    ran = jobs("find", "x")
-    searched = f"Searched the payloads of 7 tasks, back to {stamp(views.NOW)}."
-    assert (ran.code, ran.out, ran.err) == (0, "", f"Nothing found.\n{searched}\n")
-    assert jobs("find", "x").err == "Nothing found.\n"
-
-
-def test_an_error_listing_that_can_search_further_says_so(jobs: Run, stub: FakeInspector) -> None:
-    group = FoundGroup(FoundKind.ERROR, Filter(error="x y"), TaskPage((), "c", views.NOW))
-    stub.answers["find"] = Found(None, (group,), 0, None, None)
-    out = jobs("find", "x y").out
-    assert "jobs ls --error 'x y'" in out
-    assert f"none since {stamp(views.NOW)}; the listing searches further" in out
 
 
 def test_a_search_that_is_refused_does_not_repeat_the_text(jobs: Run, stub: FakeInspector) -> None:
@@ -289,12 +162,6 @@ def test_a_search_that_is_refused_does_not_repeat_the_text(jobs: Run, stub: Fake
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------
-
-
-def test_log_lines_are_shown_with_attempt_level_and_fields(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers |= {"task": views.task_view(), "logs": (views.log_line(),)}
-    out = jobs("logs", "x").out
-    assert "2 INFO    wrote the file  bytes=1200" in out
 
 
 def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub: FakeInspector) -> None:
@@ -384,15 +251,3 @@ def test_a_shell_that_has_loaded_the_local_variables_uses_the_local_stack(
     # then it asks the local stack, and suggests commands without a stage
     assert (ran.code, stub.where["stage"]) == (0, None)
     assert "--stage" not in ran.out
-
-
-def test_a_log_without_lines_says_what_became_of_it(jobs: Run, stub: FakeInspector) -> None:
-    stub.lines = []
-    runs = {"gone": views.before(minutes=28), "new": datetime.now(UTC), "open": None}
-    for text, ended in runs.items():
-        stub.changes["one"] = {"attempts": (views.attempt(1, finished_at=ended),)}
-        said = jobs("logs", "one").err
-        assert ("is no longer kept, or was deleted" in said) is (text == "gone")
-        assert ("No log lines yet: CloudWatch has them some seconds after" in said) is (text != "gone")
-    stub.changes["one"] = {"attempts": ()}
-    assert jobs("logs", "one").err == "No log lines: no run of this task has started.\n"

@@ -21,7 +21,7 @@ from joblane.cli.watch.grid import Grid
 from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
-from joblane.inspector.views import BulkOutcome, Depth, Lane, TaskPage
+from joblane.inspector.views import BulkOutcome, TaskPage
 from joblane.local.errors import ForbiddenError
 from joblane.names import Queue
 from joblane.record.row.states import State
@@ -113,22 +113,6 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
         await screen.until("Filter: state=archived fingerprint=")
 
     watch(stub, scenario, size=size)
-
-
-def test_the_overview_has_lanes_pauses_and_the_runs_per_minute(stub: FakeInspector) -> None:
-    found = views.overview(30)
-    names = ("image:resize_all_variants", "data:export")
-    lanes: tuple[Lane, ...] = tuple(views.lane(type=name, name=name, queue=Queue.LOW) for name in names)
-    low = replace(found.queues[2], lanes=lanes, front_door=Depth(0, 0, 0, 0))
-    stub.answers["overview"] = replace(found, queues=(*found.queues[:2], low))
-
-    async def scenario(screen: Screen) -> None:
-        await screen.until("image:resize_all_variants")
-        await screen.until("queue low is paused by ann@laptop: the database moves (4 due tasks wait)")
-        await screen.until("RUNS PER MINUTE")
-        await screen.until("30 minutes ago")
-
-    watch(stub, scenario)
 
 
 def test_a_chart_has_one_scale_and_shows_a_single_failure() -> None:

@@ -15,6 +15,7 @@ from joblane.page.app import build
 from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
 from tests.builders import views
+from tests.fixed_time import Golden, at_fixed_time
 from tests.inspector import FakeInspector
 
 PORT = 8700
@@ -36,6 +37,12 @@ class Clock(datetime):
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "datetime", Clock)
+
+
+@pytest.fixture
+def golden(monkeypatch: pytest.MonkeyPatch) -> Golden:
+    """Compare a string with a golden file."""
+    return at_fixed_time(monkeypatch)
 
 
 @pytest.fixture

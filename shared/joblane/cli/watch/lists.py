@@ -193,7 +193,7 @@ def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> List
     rows = [row for row in found if matches(asked.chosen, row)]
     notes = (f"Only the latest {MOST_ROWS} failures are compared with the filter.",)
     is_cut = len(found) == MOST_ROWS and asked.chosen != Filter()
-    made = listed(rows, width - BETWEEN, drop=("ID", "Queue", "Age", "Tenant"))
+    made = listed(rows, width - BETWEEN, without=("Age",), drop=("ID", "Queue", "Tenant"))
     return Listing(made, tuple(map(task_target, rows)), None, notes if is_cut else ())
 
 

@@ -1,4 +1,4 @@
-"""The list of limits. The class of its rows is in :mod:`joblane.record.flow.limit_status`."""
+"""The list of limits. :mod:`joblane.record.flow.limit_status` has the class of its rows."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LISTINGS[LimitStatus] = Listing(
         Column("At a time", _at_a_time, Kind.NUMBER),
         Column("Rate", lambda one: rate_text(one.in_force.rate), fold=20),
         Column("Running", lambda one: counted(one.running), Kind.NUMBER),
-        Column("Slots taken", lambda one: counted(one.taken), Kind.NUMBER),
+        Column("Slots taken", lambda one: counted(one.taken), Kind.NUMBER, page_only=True),
         Column("Turns", lambda one: counted(one.turns), Kind.NUMBER),
         Column("Held", lambda one: counted(one.held), Kind.NUMBER),
         Column("Oldest", "oldest_held_at", Kind.MOMENT),
         Column("Next start", "next_start_at", Kind.MOMENT),
         Column("Set by operators", "change", Kind.PROSE, page_only=True),
     ),
-    left_out=("Slots taken", "Next start", "Oldest", "Turns", "Rate"),
+    left_out=("Next start", "Oldest", "Turns", "Rate"),
 )

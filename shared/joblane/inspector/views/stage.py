@@ -178,7 +178,11 @@ def _paused(row: QueueView | Lane) -> str:
     if row.pause or not isinstance(row, QueueView):
         return "yes" if row.pause else ""
     paused = sum(lane.pause is not None for lane in row.lanes)
-    return f"{paused} lane{'s' if paused > 1 else ''}" if paused else ""
+    return _lanes(paused) if paused else ""
+
+
+def _lanes(number: int) -> str:
+    return f"{number} lane{'' if number == 1 else 's'}"
 
 
 TASKS_BY_STATE = (
@@ -187,7 +191,7 @@ TASKS_BY_STATE = (
     Column("Active", lambda row: row.tasks.get(State.ACTIVE, 0), Kind.QUIET),
     Column("Retry", lambda row: row.tasks.get(State.RETRY, 0), Kind.QUIET),
     Column("Scheduled", lambda row: row.tasks.get(State.SCHEDULED, 0), Kind.QUIET),
-    Column("Dead letters", _dead, Kind.ALARM),
+    Column("Dead", _dead, Kind.ALARM),
     Column("Oldest", "oldest_wait_seconds", Kind.SECONDS),
 )
 LISTINGS[QueueView] = Listing(
@@ -209,7 +213,7 @@ LISTINGS[Lane] = Listing(
     "There are no lanes.",
     (
         Column("Queue", "queue", Kind.NAME),
-        Column("Type", lambda row: row.type if isinstance(row, Lane) else f"{len(row.lanes)} lanes", fold=20),
+        Column("Type", lambda row: row.type if isinstance(row, Lane) else _lanes(len(row.lanes)), fold=20),
         *TASKS_BY_STATE,
         Column("In SQS", _in_sqs, Kind.NUMBER),
         Column("In flight", "depth.in_flight", Kind.NUMBER),

@@ -13,10 +13,10 @@ from joblane.page.rendering import page
 def show(found: Query, request: Request, inspector: Inspector) -> Response:
     """``found`` has the names of the arguments."""
     given = request.query_params
-    strings = {one.name: given.getlist(one.name) for one in found.parameters}
+    given_values = {one.name: given.getlist(one.name) for one in found.parameters}
     answer = None
-    if found.is_complete or any(map(any, strings.values())):
-        answer = getattr(inspector, found.name)(**found.arguments(strings))
+    if found.is_complete or any(map(any, given_values.values())):
+        answer = getattr(inspector, found.name)(**found.arguments(given_values))
     return page(
         request,
         "list.html",

@@ -1,0 +1,85 @@
+"""The wording of the sentences that command line, `joblane watch` and page share. Other tests compare data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from joblane.inspector import sentences
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.views import ActionResult, BulkOutcome, Count, Pause, Paused
+from joblane.record.row.states import State
+from tests.builders import views
+
+AT = datetime(2026, 1, 2, 15, 4, 5, tzinfo=UTC)
+STAMP = "2026-01-02 15:04:05Z"
+RETRIED = ActionResult("a", "retry", State.ARCHIVED, State.PENDING, note="queue low is paused.")
+PAUSE = Pause(PauseScope.QUEUE, "low", "it moves", "ann", AT, None)
+EFFECT = "running tasks continue, nothing new starts. Tasks wait without spending attempts."
+OUTCOME = BulkOutcome(900, 30, 2, 1, 4, exact=False)
+ROW = views.schedule_row(next_at=AT)
+
+TABLE = {
+    "retried": (sentences.result_of(RETRIED), "was archived, is pending"),
+    "unchanged": (sentences.result_of(replace(RETRIED, before=State.PENDING)), "is pending"),
+    "enqueued": (sentences.result_of(replace(RETRIED, before=None)), "is pending"),
+    "deleted": (
+        sentences.result_of(replace(RETRIED, action="delete", after=State.CANCELLED)),
+        "is cancelled; its payload, result and error are cleared",
+    ),
+    "stopping": (
+        sentences.result_of(replace(RETRIED, action="cancel", after=State.ACTIVE)),
+        "is asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns",
+    ),
+    "note": (sentences.note_of(RETRIED), "Queue low is paused."),
+    "no note": (sentences.note_of(replace(RETRIED, note=None)), ""),
+    "one task": (sentences.counted(Count(1, exact=True)), "1 task"),
+    "many tasks": (sentences.counted(Count(10_000, exact=False)), "at least 10,000 tasks"),
+    "all": (sentences.report(views.bulk(action="redrive", done=940, skipped=0)), "Redrive: all 940 tasks sent again."),
+    "skipped": (
+        sentences.report(views.bulk(action="run")),
+        "Run: 930 of 940 tasks sent, 10 skipped (changed in the meantime, or waiting for a limit).",
+    ),
+    "stopped": (
+        sentences.report(views.bulk(action="redrive", done=0, skipped=0, failed=5, stopped="the canary failed")),
+        "Redrive: 0 of 940 tasks sent again, 5 failed again. Stopped: the canary failed",
+    ),
+    "outcome": (
+        sentences.outcome_line(OUTCOME),
+        "Now 900 completed, 30 wait, 2 run, 1 archived again, 4 cancelled, of the first 20,000.",
+    ),
+    "paused": (sentences.paused_line(PAUSE), f"Paused queue low until it is resumed: {EFFECT}"),
+    "paused until": (sentences.paused_line(replace(PAUSE, until=AT)), f"Paused queue low until {STAMP}: {EFFECT}"),
+    "replaced": (
+        sentences.paused_line(replace(PAUSE, replaced=True, replaced_by="bob")),
+        (
+            f"Paused queue low until it is resumed: {EFFECT} It was already paused by bob, since {STAMP}; your reason "
+            "and end replace the earlier ones."
+        ),
+    ),
+    "waiting": (sentences.waiting_line(Paused(PAUSE, 1)), "queue low is paused by ann: it moves (1 due task waits)"),
+    "resumed": (sentences.resumed_line(PAUSE), f"Resumed queue low; it was paused by ann since {STAMP}."),
+    "no ticks": (sentences.paused_schedule_line(ROW), "Paused acme-nightly: it has no ticks until it is resumed."),
+    "ticks": (sentences.resumed_schedule_line(ROW), f"Resumed acme-nightly: its next tick is at {STAMP}."),
+    "gone": (sentences.deleted_schedule_line(ROW), "Deleted acme-nightly: it has no ticks any more."),
+    "one obsolete": (
+        sentences.obsolete_line({"a:b": 1}),
+        "1 dead letter is obsolete: its task was retried or deleted.",
+    ),
+    "obsolete": (
+        sentences.obsolete_line({"a:b": 1, "c:d": 2}),
+        "3 dead letters are obsolete: their tasks were retried or deleted.",
+    ),
+    "unread": (
+        sentences.unread_line(replace(views.dead(), unread=1)),
+        "1 more dead letter was not read: only a part of each queue is read, and SQS's counts are approximate.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_sentence_has_its_wording(name: str) -> None:
+    sentence, expected = TABLE[name]
+    assert sentence == expected
