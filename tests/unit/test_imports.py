@@ -43,7 +43,6 @@ OF_OTHERS = {
     "client._request_signer._credentials": "botocore",
     "functions._functions": "the emulator",
     "row._mapping": "SQLAlchemy",
-    "session._session": "boto3",
     "urlsplit(self._url)._replace": "a named tuple",
 }
 """Names of another project that look like a private name of the library → the project."""

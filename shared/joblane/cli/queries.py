@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import joblane.inspector
-from joblane.cli import options, target, terminal
+from joblane.cli import lists, options, target, terminal
 from joblane.cli.usage import Command
 from joblane.inspector.listing import SHOWN_IN_THEIR_OWN_WAY
 
@@ -38,7 +38,7 @@ def show(context: typer.Context, operation: str, *arguments: Any, as_json: bool,
     if not rows:
         terminal.say(found.listing.empty)
         raise typer.Exit
-    terminal.rows(rows)
+    lists.show(rows)
     if (after := getattr(answer, "after", None)) is not None:
         terminal.say(f"There is more. For the next page, add --after {shlex.quote(str(after))}")
     return rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -140,14 +140,6 @@ def facts(pairs: Iterable[tuple[str, RenderableType | None]]) -> Table:
         if value:
             made.add_row(word(name, "dim"), word(value) if isinstance(value, str) else value)
     return made
-
-
-def rows(found: Sequence[Any], *, without: Collection[str] = ()) -> None:
-    """Print rows of the inspector as a table. ``without``: titles of columns that are left out."""
-    from joblane.cli.tables import listed
-
-    to = console()
-    to.print(listed(found, to.width, without=without))
 
 
 def pretty(value: Any) -> str:

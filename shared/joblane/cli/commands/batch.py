@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import options, queries, target, terminal
+from joblane.cli import lists, options, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
@@ -102,7 +102,7 @@ def _show(view: BatchView, command: str) -> None:
     if view.dead:
         console.print()
         console.print(terminal.word("Archived members", "bold"))
-        terminal.rows(view.dead)
+        lists.show(view.dead)
         steps.append((f"{command} batch retry {id_}", "run the archived members again"))
     if view.row.sealed_at is None:
         steps.append((f"{command} batch seal {id_}", "if its creator cannot seal it any more"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import options, target, terminal
+from joblane.cli import lists, options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.filters import time_range
 from joblane.cli.follow import follow
@@ -60,7 +60,7 @@ def dead(
             f"There are no {'such ' if some else ''}archived tasks and no {'such ' if some else ''}dead letters."
         )
     if found.groups:
-        terminal.rows(found.groups)
+        lists.show(found.groups)
     if found.obsolete:
         them = "it" if sum(found.obsolete.values()) == 1 else "them"
         terminal.say(f"{obsolete_line(found.obsolete)} `{target.command(context)} redrive --all` removes {them}.")

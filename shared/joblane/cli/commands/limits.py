@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, queries, target, terminal
+from joblane.cli import filters, lists, options, queries, target, terminal
 from joblane.cli.usage import Listing
 from joblane.inspector.durations import stamp, starts
 from joblane.inspector.sentences import change_lines, limit_name
@@ -126,7 +126,7 @@ def line(
     """Show the tasks of an ordered key, in their order."""
     found = target.inspector(context).line(type_, key, limit=limit)
     terminal.answer(found, as_json=as_json, nothing="No task of this key waits or runs.")
-    terminal.rows(found)
+    lists.show(found)
     command = target.command(context)
     terminal.say(f"See what the first one waits for:  {command} show {argument(found[0].id)}")
 
@@ -159,7 +159,7 @@ def _rate(text: str | None, burst: int | None) -> Rate | None:
 
 
 def _show(found: Sequence[LimitStatus]) -> None:
-    terminal.rows(found)
+    lists.show(found)
     _say_changes(found)
 
 

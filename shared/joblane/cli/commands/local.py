@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import extras, options, terminal
+from joblane.cli import extras, lists, options, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.target import program
 from joblane.errors import JobError
@@ -162,7 +162,7 @@ def _run_first_job(stack: LocalStack) -> None:
             return
         id_ = inspector.enqueue(FIRST_TYPE, {}).id
         await_end(inspector, program(), id_, FIRST_JOB, as_json=False)
-        terminal.rows(inspector.tasks(which).tasks)
+        lists.show(inspector.tasks(which).tasks)
 
 
 @options.expanded

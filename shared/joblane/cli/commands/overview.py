@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, queries, target, terminal
+from joblane.cli import filters, lists, options, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import STATISTICS_BY, PauseScope
@@ -58,7 +58,7 @@ def queues(
     console.print(tables.queues(found, console.width))
     if lanes:
         console.print()
-        terminal.rows([lane for queue in found.queues for lane in queue.lanes])
+        lists.show([lane for queue in found.queues for lane in queue.lanes])
     for line in (*map(waiting_line, found.paused), *unknown_lines(found)):
         terminal.say(line)
     if found.archived.number:
@@ -119,7 +119,7 @@ def _all_runs(context: typer.Context, within: str, length: timedelta, by: str, *
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     found = target.inspector(context).statistics(within=length, by=by)
     terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
-    terminal.rows(found, without=() if cost else ("Cost", "Per 1000"))
+    lists.show(found, without=() if cost else ("Cost", "Per 1000"))
     if cost:
         terminal.say(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
@@ -141,7 +141,7 @@ def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timede
         lanes = run_tables.lanes(inspector.overview(minutes=1), found.name)
         declared = next((one for one in inspector.types() if one.type == found.name), None)
         if lanes:
-            terminal.rows(lanes)
+            lists.show(lanes)
         if declared is not None:
             lines.append(target_line(declared))
             for limit in declared.limits:
@@ -208,7 +208,7 @@ def types(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the declared task types."""
     found = target.types(context)
     terminal.answer(found, as_json=as_json)
-    terminal.rows(found)
+    lists.show(found)
 
 
 def doctor(context: typer.Context, as_json: options.AsJson = False) -> None:
@@ -235,7 +235,7 @@ def _judge(found: tuple[Check, ...], *, as_json: bool) -> None:
     if as_json:
         terminal.document(found)
     else:
-        terminal.rows(found)
+        lists.show(found)
         counts = {grade: sum(check.grade == grade for check in found) for grade in ("bad", "warning", "unknown")}
         if counts["warning"] > 1:
             counts["warnings"] = counts.pop("warning")

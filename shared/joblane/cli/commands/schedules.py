@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import filters, options, target, terminal
+from joblane.cli import filters, lists, options, target, terminal
 from joblane.cli.usage import Listing
 from joblane.inspector.sentences import (
     counted,
@@ -183,7 +183,7 @@ def delete(context: typer.Context, chosen: Chosen) -> None:
 def _show(context: typer.Context, found: SchedulePage) -> None:
     console, command = terminal.console(), target.command(context)
     if found.schedules:
-        terminal.rows(found.schedules)
+        lists.show(found.schedules)
     else:
         terminal.say("No schedule matches.")
     missing = [one for one in found.schedules if one.missing]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, target, terminal
+from joblane.cli import filters, lists, options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
@@ -55,7 +55,7 @@ def ls(
         terminal.say("No task matches." if after is None else "No more tasks match.")
         return
     if page.tasks:
-        terminal.rows(page.tasks)
+        lists.show(page.tasks)
     if page.searched_to is not None:
         none = "" if page.tasks else "No task found so far. "
         searched = f"{none}The search ended at tasks created at {stamp(page.searched_to)}."
@@ -237,7 +237,7 @@ def _print(to: Console, group: FoundGroup, command: str) -> None:
     listing = "" if group.filter is None else f"{command} ls {_options(group.filter)}"
     to.print(terminal.word(group.kind, "bold"), terminal.word(listing, "dim"), soft_wrap=True)
     if group.page.tasks:
-        terminal.rows(group.page.tasks)
+        lists.show(group.page.tasks)
     elif group.page.searched_to is not None:
         to.print(terminal.word(f"none since {stamp(group.page.searched_to)}; the listing searches further"))
     to.print()
