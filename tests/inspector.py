@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from joblane.errors import UnknownScheduleError, UnknownTaskError
@@ -16,32 +16,26 @@ from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.views import (
     ActionResult,
     AuditEntry,
-    BatchRow,
     BatchView,
     BulkView,
-    Check,
     Count,
     DeadGroup,
     DeadLetters,
     Depth,
-    Found,
     Grade,
     LogLine,
     Mark,
     Overview,
     Pause,
     Paused,
-    Performance,
     SchedulePage,
     SchedulePause,
     ScheduleRow,
     ScheduleView,
-    Statistic,
     TaskPage,
     TaskRow,
     TaskView,
     TenantRow,
-    TypeView,
 )
 from joblane.record.flow.limit_status import LimitStatus
 from joblane.record.row.states import State
@@ -123,6 +117,8 @@ class FakeInspector:
         return {name: value for name, value in bound.arguments.items() if name != "self"}
 
     def _answer(self, operation: str, **named: Any) -> Any:
+        if operation in ANSWERS:
+            return ANSWERS[operation](self, **named)
         own = getattr(type(self), f"_{operation}", None)
         if own:
             return own(self, **named)
@@ -140,9 +136,6 @@ class FakeInspector:
             )
         paused = tuple(Paused(pause, 12) for pause in self.paused.values())
         return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True), paused)
-
-    def _pauses(self) -> tuple[Pause, ...]:
-        return tuple(self.paused.values())
 
     def _tasks(self, filter: Filter, action: BulkAction | None, after: str | None, limit: int) -> TaskPage:  # noqa: A002
         start = int(after or 0)
@@ -168,21 +161,6 @@ class FakeInspector:
                 return views.task_view(row=row, **changes | self.changes.get(id, {}))
         raise UnknownTaskError(id)
 
-    def _find(
-        self,
-        text: str,
-        created_after: datetime | None,
-        created_before: datetime | None,
-        after: str | None,
-    ) -> Found:
-        return views.found()
-
-    def _logs(self, id: str, limit: int) -> tuple[LogLine, ...]:  # noqa: A002
-        return tuple(self.lines)
-
-    def _dead(self, types: tuple[str, ...], tenant: str | None, since: datetime | None, sort: str) -> DeadLetters:
-        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.obsolete)
-
     def _schedules(
         self, tenant: str | None, origin: str | None, after: str | None, limit: int, **others: object
     ) -> SchedulePage:
@@ -200,15 +178,6 @@ class FakeInspector:
                 return views.schedule(row, audit=tuple(self.entries))
         raise UnknownScheduleError(name)
 
-    def _limits(self, name: str | None, key: str | None) -> tuple[LimitStatus, ...]:
-        return tuple(self.limited)
-
-    def _line(self, type: str, key: str, limit: int) -> tuple[TaskRow, ...]:  # noqa: A002
-        return tuple(self.rows[:limit])
-
-    def _batches(self, limit: int) -> tuple[BatchRow, ...]:
-        return tuple(one.row for one in self.batched)[:limit]
-
     def _batch(self, id: str) -> BatchView:  # noqa: A002
         for one in self.batched:
             if one.row.id == id:
@@ -220,29 +189,8 @@ class FakeInspector:
         pause = {name: self.paused.get((PauseScope.TENANT, name)) for name in names}
         return tuple(views.tenant_row(tenant=name, pause=pause[name]) for name in names)
 
-    def _failures(self, minutes: int, limit: int) -> tuple[TaskRow, ...]:
-        return tuple(row for row in self.rows if row.state in (State.RETRY, State.ARCHIVED))[:limit]
-
-    def _performance(self, kind: PauseScope, name: str, within: timedelta) -> Performance:
-        return views.performance(kind, name)
-
-    def _marks(self, kind: PauseScope, names: tuple[str, ...], within: timedelta) -> tuple[Mark, ...]:
-        return tuple(self.marked)
-
-    def _why_slow(self, name: str) -> tuple[Check, ...]:
-        return (views.examined(Grade.BAD), views.examined(Grade.GOOD))
-
-    def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
-        return (views.statistic(views.TYPE if by == "type" else self.tenant),)
-
-    def _types(self) -> tuple[TypeView, ...]:
-        return (views.type_view(),)
-
     def _audit(self, before: int | None, limit: int, **_: object) -> tuple[AuditEntry, ...]:
         return tuple(one for one in self.entries if before is None or one.number < before)[:limit]
-
-    def _bulks(self, limit: int) -> tuple[BulkView, ...]:
-        return tuple(self.started.values())
 
     def _bulk_view(self, id: str) -> BulkView:  # noqa: A002
         if id not in self.started:
@@ -263,12 +211,6 @@ class FakeInspector:
         made = BulkView("b", str(action), filter, "op", State.ACTIVE, total, 0, 0, 0, canary, None, views.NOW, None)
         self.started[made.id] = made
         return made
-
-    def _redrive(self, filter: Filter, canary: int, rate: int, reason: str | None) -> BulkView:  # noqa: A002
-        return self._bulk("redrive", filter, rate, reason, canary)
-
-    def _abort(self, id: str, reason: str | None) -> BulkView:  # noqa: A002
-        return self._bulk_view(id)
 
     def _pause(self, scope: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
         before = self.paused.get((scope, name))
@@ -295,14 +237,31 @@ class FakeInspector:
         self._schedule(name)
         return ActionResult("new", "run_schedule", None, State.PENDING, "new")
 
-    def _set_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
-        return tuple(self.limited)
-
-    def _reset_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
-        return tuple(self.limited)
-
-    def _seal_batch(self, id: str, reason: str | None) -> BatchView:  # noqa: A002
-        return self._batch(id)
-
     def _resume(self, scope: PauseScope, name: str, reason: str | None) -> Pause:
         return self.paused.pop((scope, name))
+
+
+ANSWERS: Mapping[str, Callable[..., Any]] = {
+    "pauses": lambda stub: tuple(stub.paused.values()),
+    "find": lambda stub, **_: views.found(),
+    "logs": lambda stub, **_: tuple(stub.lines),
+    "dead": lambda stub, **_: DeadLetters(tuple(stub.groups), {"jobs-default-data-export-dlq": 4}, 0, stub.obsolete),
+    "limits": lambda stub, **_: tuple(stub.limited),
+    "line": lambda stub, limit, **_: tuple(stub.rows[:limit]),
+    "batches": lambda stub, limit: tuple(one.row for one in stub.batched)[:limit],
+    "failures": lambda stub, limit, **_: tuple(row for row in stub.rows if row.state in (State.RETRY, State.ARCHIVED))[
+        :limit
+    ],
+    "performance": lambda stub, kind, name, **_: views.performance(kind, name),
+    "marks": lambda stub, **_: tuple(stub.marked),
+    "why_slow": lambda stub, **_: (views.examined(Grade.BAD), views.examined(Grade.GOOD)),
+    "statistics": lambda stub, by, **_: (views.statistic(views.TYPE if by == "type" else stub.tenant),),
+    "types": lambda stub: (views.type_view(),),
+    "bulks": lambda stub, **_: tuple(stub.started.values()),
+    "redrive": lambda stub, **named: stub._bulk("redrive", **named),
+    "abort": lambda stub, id, **_: stub._bulk_view(id),  # noqa: A006
+    "set_limit": lambda stub, **_: tuple(stub.limited),
+    "reset_limit": lambda stub, **_: tuple(stub.limited),
+    "seal_batch": lambda stub, id, **_: stub._batch(id),  # noqa: A006
+}
+"""Operation → its answer without an entry in ``answers``, if it changes nothing."""

@@ -4,6 +4,8 @@ The command line and the page use an :class:`Inspector`, or a :class:`joblane.in
 the same operations, which calls an inspector in the stage. Arguments and answers of both are plain typed objects.
 """
 
+# ruff: noqa: A002 - parameters have the names of the control API, of which filter, id and type are built-in names too
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -19,7 +21,7 @@ from joblane.record.flow.limit_status import LimitStatus
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from joblane.inspector.actions import audit, single
+    from joblane.inspector.actions import audit, schedule, single
     from joblane.inspector.bulk import dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     )
     from joblane.inspector.tasks import detail, find, listing, logs
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
-    audit, single = modules("joblane.inspector.actions", "audit single")
+    audit, schedule, single = modules("joblane.inspector.actions", "audit schedule single")
     dead, start = modules("joblane.inspector.bulk", "dead start")
     batches, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
         "joblane.inspector.stage", "batches doctor limits marks overview pauses performance schedules why_slow"
@@ -67,12 +69,7 @@ class Inspector:
 
     @needs(VIEW)
     def tasks(
-        self,
-        filter: Filter = ALL,  # noqa: A002
-        *,
-        action: BulkAction | None = None,
-        after: str | None = None,
-        limit: int = 50,
+        self, filter: Filter = ALL, *, action: BulkAction | None = None, after: str | None = None, limit: int = 50
     ) -> views.TaskPage:
         """A page of tasks, newest first.
 
@@ -106,7 +103,7 @@ class Inspector:
         return find.find(self._scope, text, created_after, created_before, after)
 
     @needs(VIEW)
-    def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> views.Count:  # noqa: A002
+    def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> views.Count:
         """The number of matching tasks, up to 10,000, among the latest 20,000 rows that can match.
 
         ``action``: as in :meth:`tasks`; the latest million rows are then searched.
@@ -114,12 +111,12 @@ class Inspector:
         return listing.count(self._scope, filter, action)
 
     @needs(VIEW)
-    def task(self, id: str) -> views.TaskView:  # noqa: A002
+    def task(self, id: str) -> views.TaskView:
         """All details of one task. Raises :class:`~joblane.errors.UnknownTaskError`."""
         return detail.task(self._scope, id)
 
     @needs(VIEW)
-    def logs(self, id: str, *, limit: int = 1000) -> tuple[views.LogLine, ...]:  # noqa: A002
+    def logs(self, id: str, *, limit: int = 1000) -> tuple[views.LogLine, ...]:
         """The log lines of all attempts of one task, oldest first."""
         return logs.of_task(self._scope, id, limit)
 
@@ -157,7 +154,7 @@ class Inspector:
         return limits.limits(self._scope, name, key)
 
     @needs(VIEW)
-    def line(self, type: str, key: str, *, limit: int = 50) -> tuple[views.TaskRow, ...]:  # noqa: A002
+    def line(self, type: str, key: str, *, limit: int = 50) -> tuple[views.TaskRow, ...]:
         """The live tasks of a key of a type with an order, in their order. ``limit``: 1 to 500.
 
         Raises :class:`~joblane.errors.LimitError`.
@@ -170,7 +167,7 @@ class Inspector:
         return batches.batches(self._scope, limit)
 
     @needs(VIEW)
-    def batch(self, id: str) -> views.BatchView:  # noqa: A002
+    def batch(self, id: str) -> views.BatchView:
         """A batch with its members by state, counted up to 50,000, and its archived members.
 
         To run these again, call :meth:`redrive` with their tag, ``batch:`` and the id. Raises
@@ -183,7 +180,7 @@ class Inspector:
         self,
         *,
         tenant: str | None = None,
-        type: str | None = None,  # noqa: A002
+        type: str | None = None,
         text: str | None = None,
         origin: str | None = None,
         problem: bool = False,
@@ -305,7 +302,7 @@ class Inspector:
         return start.bulks(self._scope, limit)
 
     @needs(VIEW)
-    def bulk_view(self, id: str) -> views.BulkView:  # noqa: A002
+    def bulk_view(self, id: str) -> views.BulkView:
         """The state of one bulk action. Raises :class:`~joblane.inspector.errors.UnknownBulkError`."""
         return start.view(self._scope, id)
 
@@ -325,14 +322,14 @@ class Inspector:
         return dead.acknowledge(self._scope, fingerprint, reason)
 
     @needs(OPERATE)
-    def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Run a waiting task now, also one that waits for other tasks. Raises :class:`ActionError`, as all actions on
         one task do, even if it waits for a limit, or for the time of a rate: change the limit instead.
         """
         return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
     @needs(OPERATE)
-    def retry(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def retry(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Run an archived or cancelled task again, with new attempts.
 
         Raises :class:`ActionError` for a tick that was skipped because of overlap, or because its schedule was changed,
@@ -343,12 +340,12 @@ class Inspector:
         return single.change_state(self._scope, BulkAction.RETRY, id, reason)
 
     @needs(OPERATE)
-    def archive(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def archive(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Archive a waiting task, as if its attempts were used up: its dead letter is sent as well."""
         return single.change_state(self._scope, BulkAction.ARCHIVE, id, reason)
 
     @needs(OPERATE)
-    def delete(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def delete(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Clear the content of a task that is not running. A waiting task is cancelled. The id is kept.
 
         The task's dead letter stays in SQS, with its body, until it expires. If an operator sends it back to the lane,
@@ -358,12 +355,12 @@ class Inspector:
         return single.change_state(self._scope, BulkAction.DELETE, id, reason)
 
     @needs(OPERATE)
-    def cancel(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def cancel(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Cancel a waiting task, or ask a running task to stop."""
         return single.change_state(self._scope, BulkAction.CANCEL, id, reason)
 
     @needs(OPERATE)
-    def replay(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def replay(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Enqueue a new task with the same payload, linked to this task."""
         return single.replay(self._scope, id, None, reason)
 
@@ -371,7 +368,7 @@ class Inspector:
     def bulk(
         self,
         action: BulkAction,
-        filter: Filter,  # noqa: A002
+        filter: Filter,
         *,
         canary: int = 0,
         rate: int = DEFAULT_RATE,
@@ -388,12 +385,7 @@ class Inspector:
 
     @needs(OPERATE)
     def redrive(
-        self,
-        filter: Filter,  # noqa: A002
-        *,
-        canary: int = 0,
-        rate: int = DEFAULT_RATE,
-        reason: str | None = None,
+        self, filter: Filter, *, canary: int = 0, rate: int = DEFAULT_RATE, reason: str | None = None
     ) -> views.BulkView:
         """Retry all matching archived tasks, and send back matching dead letters without a row.
 
@@ -402,12 +394,12 @@ class Inspector:
         return dead.redrive(self._scope, filter, canary, rate, reason)
 
     @needs(OPERATE)
-    def abort(self, id: str, *, reason: str | None = None) -> views.BulkView:  # noqa: A002
+    def abort(self, id: str, *, reason: str | None = None) -> views.BulkView:
         """Stop a bulk action. Tasks that it has changed stay changed."""
         return start.abort(self._scope, id, reason)
 
     @needs(OPERATE)
-    def seal_batch(self, id: str, *, reason: str | None = None) -> views.BatchView:  # noqa: A002
+    def seal_batch(self, id: str, *, reason: str | None = None) -> views.BatchView:
         """Seal a batch whose creator cannot do it any more: its callbacks then run once its members have ended.
 
         Raises :class:`~joblane.inspector.errors.UnknownBatchError`, and
@@ -436,7 +428,7 @@ class Inspector:
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is paused already.
         """
-        return schedules.pause(self._scope, name, reason, until)
+        return schedule.pause(self._scope, name, reason, until)
 
     @needs(OPERATE)
     def resume_schedule(self, name: str, *, reason: str | None = None) -> views.ScheduleView:
@@ -445,7 +437,7 @@ class Inspector:
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is not paused.
         """
-        return schedules.resume(self._scope, name, reason)
+        return schedule.resume(self._scope, name, reason)
 
     @needs(OPERATE)
     def delete_schedule(self, name: str, *, reason: str | None = None) -> views.ScheduleRow:
@@ -454,7 +446,7 @@ class Inspector:
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         the code declares it.
         """
-        return schedules.delete(self._scope, name, reason)
+        return schedule.delete(self._scope, name, reason)
 
     @needs(OPERATE)
     def run_schedule(self, name: str, *, reason: str | None = None) -> views.ActionResult:
@@ -462,7 +454,7 @@ class Inspector:
 
         Raises :class:`~joblane.errors.UnknownScheduleError`.
         """
-        return schedules.run(self._scope, name, reason)
+        return schedule.run(self._scope, name, reason)
 
     @needs(OPERATE)
     def set_limit(
@@ -497,12 +489,7 @@ class Inspector:
 
     @needs(OPERATE)
     def pass_line(
-        self,
-        type: str,  # noqa: A002
-        key: str,
-        *,
-        first: str | None = None,
-        reason: str | None = None,
+        self, type: str, key: str, *, first: str | None = None, reason: str | None = None
     ) -> views.ActionResult:
         """Move the first task of an ordered key to the end of its order, so that the next one runs.
 
@@ -514,19 +501,19 @@ class Inspector:
     # --- Edit ------------------------------------------------------------------------------------------------------
 
     @needs(EDIT)
-    def edit(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def edit(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> views.ActionResult:
         """Change the payload of a waiting or archived task. A redacted field that is left masked keeps its value."""
         return single.edit(self._scope, id, payload, reason)
 
     @needs(EDIT)
-    def replay_with(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def replay_with(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> views.ActionResult:
         """Like :meth:`replay`, with another payload."""
         return single.replay(self._scope, id, payload, reason)
 
     @needs(EDIT)
     def enqueue(
         self,
-        type: str,  # noqa: A002
+        type: str,
         payload: Mapping[str, Any],
         *,
         options: Mapping[str, Any] | None = None,

@@ -16,7 +16,6 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
-from joblane.record.driver.database import Database
 from tests.builders.rows import archived, put
 from tests.samples import sample_one
 from tests.world import World
@@ -83,15 +82,8 @@ def test_a_row_that_stays_locked_gives_a_busy_error(
 ) -> None:
     monkeypatch.setattr("joblane.inspector.actions.audit.PATIENCE", "50ms")
     put(world, sample_one, "t")
-    holder = Database(world.url)
-    holder.get().execute_simple("begin")
-    holder.get().run("select from joblane.tasks where id = 't' for update")
-
-    with pytest.raises(BusyError, match=r"t is being changed at this moment"):
+    with world.locked("t"), pytest.raises(BusyError, match=r"t is being changed at this moment"):
         inspector.cancel("t")
-
-    holder.get().rollback()
-    holder.drop()
     assert inspector.cancel("t").after == "cancelled"
 
 
@@ -160,36 +152,36 @@ def test_every_action_is_tested_here() -> None:
     assert found == ACTS.keys() | OWN_TESTS
 
 
-@pytest.mark.parametrize("name", ACTS)
-def test_every_action_leaves_one_entry_without_the_payload(deployed: World, inspector: Inspector, name: str) -> None:
+@pytest.fixture
+def stage(deployed: World) -> World:
+    """A stage in which each action is possible."""
     put(deployed, sample_one, "waiting", {"do": "nothing", "number": 815004711})
     put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived(fingerprint="aaaa"))
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run(SHARED)
+    return deployed
 
+
+@pytest.mark.parametrize("name", ACTS)
+def test_every_action_leaves_one_entry_without_the_payload(stage: World, inspector: Inspector, name: str) -> None:
     getattr(inspector, name)(*ACTS[name], reason="because", **NAMED.get(name, {}))
-
     (entry,) = inspector.audit()
     assert (entry.who, entry.action, entry.reason) == ("op", name.removesuffix("_with"), "because")
     assert not {"815004711", "471100815"} & set(re.findall(r"\w+", json.dumps(entry.details)))
 
 
-@pytest.mark.parametrize("name", ACTS)
-def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, inspector: Inspector, name: str) -> None:
-    put(deployed, sample_one, "waiting")
-    put(deployed, sample_one, "archived", **archived(fingerprint="aaaa"))
-    deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
-    deployed.run(SHARED)
-    deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
-    contents = (
-        "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
-        "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c), "
-        "(select jsonb_agg(b) from joblane.batches b), (select jsonb_agg(c) from joblane.causes c), "
-        "(select jsonb_agg(s order by name) from joblane.schedules s)"
-    )
-    before = deployed.run(contents)
+CONTENTS = """
+select (select jsonb_agg(t order by id) from joblane.tasks t),
+       (select jsonb_agg(p order by name) from joblane.pauses p),
+       (select jsonb_agg(c) from joblane.limit_changes c), (select jsonb_agg(b) from joblane.batches b),
+       (select jsonb_agg(c) from joblane.causes c), (select jsonb_agg(s order by name) from joblane.schedules s)
+"""
 
+
+@pytest.mark.parametrize("name", ACTS)
+def test_an_action_whose_entry_cannot_be_written_is_not_done(stage: World, inspector: Inspector, name: str) -> None:
+    stage.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
+    before = stage.run(CONTENTS)
     with pytest.raises(DatabaseError):
         getattr(inspector, name)(*ACTS[name], reason="because", **NAMED.get(name, {}))
-
-    assert deployed.run(contents) == before
+    assert stage.run(CONTENTS) == before

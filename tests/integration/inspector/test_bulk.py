@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from joblane import Queue, State, every
 from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import BulkView
 from tests.builders.rows import archived, put
 from tests.bulks import RECORD, Bulks
 from tests.samples import Sample, sample_alert, sample_batch, sample_one
@@ -19,6 +21,9 @@ from tests.world import World
 
 BRIEF = 8.0
 """Seconds of an invocation that ends after one chunk: three are Lambda's own, five are the least for a chunk."""
+
+
+ONES = Filter(types=("sample:one",))
 
 
 @pytest.fixture
@@ -33,9 +38,21 @@ def put_archived(world: World, *ids: str, **columns: object) -> None:
 
 
 def states(world: World) -> dict[str, str]:
-    return {
-        row[0]: row[1] for row in world.run("select id, state from joblane.tasks where type <> 'jobs:bulk' order by id")
-    }
+    return dict(world.run("select id, state from joblane.tasks where type <> 'jobs:bulk' order by id"))
+
+
+def started(
+    inspector: Inspector, bulks: Bulks, *ids: str, action: BulkAction = BulkAction.RETRY, of: Filter = ONES
+) -> BulkView:
+    """Put archived tasks, and start an action for them."""
+    put_archived(bulks.world, *ids)
+    return inspector.bulk(action, of, rate=500)
+
+
+def done(inspector: Inspector, bulks: Bulks, id_: str, **how: Any) -> BulkView:
+    """Run an action to its end. Return its view."""
+    assert bulks.run(id_, **how) == []
+    return inspector.bulk_view(id_)
 
 
 # --- Start --------------------------------------------------------------------------------------------------
@@ -115,28 +132,20 @@ def test_a_row_that_the_database_refuses_to_change_is_skipped(
     before = world.row("it")["state"]
     world.run("set joblane.checks = off")
     world.run("""update joblane.tasks set options = '{"retry_delay": 5}' where id = 'it'""")
-    view = inspector.bulk(action, Filter(types=("sample:one",)), rate=500)
     # when
-    assert bulks.run(view.id) == []
+    view = done(inspector, bulks, inspector.bulk(action, ONES, rate=500).id)
     # then
-    view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.skipped) == (State.COMPLETED, 3, 2, 1)
     assert world.row("it")["state"] == before
 
 
 def test_changed_tasks_are_skipped_and_later_tasks_are_not_touched(inspector: Inspector, bulks: Bulks) -> None:
-    # given
-    world = bulks.world
-    put_archived(world, "a", "b")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
+    view = started(inspector, bulks, "a", "b")
     inspector.retry("a")
-    put_archived(world, "later")
-    # when
-    bulks.run(view.id)
-    # then
-    view = inspector.bulk_view(view.id)
+    put_archived(bulks.world, "later")
+    view = done(inspector, bulks, view.id)
     assert (view.total, view.done, view.skipped) == (2, 1, 1)
-    assert states(world) == {"a": "pending", "b": "pending", "later": "archived"}
+    assert states(bulks.world) == {"a": "pending", "b": "pending", "later": "archived"}
 
 
 def test_a_retry_of_all_cancelled_tasks_counts_ticks_as_skipped(inspector: Inspector, bulks: Bulks) -> None:
@@ -146,11 +155,9 @@ def test_a_retry_of_all_cancelled_tasks_counts_ticks_as_skipped(inspector: Inspe
         world.client.schedules.put("s", sample_one, Sample(number=number), every(minutes=5))
     put(world, sample_one, "other", **archived(state="cancelled", dead_sent_at=None))
     before = states(world)
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",), states=(State.CANCELLED,)), rate=500)
     # when
-    bulks.run(view.id)
+    view = done(inspector, bulks, started(inspector, bulks, of=replace(ONES, states=(State.CANCELLED,))).id)
     # then
-    view = inspector.bulk_view(view.id)
     assert (view.done, view.skipped) == (1, list(before.values()).count("cancelled") - 1)
     assert view.why_skipped.endswith("or a skipped tick")
     assert states(world) == before | {"other": "pending"}
@@ -159,40 +166,32 @@ def test_a_retry_of_all_cancelled_tasks_counts_ticks_as_skipped(inspector: Inspe
 @pytest.mark.usefixtures("single_chunks")
 def test_a_task_that_is_archived_again_is_not_retried_twice(inspector: Inspector, bulks: Bulks) -> None:
     # given a run that ends with its invocation, after the first chunk
-    world = bulks.world
-    put_archived(world, "a", "b", "c")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
+    world, view = bulks.world, started(inspector, bulks, "a", "b", "c")
     assert bulks.run(view.id, seconds=BRIEF) == [bulks.message_id]
     assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
     # when the first task is archived again before the rest
     world.run("update joblane.tasks set state = 'archived', dead_sent_at = clock_timestamp() where id = 'a'")
-    bulks.run(view.id, seconds=60)
+    assert done(inspector, bulks, view.id).done == 3
     # then
     assert states(world) == {"a": "archived", "b": "pending", "c": "pending"}
     assert world.row("a")["generation"] == 1
-    assert inspector.bulk_view(view.id).done == 3
 
 
 def test_archived_tasks_get_their_dead_letters(inspector: Inspector, bulks: Bulks) -> None:
-    world = bulks.world
-    sends = Sends.of(world.sqs)
-    put(world, sample_one, "a")
-    view = inspector.bulk(BulkAction.ARCHIVE, Filter(ids=("a",)), rate=500)
-    bulks.run(view.id)
-    assert states(world) == {"a": "archived"}
+    sends = Sends.of(bulks.world.sqs)
+    put(bulks.world, sample_one, "a")
+    done(inspector, bulks, started(inspector, bulks, action=BulkAction.ARCHIVE, of=Filter(ids=("a",))).id)
+    assert states(bulks.world) == {"a": "archived"}
     assert len(sends.to("jobs-low-jobs-sweep")) == 1  # the sweep is woken to send it
     [group] = inspector.dead().groups
     assert (group.error_type, group.message, len(group.fingerprint)) == ("Archived", "archived by op", 16)
 
 
 def test_a_cancel_of_everything_does_not_cancel_itself(inspector: Inspector, bulks: Bulks) -> None:
-    world = bulks.world
-    put(world, sample_one, "a")
-    put(world, sample_alert, "b", state="scheduled")
-    view = inspector.bulk(BulkAction.CANCEL, Filter(), rate=500)
-    bulks.run(view.id)
-    assert states(world) == {"a": "cancelled", "b": "cancelled"}
-    assert inspector.bulk_view(view.id).state is State.COMPLETED
+    put(bulks.world, sample_one, "a")
+    put(bulks.world, sample_alert, "b", state="scheduled")
+    view = done(inspector, bulks, started(inspector, bulks, action=BulkAction.CANCEL, of=Filter()).id)
+    assert (states(bulks.world), view.state) == ({"a": "cancelled", "b": "cancelled"}, State.COMPLETED)
 
 
 def test_tasks_that_do_not_allow_the_action_are_not_counted(inspector: Inspector, bulks: Bulks) -> None:
@@ -207,9 +206,7 @@ def test_tasks_that_do_not_allow_the_action_are_not_counted(inspector: Inspector
     assert inspector.count(Filter(), action=BulkAction.CANCEL).number == 1
     assert inspector.count(Filter(), action=BulkAction.DELETE).number == 2
     assert inspector.overview().archived.number == 1
-    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
-    bulks.run(view.id)
-    view = inspector.bulk_view(view.id)
+    view = done(inspector, bulks, started(inspector, bulks, of=Filter()).id)
     assert (view.total, view.done, view.skipped) == (1, 1, 0)
     with pytest.raises(
         SelectionError, match="states: cancel is for tasks that are scheduled or pending or held or active or retry, n"
@@ -219,12 +216,11 @@ def test_tasks_that_do_not_allow_the_action_are_not_counted(inspector: Inspector
 
 def test_earlier_bulk_actions_are_changed_only_if_the_filter_names_them(inspector: Inspector, bulks: Bulks) -> None:
     # given an aborted action
-    put_archived(bulks.world, "a")
-    aborted = inspector.abort(inspector.bulk(BulkAction.RETRY, Filter(), rate=500).id)
+    aborted = inspector.abort(started(inspector, bulks, "a").id)
     named = Filter(types=("jobs:bulk",)), Filter(ids=(aborted.id,))
     # then an action for all tasks does not repeat it
     assert [row.id for row in inspector.tasks(Filter(), action=BulkAction.RETRY).tasks] == ["a"]
-    assert inspector.bulk(BulkAction.RETRY, Filter(), rate=500).total == 1
+    assert started(inspector, bulks, of=Filter()).total == 1
     assert [inspector.count(filter_, action=BulkAction.RETRY).number for filter_ in named] == [1, 1]
 
 
@@ -243,38 +239,29 @@ def test_a_bulk_task_without_a_bulk_action_is_archived(bulks: Bulks) -> None:
 
 @pytest.mark.usefixtures("single_chunks")
 def test_an_abort_keeps_the_changes_and_makes_no_more(inspector: Inspector, bulks: Bulks) -> None:
-    # given
-    world = bulks.world
-    put_archived(world, "a", "b", "c")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
+    view = started(inspector, bulks, "a", "b", "c")
     bulks.run(view.id, seconds=BRIEF)
     # when
     stopped = inspector.abort(view.id, reason="enough")
     # then
     assert (stopped.state, stopped.done, stopped.stopped) == (State.CANCELLED, 1, "aborted by op")
     bulks.run(view.id)
-    assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
+    assert states(bulks.world) == {"a": "pending", "b": "archived", "c": "archived"}
     assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
 
 
 @pytest.mark.usefixtures("single_chunks")
 def test_a_running_bulk_action_stops_at_its_next_check(inspector: Inspector, bulks: Bulks) -> None:
-    # given an action that is aborted after its first chunk
-    world = bulks.world
-    put_archived(world, "a", "b", "c")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
-    # when
-    bulks.run(view.id, after_commits={1: lambda: inspector.abort(view.id)})
-    # then
+    view = started(inspector, bulks, "a", "b", "c")
+    bulks.run(view.id, after_commits={1: lambda: inspector.abort(view.id)})  # after its first chunk
     view = inspector.bulk_view(view.id)
     assert (view.state, view.stopped) == (State.CANCELLED, "aborted by op")
-    assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
+    assert states(bulks.world) == {"a": "pending", "b": "archived", "c": "archived"}
 
 
 def test_a_second_abort_is_refused_with_the_first(inspector: Inspector, bulks: Bulks) -> None:
     # given a running action that has not checked yet
-    put_archived(bulks.world, "a")
-    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
+    view = started(inspector, bulks, "a")
     bulks.world.run(
         "update joblane.tasks set state = 'active', lease_token = gen_random_uuid(),"
         " lease_until = now() + interval '1 min' where id = $1",
@@ -286,33 +273,25 @@ def test_a_second_abort_is_refused_with_the_first(inspector: Inspector, bulks: B
     assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
 
 
-def test_a_bulk_action_is_not_replayed(inspector: Inspector, bulks: Bulks) -> None:
-    put_archived(bulks.world, "a")
-    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
-    bulks.run(view.id)
+def test_an_ended_action_is_neither_replayed_nor_aborted(inspector: Inspector, bulks: Bulks) -> None:
+    view = done(inspector, bulks, started(inspector, bulks, "a").id)
     with pytest.raises(ActionError, match="is completed: a bulk action cannot be replayed"):
         inspector.replay(view.id)
     assert not any("replay" in action for action in inspector.task(view.id).actions)
-
-
-def test_an_abort_of_an_ended_action_is_refused(inspector: Inspector, bulks: Bulks) -> None:
-    put_archived(bulks.world, "a")
-    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
-    bulks.run(view.id)
     with pytest.raises(ActionError, match=f"task '{view.id}' is completed; abort is for tasks that are scheduled, "):
         inspector.abort(view.id)
-    with pytest.raises(UnknownBulkError):
-        inspector.abort("nothing")
-    with pytest.raises(UnknownBulkError):
-        inspector.bulk_view("a")
-    with pytest.raises(UnknownBulkError):
-        inspector.bulk_view("what no id\0can be")
+
+
+@pytest.mark.parametrize("id_", ["nothing", "a", "what no id\0can be"])
+def test_an_unknown_action_is_refused(inspector: Inspector, bulks: Bulks, id_: str) -> None:
+    put_archived(bulks.world, "a")
+    for ask in (inspector.abort, inspector.bulk_view):
+        with pytest.raises(UnknownBulkError):
+            ask(id_)
 
 
 def test_the_row_of_a_bulk_action_is_deleted_with_its_task(inspector: Inspector, bulks: Bulks) -> None:
-    put_archived(bulks.world, "a")
-    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
-    bulks.run(view.id)
+    view = done(inspector, bulks, started(inspector, bulks, "a").id)
     for _ in ("content", "row"):
         bulks.world.run("update joblane.tasks set expire_at = now() where id = $1", view.id)
         bulks.world.sweep()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +14,13 @@ from joblane import Queue
 from joblane.inspector.bulk.dead_letters import FINGERPRINT, queues_of
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import DeadGroup
 from joblane.names import dead_letter_name
 from tests.builders.rows import archived, put
 from tests.bulks import TASKS, Bulks
+from tests.integration.inspector.memory import with_little_memory
+from tests.integration.inspector.scene import of
 from tests.samples import sample_one, sample_tick
 from tests.world import PREFIX, World
 
@@ -31,7 +32,7 @@ FRONT_DOOR = "jobs-default-dlq"
 def put_dead(world: World, id_: str, **columns: Any) -> None:
     """An archived row, and its dead letter."""
     put(world, sample_one, id_, **archived(generation=1, **columns))
-    put_dead_letter(world, {"type": "sample:one", "id": id_, "rec": True}, generation=1, reason="it failed")
+    put_dead_letter(world, of(id_), generation=1, reason="it failed")
 
 
 def put_dead_letter(
@@ -159,9 +160,7 @@ def test_a_cleared_row_is_in_no_group(inspector: Inspector, bulks: Bulks) -> Non
     assert inspector.dead().groups == ()
 
 
-def test_a_link_leads_to_the_log_of_the_function(bulks: Bulks, scope: Any) -> None:
-    from dataclasses import replace
-
+def test_a_link_leads_to_the_log_of_the_function(bulks: Bulks, scope: Scope) -> None:
     put_dead(bulks.world, "it", fingerprint="aaaa")
     assert only_group(Inspector(replace(scope, region="eu-west-1"))).log_link == (
         "https://eu-west-1.console.aws.amazon.com/cloudwatch/home?region=eu-west-1"
@@ -172,44 +171,49 @@ def test_a_link_leads_to_the_log_of_the_function(bulks: Bulks, scope: Any) -> No
 # --- Messages without a row ----------------------------------------------------------------------------------------
 
 
-def test_an_obsolete_dead_letter_is_in_no_group(inspector: Inspector, bulks: Bulks) -> None:
-    put(bulks.world, sample_one, "it", state="completed", generation=2)
-    put_dead_letter(bulks.world, {"type": "sample:one", "id": "it", "rec": True}, generation=1, reason="it failed")
+CONFLICT = "IdConflict: 'it' is the id of another task, or of another payload"
+MOVED = "SQS moved it here after its last receive"
+REFUSED = [
+    (f"no json {number}", {"generation": 0, "reason": f"MessageError: body: bad {number}"}) for number in range(3)
+]
+Messages = list[tuple[str | Mapping[str, Any], dict[str, Any]]]
+MESSAGES: dict[str, tuple[dict[str, Any] | None, Messages, list[tuple[Any, ...]]]] = {
+    "obsolete": ({"state": "completed", "generation": 2}, [(of("it"), {"generation": 1, "reason": "it failed"})], []),
+    "refused, without their values": (None, [*REFUSED], [("", "MessageError", "body: bad #", 3, False)]),
+    "with the id of another task": (
+        archived(generation=0),
+        [
+            (external(7, id="it"), {"generation": 0, "reason": CONFLICT}),
+            (of("it"), {"generation": 0, "reason": "it failed"}),
+        ],
+        [
+            ("sample:one", "IdConflict", "'…' is the id of another task, or of another payload", 1, False),
+            ("sample:one", "ValueError", "attempt # of # failed", 1, True),
+        ],
+    ),
+    "moved by SQS": (
+        {},
+        [(of("it"), {}), (external(), {})],
+        [
+            ("sample:one", "MovedBySqs", MOVED, 1, False),
+            ("sample:one", "MovedBySqs", f"{MOVED}; its task is pending", 1, False),
+        ],
+    ),
+}
+"""Columns of the row ``it``, and dead letters with their attributes → the groups."""
+
+
+@pytest.mark.parametrize("case", MESSAGES.values(), ids=MESSAGES.keys())
+def test_messages_are_grouped_by_their_reason_and_their_row(inspector: Inspector, bulks: Bulks, case: Any) -> None:
+    columns, messages, groups = case
+    if columns is not None:
+        put(bulks.world, sample_one, "it", **columns)
+    for body, attributes in messages:
+        put_dead_letter(bulks.world, body, **attributes)
     found = inspector.dead()
-    assert (found.groups, found.depths) == ((), {DLQ: 1})
-
-
-def test_refused_messages_are_grouped_by_reason_without_their_values(inspector: Inspector, bulks: Bulks) -> None:
-    for number in range(3):
-        put_dead_letter(bulks.world, f"no json {number}", generation=0, reason=f"MessageError: body: bad {number}")
-    group = only_group(inspector)
-    assert (group.error_type, group.message, group.count) == ("MessageError", "body: bad #", 3)
-    assert not group.recorded
-    assert group.fingerprint.startswith(FINGERPRINT)
-    assert (group.type, group.queue) == ("", DLQ)
-
-
-def test_a_dead_letter_with_the_id_of_another_task_is_not_that_tasks_dead_letter(
-    inspector: Inspector, bulks: Bulks
-) -> None:
-    reason = "IdConflict: 'it' is the id of another task, or of another payload"
-    put(bulks.world, sample_one, "it", **archived(generation=0))
-    put_dead_letter(bulks.world, external(7, id="it"), generation=0, reason=reason)
-    put_dead_letter(bulks.world, {"type": "sample:one", "id": "it", "rec": True}, generation=0, reason="it failed")
-    groups = {group.error_type: group.recorded for group in inspector.dead().groups}
-    assert groups == {"ValueError": True, "IdConflict": False}
-
-
-def test_messages_that_sqs_moved_are_distinguished_from_archived_tasks(inspector: Inspector, bulks: Bulks) -> None:
-    put(bulks.world, sample_one, "live")
-    put_dead_letter(bulks.world, {"type": "sample:one", "id": "live", "rec": True})
-    put_dead_letter(bulks.world, external())
-    found = inspector.dead().groups
-    assert {group.message for group in found} == {
-        "SQS moved it here after its last receive; its task is pending",
-        "SQS moved it here after its last receive",
-    }
-    assert {group.error_type for group in found} == {"MovedBySqs"}
+    shown = [(one.type, one.error_type, one.message, one.count, one.recorded) for one in found.groups]
+    assert (sorted(shown), found.depths) == (groups, {DLQ: len(messages)})
+    assert all(one.recorded or one.fingerprint.startswith(FINGERPRINT) for one in found.groups)
 
 
 def test_an_unsent_tick_is_shown_with_the_schedulers_reason(inspector: Inspector, bulks: Bulks) -> None:
@@ -271,7 +275,7 @@ def test_dead_letters_that_the_task_table_counts_are_not_missing(
     for number in range(8):
         put(bulks.world, sample_one, f"it{number}", **archived(fingerprint="aaaa"))
     for number in range(5):
-        put_dead_letter(bulks.world, {"type": "sample:one", "id": f"it{number}", "rec": True}, reason="it failed")
+        put_dead_letter(bulks.world, of(f"it{number}"), reason="it failed")
     assert (inspector.dead().depths, inspector.dead().unread) == ({DLQ: 5}, 0)
     # and of more than it counts, only these
     for _ in range(6):
@@ -297,11 +301,4 @@ def test_every_dead_letter_queue_of_a_stage_is_known() -> None:
 
 
 def test_hundreds_of_large_dead_letters_are_read_within_the_functions_memory() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.inspector.dead_memory"],
-        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (0, "read"), done.stderr[-2_000:]
+    assert with_little_memory("read") == ""

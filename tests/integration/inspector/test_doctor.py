@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -23,7 +23,6 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from joblane.cli import connect
 from joblane.cli.main import main
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.inspector.durations import stamp
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
@@ -46,8 +45,9 @@ from joblane.sqs.tick import id_of
 from joblane.tasks.schedule import cron, every
 from joblane.tasks.task import Task
 from tests.builders.revisions import second_revision
-from tests.builders.rows import active, put
+from tests.builders.rows import In, active, put
 from tests.builders.snapshots import pid_of, session, swept
+from tests.integration.inspector.scene import is_like
 from tests.samples import Sample, sample_batch, sample_one, sample_tick
 from tests.samples_events import sample_heard
 from tests.world import PREFIX, World
@@ -67,6 +67,18 @@ class Stage:
     schedules: Any
     mappings: dict[str, str]
     """Queue → its mapping's UUID."""
+
+    def sql(self, statement: str, *parameters: Any) -> Self:
+        self.world.run(statement, *parameters)
+        return self
+
+    def insert(self, id_: str, type_: str, state: str) -> Self:
+        put(self.world, sample_one, id_, type=type_, queue="low", state=state, due_at=In(0))
+        return self
+
+    def declare(self, task: Task[Any, Any]) -> None:
+        """Let the code declare a task too, or otherwise."""
+        self.scope = replace(self.scope, tasks={**self.scope.tasks, task.type: task})
 
     def found(self, grade: Grade | None = None) -> dict[str, Check]:
         return {check.what: check for check in Inspector(self.scope).doctor() if grade in (None, check.grade)}
@@ -123,28 +135,11 @@ def deploy(world: World, scope: Scope) -> Stage:
 
 
 @pytest.fixture
-def stage(world: World) -> Iterator[Stage]:
+def stage(world: World, scope: Scope) -> Stage:
     """A complete stage, with a sweep that completed a minute ago."""
-    database = Database(world.url)
-    made = deploy(world, Scope(database, world.sqs, PREFIX, TASKS, "op"))
-    insert(world, "swept", "jobs:sweep", "completed", ended=timedelta(minutes=1))
-    register(database.get(), TASKS)
-    yield made
-    database.drop()
-
-
-def insert(world: World, id_: str, type_: str, state: str, *, ended: timedelta | None = None) -> None:
-    world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, due_at, "
-        "created_at, finished_at, expire_at, "
-        "retention_seconds) select $1, $2, 'low', $3, '{}', '', 1, clock_timestamp(), clock_timestamp() - x, "
-        "case when $5 then now() - x end, case when $5 then now() end, 0 from (select $4::interval as x) as since",
-        id_,
-        type_,
-        state,
-        f"{(ended or timedelta(0)).total_seconds()} seconds",
-        ended is not None,
-    )
+    made = deploy(world, replace(scope, tasks=TASKS)).insert("swept", "jobs:sweep", "completed")
+    register(world.database.get(), TASKS)
+    return made
 
 
 # --- No findings ------------------------------------------------------------------------------------------------
@@ -154,8 +149,20 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     assert stage.wrong() == {}
     found = stage.found()
     assert found.keys() == {
-        *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
-        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases", "stored schedules"),
+        "migrations",
+        "writes",
+        "clock",
+        "jobs:sweep",
+        "ticks",
+        "types",
+        "mappings",
+        "queues",
+        "functions",
+        "schedules",
+        "runs",
+        "waits",
+        "leases",
+        "stored schedules",
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -315,246 +322,455 @@ def test_a_trigger_of_the_application_needs_a_search_path_of_its_own(stage: Stag
     assert stage.world.row("child")["state"] == "pending"
 
 
-def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
-    stage.world.run("update joblane.tasks set finished_at = finished_at - interval '13 hours'")
-    check = stage.found(Grade.BAD)["jobs:sweep"]
-    assert re.fullmatch(r"it last completed 13 h ago, and was due (7|8|9|1\d) h ago", check.found)
-    assert "`joblane schedules run jobs:sweep:0`" in check.do
+# --- One thing that is wrong ------------------------------------------------------------------------------------
+
+LANE = f"{PREFIX}-default-sample-one"
+GROUP = cron_group_name(PREFIX)
+FIRST, SECOND = (schedule_name("sample:tick", str(one.name)) for one in sample_tick.schedules)
+HOUR = timedelta(hours=1)
+RUNS = """
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, type, outcome)
+select 'x' || n, 1, 1, 1, clock_timestamp() - make_interval(mins => $1::int), 'sample:one',
+       case when n <= $2::int then 'failed' else 'completed' end from generate_series(1, 20) as n
+"""
+STORED = """
+insert into joblane.schedules (name, type, payload, expression, timezone, ticks_a_day, revision, next_at, problem,
+                               paused_at)
+select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, 1, now() + after, problem, paused_at
+  from (values ('acme', interval '1 day', 'its type is not declared', null), ('paused', '-1 day', null, now()),
+               ('late', '-11 min', null, null), ('soon', '-9 min', null, null)) as x(name, after, problem, paused_at)
+"""
+PAUSES = """
+insert into joblane.pauses (scope, name, reason, since, until, paused_by)
+select scope, name, reason, clock_timestamp() + since, clock_timestamp() + until, paused_by
+  from (values ('type', 'sample:one', 'a bad release', interval '-3 days', null::interval, 'ann'),
+               ('queue', 'low', null, '-1 hour', null, null), ('tenant', 'acme', null, '-3 days', '1 h', 'bob'),
+               ('tenant', 'over', null, '-3 days', '-1 hour', 'bob')) as x(scope, name, reason, since, until, paused_by)
+"""
+LIMITS = """
+insert into joblane.limits (name, slots) values ('openai', 5), ('sample:one/', 1);
+insert into joblane.limit_changes (name, slots, reason, changed_by, since, until)
+values ('openai', 0, 'its quota', 'ann', clock_timestamp(), null),
+       ('sample:one/7', 0, null, null, clock_timestamp(), null),
+       ('gone', 0, 'its quota', 'ann', clock_timestamp() - interval '3 days', null),
+       ('gone:type/a b', 0, null, null, clock_timestamp(), null),
+       ('gone:over', 0, null, null, clock_timestamp(), clock_timestamp())
+"""
+REFUSAL = "AccessDeniedException: no. Allow the function's role events:PutEvents on the bus."
 
 
-def test_a_duty_that_failed_in_the_last_sweep_is_reported(stage: Stage) -> None:
-    stage.world.run("update joblane.tasks set result = '{\"failed\": [\"held tasks\"]}' where type = 'jobs:sweep'")
-    check = stage.found(Grade.BAD)["jobs:sweep"]
-    assert check.found.endswith("ago, and some of its duties failed: held tasks")
-    assert "`a duty of the sweep failed`" in check.do
-
-
-@pytest.mark.parametrize(
-    ("planned", "grade", "found"),
-    [
-        ("-31 minutes", Grade.BAD, "it last completed 40 min ago, and was due 31 min ago"),
-        ("-29 minutes", Grade.GOOD, "it last completed 40 min ago"),
-        ("90 minutes", Grade.GOOD, "it last completed 40 min ago, and is due in 1 h"),
-    ],
-)
-def test_a_planned_sweep_that_did_not_run_is_reported(stage: Stage, planned: str, grade: Grade, found: str) -> None:
-    # given a sweep that has completed, has planned the next one, and would run by its schedule in two days
+def planned(stage: Stage, interval: str) -> None:
+    """Let a sweep complete that has planned the next one, and would run by its schedule in two days."""
     coming = datetime.now(UTC) + timedelta(days=2)
-    rare = replace(jobs_sweep, schedules=(cron(f"0 0 {coming.day} {coming.month} *"),))
-    stage.scope = replace(stage.scope, tasks={**TASKS, "jobs:sweep": rare})
-    stage.world.run("update joblane.tasks set finished_at = now() - interval '40 minutes'")
-    stage.world.run(
-        f"insert into joblane.stage (prefix, planned_sweep_at) values ('{PREFIX}', now() + interval '{planned}')"
+    stage.declare(replace(jobs_sweep, schedules=(cron(f"0 0 {coming.day} {coming.month} *"),)))
+    stage.sql("update joblane.tasks set finished_at = now() - interval '40 minutes'").sql(
+        f"insert into joblane.stage (prefix, planned_sweep_at) values ('{PREFIX}', now() + interval '{interval}')"
         " on conflict (only_row) do update set planned_sweep_at = excluded.planned_sweep_at"
     )
-    # then
-    check = stage.found()["jobs:sweep"]
-    assert (check.grade, check.found) == (grade, found)
 
 
-def test_a_sweep_that_has_not_run_yet_is_reported_with_its_next_time(stage: Stage) -> None:
-    stage.world.run("delete from joblane.tasks")
-    check = stage.found(Grade.WARNING)["jobs:sweep"]
-    assert check.found.startswith("it has not completed yet; its next time is in ")
-
-
-def test_missed_ticks_are_reported_from_the_first_tick_on(stage: Stage) -> None:
-    # given a schedule whose first tick arrived four hours ago, and whose second tick did not
+def miss_a_tick(stage: Stage) -> None:
+    """Let the first tick of a schedule arrive four hours ago, and its second tick not."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    hourly, _ = sample_tick.schedules
     for hours in (4, 2, 1, 0):
-        insert(
-            stage.world,
-            id_of("sample:tick", str(hourly.name), hour - timedelta(hours=hours)),
-            "sample:tick",
-            "completed",
-        )
-    stage.world.run("update joblane.schedules set looked_for_from = now() - interval '4 h 30 min'")
-    # then
-    check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
-    latest = stamp(hour - timedelta(hours=3))
-    assert check.found == f"1 of its ticks of the last day are missing, the latest at {latest}"
-    assert "`joblane schedules run sample:tick:0`" in check.do
+        stage.insert(id_of("sample:tick", "0", hour - hours * HOUR), "sample:tick", "completed")
+    stage.sql("update joblane.schedules set looked_for_from = now() - interval '4 h 30 min'")
 
 
-def test_a_schedule_without_any_tick_is_reported_once_it_is_registered(stage: Stage) -> None:
-    # given schedules that are not registered yet, as before the first `joblane migrate`
-    stage.world.run("delete from joblane.schedules")
-    check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
-    assert (check.found, check.do) == (
-        "the code declares it, and it is not registered",
-        "`joblane migrate` registers it",
+def often(stage: Stage, minutes: int, *names: str) -> Stage:
+    for name in names:
+        stage.world.client.schedules.put(name, sample_one, Sample(), every(minutes=minutes))
+    return stage
+
+
+def damage_frequent_schedules(stage: Stage) -> None:
+    often(often(stage, 1, "often0", "often1", "often2", "old"), 5, "calm").world.client.schedules.pause("often2")
+    stage.sql("update joblane.schedules set updated_at = now() - interval '25 h' where name = 'old'")
+
+
+def wait_for_others(stage: Stage) -> None:
+    """Let a task wait for a task of another type, and one for a task of its own type."""
+    stage.insert("parent", "sample:one", "completed").insert("same", "sample:one", "completed")
+    stage.insert("child", "jobs:sweep", "completed").sql(
+        "insert into joblane.task_parents values ('child', 'parent', 'hold'), ('same', 'parent', 'hold')"
     )
-    # when
-    register(stage.world.database.get(), TASKS)
-    assert stage.found()["ticks"].found == "no tick of the last day is missing"
-    stage.world.run("update joblane.schedules set looked_for_from = now() - interval '5 h'")
-    # then
-    check = stage.found(Grade.BAD)["schedule sample:tick:0"]
-    assert check.found.endswith(" of its ticks of the last day are missing, and none arrived")
 
 
-def test_a_schedule_registered_with_other_times_than_the_codes_is_reported(stage: Stage) -> None:
-    # given a migration by hand, without the times of the stage
-    stage.world.run("update joblane.schedules set expression = '0 2 * * *' where name = 'sample:tick:0'")
-    check = stage.found(Grade.WARNING)["schedule sample:tick:0"]
-    assert check.found == "it is registered with the times '0 2 * * *' UTC, and this code has others"
-    assert "`joblane migrate` with the settings of the stage" in check.do
+def lose_queues(stage: Stage, *names: str) -> Stage:
+    for name in names:
+        stage.world.sqs.client.delete_queue(QueueUrl=stage.scope.sqs.url(name))
+    stage.scope.sqs._urls.clear()
+    return stage
 
 
-def test_new_schedules_of_programs_that_fire_often_are_reported(stage: Stage) -> None:
-    put = stage.world.client.schedules.put
-    for number in range(3):
-        put(f"often{number}", sample_one, Sample(), every(minutes=1))
-    put("old", sample_one, Sample(), every(minutes=1))
-    put("calm", sample_one, Sample(), every(minutes=5))
-    stage.world.client.schedules.pause("often2")
-    stage.world.run("update joblane.schedules set updated_at = now() - interval '25 h' where name = 'old'")
-    check = stage.found(Grade.WARNING)["frequent schedules"]
-    assert check.found.startswith("2 schedules have less than 5 minutes between two ticks, new or changed within a day")
-    # and an old one that a program lets fire each minute from now on
-    put("old", sample_one, Sample(), every(minutes=2))
-    assert stage.found(Grade.WARNING)["frequent schedules"].found.startswith("3 schedules")
+def send(stage: Stage, *queues: str) -> None:
+    for name in queues:
+        stage.world.sqs.client.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
 
 
-# --- The work ------------------------------------------------------------------------------------------------------
-
-
-def test_a_type_that_fails_is_reported_by_its_share_of_the_last_runs(stage: Stage) -> None:
-    insert_runs = (
-        "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, type, outcome)"
-        " select 'x' || n, 1, 1, 1, clock_timestamp() - make_interval(mins => $1::int), 'sample:one',"
-        " case when n <= $2::int then 'failed' else 'completed' end from generate_series(1, 20) as n"
+def consume(stage: Stage, queue: str) -> None:
+    """Add a second consumer."""
+    stage.functions.create_event_source_mapping(
+        EventSourceArn=f"arn:aws:sqs:us-east-1:{ACCOUNT}:{queue}", FunctionName=f"{PREFIX}-sample-batch"
     )
-    stage.world.run(insert_runs, "20", "20")
-    assert stage.found()["runs"].grade is Grade.GOOD
-    stage.world.run("delete from joblane.task_attempts")
-    stage.world.run(insert_runs, "1", "3")
-    assert "3 of 20 runs" in stage.found(Grade.WARNING)["runs of sample:one"].found
-    stage.world.run("update joblane.task_attempts set outcome = 'timeout' where task_id < 'x2'")
-    check = stage.found(Grade.BAD)["runs of sample:one"]
-    assert "`joblane pause type sample:one`" in check.do
 
 
-def test_a_wait_past_the_target_and_a_stuck_lease_are_reported(stage: Stage) -> None:
-    insert(stage.world, "late", "sample:one", "pending")
-    stage.world.run("update joblane.tasks set due_at = due_at - interval '30 min' where id = 'late'")
-    put(stage.world, sample_one, "stuck", **active(-600))
-    found = stage.wrong()
-    assert found["waits of sample:one"].found == "a task of queue low has been due for 30 min; the target is 10 min"
-    assert found["leases of sample:one"].found.endswith("for example stuck")
-    # and a pause explains the wait
-    stage.world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
-    assert stage.found()["waits"].grade is Grade.GOOD
+def change_schedule(stage: Stage, name: str, **changes: Any) -> Stage:
+    there = stage.schedules.get_schedule(GroupName=GROUP, Name=name)
+    kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target", "ScheduleExpression")}
+    stage.schedules.update_schedule(GroupName=GROUP, Name=name, **kept | changes)
+    return stage
 
 
-def test_schedules_at_run_time_with_a_problem_or_a_late_tick_are_reported(stage: Stage) -> None:
-    # given a schedule with a problem, a paused one of the past, and one whose tick got no task
-    stage.world.run(
-        "insert into joblane.schedules (name, type, payload, expression, timezone, ticks_a_day, revision, next_at, "
-        "problem, paused_at) select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, 1, now() + after, problem, "
-        "paused_at from (values ('acme', interval '1 day', 'its type is not declared', null),"
-        " ('paused', '-1 day', null, now()), ('late', '-11 min', null, null), ('soon', '-9 min', null, null)"
-        ") as x(name, after, problem, paused_at)"
-    )
-    # when
-    problem = stage.found(Grade.WARNING)["stored schedules"]
-    late = stage.found(Grade.BAD)["ticks of schedules"]
-    # then
-    assert problem.found == "1 schedule has a problem, for example acme: its type is not declared"
-    assert "joblane schedules --problem" in problem.do
-    assert late.found == "1 schedule has a tick that is more than 10 min late, for example late"
+@dataclass(frozen=True)
+class Finds:
+    """``found``, ``do``: what the check says, with "…" for any text. An empty ``found``: there is no such check."""
+
+    given: Callable[[Stage], object]
+    what: str
+    grade: Grade
+    found: str
+    do: str = "…"
 
 
-def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) -> None:
-    for number in range(3):
-        insert(stage.world, f"lost-{number}", "gone:away", "pending")
-    insert(stage.world, "over", "gone:before", "completed")
-    found = stage.found(Grade.BAD)
-    assert found["type gone:away"].found == "3 live tasks of this type, and no code declares it"
-    assert "type gone:before" not in found
+def same(stage: Stage) -> Stage:
+    return stage
 
 
-def test_a_type_that_may_not_start_those_that_wait_for_it_is_a_warning(stage: Stage) -> None:
-    # given a task that waits for one of another type, and one for its own
-    parent = next(type_ for type_ in TASKS if type_ != "jobs:sweep")
-    for id_, type_ in (("parent", parent), ("same", parent), ("child", "jobs:sweep")):
-        insert(stage.world, id_, type_, "completed")
-    stage.world.run("insert into joblane.task_parents values ('child', 'parent', 'hold'), ('same', 'parent', 'hold')")
-    # then
-    warning = stage.found(Grade.WARNING)[f"type {parent}"]
-    assert warning.found.startswith("tasks of 'jobs:sweep' wait for its tasks, and it may not send their messages")
-    assert warning.do == "add 'jobs:sweep' to its grants.enqueue, and deploy it"
-
-
-def test_events_that_wait_are_reported_with_the_reason_of_the_bus(stage: Stage) -> None:
-    stage.scope = replace(stage.scope, tasks={**TASKS, sample_heard.type: sample_heard})
-    assert stage.found()["events"] == Check(Grade.GOOD, "events", "no event waits for the bus")
-    stage.world.run("insert into joblane.events values ('a', now() - interval '1 minute', '{}')")
-    assert stage.found()["events"].found == "1 event waits for the bus, the oldest for 1 min"
-    assert stage.found()["events"].grade is Grade.GOOD
-    stage.world.run("insert into joblane.events values ('b', now() - interval '3 hours', '{}')")
-    check = stage.found(Grade.BAD)["events"]
-    assert check.found == "2 events wait for the bus, the oldest for 3 h"
-    assert "has its function JOBLANE_EVENT_BUS?" in check.do
-    refusal = "AccessDeniedException: no. Allow the function's role events:PutEvents on the bus."
-    stage.world.run(
-        "update joblane.tasks set result = $1::jsonb where id = 'swept'", json.dumps({"events_refusal": refusal})
-    )
-    check = stage.found(Grade.BAD)["events"]
-    assert check.found == f"2 events wait for the bus, the oldest for 3 h: {refusal}"
-    assert check.do == "they are sent as soon as the bus accepts them, and dropped after 3 days"
-
-
-def test_a_bus_that_does_not_exist_is_reported(stage: Stage) -> None:
-    stage.scope = replace(stage.scope, tasks={**TASKS, sample_heard.type: sample_heard})
-    assert not any(what.startswith("bus") for what in stage.found())  # the stage is not deployed with it yet
-    variables = {"Variables": {"JOBLANE_EVENT_BUS": "jobs-events"}}
-    stage.functions.update_function_configuration(FunctionName="jobs-jobs-sweep", Environment=variables)
-    check = stage.found(Grade.BAD)["bus jobs-events"]
-    assert check.found == "it does not exist: EventBridge drops the events, and reports no error"
-    assert check.do.startswith("`aws events create-event-bus --name jobs-events`: a deploy does not create it anew; or")
-    boto3.client("events").create_event_bus(Name="jobs-events")
-    assert stage.found()["bus jobs-events"].grade is Grade.GOOD
-
-
-def test_an_old_pause_without_an_end_is_a_warning(stage: Stage) -> None:
-    stage.world.run(
-        "insert into joblane.pauses (scope, name, reason, since, until, paused_by) values "
-        "('type', 'sample:one', 'a bad release', clock_timestamp() - interval '3 days', null, 'ann'), "
-        "('queue', 'low', null, clock_timestamp() - interval '1 hour', null, null), "
-        "('tenant', 'acme', null, clock_timestamp() - interval '3 days', clock_timestamp() + interval '1 h', 'bob'), "
-        "('tenant', 'over', null, clock_timestamp() - interval '3 days', clock_timestamp() - interval '1 hour', 'bob')"
-    )
-    found = stage.found()
-    assert found["type sample:one"].grade is Grade.WARNING
-    assert found["type sample:one"].found == "paused 3 d ago by ann: a bad release"
-    assert found["type sample:one"].do == "still wanted? `joblane resume type sample:one` ends it"
-    assert found["queue low"].grade is found["tenant acme"].grade is Grade.GOOD
-    assert "tenant over" not in found
-
-
-def test_values_of_undeclared_limits_are_a_warning(stage: Stage) -> None:
-    stage.world.run("insert into joblane.limits (name, slots) values ('openai', 5), ('sample:one/', 1)")
-    stage.world.run(
-        "insert into joblane.limit_changes (name, slots, reason, changed_by, since, until) values "
-        "('openai', 0, 'its quota', 'ann', clock_timestamp(), null), "
-        "('sample:one/7', 0, null, null, clock_timestamp(), null), "
-        "('gone', 0, 'its quota', 'ann', clock_timestamp() - interval '3 days', null), "
-        "('gone:type/a b', 0, null, null, clock_timestamp(), null), "
-        "('gone:over', 0, null, null, clock_timestamp(), clock_timestamp())"
-    )
-    found = {what: check for what, check in stage.found(Grade.WARNING).items() if what.startswith("limit ")}
-    assert {what: (re.sub("[0-9]+ s ago", "now", check.found), check.do) for what, check in found.items()} == {
-        "limit gone": (
+GOOD, WARNING, BAD = Grade.GOOD, Grade.WARNING, Grade.BAD
+TICK = "schedule sample:tick:0"
+SWEEP = {
+    "a stopped sweep": (
+        Finds(
+            lambda stage: stage.sql("update joblane.tasks set finished_at = finished_at - interval '13 hours'"),
+            "jobs:sweep",
+            BAD,
+            "it last completed 13 h ago, and was due … h ago",
+            "…`joblane schedules run jobs:sweep:0`…",
+        ),
+    ),
+    "a duty that failed in the last sweep": (
+        Finds(
+            lambda stage: stage.sql('update joblane.tasks set result = \'{"failed": ["held tasks"]}\''),
+            "jobs:sweep",
+            BAD,
+            "… ago, and some of its duties failed: held tasks",
+            "…`a duty of the sweep failed`…",
+        ),
+    ),
+    "a planned sweep that did not run": (
+        Finds(
+            lambda stage: planned(stage, "-31 minutes"),
+            "jobs:sweep",
+            BAD,
+            "it last completed 40 min ago, and was due 31 min ago",
+        ),
+        Finds(lambda stage: planned(stage, "-29 minutes"), "jobs:sweep", GOOD, "it last completed 40 min ago", ""),
+        Finds(
+            lambda stage: planned(stage, "90 minutes"),
+            "jobs:sweep",
+            GOOD,
+            "it last completed 40 min ago, and is due in 1 h",
+            "",
+        ),
+    ),
+    "a sweep that has not run yet": (
+        Finds(
+            lambda stage: stage.sql("delete from joblane.tasks"),
+            "jobs:sweep",
+            WARNING,
+            "it has not completed yet; its next time is in …",
+        ),
+    ),
+}
+SCHEDULES = {
+    "missed ticks, from the first tick on": (
+        Finds(
+            miss_a_tick,
+            TICK,
+            WARNING,
+            "1 of its ticks of the last day are missing, the latest at …",
+            "…`joblane schedules run sample:tick:0`…",
+        ),
+    ),
+    "a schedule without any tick, once it is registered": (
+        Finds(
+            lambda stage: stage.sql("delete from joblane.schedules"),
+            TICK,
+            WARNING,
+            "the code declares it, and it is not registered",
+            "`joblane migrate` registers it",
+        ),
+        Finds(
+            lambda stage: register(stage.world.database.get(), TASKS),
+            "ticks",
+            GOOD,
+            "no tick of the last day is missing",
+            "",
+        ),
+        Finds(
+            lambda stage: stage.sql("update joblane.schedules set looked_for_from = now() - interval '5 h'"),
+            TICK,
+            BAD,
+            "… of its ticks of the last day are missing, and none arrived",
+        ),
+    ),
+    "a schedule registered by hand, with other times than the code's": (
+        Finds(
+            lambda stage: stage.sql(
+                "update joblane.schedules set expression = '0 2 * * *' where name = 'sample:tick:0'"
+            ),
+            TICK,
+            WARNING,
+            "it is registered with the times '0 2 * * *' UTC, and this code has others",
+            "…`joblane migrate` with the settings of the stage…",
+        ),
+    ),
+    "new schedules of programs that fire often": (
+        Finds(
+            damage_frequent_schedules,
+            "frequent schedules",
+            WARNING,
+            "2 schedules have less than 5 minutes between two ticks, new or changed within a day…",
+        ),
+        Finds(lambda stage: often(stage, 2, "old"), "frequent schedules", WARNING, "3 schedules…"),
+    ),
+    "stored schedules with a problem or a late tick": (
+        Finds(
+            lambda stage: stage.sql(STORED),
+            "stored schedules",
+            WARNING,
+            "1 schedule has a problem, for example acme: its type is not declared",
+            "…joblane schedules --problem…",
+        ),
+        Finds(
+            same,
+            "ticks of schedules",
+            BAD,
+            "1 schedule has a tick that is more than 10 min late, for example late",
+        ),
+    ),
+}
+WORK = {
+    "a type that fails, by its share of the last runs": (
+        Finds(lambda stage: stage.sql(RUNS, "20", "20"), "runs", GOOD, "…"),
+        Finds(
+            lambda stage: stage.sql("delete from joblane.task_attempts").sql(RUNS, "1", "3"),
+            "runs of sample:one",
+            WARNING,
+            "…3 of 20 runs…",
+        ),
+        Finds(
+            lambda stage: stage.sql("update joblane.task_attempts set outcome = 'timeout' where task_id < 'x2'"),
+            "runs of sample:one",
+            BAD,
+            "…",
+            "…`joblane pause type sample:one`…",
+        ),
+    ),
+    "a wait past the target, until a pause explains it": (
+        Finds(
+            lambda stage: stage.insert("late", "sample:one", "pending").sql(
+                "update joblane.tasks set due_at = due_at - interval '30 min' where id = 'late'"
+            ),
+            "waits of sample:one",
+            BAD,
+            "a task of queue low has been due for 30 min; the target is 10 min",
+        ),
+        Finds(
+            lambda stage: stage.sql("insert into joblane.pauses (scope, name) values ('type', 'sample:one')"),
+            "waits",
+            GOOD,
+            "…",
+        ),
+    ),
+    "a stuck lease": (
+        Finds(
+            lambda stage: put(stage.world, sample_one, "stuck", **active(-600)),
+            "leases of sample:one",
+            WARNING,
+            "…for example stuck",
+        ),
+    ),
+    "undeclared types, with their number of live tasks": (
+        Finds(
+            lambda stage: (
+                stage.insert("lost-1", "gone:away", "pending")
+                .insert("lost-2", "gone:away", "pending")
+                .insert("over", "gone:before", "completed")
+            ),
+            "type gone:away",
+            BAD,
+            "2 live tasks of this type, and no code declares it",
+        ),
+        Finds(same, "type gone:before", BAD, ""),
+    ),
+    "a type that may not start the tasks that wait for it": (
+        Finds(
+            wait_for_others,
+            "type sample:one",
+            WARNING,
+            "tasks of 'jobs:sweep' wait for its tasks, and it may not send their messages…",
+            "add 'jobs:sweep' to its grants.enqueue, and deploy it",
+        ),
+    ),
+    "events that wait, with the reason of the bus": (
+        Finds(lambda stage: stage.declare(sample_heard), "events", GOOD, "no event waits for the bus", ""),
+        Finds(
+            lambda stage: stage.sql("insert into joblane.events values ('a', now() - interval '1 minute', '{}')"),
+            "events",
+            GOOD,
+            "1 event waits for the bus, the oldest for 1 min",
+            "…",
+        ),
+        Finds(
+            lambda stage: stage.sql("insert into joblane.events values ('b', now() - interval '3 hours', '{}')"),
+            "events",
+            BAD,
+            "2 events wait for the bus, the oldest for 3 h",
+            "…has its function JOBLANE_EVENT_BUS?…",
+        ),
+        Finds(
+            lambda stage: stage.sql(
+                "update joblane.tasks set result = $1::jsonb where id = 'swept'",
+                json.dumps({"events_refusal": REFUSAL}),
+            ),
+            "events",
+            BAD,
+            f"2 events wait for the bus, the oldest for 3 h: {REFUSAL}",
+            "they are sent as soon as the bus accepts them, and dropped after 3 days",
+        ),
+    ),
+    "a bus that does not exist": (
+        Finds(lambda stage: stage.declare(sample_heard), "bus jobs-events", BAD, ""),  # not deployed with it yet
+        Finds(
+            lambda stage: stage.functions.update_function_configuration(
+                FunctionName="jobs-jobs-sweep", Environment={"Variables": {"JOBLANE_EVENT_BUS": "jobs-events"}}
+            ),
+            "bus jobs-events",
+            BAD,
+            "it does not exist: EventBridge drops the events, and reports no error",
+            "`aws events create-event-bus --name jobs-events`: a deploy does not create it anew; or…",
+        ),
+        Finds(
+            lambda stage: boto3.client("events").create_event_bus(Name="jobs-events"),
+            "bus jobs-events",
+            GOOD,
+            "…",
+            "…",
+        ),
+    ),
+    "an old pause without an end": (
+        Finds(
+            lambda stage: stage.sql(PAUSES),
+            "type sample:one",
+            WARNING,
+            "paused 3 d ago by ann: a bad release",
+            "still wanted? `joblane resume type sample:one` ends it",
+        ),
+        Finds(same, "queue low", GOOD, "…"),
+        Finds(same, "tenant acme", GOOD, "…"),
+        Finds(same, "tenant over", GOOD, ""),
+    ),
+    "values of undeclared limits": (
+        Finds(
+            lambda stage: stage.world._observer.get().execute_simple(LIMITS),
+            "limit gone",
+            WARNING,
             "0 at a time was set 3 d ago by ann: its quota. No task declares this limit any more",
             "`joblane limits reset gone` removes it",
         ),
-        "limit gone:type, key a b": (
-            "0 at a time was set now by an unknown operator. No task declares this limit any more",
+        Finds(
+            same,
+            "limit gone:type, key a b",
+            WARNING,
+            "0 at a time was set … s ago by an unknown operator. No task declares this limit any more",
             "`joblane limits reset gone:type --key 'a b'` removes it",
         ),
-    }
+        *(Finds(same, f"limit {name}", WARNING, "") for name in ("openai", "sample:one, key 7", "gone:over")),
+    ),
+}
+AWS = {
+    "a lane without a consumer": (
+        Finds(
+            lambda stage: stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE]),
+            f"queue {LANE}",
+            BAD,
+            "no consumer",
+            "deploy the stage",
+        ),
+    ),
+    "a front door without a consumer": (
+        Finds(
+            lambda stage: stage.functions.delete_event_source_mapping(UUID=stage.mappings[f"{PREFIX}-low"]),
+            f"queue {PREFIX}-low",
+            BAD,
+            "no consumer",
+        ),
+    ),
+    "a lane with two consumers": (
+        Finds(
+            lambda stage: consume(stage, LANE),
+            f"queue {LANE}",
+            BAD,
+            "2 consumers: each takes messages of the others",
+        ),
+    ),
+    "a missing queue": (Finds(lambda stage: lose_queues(stage, LANE), f"queue {LANE}", BAD, "it does not exist"),),
+    "dead letters": (
+        Finds(
+            lambda stage: send(stage, f"{PREFIX}-critical-dlq", f"{PREFIX}-cron-dlq"),
+            f"queue {PREFIX}-critical-dlq",
+            WARNING,
+            "1 dead letter",
+            "…`joblane redrive`…",
+        ),
+        Finds(same, f"queue {PREFIX}-cron-dlq", WARNING, "1 dead letter", "…EventBridge Scheduler could not send…"),
+    ),
+    "a missing function": (
+        Finds(
+            lambda stage: stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one"),
+            f"function {PREFIX}-sample-one",
+            BAD,
+            "it does not exist",
+        ),
+    ),
+    "a function with another timeout": (
+        Finds(
+            lambda stage: stage.functions.update_function_configuration(
+                FunctionName=f"{PREFIX}-sample-batch", Timeout=3
+            ),
+            f"function {PREFIX}-sample-batch",
+            WARNING,
+            "its timeout is 3 s, and this code declares …",
+        ),
+    ),
+    "a paused schedule, with its operator": (
+        Finds(
+            lambda stage: change_schedule(stage, FIRST, State="DISABLED").sql(
+                "update joblane.schedules set paused_at = now(), paused_by = 'ann' where name = 'sample:tick:0'"
+            ),
+            f"schedule {FIRST}",
+            WARNING,
+            "it is disabled: paused by ann",
+        ),
+    ),
+}
+WRONG = SWEEP | SCHEDULES | WORK | AWS
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG.keys())
+def test_it_is_reported_with_its_grade_and_what_to_do(stage: Stage, case: tuple[Finds, ...]) -> None:
+    for finds in case:
+        finds.given(stage)
+        check = stage.found().get(finds.what)
+        assert (check is None) == (not finds.found)
+        if check is not None:
+            assert (check.grade, is_like(check.found, finds.found)) == (finds.grade, True), check
+            assert is_like(check.do, finds.do), check
+
+
+# --- Parts of the database that cannot be checked ----------------------------------------------------------------
 
 
 def test_an_old_snapshot_is_a_warning_with_the_statement_that_ends_it(stage: Stage) -> None:
@@ -710,27 +926,8 @@ def test_the_command_says_what_is_wrong_with_the_database_and_what_to_do(
 
 # --- AWS --------------------------------------------------------------------------------------------------------
 
-LANE = f"{PREFIX}-default-sample-one"
 
-
-def test_a_lane_without_a_consumer_is_reported(stage: Stage) -> None:
-    stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
-    assert stage.wrong()[f"queue {LANE}"] == Check(Grade.BAD, f"queue {LANE}", "no consumer", "deploy the stage")
-
-
-def test_a_front_door_without_a_consumer_is_reported(stage: Stage) -> None:
-    stage.functions.delete_event_source_mapping(UUID=stage.mappings[f"{PREFIX}-low"])
-    assert f"queue {PREFIX}-low" in stage.wrong()
-
-
-def test_a_lane_with_two_consumers_is_reported(stage: Stage) -> None:
-    stage.functions.create_event_source_mapping(
-        EventSourceArn=f"arn:aws:sqs:us-east-1:{ACCOUNT}:{LANE}", FunctionName=f"{PREFIX}-sample-batch"
-    )
-    assert stage.wrong()[f"queue {LANE}"].found == "2 consumers: each takes messages of the others"
-
-
-def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause(stage: Stage) -> None:
+def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause() -> None:
     mapping = {"EventSourceArn": f"arn:aws:sqs:::{LANE}", "UUID": "u-1", "State": "Disabled"}
     whole = {"ScalingConfig": {"MaximumConcurrency": 2}, "FunctionResponseTypes": ["ReportBatchItemFailures"]}
     lane = (Queue.DEFAULT, sample_one)
@@ -742,7 +939,7 @@ def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause(stage: Sta
         assert (check.grade, check.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
 
 
-def test_a_mapping_with_dangerous_settings_is_reported(stage: Stage) -> None:
+def test_a_mapping_with_dangerous_settings_is_reported() -> None:
     mapping = {"State": "Enabled", "UUID": "u-1", "LastProcessingResult": "PROBLEM: Function call failed"}
     checks = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
     assert [check.grade for check in checks] == [Grade.BAD] * 3
@@ -750,34 +947,9 @@ def test_a_mapping_with_dangerous_settings_is_reported(stage: Stage) -> None:
     assert checks[2].found == "Lambda reports: PROBLEM: Function call failed"
 
 
-def test_a_missing_queue_and_dead_letters_are_reported(stage: Stage) -> None:
-    sqs = stage.world.sqs.client
-    sqs.delete_queue(QueueUrl=stage.scope.sqs.url(LANE))
-    stage.scope.sqs._urls.clear()
-    for name in (f"{PREFIX}-critical-dlq", f"{PREFIX}-cron-dlq"):
-        sqs.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
-    wrong = stage.wrong()
-    assert wrong[f"queue {LANE}"].found == "it does not exist"
-    assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letter"
-    assert "`joblane redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
-    assert "EventBridge Scheduler could not send" in wrong[f"queue {PREFIX}-cron-dlq"].do
-
-
 def test_a_missing_lane_is_reported_once(stage: Stage) -> None:
-    for name in (LANE, dead_letter_name(LANE)):
-        stage.world.sqs.client.delete_queue(QueueUrl=stage.scope.sqs.url(name))
-    stage.scope.sqs._urls.clear()
-    stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
-    wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
-    assert wrong == [Check(Grade.BAD, f"queue {LANE}", "it does not exist", "deploy the stage")]
-
-
-def test_a_missing_or_different_function_is_reported(stage: Stage) -> None:
-    stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
-    stage.functions.update_function_configuration(FunctionName=f"{PREFIX}-sample-batch", Timeout=3)
-    wrong = stage.wrong()
-    assert wrong[f"function {PREFIX}-sample-one"].found == "it does not exist"
-    assert wrong[f"function {PREFIX}-sample-batch"].found.startswith("its timeout is 3 s, and this code declares ")
+    lose_queues(stage, LANE, dead_letter_name(LANE)).functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
+    assert list(stage.wrong().values()) == [Check(BAD, f"queue {LANE}", "it does not exist", "deploy the stage")]
 
 
 def checks_of_function(declared: Task[Any, Any], timeout: timedelta, state: str = "Active") -> list[Check]:
@@ -807,34 +979,14 @@ def test_an_inactive_function_needs_no_deploy(state: str, grade: Grade, do: str)
 
 
 def test_a_missing_disabled_or_different_schedule_is_reported(stage: Stage) -> None:
-    group = cron_group_name(PREFIX)
-    first, second = (schedule_name("sample:tick", str(schedule.name)) for schedule in sample_tick.schedules)
-    stage.schedules.delete_schedule(GroupName=group, Name=first)
-    there = stage.schedules.get_schedule(GroupName=group, Name=second)
-    kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target")}
-    stage.schedules.update_schedule(
-        GroupName=group, Name=second, ScheduleExpression="cron(1 1 * * ? *)", State="DISABLED", **kept
-    )
+    stage.schedules.delete_schedule(GroupName=GROUP, Name=FIRST)
+    change_schedule(stage, SECOND, ScheduleExpression="cron(1 1 * * ? *)", State="DISABLED")
     wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
     assert [(one.what, one.found.partition(":")[0].partition(",")[0]) for one in wrong] == [
-        (f"schedule {first}", "it does not exist"),
-        (f"schedule {second}", "it is disabled"),
-        (f"schedule {second}", "its times are cron(1 1 * * ? *) UTC"),
+        (f"schedule {FIRST}", "it does not exist"),
+        (f"schedule {SECOND}", "it is disabled"),
+        (f"schedule {SECOND}", "its times are cron(1 1 * * ? *) UTC"),
     ]
-
-
-def test_a_paused_schedule_is_reported_with_its_operator(stage: Stage) -> None:
-    group, hourly = cron_group_name(PREFIX), sample_tick.schedules[0]
-    name = schedule_name("sample:tick", str(hourly.name))
-    there = stage.schedules.get_schedule(GroupName=group, Name=name)
-    kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target", "ScheduleExpression")}
-    stage.schedules.update_schedule(GroupName=group, Name=name, State="DISABLED", **kept)
-    stage.world.run(
-        "update joblane.schedules set paused_at = now(), paused_by = 'ann' where name = $1",
-        f"sample:tick:{hourly.name}",
-    )
-    check = stage.wrong()[f"schedule {name}"]
-    assert (check.grade, check.found) == (Grade.WARNING, "it is disabled: paused by ann")
 
 
 @pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:4566"])

@@ -266,40 +266,27 @@ def fill(world: World) -> list[str]:
     return [f"f{n:02}" for n in range(30, 0, -1) if n % 3 == 0]
 
 
+BOUNDS: dict[str, tuple[dict[str, int], list[int], list[int]]] = {
+    "rows": ({"find.BOUND": 7, "selection.BOUND": 7}, [7, 7, 7, 7, 2], [3, 2, 2, 3, 0]),
+    "tasks that were found": ({"find.MOST_PAYLOADS": 4}, [], [4, 4, 2]),
+    "no time at all": ({"find.SECONDS": 0}, [1] * 30, [1, 0, 0] * 10),
+}
+"""The bound of a call → the rows that each call reads (empty: any), and the tasks that it finds."""
+
+
+@pytest.mark.parametrize("case", BOUNDS.values(), ids=BOUNDS.keys())
 def test_calls_continue_where_the_last_one_ended_until_all_is_read(
-    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch, case: Any
 ) -> None:
-    expected = fill(world)
-    bound(monkeypatch, 7)
+    expected, (bounds, read, found) = fill(world), case
+    for name, value in bounds.items():
+        monkeypatch.setattr(f"joblane.inspector.tasks.{name}", value)
     calls = walk(inspector, "acme")
-    assert [found.read for found in calls] == [7, 7, 7, 7, 2]
-    assert [id_ for found in calls for id_ in payloads(found)] == expected
-    times = [found.searched_to for found in calls if found.searched_to is not None]
+    assert [call.read for call in calls] == read or (not read and calls[0].read < 30)
+    assert [len(payloads(call)) for call in calls] == found
+    assert [id_ for call in calls for id_ in payloads(call)] == expected
+    times = [call.searched_to for call in calls if call.searched_to is not None]
     assert (len(times), times) == (len(calls), sorted(times, reverse=True))
-
-
-def test_a_call_that_has_found_enough_ends_there(
-    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = fill(world)
-    monkeypatch.setattr("joblane.inspector.tasks.find.MOST_PAYLOADS", 4)
-    calls = walk(inspector, "acme")
-    assert [len(payloads(found)) for found in calls] == [4, 4, 2]
-    assert calls[0].read < 30
-    assert [id_ for found in calls for id_ in payloads(found)] == expected
-
-
-def test_a_call_whose_time_is_over_ends_after_one_more_row(
-    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given no time at all, and payloads that are not in their row
-    expected = fill(world)
-    monkeypatch.setattr(find, "SECONDS", 0)
-    # when
-    calls = walk(inspector, "acme")
-    # then each call reads a row, and none is left out
-    assert [found.read for found in calls] == [1] * 30
-    assert [id_ for found in calls for id_ in payloads(found)] == expected
 
 
 def test_only_the_first_call_searches_names(

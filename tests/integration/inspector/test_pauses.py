@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from joblane import Queue, task
+from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.scope import Scope
 from joblane.names import lane_name
 from joblane.record.driver.database import Database
 from joblane.sqs.message import Message
-from tests.builders.rows import In, active, put
+from tests.integration.inspector.scene import Scene
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_batch, sample_one
 from tests.sends import Sends
@@ -42,14 +41,6 @@ def jobs_housekeeping(payload: Sample, ctx: Any) -> None:
     pass
 
 
-def deliver_all(world: World) -> int:
-    """Deliver all messages in the lane of ``sample:one``. Returns their number."""
-    messages = world.take(sample_one)
-    for message in messages:
-        world.deliver(sample_one, message["Body"], group=message.get("Attributes", {}).get("MessageGroupId"))
-    return len(messages)
-
-
 def audited(world: World) -> list[list[Any]]:
     return world.run("select action, target, reason from joblane.audit order by number")
 
@@ -58,64 +49,20 @@ def audited(world: World) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize(("kind", "name"), SCOPES)
-def test_a_pause_keeps_every_message_and_resume_runs_all(
-    world: World, inspector: Inspector, kind: PauseScope, name: str
+def test_a_paused_task_waits_and_runs_after_the_resume(
+    scene: Scene, operator: Inspector, kind: PauseScope, name: str
 ) -> None:
-    # given: a task with a message in the lane, a task that the sweep has to send, and an external message
-    world.lane(sample_one)
-    world.client._producer.sqs = world.sqs
-    sent = world.client.enqueue(sample_one, Sample(), tenant="acme").id
-    put(world, sample_one, "unsent", tenant="acme", sweep_at=In(-1))
-
-    # when: all is paused, all messages are delivered, and sweeps run
-    inspector.pause(kind, name, reason="the provider is down")
-    assert deliver_all(world) == 1
-    kept = world.deliver(sample_one, {"type": "sample:one", "id": "external", "payload": {}}, group="acme")
-    for _ in range(2):
-        world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
-        assert world.sweep().sent == 0
-
-    # then: no message is left, each task waits, and no attempt was spent
-    assert kept == []
-    for id_ in (sent, "unsent", "external"):
-        row = world.row(id_)
-        assert (row["state"], row["attempts"], row["runs"]) == ("pending", 0, 0)
-
-    # when: it is resumed
-    inspector.resume(kind, name)
-    assert world.sweep().sent == 3
-    assert deliver_all(world) == 3
-
-    # then
-    assert [world.outcomes(id_) for id_ in (sent, "unsent", "external")] == [["completed"]] * 3
+    scene.world.lane(sample_one)
+    scene.put("t", tenant="acme").act("pause", kind, name)
+    assert scene.deliver("t").states("t") == ["pending"]  # a tenant's also without the group of its message
+    operator.resume(kind, name)
+    assert scene.world.sweep().sent == 1
+    assert scene.deliver("t").states("t") == ["completed"]
 
 
-def test_the_pause_of_a_tenant_applies_to_messages_without_their_group(world: World, inspector: Inspector) -> None:
-    put(world, sample_one, "it", tenant="acme")
-    inspector.pause(PauseScope.TENANT, "acme")
-    assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}) == []
-    assert (world.row("it")["state"], world.row("it")["runs"]) == ("pending", 0)
-
-
-def test_a_task_with_a_changed_tenant_waits_only_for_the_new_tenant(world: World, inspector: Inspector) -> None:
-    put(world, sample_one, "it", tenant="acme")
-    inspector.pause(PauseScope.TENANT, "initech")
-    assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}, group="initech") == []
-    assert world.row("it")["state"] == "completed"
-
-
-def test_during_a_pause_a_run_ends_and_its_retry_waits(world: World, inspector: Inspector) -> None:
-    put(world, sample_one, "lost", **active(60))
-    inspector.pause(PauseScope.TYPE, "sample:one")
-    world.expire_leases()
-
-    world.sweep()
-
-    inspector.resume(PauseScope.TYPE, "sample:one")
-    world.lane(sample_one)
-    assert world.sweep().sent == 1
-    assert deliver_all(world) == 1
-    assert world.outcomes("lost") == ["lost", "completed"]
+def test_a_task_with_a_changed_tenant_waits_only_for_the_new_tenant(scene: Scene) -> None:
+    scene.put("t", tenant="acme").act("pause", PauseScope.TENANT, "initech").deliver("t", group="initech")
+    assert scene.states("t") == ["completed"]
 
 
 def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
@@ -129,29 +76,21 @@ def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
     assert len(watched.to(lane)) == 1
 
 
-def test_a_pause_ends_automatically(world: World, inspector: Inspector) -> None:
-    inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
-    put(world, sample_one, "t")
-    world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
-    assert world.row("t")["state"] == "pending"
-
-    world.run("update joblane.pauses set until = clock_timestamp()")
-    world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
-
-    assert world.row("t")["state"] == "completed"
-    assert inspector.pauses() == ()
+def test_a_pause_ends_automatically_and_another_starts_anew(scene: Scene, operator: Inspector) -> None:
+    first = operator.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
+    assert scene.put("t").deliver("t").states("t") == ["pending"]
+    scene.sql("update joblane.pauses set until = clock_timestamp()")
+    assert scene.deliver("t").states("t") == ["completed"]
+    assert operator.pauses() == ()
+    second = operator.pause(PauseScope.TYPE, "sample:one")
+    assert not second.replaced
+    assert second.since > first.since
 
 
-def test_a_type_is_also_paused_under_its_former_names(world: World, scope: Scope) -> None:
-    tasks = {sample_renamed.type: sample_renamed}
-    inspector = Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
-
-    inspector.pause(PauseScope.TYPE, "sample:renamed")
-    world.lane(sample_renamed)
-    for type_ in sample_renamed.types:
-        world.deliver(sample_renamed, Message(type_, f"as-{type_}").encode())
-
-    assert world.run("select distinct state from joblane.tasks") == [["pending"]]
+def test_a_type_is_also_paused_under_its_former_names(scene: Scene) -> None:
+    inspector = scene.declare(sample_renamed).act("pause", PauseScope.TYPE, "sample:renamed").inspector
+    scene.deliver(*(Message(type_, f"as-{type_}").encode() for type_ in sample_renamed.types), task=sample_renamed)
+    assert scene.world.run("select distinct state from joblane.tasks") == [["pending"]]
     inspector.resume(PauseScope.TYPE, "sample:renamed")
     assert inspector.pauses() == ()
 
@@ -177,21 +116,14 @@ def test_a_pause_has_its_operator_reason_and_end(world: World, inspector: Inspec
     assert audited(world) == [["pause", "queue:default", "the provider is down"]]
 
 
-def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector) -> None:
+def test_pausing_again_replaces_reason_and_end_and_names_the_earlier_operator(
+    inspector: Inspector, as_operator: Callable[[str], Inspector]
+) -> None:
     first = inspector.pause(PauseScope.TYPE, "sample:one", reason="one", until=datetime.now(UTC) + HOUR)
-
-    second = inspector.pause(PauseScope.TYPE, "sample:one", reason="two")
-
+    second = as_operator("bob").pause(PauseScope.TYPE, "sample:one", reason="two")
     assert (first.replaced, second.replaced) == (False, True)
-    assert (second.reason, second.until, second.since) == ("two", None, first.since)
-
-
-def test_pausing_again_names_the_earlier_operator(inspector: Inspector, scope: Scope) -> None:
-    first = inspector.pause(PauseScope.QUEUE, "low")
-
-    second = Inspector(replace(scope, who="bob")).pause(PauseScope.QUEUE, "low")
-
     assert (first.replaced_by, second.replaced_by, second.by) == (None, "op", "bob")
+    assert (second.reason, second.until, second.since) == ("two", None, first.since)
 
 
 WAITS = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
@@ -217,16 +149,6 @@ def test_the_second_of_two_concurrent_operators_sees_the_first(
     assert (details["paused_by"], details["since"]) == ("ann", second.since.isoformat())
 
 
-def test_a_pause_that_has_ended_starts_anew(world: World, inspector: Inspector) -> None:
-    first = inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
-    world.run("update joblane.pauses set until = clock_timestamp()")
-
-    second = inspector.pause(PauseScope.TYPE, "sample:one")
-
-    assert not second.replaced
-    assert second.since > first.since
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "says"),
     [
@@ -248,9 +170,6 @@ def test_an_unknown_name_is_refused_with_the_known_names(
 WEST = timezone(timedelta(hours=-12))
 
 
-WEST = timezone(timedelta(hours=-12))
-
-
 @pytest.mark.parametrize(
     "until",
     [datetime.now(UTC) - HOUR, datetime.now(UTC).replace(tzinfo=None), datetime.max.replace(tzinfo=WEST), "tomorrow"],
@@ -261,12 +180,9 @@ def test_an_end_that_is_not_in_the_future_is_refused(inspector: Inspector, until
         inspector.pause(PauseScope.TYPE, "sample:one", until=until)
 
 
-def test_the_sweep_cannot_be_paused(scope: Scope) -> None:
-    from joblane.functions.jobs_sweep.handler import jobs_sweep
-
-    tasks = {jobs_sweep.type: jobs_sweep}
+def test_the_sweep_cannot_be_paused(scene: Scene) -> None:
     with pytest.raises(SelectionError, match="no waiting task of any queue would continue"):
-        Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
+        scene.declare(jobs_sweep).act("pause", PauseScope.TYPE, "jobs:sweep")
 
 
 def test_a_resume_without_a_pause_lists_the_pauses(world: World, inspector: Inspector) -> None:

@@ -1,21 +1,195 @@
-"""The runs of a type or a tenant over time."""
+"""The numbers of runs: the cost of each run, the statistics of a period, and a type or a tenant over time."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import os
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from joblane import SkipRetry, TaskContext
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.stage.performance import STATISTICS
+from joblane.prices import PRICES, compute
 from joblane.sweep import run_statistics
 from joblane.sweep.run_statistics import add_up
-from tests.builders.rows import put
+from tests.builders.events import message
+from tests.builders.rows import active, put
 from tests.integration.sweep.test_run_statistics import this_minute
-from tests.samples import sample_one
+from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import World
+
+REQUEST, SQS = PRICES["Lambda request"].each, PRICES["SQS request"].each
+
+
+def add(world: World, number: int, minutes_ago: float, **columns: Any) -> None:
+    """Insert an attempt."""
+    given = {"type": "some:work", "outcome": "completed", "duration_ms": 100, "wait_ms": 10, "cost_usd": 1e-6} | columns
+    names, places = ", ".join(given), ", ".join(f"${n}" for n in range(3, len(given) + 3))
+    world.run(
+        f"insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, {names})"
+        f" values ($1, 1, 1, 0, now() - make_interval(secs => $2::float8), {places})",
+        f"id-{number}",
+        str(60 * minutes_ago),
+        *(str(value) if isinstance(value, float) else value for value in given.values()),
+    )
+
+
+# --- The cost of a run ---------------------------------------------------------------------------------------------
+
+
+def without_time(attempt: dict[str, Any]) -> float:
+    """The cost of a run without that of its time, which depends on the machine."""
+    gb_seconds = attempt["billed_ms"] / 1000 * attempt["memory_mb"] / 1024
+    return float(attempt["cost_usd"] - gb_seconds * compute(os.uname().machine).each)
+
+
+def test_each_run_keeps_its_time_memory_and_cost_when_it_ends(world: World) -> None:
+    @behaviour
+    def skip_for_money(payload: Sample, ctx: TaskContext) -> None:
+        raise SkipRetry("too expensive")
+
+    @behaviour
+    def look_up(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("select 1"))  # so its completion commits with the session
+
+    calls = {"nothing": 3, "skip_for_money": 4, "look_up": 3}
+    for do, count in calls.items():
+        world.deliver(sample_one, message(do, do))
+        (attempt,) = world.attempts(do)
+        assert attempt["memory_mb"] == sample_one.memory_mb
+        assert attempt["billed_ms"] >= attempt["duration_ms"]
+        assert without_time(attempt) == pytest.approx(REQUEST + count * SQS)
+
+
+def test_cancelled_and_continued_runs_also_have_a_cost(world: World) -> None:
+    @behaviour
+    def cancel_me(payload: Sample, ctx: TaskContext) -> None:
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+
+    world.deliver(sample_one, message("cancel_me", "it"))
+    (attempt,) = world.attempts("it")
+    assert attempt["outcome"] == "cancelled"
+    assert attempt["cost_usd"] > 0
+
+
+def test_runs_of_a_batch_share_their_invocation(world: World) -> None:
+    world.deliver(sample_batch, *(message("nothing", f"batch-{n}", type_="sample:batch") for n in range(10)))
+    for number in range(10):
+        (attempt,) = world.attempts(f"batch-{number}")
+        assert without_time(attempt) == pytest.approx((REQUEST + 2 * SQS) / 10 + SQS)
+
+
+def test_a_lost_run_has_no_cost(world: World) -> None:
+    put(world, sample_one, "it", **active(-60))
+    world.deliver(sample_one, message("nothing", "it"))
+    lost, done = world.attempts("it")
+    assert (lost["outcome"], lost["cost_usd"]) == ("lost", None)
+    assert done["cost_usd"] > 0
+
+
+# --- Statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_counted_by_outcome_the_most_expensive_type_first(world: World, inspector: Inspector) -> None:
+    for number, outcome in enumerate(["completed", "completed", "failed", "timeout", "archived", "lost", "snoozed"]):
+        add(world, number, 5, outcome=outcome, duration_ms=100 * number, wait_ms=number, cost_usd=1e-6)
+    add(world, 7, 1, outcome=None, duration_ms=None, wait_ms=7, cost_usd=None)
+    add(world, 8, 5, type="dear:work", cost_usd=1.0)
+    dear, work = inspector.statistics()
+    assert (dear.key, dear.started, dear.cost_usd) == ("dear:work", 1, 1.0)
+    assert (work.key, work.started, work.completed, work.retried, work.archived, work.lost) == (
+        *("some:work", 8),
+        *(2, 2, 1, 1),
+    )
+    assert (work.wait_ms, work.duration_ms, work.longest_ms) == (4, 300, 600)  # 3.5 is rounded to the even number
+    assert work.cost_usd == pytest.approx(7e-6)
+
+
+def test_runs_that_started_earlier_are_left_out(world: World, inspector: Inspector) -> None:
+    add(world, 1, 4)
+    add(world, 2, 6)
+    assert [one.started for one in inspector.statistics(within=timedelta(minutes=5))] == [1]
+    assert [one.started for one in inspector.statistics(within=timedelta(days=30))] == [2]
+
+
+@pytest.mark.parametrize(("by", "keys"), [("type", ["some:work", "rare:work"]), ("tenant", ["acme", ""])])
+def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
+    world: World, inspector: Inspector, by: str, keys: list[str]
+) -> None:
+    # given a run every 20 minutes of three days, each third one across the end of an hour, added up until two hours ago
+    for number in range(216):
+        outcome, type_ = ("completed", "some:work") if number % 10 else ("failed", "rare:work")
+        add(world, number, 20 * number + 1, outcome=outcome, type=type_, queue="low", duration_ms=number, wait_ms=7)
+    [[seconds]] = world.run(
+        "select (extract(epoch from max(started_at)) % 3600 + 0.5)::float8 from joblane.task_attempts"
+    )
+    world.run("update joblane.task_attempts set started_at = started_at - make_interval(secs => $1::float8)", seconds)
+    world.run("update joblane.task_attempts set finished_at = started_at + interval '1 s'")
+    world.run("update joblane.task_attempts set tenant = 'acme' where outcome = 'completed'")
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    world.run("update joblane.run_statistics_until set until = $1", now - timedelta(days=3, hours=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_statistics, "LONGEST", timedelta(days=9))
+        patch.setattr(run_statistics, "NEXT", run_statistics.NEXT.replace("2 min", "2 h"))
+        add_up(world.database.get(), may_continue=lambda: True)
+    added = world.run("select count(*) from joblane.run_statistics where seconds = 3600")
+    assert added[0][0] > 100
+    all_runs = inspector.statistics(within=timedelta(days=4), by=by)
+    # when the runs that are added up are removed
+    world.run(
+        "delete from joblane.task_attempts where finished_at <"
+        " (select date_trunc('hour', until, 'UTC') from joblane.run_statistics_until)"
+    )
+    most, few = inspector.statistics(within=timedelta(days=4), by=by)
+    # then
+    assert (most, few) == all_runs
+    assert [most.key, few.key] == keys
+    assert (most.started, most.completed, few.started, few.retried) == (194, 194, 22, 22)
+    assert (most.wait_ms, few.wait_ms, most.longest_ms, few.longest_ms) == (7, 7, 215, 210)
+    assert most.duration_ms == round(sum(number for number in range(216) if number % 10) / 194)
+    assert most.cost_usd == pytest.approx(194e-6)
+
+
+def test_by_tenant_runs_without_a_tenant_have_an_empty_key(world: World, inspector: Inspector) -> None:
+    add(world, 1, 1, tenant="acme", cost_usd=0.5)
+    add(world, 2, 1, tenant=None)
+    add(world, 3, 1, tenant=None)
+    assert [(one.key, one.started) for one in inspector.statistics(by="tenant")] == [("acme", 1), ("", 2)]
+
+
+def test_without_runs_there_are_no_statistics(inspector: Inspector) -> None:
+    assert inspector.statistics() == ()
+
+
+@pytest.mark.parametrize("within", [timedelta(seconds=59), timedelta(days=31), timedelta(0), -timedelta(days=1)])
+def test_a_period_that_is_too_short_or_too_long_is_refused(inspector: Inspector, within: timedelta) -> None:
+    with pytest.raises(SelectionError, match="within: 1m to 30d is required, not "):
+        inspector.statistics(within=within)
+
+
+def test_another_grouping_is_refused(inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match="by: type or tenant is required, not 'queue'"):
+        inspector.statistics(by="queue")
+
+
+@pytest.mark.parametrize("by", ["type", "tenant"])
+def test_runs_are_found_by_the_index_on_their_start(world: World, by: str) -> None:
+    # given many runs, few of which are recent
+    world.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, type)"
+        " select 'id-' || n, 1, 1, 0, now() - make_interval(mins => n), 'some:work' from generate_series(1, 50000) n"
+    )
+    world.run("analyze joblane.task_attempts")
+    plan = world.run("explain " + STATISTICS.format(column=by), "3600", None)
+    assert "task_attempts_started" in "\n".join(row[0] for row in plan)
+
+
+# --- Over time ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

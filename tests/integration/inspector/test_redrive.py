@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,16 +13,19 @@ from joblane.inspector.bulk.dead_letters import FINGERPRINT
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import BulkOutcome
-from tests.builders.rows import put
+from joblane.inspector.views import BulkOutcome, BulkView
+from tests.builders.rows import archived, put
 from tests.bulks import Bulks
+from tests.integration.inspector.memory import with_little_memory
+from tests.integration.inspector.scene import of
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, FRONT_DOOR, external, put_dead, put_dead_letter
-from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World, handle
 
 LANE = "jobs-default-sample-one"
+ALL = Filter()
+ONES = Filter(types=("sample:one",))
 
 
 @behaviour
@@ -44,6 +45,14 @@ def ran(bulks: Bulks) -> Bulks:
     """A stage with a table that gets a row for each run of ``redrive_counts``."""
     bulks.world.run("create table ran (id text)")
     return bulks
+
+
+def redriven(inspector: Inspector, bulks: Bulks, filter_: Filter = ALL, **how: Any) -> BulkView:
+    """Redrive to the end of the action, and run what it sends. Return the view."""
+    view = inspector.redrive(filter_, rate=500, **how)
+    bulks.run(view.id)
+    work_off(bulks.world)
+    return inspector.bulk_view(view.id)
 
 
 def runs(world: World) -> list[str]:
@@ -77,20 +86,9 @@ def console_redrive(world: World, source: str, target: str) -> None:
 
 
 def test_large_dead_letters_are_redriven_with_little_memory(inspector: Inspector, bulks: Bulks) -> None:
-    # given a redrive of messages of 1 MB that take 30 MB each once they are decoded
     put_dead_letter(bulks.world, external())
-    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
-    # when
-    limited = subprocess.run(
-        [sys.executable, "-m", "tests.integration.inspector.redrive_memory", bulks.world.url, view.id],
-        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    # then
-    assert limited.returncode == 0, limited.stderr + limited.stdout
+    view = inspector.redrive(ONES, rate=500)
+    assert with_little_memory("redrive", bulks.world.url, view.id) == ""
 
 
 # --- Rows ----------------------------------------------------------------------------------------------------------
@@ -101,14 +99,11 @@ def test_a_redrive_of_one_group_touches_only_that_group(inspector: Inspector, ra
     world = ran.world
     put_groups(world)
     # when
-    view = inspector.redrive(Filter(fingerprint="bbbb"), rate=500, reason="fixed")
-    ran.run(view.id)
-    work_off(world)
+    view = redriven(inspector, ran, Filter(fingerprint="bbbb"), reason="fixed")
     # then
     assert states(world) == dict.fromkeys(["a0", "a1", "c0", "c1"], "archived") | {"b0": "completed", "b1": "completed"}
     assert runs(world) == ["b0", "b1"]
     assert [world.row(id_)["generation"] for id_ in ("a0", "b0", "c0")] == [1, 2, 1]
-    view = inspector.bulk_view(view.id)
     assert (view.action, view.state, view.total, view.done, view.failed) == ("redrive", State.COMPLETED, 2, 2, 0)
     [entry] = inspector.audit(target="b0")
     assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "fixed", {})
@@ -142,9 +137,7 @@ def test_a_redrive_shows_what_its_tasks_are_now(inspector: Inspector, ran: Bulks
 def test_an_empty_filter_redrives_all(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world)
     put(ran.world, sample_one, "ok", state="completed")
-    view = inspector.redrive(Filter(), rate=500)
-    ran.run(view.id)
-    work_off(ran.world)
+    redriven(inspector, ran)
     assert len(runs(ran.world)) == 6
     assert ran.world.depth(DLQ) == 0
 
@@ -160,11 +153,8 @@ def test_obsolete_dead_letters_are_removed_even_if_no_task_is_archived(inspector
     for filter_ in (Filter(types=("sample:batch",)), Filter(ids=("a0",))):
         with pytest.raises(SelectionError, match="no task matches"):
             inspector.redrive(filter_)
-    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
-    ran.run(view.id)
-    work_off(ran.world)
+    view = redriven(inspector, ran, ONES)
     # then
-    view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.stopped) == (State.COMPLETED, 0, 0, None)
     assert runs(ran.world) == ["a0"]
     assert (ran.world.depth(DLQ), inspector.dead().obsolete) == (0, {})
@@ -211,19 +201,14 @@ def test_dead_letters_that_the_console_redrives_later_run_nothing_twice(inspecto
 def test_messages_without_a_row_run_once_under_their_message_id(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     id_ = put_dead_letter(world, external(payload={"do": "redrive_counts"}))
-    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
-    assert view.total == 1
-    ran.run(view.id)
-    work_off(world)
-    assert runs(world) == [id_]
-    assert world.depth(DLQ) == 0
-    assert inspector.bulk_view(view.id).done == 1
+    view = redriven(inspector, ran, ONES)
+    assert (view.total, view.done, runs(world), world.depth(DLQ)) == (1, 1, [id_], 0)
 
 
 def test_a_redrive_continues_over_several_invocations(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     ids = {put_dead_letter(world, external(payload={"do": "redrive_counts"})) for _ in range(25)}
-    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
+    view = inspector.redrive(ONES, rate=500)
     invocations = 1
     while ran.run(view.id, seconds=BRIEF):
         invocations += 1
@@ -233,31 +218,72 @@ def test_a_redrive_continues_over_several_invocations(inspector: Inspector, ran:
     assert world.depth(DLQ) == 0
 
 
-def test_a_message_refused_at_a_front_door_is_sent_back_to_it(inspector: Inspector, ran: Bulks) -> None:
-    world = ran.world
-    unknown = put_dead_letter(
-        world, {"type": "sample:later"}, FRONT_DOOR, generation=0, reason="UnknownType: no task 'x' takes"
-    )
-    put_dead_letter(world, "no json", FRONT_DOOR, generation=0, reason="MessageError: body: not JSON")
-    [group] = [group for group in inspector.dead().groups if group.error_type == "UnknownType"]
-    view = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
-    ran.run(view.id)
-    [sent] = world.received("jobs-default")
-    assert json.loads(sent["Body"])["id"] == unknown
-    assert "MessageAttributes" not in sent
-    assert [message["Body"] for message in world.received(FRONT_DOOR)] == ["no json"]
+FRONT_LANE = "jobs-default"
+UNREADABLE: dict[str, Any] = {"queue": FRONT_DOOR, "generation": 0, "reason": "MessageError: body: not JSON"}
+UNKNOWN: dict[str, Any] = {"queue": FRONT_DOOR, "generation": 0, "reason": "UnknownType: no task 'x' takes"}
+TAKEN = {"generation": 0, "reason": "IdConflict: 'it' is the id of another task"}
+DEAD = {"generation": 1, "reason": "it failed"}
+BACK: dict[str, tuple[dict[str, Any], list[tuple[Any, dict[str, Any]]], Filter | str, dict[str, list[int]]]] = {
+    "refused at a front door": (
+        {},
+        [({"type": "sample:later"}, UNKNOWN), ("no json", UNREADABLE)],
+        "UnknownType",
+        {FRONT_LANE: [0], FRONT_DOOR: [1]},
+    ),
+    "unreadable, by its fingerprint": (
+        {},
+        [("no json", UNREADABLE)],
+        "MessageError",
+        {FRONT_LANE: [0], FRONT_DOOR: []},
+    ),
+    "moved by SQS, of a live row; that of an ended row is deleted": (
+        {"waits": {}, "ended": {"state": "completed"}},
+        [(of("waits"), {}), (of("ended"), {})],
+        ONES,
+        {LANE: [0], DLQ: []},
+    ),
+    "with the id of another task, which is not obsolete": (
+        {"it": {"state": "completed", "generation": 3}, "dead": archived(generation=1)},
+        [(external(7, id="it"), TAKEN), (of("dead"), DEAD)],
+        Filter(ids=("dead",)),
+        {DLQ: [0]},
+    ),
+}
+"""Rows, dead letters with their attributes, and the filter or the error of a group → the numbers of the messages in
+each queue after the redrive."""
+
+
+@pytest.mark.parametrize("case", BACK.values(), ids=BACK.keys())
+def test_a_dead_letter_goes_back_to_its_own_queue_or_stays(inspector: Inspector, ran: Bulks, case: Any) -> None:
+    # given
+    rows, messages, chosen, expected = case
+    for id_, columns in rows.items():
+        put(ran.world, sample_one, id_, **columns)
+    sent = [(body, put_dead_letter(ran.world, body, **attributes)) for body, attributes in messages]
+    names = [body if isinstance(body, str) else body.get("id", id_) for body, id_ in sent]
+    if isinstance(chosen, str):
+        [chosen] = [
+            Filter(fingerprint=group.fingerprint) for group in inspector.dead().groups if group.error_type == chosen
+        ]
+    # when
+    ran.run(inspector.redrive(chosen, rate=500).id)
+    # then
+    left = {queue: ran.world.received(queue) for queue in expected}
+    assert {queue: [name_of(one["Body"]) for one in found] for queue, found in left.items()} == {
+        queue: [names[number] for number in numbers] for queue, numbers in expected.items()
+    }
+    assert not any("MessageAttributes" in one for one in left.get(FRONT_LANE, ()))
+
+
+def name_of(body: str) -> str:
+    """The id in a body, or a body that is not JSON."""
+    return str(json.loads(body)["id"]) if body.startswith("{") else body
 
 
 def test_an_unreadable_message_is_sent_back_only_by_its_fingerprint(inspector: Inspector, ran: Bulks) -> None:
-    world = ran.world
-    put_dead_letter(world, "no json", FRONT_DOOR, generation=0, reason="MessageError: body: not JSON")
+    put_dead_letter(ran.world, "no json", **UNREADABLE)
     with pytest.raises(SelectionError, match="no task matches"):
-        inspector.redrive(Filter(), rate=500)
-    [group] = inspector.dead().groups
-    view = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
-    ran.run(view.id)
-    assert [message["Body"] for message in world.received("jobs-default")] == ["no json"]
-    assert world.depth(FRONT_DOOR) == 0
+        inspector.redrive(ALL, rate=500)
 
 
 def test_an_unsent_tick_keeps_its_time(inspector: Inspector, ran: Bulks) -> None:
@@ -266,36 +292,11 @@ def test_an_unsent_tick_keeps_its_time(inspector: Inspector, ran: Bulks) -> None
     put_dead_letter(world, {"type": "sample:tick", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
     put_dead_letter(world, {"type": "no:longer", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
     [tick] = [group for group in inspector.dead().groups if group.type == "sample:tick"]
-    view = inspector.redrive(Filter(types=("sample:tick",)), rate=500)
-    ran.run(view.id)
+    ran.run(inspector.redrive(Filter(types=("sample:tick",)), rate=500).id)
     [sent] = world.received("jobs-default-sample-tick")
     at = json.loads(sent["Body"])["tick"]["at"]
     assert tick.example == f"sample:tick:0:{at}"
     assert world.depth(CRON) == 1
-
-
-def test_a_message_that_sqs_moved_is_sent_back_for_a_live_row_and_else_deleted(
-    inspector: Inspector, ran: Bulks
-) -> None:
-    world = ran.world
-    put(world, sample_one, "waits")
-    put(world, sample_one, "ended", state="completed")
-    for id_ in ("waits", "ended"):
-        put_dead_letter(world, {"type": "sample:one", "id": id_, "rec": True})
-    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
-    ran.run(view.id)
-    assert [json.loads(message["Body"])["id"] for message in world.received(LANE)] == ["waits"]
-    assert world.depth(DLQ) == 0
-
-
-def test_a_dead_letter_with_the_id_of_another_task_is_not_obsolete(inspector: Inspector, ran: Bulks) -> None:
-    world = ran.world
-    put(world, sample_one, "it", state="completed", generation=3)
-    put_dead(world, "dead")
-    put_dead_letter(world, external(7, id="it"), generation=0, reason="IdConflict: 'it' is the id of another task")
-    view = inspector.redrive(Filter(ids=("dead",)), rate=500)
-    ran.run(view.id)
-    assert [json.loads(message["Body"])["id"] for message in world.received(DLQ)] == ["it"]
 
 
 def test_dead_letters_whose_receive_lost_its_response_are_found_again(
@@ -304,7 +305,7 @@ def test_dead_letters_whose_receive_lost_its_response_are_found_again(
     # given
     world, client = ran.world, ran.world.sqs.client
     ids = {put_dead_letter(world, external(payload={"do": "redrive_counts", "number": 0})) for _ in range(2)}
-    view = inspector.redrive(Filter(types=("sample:one",)), rate=500, reason=None)
+    view = inspector.redrive(ONES, rate=500, reason=None)
     receive = client.receive_message
     lost: list[object] = []
 
@@ -349,11 +350,8 @@ def test_a_failed_canary_of_five_stops_the_redrive(inspector: Inspector, ran: Bu
     world = ran.world
     put_groups(world, "redrive_fails", each=4)
     # when
-    chosen = Filter(types=("sample:one",))
-    if retries:
-        view = inspector.bulk(BulkAction.RETRY, chosen, canary=5, rate=500)
-    else:
-        view = inspector.redrive(chosen, canary=5, rate=500)
+    act = partial(inspector.bulk, BulkAction.RETRY) if retries else inspector.redrive
+    view = act(ONES, canary=5, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     # then
     view = inspector.bulk_view(view.id)
@@ -367,7 +365,7 @@ def test_a_failed_canary_of_five_stops_the_redrive(inspector: Inspector, ran: Bu
 def test_after_a_completed_canary_the_redrive_continues(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     put_groups(world, each=4)
-    view = inspector.redrive(Filter(types=("sample:one",)), canary=5, rate=500)
+    view = inspector.redrive(ONES, canary=5, rate=500)
     started: list[list[str]] = []
 
     def run_canary() -> None:
@@ -408,7 +406,7 @@ def test_the_canary_can_consist_of_messages_without_a_row(inspector: Inspector, 
     world = ran.world
     for number in range(12):
         put_dead_letter(world, external(number, payload={"do": "redrive_fails", "number": number}))
-    view = inspector.redrive(Filter(types=("sample:one",)), canary=2, rate=500)
+    view = inspector.redrive(ONES, canary=2, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     view = inspector.bulk_view(view.id)
     assert (view.stopped or "").startswith("the canary failed: 2 of 2 failed again, the last with SkipRetry")
@@ -428,8 +426,8 @@ def test_unreadable_messages_allow_no_canary_and_stay(inspector: Inspector, ran:
 
 def test_a_canary_larger_than_the_total_waits_for_all(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world, "redrive_fails", each=1)
-    view = inspector.redrive(Filter(), canary=50, rate=500)
-    ran.run(view.id, after_commits={number: lambda: work_off(ran.world) for number in range(2, 9)})
+    view = inspector.redrive(ALL, canary=50, rate=500)
+    ran.run(view.id, after_commits=dict.fromkeys(range(2, 9), lambda: work_off(ran.world)))
     assert "3 of 3 failed again" in (inspector.bulk_view(view.id).stopped or "")
 
 

@@ -18,7 +18,6 @@ from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import schedules as stage_schedules
 from joblane.inspector.views import Count, Reason, ScheduleRow
-from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.schedules import GONE, UNDELIVERED, register
 from joblane.record.sql_functions import VERSION
@@ -90,8 +89,22 @@ def row_of(inspector: Inspector, name: str = "sample:tick:0") -> ScheduleRow:
 # --- The listing ---------------------------------------------------------------------------------------------------
 
 
+FILTERS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["acme-nightly", "acme-weekly", "globex-nightly", "own", *OF_CODE]),
+    ({"origin": "code"}, OF_CODE),
+    ({"tenant": "acme"}, ["acme-nightly", "acme-weekly"]),
+    ({"type": "sample:tick"}, ["acme-weekly", "own", *OF_CODE]),
+    ({"type": "sample:tick", "origin": "run_time"}, ["acme-weekly", "own"]),
+    ({"problem": True}, ["acme-weekly"]),
+    ({"paused": True}, ["globex-nightly"]),
+    ({"text": "NIGHT"}, ["acme-nightly", "globex-nightly"]),
+    ({"sort": "ticks", "limit": 3}, ["acme-nightly", *reversed(OF_CODE)]),
+    ({"tenant": "acme", "type": "sample:tick", "text": "week", "problem": True}, ["acme-weekly"]),
+    ({"tenant": "unknown"}, []),
+]
+
+
 def test_schedules_of_both_kinds_are_found_by_each_filter(world: World, inspector: Inspector) -> None:
-    # given
     declare(world, sample_tick)
     schedules(
         world,
@@ -100,18 +113,7 @@ def test_schedules_of_both_kinds_are_found_by_each_filter(world: World, inspecto
         {"name": "globex-nightly", "tenant": "globex", "paused_at": datetime.now(UTC)},
         {"name": "own", "type": "sample:tick"},
     )
-    # then
-    assert names(inspector) == ["acme-nightly", "acme-weekly", "globex-nightly", "own", *OF_CODE]
-    assert names(inspector, origin="code") == OF_CODE
-    assert names(inspector, tenant="acme") == ["acme-nightly", "acme-weekly"]
-    assert names(inspector, type="sample:tick") == ["acme-weekly", "own", *OF_CODE]
-    assert names(inspector, type="sample:tick", origin="run_time") == ["acme-weekly", "own"]
-    assert names(inspector, problem=True) == ["acme-weekly"]
-    assert names(inspector, paused=True) == ["globex-nightly"]
-    assert names(inspector, text="NIGHT") == ["acme-nightly", "globex-nightly"]
-    assert names(inspector, sort="ticks", limit=3) == ["acme-nightly", *reversed(OF_CODE)]
-    assert names(inspector, tenant="acme", type="sample:tick", text="week", problem=True) == ["acme-weekly"]
-    assert names(inspector, tenant="unknown") == []
+    assert [(given, names(inspector, **given)) for given, _ in FILTERS] == FILTERS
     assert inspector.schedules(tenant="acme").count == Count(2, exact=True)
 
 
@@ -223,26 +225,24 @@ def test_a_schedule_of_the_code_has_its_next_times(world: World, inspector: Insp
     assert (row.ticks_a_day, row.ticks, row.missing, row.can_be_deleted) == (24, (), 0, False)
 
 
-def test_a_paused_schedule_shows_when_it_would_run(world: World, inspector: Inspector) -> None:
+def test_the_next_ticks_of_paused_late_and_frequent_schedules_are_shown(world: World, inspector: Inspector) -> None:
     now = datetime.now(UTC)
-    schedules(world, {"name": "daily", "paused_at": now - timedelta(days=9), "next_at": now - timedelta(days=8)})
+    ahead = now.replace(second=0, microsecond=0) + timedelta(minutes=15)
+    schedules(
+        world,
+        {"name": "daily", "paused_at": now - timedelta(days=9), "next_at": now - timedelta(days=8)},
+        {"name": "s", "expression": "* * * * *", "last_at": ahead, "next_at": ahead + timedelta(minutes=1)},
+        {"name": "late", "expression": "* * * * *", "next_at": now - 3 * HOUR},
+    )
+    # then a paused one shows when it would run
     view = inspector.schedule("daily")
     assert view.row.pause is not None
     assert (view.row.next_at, view.row.pause.since) == (None, now - timedelta(days=9))
     assert len(view.next) == 5
     assert view.next[0] > now
-
-
-def test_ticks_whose_tasks_are_made_ahead_are_still_the_next_ones(world: World, inspector: Inspector) -> None:
-    now = datetime.now(UTC)
-    ahead = now.replace(second=0, microsecond=0) + timedelta(minutes=15)
-    schedules(
-        world,
-        {"name": "s", "expression": "* * * * *", "last_at": ahead, "next_at": ahead + timedelta(minutes=1)},
-        {"name": "late", "expression": "* * * * *", "next_at": now - timedelta(hours=3)},
-    )
+    # and ticks whose tasks are made ahead are still the next ones
     assert inspector.schedule("s").next[0] <= now + timedelta(minutes=2)
-    assert inspector.schedule("late").row.next_at == now - timedelta(hours=3)
+    assert row_of(inspector, "late").next_at == now - 3 * HOUR
 
 
 def test_a_schedule_that_sql_has_broken_is_still_shown(world: World, inspector: Inspector) -> None:
@@ -342,8 +342,7 @@ def test_many_missed_ticks_are_counted_and_the_last_are_named(world: World, insp
     declare(world, sample_frequent, since=UNDELIVERED + timedelta(minutes=300))
     row = row_of(inspector, "sample:frequent:0")
     assert row.missing in (300, 301)  # a minute may end meanwhile
-    assert len(row.missing_at) == 20
-    assert row.missing_at[0] - row.missing_at[-1] == timedelta(minutes=19)
+    assert (len(row.missing_at), row.missing_at[0] - row.missing_at[-1]) == (20, timedelta(minutes=19))
 
 
 def test_ticks_are_missed_only_from_the_deploy_of_their_times_on(world: World, inspector: Inspector) -> None:
@@ -371,29 +370,23 @@ def test_ticks_whose_tasks_are_made_ahead_are_not_among_the_last(world: World, i
     assert [tick.at for tick in row_of(inspector, "own").ticks if tick.at > datetime.now(UTC)] == []
 
 
-def test_the_state_on_aws_is_shown(world: World, inspector: Inspector) -> None:
+def test_the_state_on_aws_is_shown(world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(world, sample_both, sample_tick)
     assert [row.on_aws for row in inspector.schedules().schedules] == [None, None, None]
-
     scheduler = boto3.client("scheduler")
     scheduler.create_schedule_group(Name="jobs-cron")
-    states = {"sample-both.0": "ENABLED", "sample-both.0.2": "DISABLED", "sample-tick.0": "ENABLED"}
-    for aws_name, state in states.items():
+    target = {"Arn": "arn:aws:sqs:us-east-1:123456789012:q", "RoleArn": "arn:aws:iam::123456789012:role/r"}
+    for name, state in (("sample-both.0", "ENABLED"), ("sample-both.0.2", "DISABLED"), ("sample-tick.0", "ENABLED")):
         scheduler.create_schedule(
-            Name=aws_name,
+            Name=name,
             GroupName="jobs-cron",
             State=state,  # type: ignore[arg-type]
             ScheduleExpression="cron(0 3 * * ? *)",
             FlexibleTimeWindow={"Mode": "OFF"},
-            Target={"Arn": "arn:aws:sqs:us-east-1:123456789012:q", "RoleArn": "arn:aws:iam::123456789012:role/r"},
+            Target=target,  # type: ignore[arg-type]
         )
     assert [row.on_aws for row in inspector.schedules().schedules] == ["DISABLED", "ENABLED", "MISSING"]
-
-
-def test_an_unreachable_scheduler_is_not_an_error(
-    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    declare(world, sample_tick)
+    # and an unreachable scheduler is not an error
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert row_of(inspector).on_aws is None
 
@@ -403,14 +396,13 @@ def test_an_unreachable_scheduler_is_not_an_error(
 
 def test_each_action_has_an_entry_with_person_and_reason(name: str, inspector: Inspector) -> None:
     # when
-    paused = inspector.pause_schedule(name, reason="a holiday")
+    pause = inspector.pause_schedule(name, reason="a holiday").row.pause
     resumed = inspector.resume_schedule(name, reason="it is over")
     inspector.run_schedule(name, reason="the customer asks")
     # then
-    assert paused.row.pause is not None
-    assert (paused.row.pause.by, paused.row.pause.reason, paused.row.pause.until) == ("op", "a holiday", None)
-    assert resumed.row.pause is None
-    assert resumed.row.next_at is not None
+    assert pause is not None
+    assert (pause.by, pause.reason, pause.until) == ("op", "a holiday", None)
+    assert (resumed.row.pause, resumed.row.next_at is None) == (None, False)
     assert [(one.who, one.action, one.target, one.reason) for one in inspector.audit()] == [
         ("op", "run_schedule", f"schedule:{name}", "the customer asks"),
         ("op", "resume_schedule", f"schedule:{name}", "it is over"),
@@ -419,36 +411,30 @@ def test_each_action_has_an_entry_with_person_and_reason(name: str, inspector: I
     assert [one.action for one in resumed.audit] == ["resume_schedule", "pause_schedule"]
 
 
-def test_a_pause_with_an_end_shows_its_end_and_the_tick_after_it(name: str, inspector: Inspector) -> None:
+def test_a_pause_with_an_end_shows_it_and_the_tick_after_it_until_it_has_expired(
+    name: str, deployed: World, inspector: Inspector
+) -> None:
     until = datetime.now(UTC) + timedelta(days=400)
-    view = inspector.pause_schedule(name, until=until)
-    assert view.row.pause is not None
-    assert view.row.pause.until == until
-    assert view.row.next_at is not None
-    assert view.row.next_at >= until
+    row = inspector.pause_schedule(name, until=until).row
+    assert row.pause is not None
+    assert row.pause.until == until
+    assert row.next_at is not None
+    assert row.next_at >= until
     assert names(inspector, paused=True) == [name]
+    # and once it has ended, although no sweep has removed it yet, another can start
+    deployed.run("update joblane.schedules set paused_until = clock_timestamp()")
+    assert row_of(inspector, name).pause is None
+    with pytest.raises(SelectionError, match="is not paused"):
+        inspector.resume_schedule(name)
+    pause = inspector.pause_schedule(name, reason="again").row.pause
+    assert pause is not None
+    assert (pause.reason, pause.until) == ("again", None)
 
 
 def test_a_pause_that_would_end_in_the_past_is_refused(name: str, inspector: Inspector) -> None:
     with pytest.raises(SelectionError, match=r"^until: a time in the future is required"):
         inspector.pause_schedule(name, until=datetime.now(UTC) - timedelta(seconds=5))
     assert (row_of(inspector, name).pause, inspector.audit()) == (None, ())
-
-
-def test_a_pause_that_has_expired_is_none_and_another_can_begin(
-    name: str, deployed: World, inspector: Inspector
-) -> None:
-    # given a pause that has ended, and that no sweep has removed yet
-    inspector.pause_schedule(name, until=datetime.now(UTC) + HOUR)
-    deployed.run("update joblane.schedules set paused_until = clock_timestamp()")
-    assert row_of(inspector, name).pause is None
-    with pytest.raises(SelectionError, match="is not paused"):
-        inspector.resume_schedule(name)
-    # when
-    view = inspector.pause_schedule(name, reason="again")
-    # then
-    assert view.row.pause is not None
-    assert (view.row.pause.reason, view.row.pause.until) == ("again", None)
 
 
 def test_a_schedule_runs_now_with_its_payload_in_a_new_task(name: str, deployed: World, inspector: Inspector) -> None:
@@ -520,22 +506,18 @@ def test_a_tick_of_a_paused_schedule_of_the_code_names_its_schedule(deployed: Wo
         ("pause_schedule", "paused", "name: the schedule 'paused' is paused already"),
         ("resume_schedule", "acme", "name: the schedule 'acme' is not paused"),
         ("run_schedule", "old", "type: there is no task type 'no:type'. `joblane types` lists all"),
+        ("pause_schedule", "jobs:sweep:0", "name: jobs:sweep cannot be paused: without it no waiting task"),
     ],
 )
 def test_an_action_that_is_not_possible_says_why_and_leaves_no_entry(
     deployed: World, inspector: Inspector, action: str, wanted: str, message: str
 ) -> None:
+    declare(deployed, jobs_sweep)
     schedules(deployed, {"name": "acme"}, {"name": "paused", "paused_at": datetime.now(UTC)})
     schedules(deployed, {"name": "old", "type": "no:type"})
     with pytest.raises(SelectionError, match=f"^{message}"):
         getattr(inspector, action)(wanted)
     assert inspector.audit() == ()
-
-
-def test_the_schedule_of_the_sweep_is_not_paused(deployed: World, inspector: Inspector) -> None:
-    declare(deployed, jobs_sweep)
-    with pytest.raises(SelectionError, match="name: jobs:sweep cannot be paused: without it no waiting task"):
-        inspector.pause_schedule("jobs:sweep:0")
 
 
 @pytest.mark.parametrize(
@@ -569,15 +551,11 @@ def test_an_action_on_an_unknown_schedule_leaves_no_entry(deployed: World, inspe
 
 
 def test_a_schedule_that_another_transaction_changes_is_busy(name: str, deployed: World, inspector: Inspector) -> None:
-    holder = Database(deployed.url)
-    holder.get().execute_simple("begin")
-    holder.get().run("update joblane.schedules set problem = 'x'")
-    holder.get().execute_simple("set local lock_timeout = '1ms'")
     deployed.run("alter function joblane.lock_schedule_VERSION set lock_timeout = '20ms'".replace("VERSION", VERSION))
-    with pytest.raises(BusyError):
-        inspector.pause_schedule(name)
-    holder.get().rollback()  # the server notices a dropped connection only after some time
-    holder.drop()
+    with deployed.locked() as holder:
+        holder.get().run("update joblane.schedules set problem = 'x'")
+        with pytest.raises(BusyError):
+            inspector.pause_schedule(name)
     assert inspector.pause_schedule(name).row.pause is not None
 
 

@@ -1,6 +1,7 @@
 """The checks of a deployment: all required parts exist and are enabled, and the work goes well.
 
-A part that cannot be checked is reported as unknown, and the other parts are still checked. The checks of the work:
+A part that cannot be checked is reported as unknown, and the other parts are still checked. The good check of a part
+is dropped if the part has findings. The checks of the work:
 failures of the last 15 minutes, tasks that wait past their target, stuck leases, events that wait for the bus, and
 schedules with a problem, late or frequent ones.
 """
@@ -47,7 +48,7 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
     is_broken = False
     for what, part in (*doctor_database.PARTS, *OF_WORK):
         try:
-            found = list(part(scope))
+            found = [*part(scope)] if part in doctor_database.SHOWN_WHOLE else _findings(part(scope))
             yield from found
             is_broken = is_broken or (part is doctor_database.schema and any(each.grade is Grade.BAD for each in found))
         except (PostgresError, OSError) as error:
@@ -71,12 +72,17 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
             return
 
 
+def _findings(found: Iterable[Check]) -> list[Check]:
+    """The findings of a part; its good checks if it has none."""
+    checks = list(found)
+    return [check for check in checks if check.grade is not Grade.GOOD] or checks
+
+
 def _aws(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        found = list(part(scope))
-        return [check for check in found if check.grade is not Grade.GOOD] or found
+        return _findings(part(scope))
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code == NOT_IN_DEV:
@@ -153,45 +159,38 @@ select result ->> 'events_refusal' from joblane.tasks
 
 def failures(scope: Scope) -> Iterator[Check]:
     """The share of failed runs of each type in the last 15 minutes."""
-    wrong, runs = False, 0
-    for type_, number, failed in scope.connection.run(FAILING):
-        runs += number
+    rows = scope.connection.run(FAILING)
+    for type_, number, failed in rows:
         share = failed / number
         if number >= LEAST_RUNS and share >= WARNING_SHARE:
-            wrong = True
             found = f"{failed:,} of {number:,} runs in the last {MINUTES} minutes failed ({share:.0%})"
             do = f"`joblane dead --type {type_} --newer {MINUTES}m` shows why; `joblane pause type {type_}` stops it"
             yield Check(Grade.BAD if share >= BAD_SHARE else Grade.WARNING, f"runs of {type_}", found, do)
-    if not wrong:
-        yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
+    runs = sum(number for _, number, _ in rows)
+    yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
 
 
 def waits(scope: Scope) -> Iterator[Check]:
     """No task has waited longer than the ``target_wait`` of its type, apart from paused tasks."""
-    wrong = False
     for (queue, type_), seconds in sorted(overview.read(scope.connection, 1).waits.items()):
         task = scope.task(type_)
         if task is not None and seconds > task.target_wait.total_seconds():
-            wrong = True
             waited, target = lasting(timedelta(seconds=seconds)), lasting(task.target_wait)
             found = f"a task of queue {queue} has been due for {waited}; the target is {target}"
             do = f"`joblane ls --type {type_} --state pending` and `joblane show ID` say why"
             yield Check(Grade.BAD, f"waits of {type_}", found, do)
-    if not wrong:
-        yield Check(Grade.GOOD, "waits", "no due task waits longer than the target of its type")
+    yield Check(Grade.GOOD, "waits", "no due task waits longer than the target of its type")
 
 
 def leases(scope: Scope) -> Iterator[Check]:
     """No run holds its task long after the end of its lease."""
-    rows = scope.connection.run(STUCK_LEASES)
-    for type_, number, example in rows:
+    for type_, number, example in scope.connection.run(STUCK_LEASES):
         found = (
             f"{number:,} run{'s' * (number != 1)} ended more than {STUCK} ago without a result, for example {example}"
         )
         do = "does the sweep run? It sends their messages again, and the next claim counts them as lost"
         yield Check(Grade.WARNING, f"leases of {type_}", found, do)
-    if not rows:
-        yield Check(Grade.GOOD, "leases", "no run holds a task past its lease")
+    yield Check(Grade.GOOD, "leases", "no run holds a task past its lease")
 
 
 def events(scope: Scope) -> Iterator[Check]:
@@ -232,8 +231,7 @@ def schedules(scope: Scope) -> Iterator[Check]:
         found = f"{found}, for example {often}"
         do = "wanted? `joblane schedules --sort ticks` lists them, and `joblane schedules pause --tenant` stops many"
         yield Check(Grade.WARNING, "frequent schedules", found, do)
-    if not number and not late and not frequent:
-        yield Check(Grade.GOOD, what, "none has a problem, and none is late")
+    yield Check(Grade.GOOD, what, "none has a problem, and none is late")
 
 
 def _counted(number: int) -> str:

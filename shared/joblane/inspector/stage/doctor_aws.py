@@ -50,8 +50,8 @@ def mappings(scope: Scope) -> Iterator[Check]:
         for page in pages:
             for mapping in page["EventSourceMappings"]:
                 found[mapping.get("EventSourceArn", "").rpartition(":")[2]].append(mapping)
-    lanes = _lanes(scope)
-    expected = {**dict.fromkeys((front_door_name(scope.prefix, queue) for queue in Queue), None), **lanes}
+    front_doors = (front_door_name(scope.prefix, queue) for queue in Queue)
+    expected = {**dict.fromkeys(front_doors, None), **_lanes(scope)}
     missing = _missing(scope, [name for name in expected if not found.get(name)])
     paused = _unless_down(scope, _paused)
     for name, lane in expected.items():
@@ -148,9 +148,8 @@ def queues(scope: Scope) -> Iterator[Check]:
     waiting = {name: depth.waiting for name in dead if (depth := found[name])}
     without = {dead_letter_name(name) for name in missing}
     for name in missing:
-        if name in without:
-            continue
-        yield Check(Grade.BAD, f"queue {name}", "it does not exist", DEPLOY)
+        if name not in without:
+            yield Check(Grade.BAD, f"queue {name}", "it does not exist", DEPLOY)
     for name, count in waiting.items():
         if count:
             do = "`joblane dead` lists their causes, `joblane redrive` sends them back"

@@ -180,8 +180,7 @@ def sweep(scope: Scope) -> Iterator[Check]:
 def ticks(scope: Scope) -> Iterator[Check]:
     """All ticks of schedules of the code of the last day arrived, and all these schedules are registered."""
     found = {one.name: one for one in schedules.of_code(scope)}
-    wrong = [one for one in found.values() if one.missing]
-    for one in wrong:
+    for one in (one for one in found.values() if one.missing):
         has_ticks = any(tick.state is not None for tick in one.ticks)
         some = "and none arrived" if not has_ticks else f"the latest at {stamp(one.missing_at[0])}"
         text = f"{one.missing:,} of its ticks of the last day are missing, {some}"
@@ -206,19 +205,16 @@ def ticks(scope: Scope) -> Iterator[Check]:
             text = "the code declares it, and a schedule made at run time has its name: both fire"
             do = "rename the declared one, or `joblane schedules delete` the other, and then `joblane migrate`"
         yield Check(Grade.WARNING, f"schedule {name}", text, do)
-    if not wrong and not unknown and not others:
-        yield Check(Grade.GOOD, "ticks", "no tick of the last day is missing")
+    yield Check(Grade.GOOD, "ticks", "no tick of the last day is missing")
 
 
 def undeclared(scope: Scope) -> Iterator[Check]:
     declared = [type_ for task in scope.tasks.values() for type_ in task.types]
-    rows = scope.connection.run(UNDECLARED, str(BOUND), json.dumps(declared))
-    for type_, count in rows:
+    for type_, count in scope.connection.run(UNDECLARED, str(BOUND), json.dumps(declared)):
         found = f"{count} live task{'s' * (count != 1)} of this type, and no code declares it"
         do = f"deploy it again, name it in aliases= of another type, or `joblane archive --type {type_}`"
         yield Check(Grade.BAD, f"type {type_}", found, do)
-    if not rows:
-        yield Check(Grade.GOOD, "types", "the types of all live tasks are declared")
+    yield Check(Grade.GOOD, "types", "the types of all live tasks are declared")
 
 
 def grants(scope: Scope) -> Iterator[Check]:
@@ -297,3 +293,5 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("snapshots", snapshots),
 )
 """The migrations come first: on an empty database there is nothing else to check."""
+SHOWN_WHOLE = (schema, pauses)
+"""Parts whose good checks are shown although they have findings."""

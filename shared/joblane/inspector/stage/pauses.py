@@ -3,7 +3,7 @@
 The claim checks the pauses, so nothing new starts once a pause has committed. A delivered message is deleted and its
 row waits (a message of an external producer gets a row); waiting has no limit, spends no attempt and counts no receive.
 The sweep reads the paused rows and writes none of them. They stay due, and the first sweep after the pause sends their
-messages. For the pause of a schedule see :mod:`joblane.inspector.stage.schedules`.
+messages. For the pause of a schedule see :mod:`joblane.inspector.actions.schedule`.
 
 The event source mapping stays enabled on purpose. Behind a disabled mapping messages would age in SQS and expire after
 ten days, and each deploy would overwrite ``Enabled``.

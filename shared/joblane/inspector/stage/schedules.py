@@ -1,7 +1,4 @@
-"""Schedules: the rows of ``joblane.schedules``, their ticks, and the state on AWS of those that the code declares.
-
-They change as by :class:`joblane.client.schedules.Schedules`, with an audit entry in the same transaction.
-"""
+"""Schedules: the rows of ``joblane.schedules``, their ticks, and the state on AWS of those that the code declares."""
 
 from __future__ import annotations
 
@@ -9,29 +6,23 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from joblane.enqueue.check import check
-from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
 from joblane.enqueue.ticks import NAME_PATTERN, past_ticks, start_of_ids
-from joblane.enqueue.wake import wake
-from joblane.errors import DeclarationError, DeclaredScheduleError, ScheduleError, UnknownScheduleError
+from joblane.errors import DeclarationError, UnknownScheduleError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.single import insert, named, note_of, send_inserted
-from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.errors import SelectionError
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.aws import client
-from joblane.inspector.stage.pauses import NEVER_PAUSED, end_of
 from joblane.inspector.tasks.detail import shown_payload
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
 from joblane.inspector.tasks.listing import COUNT_CAP
 from joblane.inspector.views import (
-    ActionResult,
     Count,
     SchedulePage,
     SchedulePause,
@@ -39,7 +30,7 @@ from joblane.inspector.views import (
     ScheduleView,
     TickView,
 )
-from joblane.names import SWEEP, TYPE_PATTERN, cron_group_name, schedule_name
+from joblane.names import TYPE_PATTERN, cron_group_name, schedule_name
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State, as_read
 from joblane.record.schedules import GONE, PAUSED, UNDELIVERED, WITHOUT_TASK, Origin, schedule_of
@@ -238,6 +229,11 @@ def target_of(name: str) -> str:
     return f"schedule:{name}"
 
 
+def read(connection: Connection, name: str) -> ScheduleRow:
+    """A schedule without its ticks. Raises :class:`UnknownScheduleError`."""
+    return _row(_read(connection, name)[:-3])
+
+
 def _read(connection: Connection, name: str) -> list[Any]:
     is_name = isinstance(name, str) and NAME_PATTERN.fullmatch(name)
     rows = connection.run(ONE, name) if is_name else []
@@ -389,91 +385,3 @@ def _state(row: ScheduleRow, states: Mapping[str, str]) -> str | None:
     own_name = row.name.removeprefix(f"{row.type}:")
     found = [states.get(schedule_name(row.type, own_name, n), MISSING) for n in range(1, number + 1)]
     return next((state for state in found if state != "ENABLED"), "ENABLED")
-
-
-# --- Actions -------------------------------------------------------------------------------------------------------
-
-
-def pause(scope: Scope, name: str, reason: str | None, until: datetime | None) -> ScheduleView:
-    end_of(until)
-    if name.startswith(f"{SWEEP}:"):
-        raise SelectionError("name", NEVER_PAUSED)
-    with _on(scope, "pause_schedule", name, reason) as on:
-        checked_reason = audit.check_reason(reason)
-        on.doing.details |= {"until": None if until is None else until.astimezone(UTC).isoformat()}
-        (is_changed, cancelled), _ = on.changes.pause(
-            on.run, name=name, until=until, by=on.doing.who, reason=checked_reason
-        )
-        if not is_changed:
-            raise SelectionError("name", f"the schedule {name!r} is paused already; resume it first")
-    _wake(scope, cancelled)
-    return one(scope, name)
-
-
-def resume(scope: Scope, name: str, reason: str | None) -> ScheduleView:
-    """The tasks of the ticks within the next 15 minutes are created here; the sweep creates the others."""
-    with _on(scope, "resume_schedule", name, reason) as on:
-        if on.schedule.problem == GONE:
-            raise SelectionError("name", f"the code does not declare {name!r} any more: delete it, or deploy it again")
-        is_changed, tasks = on.changes.resume(on.run, name=name, task=scope.task(on.schedule.type))
-        if not is_changed:
-            raise SelectionError("name", f"the schedule {name!r} is not paused")
-        inserted = [insert(on.doing.connection, task) for task in tasks]
-    for task in inserted:
-        send_inserted(scope, task)
-    return one(scope, name)
-
-
-def delete(scope: Scope, name: str, reason: str | None) -> ScheduleRow:
-    with _on(scope, "delete_schedule", name, reason) as on:
-        (_, cancelled), _ = on.changes.delete(on.run, name=name)
-    _wake(scope, cancelled)
-    return on.schedule
-
-
-def run(scope: Scope, name: str, reason: str | None) -> ActionResult:
-    """The audit has the id of the task."""
-    with _on(scope, "run_schedule", name, reason) as on:
-        (job, links), _ = on.changes.job_now(on.run, name=name, task=named(scope, on.schedule.type))
-        ready = check(job, record=True, prefix=scope.prefix)
-        inserted = insert(on.doing.connection, replace(ready, links={**ready.links, **links}))
-        on.doing.details |= {"id": inserted.id}
-    failed = send_inserted(scope, inserted)
-    after = State.HELD if inserted.waits else State.PENDING
-    return ActionResult(inserted.id, "run_schedule", None, after, new_id=inserted.id, note=note_of(failed))
-
-
-@dataclass(frozen=True, slots=True)
-class _Action:
-    """An action on a schedule. ``schedule``: as it was before."""
-
-    doing: audit.Action
-    changes: ScheduleChanges
-    schedule: ScheduleRow
-
-    def run(self, sql: str, *documents: str) -> list[list[Any]]:
-        """Run a statement once for each document, in the transaction of the action."""
-        return self.doing.connection.run_each(sql, *documents)
-
-
-@contextmanager
-def _on(scope: Scope, action: str, name: str, reason: str | None) -> Iterator[_Action]:
-    """An action on one schedule. Raises :class:`UnknownScheduleError`, :class:`SelectionError`, :class:`BusyError`."""
-    target = target_of(name)
-    try:
-        with audit.action(scope, action, target, reason) as doing:
-            schedule = _row(_read(doing.connection, name)[:-3])
-            doing.details |= {"type": schedule.type, "tenant": schedule.tenant}
-            yield _Action(doing, ScheduleChanges(scope.prefix), schedule)
-    except DeclaredScheduleError as error:
-        raise SelectionError("name", error.problem) from error
-    except ScheduleError as error:
-        if error.field == "name":  # the name is valid, so another transaction holds it
-            raise BusyError(target) from error
-        raise SelectionError(error.field, error.problem) from error
-
-
-def _wake(scope: Scope, cancelled: Cancelled) -> None:
-    """Start a sweep if tasks wait for what the cancelled ticks have given back."""
-    if cancelled.limits or cancelled.parents:
-        wake(scope.sqs, scope.prefix)
