@@ -7,7 +7,6 @@ written, recorded, sent or answered.
 from __future__ import annotations
 
 import base64
-import html
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
@@ -112,64 +111,41 @@ def login(how: str, token: str | None = None) -> dict[str, Any]:
 # --- Handlers that tell ----------------------------------------------------------------------------------------------
 
 Way = Callable[[Login, TaskContext], Any]
-WAYS: dict[str, Way] = {}
+
+
+RAISED: dict[str, Callable[[Login], Exception]] = {
+    "plain": lambda payload: ValueError(f"bad token {payload.token}, and card {payload.cards[0].number}"),
+    "as_repr": KeyError,
+    "as_json": lambda payload: RuntimeError(
+        json.dumps(payload.model_dump()) + json.dumps({"body": payload.model_dump_json()})
+    ),
+    "many_lines": lambda payload: RuntimeError(f"first\n{payload.token}\nlast {payload.token}\n"),
+    "encoded": lambda payload: RuntimeError(
+        f"{base64.b64encode(payload.token.encode()).decode()} {payload.token.encode('utf-16-le').hex()}"
+        f" https://x.example/?{urlencode({'token': payload.token})} {textwrap.fill(payload.token, 14)}"
+    ),
+    "long": lambda payload: RuntimeError("x" * 1_990 + payload.token + "y" * 9_000 + payload.token),
+    "skipped": lambda payload: SkipRetry(f"nobody takes {payload.token}"),
+    "revoked": lambda payload: RevokeTask(f"nobody wants {payload.token}"),
+    "later": lambda payload: RetryAfter(timedelta(seconds=5), f"not now, {payload.token}"),
+    "snoozed": lambda payload: Snooze(timedelta(seconds=5), f"not yet, {payload.token}"),
+}
+"""Errors of handlers. ``unit/tasks/test_redaction_scrub.py`` has every notation of a value."""
+
+
+def raising(make: Callable[[Login], Exception]) -> Way:
+    def raises(payload: Login, ctx: TaskContext) -> None:
+        raise make(payload)
+
+    return raises
+
+
+WAYS: dict[str, Way] = {how: raising(make) for how, make in RAISED.items()}
 
 
 def way(function: Way) -> Way:
     WAYS[function.__name__] = function
     return function
-
-
-@way
-def plain(payload: Login, ctx: TaskContext) -> None:
-    raise ValueError(f"bad token {payload.token}, and card {payload.cards[0].number}")
-
-
-@way
-def as_repr(payload: Login, ctx: TaskContext) -> None:
-    raise KeyError(payload)
-
-
-@way
-def as_json(payload: Login, ctx: TaskContext) -> None:
-    raise RuntimeError(json.dumps(payload.model_dump()) + json.dumps({"body": payload.model_dump_json()}))
-
-
-@way
-def many_lines(payload: Login, ctx: TaskContext) -> None:
-    raise RuntimeError(f"first\n{payload.token}\nlast {payload.token}\n")
-
-
-@way
-def in_base64(payload: Login, ctx: TaskContext) -> None:
-    code = base64.b64encode(payload.token.encode()).decode()
-    basic = base64.b64encode(f"ann:{payload.token}:x".encode()).decode()
-    wide = base64.urlsafe_b64encode(payload.token.encode("utf-16-le")).decode()
-    raise RuntimeError(f"{code} {basic} {wide} {payload.token.encode().hex()}")
-
-
-@way
-def in_utf16(payload: Login, ctx: TaskContext) -> None:
-    wide = payload.token.encode("utf-16-le")
-    raise RuntimeError(f"{wide!r} {wide.hex()} {wide.decode('latin-1')} {json.dumps(wide.decode('latin-1'))}")
-
-
-@way
-def in_an_address(payload: Login, ctx: TaskContext) -> None:
-    addresses = quote(payload.token), quote(payload.token, safe=""), urlencode({"token": payload.token})
-    raise RuntimeError(f"GET https://x.example/?{' '.join(addresses)} {html.escape(payload.token)}")
-
-
-@way
-def in_short_lines(payload: Login, ctx: TaskContext) -> None:
-    token = payload.token
-    lines = "\n    ".join(token[at : at + 9] for at in range(0, len(token), 9))
-    raise RuntimeError(f"broken:\n    {lines}\n{textwrap.fill(token, 14)}")
-
-
-@way
-def long(payload: Login, ctx: TaskContext) -> None:
-    raise RuntimeError("x" * 1_990 + payload.token + "y" * 9_000 + payload.token)
 
 
 @way
@@ -184,26 +160,6 @@ def chained(payload: Login, ctx: TaskContext) -> None:
 @way
 def shortened(payload: Login, ctx: TaskContext) -> None:
     TypeAdapter(int).validate_python(payload.token * 9)
-
-
-@way
-def skipped(payload: Login, ctx: TaskContext) -> None:
-    raise SkipRetry(f"nobody takes {payload.token}")
-
-
-@way
-def revoked(payload: Login, ctx: TaskContext) -> None:
-    raise RevokeTask(f"nobody wants {payload.token}")
-
-
-@way
-def later(payload: Login, ctx: TaskContext) -> None:
-    raise RetryAfter(timedelta(seconds=5), f"not now, {payload.token}")
-
-
-@way
-def snoozed(payload: Login, ctx: TaskContext) -> None:
-    raise Snooze(timedelta(seconds=5), f"not yet, {payload.token}")
 
 
 @way

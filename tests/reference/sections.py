@@ -56,6 +56,7 @@ from joblane.record.task.status import Progress, TaskStatus
 from joblane.secret_values import SecretError
 from joblane.settings import MissingSettingError
 from joblane.sqs import message
+from joblane.tasks.cron_text import MACROS
 from joblane.tasks.declare import declare, handles
 from joblane.tasks.decorator import task
 from joblane.tasks.events import Event
@@ -63,7 +64,7 @@ from joblane.tasks.job import OPTIONS, Job, OnParentDead
 from joblane.tasks.limit import Limit, Rate
 from joblane.tasks.listeners import on
 from joblane.tasks.payload import ArchivedTask
-from joblane.tasks.schedule import MACROS, Missed, cron, every
+from joblane.tasks.schedule import Missed, cron, every
 from joblane.tasks.task import Grants
 from joblane.tasks.unique import OnConflict, Until
 from joblane.testing import (
@@ -355,6 +356,11 @@ def signature(function: Callable[..., Any], name: str) -> str:
     return f"`{name}({', '.join(shown)}){arrow}`"
 
 
+def _home(error: type) -> str:
+    """The module from which users import an error."""
+    return errors.__name__ if error.__module__.startswith(errors.__name__) else error.__module__
+
+
 def _given(value: Any) -> str:
     if callable(value):
         return str(value.__name__)
@@ -452,7 +458,7 @@ def error_sections() -> str:
         parts.append(f"## {heading}")
         for error in group:
             bases = ", ".join(f"`{_public_name(base)}`" for base in error.__bases__)
-            public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{error.__module__}`"
+            public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{_home(error)}`"
             text = [f"### `{error.__name__}`", *map(said, doc(error, error.__name__).text)]
             parts += [*text, f"Import: {public}. Base: {bases}."]
             if own := {name: text for name, text in fields_of(error).items() if name in get_annotations(error)}:

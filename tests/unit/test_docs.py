@@ -24,6 +24,7 @@ from tests.pages import FENCE, PAGES, ROOT, Block, anchors, blocks, commands, li
 SHELL = blocks("sh")
 MARKS = ("", "stack", "emulator", "account")
 
+MUTANTS = ".venv/bin/python -m tests.mutants"
 RUN = {
     "make demo": ("tests/e2e/test_demo.py", '"saas.demo"'),
     "make test": (".ci/run", "exec make test"),
@@ -33,6 +34,13 @@ RUN = {
     "make docs": ("tests/unit/test_site.py", '"sphinx"'),
     "make synth": ("tests/infra/test_app.py", "main(["),
     "make wheel": ("tests/wheel.py", '"wheel")'),
+    **dict.fromkeys(
+        (
+            f"{MUTANTS} --seed 1 --number 10 tests/integration/record --of shared/joblane/record --json faults.json",
+            f"{MUTANTS} tests/integration/record --again faults.json",
+        ),
+        ("tests/unit/test_mutants.py", "mutants.main("),
+    ),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
     "pip install joblane-0.1.0-py3-none-any.whl[local,test]": (
         "tests/e2e/adopter/test_adopter.py",

@@ -168,22 +168,22 @@ def test_a_timeout_above_the_maximum_of_lambda_is_refused_with_the_largest_value
 # --- Concurrency ---------------------------------------------------------------------------------------------------
 
 
-def test_lanes_share_the_budget_by_the_weights_of_their_queues() -> None:
-    lanes = [("a", Queue.CRITICAL, None), ("b", Queue.DEFAULT, None), ("c", Queue.LOW, None)]
-    assert share_concurrency(lanes, 100) == {"a": 60, "b": 30, "c": 10}
-
-
-def test_lanes_of_one_queue_share_its_part_equally() -> None:
-    lanes = [(str(number), Queue.DEFAULT, None) for number in range(4)]
-    assert set(share_concurrency(lanes, 40).values()) == {10}
-
-
-def test_a_lane_gets_at_least_two_and_at_most_the_maximum_of_its_task() -> None:
-    lanes = [("a", Queue.CRITICAL, 5), ("b", Queue.LOW, None), ("c", Queue.LOW, 1000)]
-    assert share_concurrency(lanes, 8) == {"a": 5, "b": 2, "c": 2}
-    assert share_concurrency(lanes, 0) == {"a": 2, "b": 2, "c": 2}
-    assert share_concurrency([("a", Queue.LOW, None)], 50_000) == {"a": 1000}
-    assert share_concurrency([], 10) == {}
+@pytest.mark.parametrize(
+    ("lanes", "budget", "shares"),
+    [
+        ([("a", Queue.CRITICAL, None), ("b", Queue.DEFAULT, None), ("c", Queue.LOW, None)], 100, [60, 30, 10]),
+        ([(name, Queue.DEFAULT, None) for name in "abcd"], 40, [10] * 4),
+        ([("a", Queue.CRITICAL, 5), ("b", Queue.LOW, None), ("c", Queue.LOW, 1000)], 8, [5, 2, 2]),
+        ([("a", Queue.CRITICAL, 5), ("b", Queue.LOW, None), ("c", Queue.LOW, 1000)], 0, [2, 2, 2]),
+        ([("a", Queue.LOW, None)], 50_000, [1000]),
+        ([], 10, []),
+    ],
+    ids=["by weight", "equal in a queue", "the task's maximum", "at least two", "Lambda's maximum", "no lane"],
+)
+def test_lanes_share_the_budget_by_the_weights_of_their_queues(
+    lanes: list[tuple[str, Queue, int | None]], budget: int, shares: list[int]
+) -> None:
+    assert share_concurrency(lanes, budget) == {name: share for (name, *_), share in zip(lanes, shares, strict=True)}
 
 
 lane_lists = st.lists(

@@ -28,7 +28,7 @@ from joblane.record.migrations import versions
 from joblane.record.row.states import State
 from joblane.sqs.message import decode
 from joblane.sqs.message_schema import message_schema
-from joblane.tasks import job
+from joblane.tasks import job, option_facts
 from joblane.tasks.job import (
     NEED_A_ROW,
     NOT_OF_TICKS,
@@ -37,10 +37,10 @@ from joblane.tasks.job import (
     JobOptions,
     MessageOptions,
     TickOptions,
-    Values,
     check_names,
     options_from_json,
 )
+from joblane.tasks.option_facts import Values
 from joblane.tasks.options import MUST, Options
 from tests.builders.views import type_view
 from tests.inspector import FakeInspector
@@ -51,14 +51,14 @@ from tests.unit.page.conftest import COOKIE, KEYS, SAME, client_of
 FORM = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"
 AT = datetime(2035, 1, 31, 12, tzinfo=UTC)
 EXAMPLES: Mapping[Values, tuple[Any, Any, str]] = {
-    job.TEXT: ("a", "a", "a"),
-    job.TEXTS: (["a"], ["a"], "a"),
-    job.IDS: (["a"], ["a"], "a"),
-    job.HEADERS: ({"a": "b"}, {"a": "b"}, ""),
-    job.NUMBER: (1, 1, "1"),
-    job.DURATION: (timedelta(seconds=5), 5.0, "5s"),
-    job.DURATIONS: ([timedelta(seconds=5)], [5.0], "5s"),
-    job.MOMENT: (AT, AT.isoformat(), "2035-01-31T12:00Z"),
+    option_facts.TEXT: ("a", "a", "a"),
+    option_facts.TEXTS: (["a"], ["a"], "a"),
+    option_facts.IDS: (["a"], ["a"], "a"),
+    option_facts.HEADERS: ({"a": "b"}, {"a": "b"}, ""),
+    option_facts.NUMBER: (1, 1, "1"),
+    option_facts.DURATION: (timedelta(seconds=5), 5.0, "5s"),
+    option_facts.DURATIONS: ([timedelta(seconds=5)], [5.0], "5s"),
+    option_facts.MOMENT: (AT, AT.isoformat(), "2035-01-31T12:00Z"),
 }
 """A value in Python, as JSON, and as a person types it."""
 OF_TICKS = [name for name, option in OPTIONS.items() if not option.not_of_ticks and name != "tenant"]
@@ -179,7 +179,7 @@ def test_the_form_of_the_page_offers_an_option(name: str, stub: FakeInspector) -
 def test_the_json_schema_of_a_message_has_an_option_with_its_bounds(name: str) -> None:
     schema = message_schema(table_plain)["properties"]["options"]["properties"][name]
     assert schema["description"] == MUST[name] == OPTIONS[name].must
-    if OPTIONS[name].values in (job.NUMBER, job.DURATION, job.DURATIONS):
+    if OPTIONS[name].values in (option_facts.NUMBER, option_facts.DURATION, option_facts.DURATIONS):
         assert schema["minimum"] == OPTIONS[name].bounds[0]
 
 
@@ -253,7 +253,7 @@ def test_the_checks_in_sql_have_the_bounds_of_the_table() -> None:
 FILE, NEW = Path(__file__).name, "grace"
 FIELD = f'''    {NEW}: timedelta | None = field(
         default=None,
-        metadata=_option(DURATION, "--{NEW}", help="A new option", low=timedelta(seconds=2), high=LONGEST_WAIT),
+        metadata=facts(DURATION, "--{NEW}", help="A new option", low=timedelta(seconds=2), high=LONGEST_WAIT),
     )
     """A new option."""
 '''

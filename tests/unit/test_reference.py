@@ -20,7 +20,8 @@ from joblane.client.schedules import Schedules
 from joblane.errors import DeclarationError, EnqueueError
 from joblane.handler.context import TaskContext as Context
 from joblane.record.row.states import State
-from joblane.tasks.job import DURATION, NUMBER, OPTIONS, Job
+from joblane.tasks.job import OPTIONS, Job
+from joblane.tasks.option_facts import DURATION, NUMBER
 from joblane.tasks.schedule import every
 from saas import settings
 from tests.pages import FENCE, ROOT, table

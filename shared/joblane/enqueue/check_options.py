@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.errors import DeclarationError, EnqueueError, MessageError, shown
 from joblane.json_values import check_text
-from joblane.tasks.job import (
-    DURATION,
-    DURATIONS,
-    MAX_SECONDS,
-    MOMENT,
-    NEED_A_ROW,
-    NUMBER,
-    OPTIONS,
-    TEXTS,
-    Values,
-    in_words,
-)
+from joblane.tasks.job import NEED_A_ROW, OPTIONS
+from joblane.tasks.option_facts import DURATION, DURATIONS, MAX_SECONDS, MOMENT, NUMBER, TEXTS, Values, in_words
 from joblane.tasks.options import EARLIEST, NONE, Options, is_storable
 from joblane.tasks.retry import check_retry_delay
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from calendar import day_name, month_name
 from collections.abc import Collection, Sequence
 
-from joblane.tasks.schedule import values_of
+from joblane.tasks.cron_text import values_of
 
 ORIGINS = {"code": "code", "run_time": "run time"}
 """Origin of a schedule → its words."""

@@ -6,15 +6,28 @@ option takes its facts from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from joblane.errors import EnqueueError
 from joblane.names import Queue
 from joblane.quotas import LONGEST_DEBOUNCE, MAX_RETENTION, SHORTEST_DEBOUNCE
+from joblane.tasks.option_facts import (
+    DURATION,
+    DURATIONS,
+    HEADERS,
+    IDS,
+    MOMENT,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    Option,
+    choice,
+    facts,
+)
 from joblane.tasks.retry import LONGEST
 from joblane.tasks.unique import LONGEST_UNIQUE, Keep, OnConflict, Until
 
@@ -94,139 +107,8 @@ class OnParentDead(StrEnum):
 
 # --- The table of the options --------------------------------------------------------------------------------------
 
-
-def _same(value: Any) -> Any:
-    return value
-
-
-@dataclass(eq=False, repr=False)
-class Values:
-    """The values of an option: in Python, as JSON, and in words."""
-
-    words: str = ""
-    """The values in JSON, with places for the bounds of the option. Empty: no message has such an option."""
-    metavar: str = ""
-    """Stands for a value in the help of the command line. Empty: the last word of the flag does."""
-    unit: str = ""
-    """The unit of bounds that are numbers."""
-    to_json: Callable[[Any], Any] = _same
-    """For a valid value."""
-    from_json: Callable[[Any], Any] = _same
-    """Raises ValueError for JSON of another form. The check of an enqueue refuses other wrong values."""
-    choices: type[StrEnum] | None = None
-    """All values, the usual one first. None: any value within the bounds."""
-
-
-def _seconds(value: Any) -> timedelta:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_SECONDS:
-        raise ValueError("a number of seconds is required")
-    return timedelta(seconds=value)
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ValueError("a time with its zone is required, for example '2030-01-31T12:00:00Z'")
-    return moment
-
-
-MAX_SECONDS = timedelta.max.total_seconds()
-TEXT = Values()
-NUMBER = Values("a whole number, {low} or more", "N")
-DURATION = Values(
-    "a number of seconds from {low} to {high}", "DURATION", to_json=timedelta.total_seconds, from_json=_seconds
-)
-DURATIONS = Values(
-    "seconds, one number or a list of 1 to {most}",
-    "DURATION",
-    to_json=lambda value: [each.total_seconds() for each in ([value] if isinstance(value, timedelta) else value)],
-    from_json=lambda value: [_seconds(each) for each in value] if isinstance(value, list) else _seconds(value),
-)
-MOMENT = Values(
-    "a time with its zone, for example '2030-01-31T12:00:00Z'",
-    "TIME",
-    to_json=datetime.isoformat,
-    from_json=_moment,
-)
-TEXTS = Values(
-    "a list of at most {most} strings of {low} to {high} characters",
-    unit=" characters",
-    to_json=lambda value: list(dict.fromkeys(value)),
-)
-HEADERS = Values(to_json=dict)
-IDS = Values()
-
-
-def _choice(choices: type[StrEnum], metavar: str = "") -> Values:
-    return Values(metavar=metavar, to_json=str, choices=choices)
-
-
-@dataclass(eq=False, repr=False)
-class Option:
-    """An option of an enqueue: its facts in addition to name, type, default and text of the field of :class:`Job`."""
-
-    values: Values
-    flags: tuple[str, ...] = ()
-    """The option of `joblane enqueue`. Empty: neither the command line nor the page has it."""
-    help: str = ""
-    """A sentence without its full stop, for the command line and the page."""
-    example: str = ""
-    label: str = ""
-    """The label on the page. Empty: the name."""
-    low: Any = None
-    """The smallest value, or the smallest entry of a list: for strings their characters, for a time None."""
-    high: Any = None
-    """The largest one. For a time: how far ahead."""
-    most: int | None = None
-    """Maximum number of entries of a list."""
-    declared: Literal["always", "without a row"] | None = None
-    """The task's attribute of this name is the maximum: of every task, or of a task without a row."""
-    needs_row: bool = False
-    """A ``MessageClient`` refuses it."""
-    not_of_ticks: str = ""
-    """The reason why a schedule refuses it. Empty: a schedule takes it."""
-
-    @property
-    def bounds(self) -> tuple[int | None, int | None]:
-        """``low`` and ``high`` in JSON."""
-        low, high = (each.total_seconds() if isinstance(each, timedelta) else each for each in (self.low, self.high))
-        return None if low is None else int(low), None if high is None else int(high)
-
-    @property
-    def must(self) -> str:
-        """Its JSON values, for refusals and for the JSON Schema."""
-        low, high = self.bounds
-        return f"must be {self.values.words.format(low=low, high=high, most=self.most)}"
-
-    def range(self, maximum: str | None = None) -> str:
-        """Its bounds in words, such as ``1 second to 3650 days``. Empty: it has none. ``maximum``: as declared."""
-        if self.low is None:
-            return f"at most {in_words(self.high)} ahead" if self.high else ""
-        return f"{in_words(self.low)} to {maximum or in_words(self.high)}{self.values.unit}"
-
-
-UNITS = {unit: timedelta(**{f"{unit}s": 1}) for unit in ("day", "hour", "minute", "second")}
-
-
-def in_words(bound: timedelta | float) -> str:
-    """Return a bound as text, a timedelta in the largest unit without a rest."""
-    if not isinstance(bound, timedelta):
-        return f"{bound:,}"
-    unit = next((unit for unit in ("day", "hour", "minute") if bound and not bound % UNITS[unit]), "second")
-    number = bound / UNITS[unit]
-    return f"{number:.10g} {unit}{'' if number == 1 else 's'}"
-
-
 NOT_DEBOUNCED = "a tick is not debounced; leave it out"
 NO_PARENTS = "a tick waits for no other task; leave it out"
-
-
-def _option(values: Values, *flags: str, **facts: Any) -> Mapping[str, Option]:
-    """Return the metadata of a field of :class:`Job`."""
-    return {"option": Option(values, flags, **facts)}
 
 
 @dataclass(slots=True)
@@ -242,12 +124,12 @@ class Job:
     payload: Payload
     """An instance of the task's payload class."""
     queue: Queue | None = field(
-        default=None, metadata=_option(_choice(Queue), "--queue", "-q", help="Queue in which the type has a lane")
+        default=None, metadata=facts(choice(Queue), "--queue", "-q", help="Queue in which the type has a lane")
     )
     """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             DURATION,
             "--in",
             help="Wait before the first run",
@@ -262,7 +144,7 @@ class Job:
     or now if ``process_at`` is None too."""
     process_at: datetime | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             MOMENT,
             "--at",
             help="Run at this time (ISO 8601)",
@@ -276,7 +158,7 @@ class Job:
     ``process_in`` or ``process_at``, not both."""
     deadline: datetime | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             MOMENT,
             "--deadline",
             help="Archive the task at this time, unless it has ended",
@@ -289,7 +171,7 @@ class Job:
     archived. The deadline has a time zone, and is later than the time at which the task is due. None: no deadline."""
     task_id: str | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             TEXT,
             "--id",
             help="Id of the task. A second use is refused",
@@ -300,26 +182,26 @@ class Job:
     (``type:schedule:time``, or ``@name:time:number``). An id that exists raises :class:`TaskIdConflictError`. None: a
     new UUID of version 7."""
     tenant: str | None = field(
-        default=None, metadata=_option(TEXT, "--tenant", help="Tenant, for fair queues and for filters")
+        default=None, metadata=facts(TEXT, "--tenant", help="Tenant, for fair queues and for filters")
     )
     """Tenant of the task: 1 to 128 ASCII letters, digits and punctuation. It is the message group of a fair queue, and
     a filter for operators. It authorises nothing."""
-    headers: Mapping[str, str] = field(default_factory=dict, metadata=_option(HEADERS))
+    headers: Mapping[str, str] = field(default_factory=dict, metadata=facts(HEADERS))
     """Strings for the handler (``ctx.headers``): at most 32, names of at most 100 characters, values of at most 1,000.
     The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
-    owner: str | None = field(default=None, metadata=_option(TEXT, needs_row=True))
+    owner: str | None = field(default=None, metadata=facts(TEXT, needs_row=True))
     """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
     from verified claims."""
     tags: Sequence[str] = field(
         default=(),
-        metadata=_option(
+        metadata=facts(
             TEXTS, "--tag", help="Tag, for filters", example="nightly, import", low=1, high=MAX_TAG, most=MAX_TAGS
         ),
     )
     """Words to find the task by. Repeated tags count once."""
     max_retry: int | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             NUMBER,
             "--max-retry",
             help="Number of retries, at most the declared number",
@@ -332,7 +214,7 @@ class Job:
     """Number of attempts after the first."""
     timeout: timedelta | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             DURATION,
             "--timeout",
             help="Time for one attempt, at most the declared timeout",
@@ -345,7 +227,7 @@ class Job:
     """Time for one attempt."""
     retention: timedelta | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             DURATION,
             "--retention",
             help="Time to keep the ended task",
@@ -359,13 +241,13 @@ class Job:
     """Time for which payload and result are kept after the task is completed or cancelled. 0: they are removed at
     once. With a ``MessageClient`` at most the ``retention`` that the task declares."""
     retry_delay: RetryDelay | None = field(
-        default=None, metadata=_option(DURATIONS, low=timedelta(0), high=LONGEST, most=MAX_DELAYS)
+        default=None, metadata=facts(DURATIONS, low=timedelta(0), high=LONGEST, most=MAX_DELAYS)
     )
     """Wait before the next attempt: one timedelta, or a list whose last entry is repeated. A function is refused,
     because the row cannot hold it."""
     unique_for: timedelta | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             DURATION,
             "--unique-for",
             help="Longest time to hold the unique key",
@@ -378,16 +260,16 @@ class Job:
     """Longest time for which this task holds its unique key."""
     unique_key: str | None = field(
         default=None,
-        metadata=_option(TEXT, "--unique-key", help="Unique key. Default: from queue and payload", needs_row=True),
+        metadata=facts(TEXT, "--unique-key", help="Unique key. Default: from queue and payload", needs_row=True),
     )
     """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
     in the declaration. None: a digest of queue and payload."""
-    unique_until: Until | str | None = field(default=None, metadata=_option(_choice(Until), needs_row=True))
+    unique_until: Until | str | None = field(default=None, metadata=facts(choice(Until), needs_row=True))
     """When the key is released: ``"finish"`` (the task ends) or ``"start"`` (its first run starts)."""
     on_conflict: OnConflict | str = field(
         default=OnConflict.RAISE,
-        metadata=_option(
-            _choice(OnConflict, "ACTION"),
+        metadata=facts(
+            choice(OnConflict, "ACTION"),
             "--on-conflict",
             help="If the key is held",
             label="If the key is held",
@@ -400,7 +282,7 @@ class Job:
     :class:`DuplicateTaskError` if that task is running."""
     debounce: timedelta | None = field(
         default=None,
-        metadata=_option(
+        metadata=facts(
             DURATION, low=SHORTEST_DEBOUNCE, high=LONGEST_DEBOUNCE, needs_row=True, not_of_ticks=NOT_DEBOUNCED
         ),
     )
@@ -408,27 +290,27 @@ class Job:
     waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
     ``process_at`` and ``on_conflict``. None: no debounce."""
     longest: timedelta | None = field(
-        default=None, metadata=_option(DURATION, needs_row=True, not_of_ticks=NOT_DEBOUNCED)
+        default=None, metadata=facts(DURATION, needs_row=True, not_of_ticks=NOT_DEBOUNCED)
     )
     """Time after the first enqueue at which a debounced task is due, however often it is pushed: at least ``debounce``,
     and at most ``unique_for``. None: ten times ``debounce``."""
     keep: Keep | str = field(
-        default=Keep.LAST, metadata=_option(_choice(Keep), needs_row=True, not_of_ticks=NOT_DEBOUNCED)
+        default=Keep.LAST, metadata=facts(choice(Keep), needs_row=True, not_of_ticks=NOT_DEBOUNCED)
     )
     """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
     enqueue; the others only push the task."""
-    key: str | None = field(default=None, metadata=_option(TEXT, needs_row=True))
+    key: str | None = field(default=None, metadata=facts(TEXT, needs_row=True))
     """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the
     task declares."""
     after: Sequence[str | WithId] = field(
-        default=(), metadata=_option(IDS, most=MAX_PARENTS, needs_row=True, not_of_ticks=NO_PARENTS)
+        default=(), metadata=facts(IDS, most=MAX_PARENTS, needs_row=True, not_of_ticks=NO_PARENTS)
     )
     """Tasks that have to end before this one runs, its *parents*: ids, or results of an enqueue. Each has to exist in
     this stage's database. This task does not wait for a parent that has completed. Refused with
     ``on_conflict="replace"``. For more parents, use a batch. A task can have any number of
     children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
     on_parent_dead: OnParentDead | str = field(
-        default=OnParentDead.HOLD, metadata=_option(_choice(OnParentDead), needs_row=True, not_of_ticks=NO_PARENTS)
+        default=OnParentDead.HOLD, metadata=facts(choice(OnParentDead), needs_row=True, not_of_ticks=NO_PARENTS)
     )
     """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
     ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,

@@ -37,6 +37,15 @@ select t.id, array(select i.id from jsonb_array_elements_text($2::jsonb) with or
 """
 """The tasks for which no parent is open any more, each with its parents among the given ids."""
 
+HELD = """
+select t.id, case when t.wait_kind = 'parents'
+                  then array(select e.parent || e.parent_batch from joblane.task_parents e where e.child = t.id
+                              order by e.parent, e.parent_batch)
+                  else array[t.waits_for] end
+  from joblane.tasks t where t.type = $1 and t.state = 'held' order by t.waits_for, t.place, t.seq
+"""
+"""The held tasks of a type, each with what it waits for."""
+
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -191,3 +200,16 @@ def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:
         ended = (result, reason, error, message, tuple(outcomes))
         found.append(TaskReport(id_, type_, State(state), attempts, max_attempts - 1, runs, *ended))
     return found
+
+
+def held(connection: Connection, type_: str, by: str | None) -> list[TaskReport]:
+    """Return the held tasks of a type, in the order in which they wait, for anything or ``by``. At least one."""
+    __tracebackhide__ = True
+    rows = connection.run(HELD, type_)
+    found = [id_ for id_, holders in rows if by is None or by in holders]
+    if not found:
+        listed = ", ".join(dict.fromkeys(holder for _, holders in rows for holder in holders)) or "none"
+        raise AssertionError(
+            f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits and tasks that hold some: {listed}"
+        )
+    return reports(connection, found)

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from joblane import settings
-from joblane.client.client import JobClient
 from joblane.enqueue.result import Enqueued
 from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.handler.context import TaskContext
-from joblane.local.memory_queues import QueuedMessage
-from joblane.names import Queue, check_prefix
+from joblane.names import Queue
 from joblane.record import schedules as declared_schedules
 from joblane.record import task_types as registry
 from joblane.record.driver.database import Database
-from joblane.record.row.states import LIVE, State, in_sql
-from joblane.sqs.client import Entry
-from joblane.sqs.message import Message
-from joblane.sqs.tick import id_of, tick_entry
-from joblane.sweep.sweep import sweep
-from joblane.sweep.ticks import make_ticks
+from joblane.record.row.states import State
 from joblane.tasks.events import Event
 from joblane.tasks.job import JobOptions
 from joblane.tasks.payload import Payload
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.task import Task
-from joblane.testing import clock, report
-from joblane.testing.clock import Clock
-from joblane.testing.enqueued import Captured, EnqueuedTask, read
+from joblane.testing import report
+from joblane.testing.enqueued import Captured, EnqueuedTask
 from joblane.testing.errors import KitError
-from joblane.testing.faults import Fault, FaultKind, Faults
-from joblane.testing.lanes import Lanes
-from joblane.testing.process import Running, alarm_restored, arun_context, diverted, run_context
-from joblane.testing.queues import CapturingBus, DeadLetter, KitQueues
+from joblane.testing.faults import Fault, FaultKind
+from joblane.testing.process import alarm_restored, arun_context, run_context
+from joblane.testing.queues import DeadLetter
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
+from joblane.testing.stage import LIMIT, Stage
 from joblane.worker.run import TIMED_OUT
 
 if TYPE_CHECKING:
@@ -49,71 +40,13 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
-LIMIT = 1_000
-"""Invocations of one drain."""
-NEXT_SWEEP = f"""
-select extract(epoch from min(at) - clock_timestamp())::float8
-  from (select sweep_at from joblane.tasks
-         where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
-        union all select until from joblane.pauses
-        union all select until from joblane.limit_changes
-        union all select next_at from joblane.schedules
-         where origin = 'run_time' and (paused_at is null or paused_until is not null)) as next(at)
- where at > clock_timestamp()
-"""
-"""A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
-HELD = """
-select t.id, case when t.wait_kind = 'parents'
-                  then array(select e.parent || e.parent_batch from joblane.task_parents e where e.child = t.id
-                              order by e.parent, e.parent_batch)
-                  else array[t.waits_for] end
-  from joblane.tasks t where t.type = $1 and t.state = 'held' order by t.waits_for, t.place, t.seq
-"""
-"""The held tasks of a type, each with what it waits for."""
 
 
-class JobTester:
+class JobTester(Stage):
     """Jobs without AWS: the real client, worker and sweep, with a migrated database and with queues in memory.
 
     Inside its ``with`` block, every :class:`JobClient` of the process enqueues here.
     """
-
-    url: str
-    """Address of the test's database."""
-    ageless: set[str]
-    """Names of the tables that :meth:`travel` leaves unchanged."""
-    client: JobClient
-    """A client."""
-
-    def __init__(self, url: str) -> None:
-        """Make a tester. The fixture ``jobs`` does so.
-
-        Args:
-            url: Address of a migrated database that no other test uses.
-        """
-        self.url = url
-        self.ageless = {"alembic_version"}
-        self.client = JobClient()
-        self._prefix = check_prefix(settings.prefix())
-        self._clock = Clock()
-        self._queues = KitQueues(self._clock)
-        self._faults = Faults()
-        self._bus = CapturingBus(self._prefix)
-        self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel, bus=self._bus)
-        self._database = Database(url)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._stack.enter_context(diverted(self.url, self._queues, self._clock, self._know))
-        self._since = Captured(self._enqueued, self._lanes.known.get)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-        self._lanes.close()
-        self._database.close()
-        if "engine" in self.__dict__:
-            self.engine.dispose()
 
     @property
     def invocation(self) -> timedelta | None:
@@ -155,13 +88,6 @@ class JobTester:
             self._know(task)
         registry.register(self._database.get(), self._lanes.known.tasks)
         declared_schedules.register(self._database.get(), self._lanes.known.tasks)
-
-    def _know(self, task: Task[Any, Any]) -> None:
-        """Make a task known. Its limits hold from now on, as after `joblane migrate`."""
-        is_new = task.type not in self._lanes.known.tasks
-        self._lanes.known.add(task)
-        if is_new and task.flow is not None:
-            registry.register_limits(self._database.get(), self._lanes.known.tasks)
 
     @property
     def limits(self) -> Limits:
@@ -272,22 +198,6 @@ class JobTester:
             async with arun_context(self._running(own, task, payload, options), own) as ctx:
                 yield ctx
 
-    def _running(self, own: Database, task: Task[P, Any], payload: P, options: JobOptions) -> Running:
-        id_, message = self._due(task, payload, options)
-        self._queues.delete(message)
-        return Running.claimed(own, task, id_, self._queues, self._prefix)
-
-    def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, QueuedMessage]:
-        """Enqueue a task and make it due now. Return its id and its message, received."""
-        enqueued = self.enqueue(task, payload, **options)
-        self._database.get().run("update joblane.tasks set due_at = clock_timestamp() where id = $1", enqueued.id)
-        if (message := self._queues.find(enqueued.id)) is None:
-            body = Message(task.type, enqueued.id, rec=True).encode()
-            self._queues.send(Entry(self._lanes.lane(task, enqueued.queue), body))
-            message = self._queues.find(enqueued.id)
-        assert message is not None
-        return enqueued.id, self._queues.take(message, task.numbers.visibility.total_seconds())
-
     # --- Inspecting ------------------------------------------------------------------------------------------------
 
     def task(self, task_id: str) -> TaskReport:
@@ -321,16 +231,7 @@ class JobTester:
                 anything.
         """
         __tracebackhide__ = True
-        type_ = task if isinstance(task, str) else task.type
-        rows = self._database.get().run(HELD, type_)
-        found = [id_ for id_, holders in rows if by is None or by in holders]
-        if not found:
-            holders = dict.fromkeys(holder for _, holders in rows for holder in holders)
-            listed = ", ".join(holders) or "none"
-            raise AssertionError(
-                f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits and tasks that hold some: {listed}"
-            )
-        return report.reports(self._database.get(), found)
+        return report.held(self._database.get(), task if isinstance(task, str) else task.type, by)
 
     @contextmanager
     def capture(self) -> Iterator[Captured]:
@@ -357,9 +258,6 @@ class JobTester:
         :meth:`drain`. An event that is sent twice is listed twice.
         """
         return list(self._bus.events)
-
-    def _enqueued(self) -> list[EnqueuedTask]:
-        return read(self._database.get(), self._queues.sent, self._prefix)
 
     # --- Time ------------------------------------------------------------------------------------------------------
 
@@ -410,62 +308,8 @@ class JobTester:
         Raises:
             KitError: the task has no such schedule, or has several and no name is given.
         """
-        self._know(task)
         found = _schedule(task, schedule)
-        moment = found.previous(self.now) if at is None else at
-        self._queues.send(tick_entry(self._prefix, task, found, moment), sent_at=moment.timestamp())
-        return id_of(task.type, str(found.name), moment)
-
-    def _pass(self, by: timedelta) -> None:
-        clock.age(self._database.get(), by, self.ageless)
-        self._clock.travelled += by
-
-    def _advance(
-        self,
-        deliveries: Deliveries,
-        limit: int,
-        within: timedelta,
-        schedules: Sequence[tuple[Task[Any, Any], Schedule]],
-    ) -> None:
-        """Run what is due, and travel to the next time at which a message or tick is due, and stop after ``within``."""
-        ends = self._clock.now() + within
-        next_ticks = [schedule.next_after(self._clock.now()) for _, schedule in schedules]
-        while True:
-            self._run_due(deliveries, limit)
-            moments = [moment for moment in self._next_moments() if moment <= ends + clock.WHOLE_SECOND]
-            moments += [tick for tick in next_ticks if tick <= ends]
-            if not moments:
-                return
-            if (gap := min(moments) - self._clock.now()) > timedelta(0):
-                self._pass(gap + clock.FINEST)
-            for position, (task, schedule) in enumerate(schedules):
-                if next_ticks[position] <= min(self._clock.now(), ends):
-                    self.tick(task, schedule.name, at=next_ticks[position])
-                    next_ticks[position] = schedule.next_after(next_ticks[position])
-
-    def _run_due(self, deliveries: Deliveries, limit: int) -> None:
-        """Deliver the visible messages, then sweep, until neither finds any."""
-        while True:
-            while self._lanes.deliver_due(deliveries, self._clock.seconds()):
-                if deliveries.invocations > limit:
-                    tasks = deliveries.report()
-                    raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
-            with deliveries.releasing(()):
-                make_ticks(self._database.get(), self._lanes.known.find, self._prefix)
-                swept = sweep(self._database.get(), self._queues, self._prefix, bus=self._bus)
-                self._bus.take_all(self._database.get())
-            if swept.failed:
-                raise KitError(f"duties of the sweep failed, as the log says: {', '.join(swept.failed)}")
-            if not swept.sent and not swept.served and not swept.released:
-                return
-
-    def _next_moments(self) -> list[datetime]:
-        """Return the times at which the queues and the sweep have their next message."""
-        seconds = self._database.get().run(NEXT_SWEEP)[0][0]
-        moments = [] if seconds is None else [self._clock.now() + timedelta(seconds=seconds)]
-        if (waiting := self._queues.next_lane()) is not None:
-            moments.append(self._clock.now() + timedelta(seconds=waiting[1] - self._clock.seconds()))
-        return moments
+        return self._send_tick(task, found, found.previous(self.now) if at is None else at)
 
     # --- Faults ----------------------------------------------------------------------------------------------------
 

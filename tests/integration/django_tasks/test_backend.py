@@ -9,7 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.tasks import default_task_backend, task, task_backends
+from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskResultMismatch
+from django.tasks.signals import task_enqueued, task_finished, task_started
+from django.test import override_settings
+from django.utils import timezone
 
+from joblane.django import JoblaneBackend
 from joblane.testing import JobTester
 from tests.integration.django_tasks.conftest import backend
 
@@ -17,10 +24,6 @@ Run = Callable[..., Any]
 
 
 def test_the_backend_of_the_settings_is_joblanes(shop: Any) -> None:
-    from django.tasks import default_task_backend, task_backends
-
-    from joblane.django import JoblaneBackend
-
     assert default_task_backend == task_backends["default"]
     assert isinstance(task_backends["default"], JoblaneBackend)
     flags = ("supports_defer", "supports_async_task", "supports_get_result", "supports_priority")
@@ -50,8 +53,6 @@ def test_a_new_task_is_ready(shop: Any, django_jobs: JobTester) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "nothing_async"])
 def test_a_task_is_enqueued_and_read_asynchronously(name: str, shop: Any, django_jobs: JobTester) -> None:
-    from asgiref.sync import async_to_sync
-
     task = getattr(shop, name)
     result = async_to_sync(task.aenqueue)(1, two=3)
     django_jobs.drain()
@@ -63,9 +64,6 @@ def test_a_task_is_enqueued_and_read_asynchronously(name: str, shop: Any, django
 
 
 def test_the_backend_enqueues_a_task_that_it_is_given(shop: Any, django_jobs: JobTester) -> None:
-    from asgiref.sync import async_to_sync
-    from django.tasks import default_task_backend
-
     results = [
         default_task_backend.enqueue(shop.meaning, (), {}),
         async_to_sync(default_task_backend.aenqueue)(shop.meaning, [], {}),
@@ -148,8 +146,6 @@ def test_an_argument_that_is_not_json_is_refused(argument: Any, error: str, shop
 
 
 def test_a_task_with_run_after_waits(shop: Any, django_jobs: JobTester) -> None:
-    from django.utils import timezone
-
     at = timezone.now() + timedelta(hours=3)
     result = shop.meaning.using(run_after=at).enqueue()
     django_jobs.drain()
@@ -161,8 +157,6 @@ def test_a_task_with_run_after_waits(shop: Any, django_jobs: JobTester) -> None:
 
 
 def test_a_task_that_cannot_run_is_refused_when_it_is_made(shop: Any) -> None:
-    from django.tasks.exceptions import InvalidTask
-
     for changes, text in (
         ({"priority": 10}, "does not support setting priority of tasks. Declare .* queue=Queue.CRITICAL"),
         ({"run_after": datetime(2026, 1, 1)}, "run_after must be an aware datetime"),  # noqa: DTZ001
@@ -173,9 +167,6 @@ def test_a_task_that_cannot_run_is_refused_when_it_is_made(shop: Any) -> None:
 
 
 def test_a_task_is_checked_again_when_it_is_enqueued(shop: Any, django_jobs: JobTester) -> None:
-    from django.tasks.exceptions import InvalidTask
-    from django.test import override_settings
-
     task = shop.meaning.using(queue_name="loose")
     with override_settings(TASKS={"default": {**backend(), "QUEUES": ["default"]}}):
         with pytest.raises(InvalidTask, match="Queue 'loose' is not valid"):
@@ -185,9 +176,6 @@ def test_a_task_is_checked_again_when_it_is_enqueued(shop: Any, django_jobs: Job
 
 
 def test_a_queue_that_no_type_can_have_is_refused(shop: Any) -> None:
-    from django.tasks.exceptions import InvalidTask
-    from django.test import override_settings
-
     with override_settings(TASKS={"default": {**backend(), "QUEUES": []}}):
         for name in ("night-shift", "Mail", "a" * 60):
             with pytest.raises(InvalidTask, match="lower-case letters, digits and single underscores"):
@@ -197,10 +185,6 @@ def test_a_queue_that_no_type_can_have_is_refused(shop: Any) -> None:
 
 
 def test_a_task_outside_of_the_registered_modules_is_refused(shop: Any) -> None:
-    from django.tasks import task
-    from django.tasks.exceptions import InvalidTask
-    from django.test import override_settings
-
     made = task(elsewhere)
     with pytest.raises(InvalidTask, match=r"elsewhere is not the path of a registered Django task: .*'modules'"):
         made.enqueue()
@@ -217,8 +201,6 @@ def elsewhere() -> None:
 
 
 def test_signals_are_sent_by_the_producer_and_the_worker(shop: Any, django_jobs: JobTester) -> None:
-    from django.tasks.signals import task_enqueued, task_finished, task_started
-
     seen: list[tuple[str, str, int]] = []
 
     def listen(name: str) -> Callable[..., None]:
@@ -260,9 +242,6 @@ def test_a_task_is_logged_by_its_id_and_state(
 
 
 def test_a_result_of_another_task_or_of_none_is_refused(shop: Any, django_jobs: JobTester) -> None:
-    from django.tasks import default_task_backend
-    from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
-
     result = shop.meaning.enqueue()
     with pytest.raises(TaskResultMismatch):
         shop.nothing.get_result(result.id)
@@ -276,9 +255,6 @@ def test_a_result_of_another_task_or_of_none_is_refused(shop: Any, django_jobs: 
 def test_a_result_whose_task_no_longer_exists_is_refused(
     shop: Any, django_jobs: JobTester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from django.tasks import default_task_backend
-    from django.tasks.exceptions import TaskResultDoesNotExist
-
     result = shop.meaning.enqueue()
     monkeypatch.delitem(default_task_backend.registered, shop.meaning.module_path)
     with pytest.raises(TaskResultDoesNotExist, match="not the path of a registered Django task"):

@@ -9,18 +9,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command, execute_from_command_line
+from django.db import connections
+from django.db.utils import ConnectionHandler
+from django.tasks import default_task_backend
+from django.tasks.exceptions import InvalidTaskBackend
+from django.test import override_settings
 
-from joblane.django import database, django_tasks
+from joblane.cli import main
+from joblane.django import database, declare, django_tasks
+from joblane.django.postgresql.base import DatabaseWrapper
 from joblane.errors import DeclarationError
+from joblane.record.driver import login
+from joblane.record.driver import opening as connecting
 from joblane.secret_values import SecretError
+from tests.django_database import database_of
 from tests.integration.django_tasks.conftest import backend
 from tests.pages import ROOT
 
 
 def connected(entry: dict[str, Any]) -> Any:
     """Connect by an entry of `DATABASES`, and return what the session shows."""
-    from django.db.utils import ConnectionHandler
 
     handler = ConnectionHandler({"default": entry})
     try:
@@ -41,8 +56,6 @@ def test_an_entry_of_databases_has_the_address_of_the_environment(
 
 
 def test_a_login_in_a_secret_is_read_when_django_connects(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from joblane.record.driver import opening as connecting
-
     # given a secret with the address, whose password was changed meanwhile
     values = [database_url.replace("@", "-old@"), database_url]
     monkeypatch.setattr(connecting, "text_of_secret", lambda name: values.pop(0) if values[1:] else values[0])
@@ -52,8 +65,6 @@ def test_a_login_in_a_secret_is_read_when_django_connects(database_url: str, mon
 
 
 def test_a_secret_that_cannot_be_read_is_an_error_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from joblane.record.driver import login
-
     def fail(_: str) -> str:
         raise SecretError("no such secret")
 
@@ -63,10 +74,7 @@ def test_a_secret_that_cannot_be_read_is_an_error_of_the_connection(monkeypatch:
 
 
 def test_another_host_is_verified() -> None:
-    from joblane.django.postgresql.base import DatabaseWrapper
-
     def parameters(url: str) -> dict[str, Any]:
-        from django.db.utils import ConnectionHandler
 
         made: DatabaseWrapper = ConnectionHandler({"default": database(url)})["default"]
         return made.get_connection_params()
@@ -98,9 +106,6 @@ def test_another_host_is_verified() -> None:
 def test_a_check_names_what_is_wrong(
     changes: dict[str, Any], options: dict[str, Any], text: str | None, shop: Any
 ) -> None:
-    from django.core.checks import run_checks
-    from django.test import override_settings
-
     with override_settings(TASKS={"default": {**backend(**options), **changes}}):
         found = [str(problem.msg) for problem in run_checks() if str(problem.id).startswith("joblane.")]
     assert len(found) == (text is not None)
@@ -132,10 +137,6 @@ def test_manage_py_check_asks_the_backend_before_a_task_is_imported(tmp_path: Pa
 
 
 def test_a_check_requires_postgresql(shop: Any) -> None:
-    from django.core.checks import run_checks
-    from django.db import connections
-    from django.test import override_settings
-
     connections.settings["light"] = {**connections.settings["default"], "ENGINE": "django.db.backends.sqlite3"}
     try:
         with override_settings(TASKS={"default": backend(database="light")}):
@@ -148,10 +149,6 @@ def test_a_check_requires_postgresql(shop: Any) -> None:
 
 @pytest.mark.parametrize("options", [{"databse": "default"}, {"modules": "shop.jobs"}])
 def test_a_wrong_option_is_refused(options: dict[str, Any], shop: Any) -> None:
-    from django.tasks import default_task_backend
-    from django.tasks.exceptions import InvalidTaskBackend
-    from django.test import override_settings
-
     with (
         override_settings(TASKS={"default": backend(**options)}),
         pytest.raises(InvalidTaskBackend, match=rf"OPTIONS: .*{next(iter(options))}"),
@@ -160,10 +157,6 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], shop: Any) -> None:
 
 
 def test_an_older_django_is_refused(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import django
-    from django.apps import apps
-    from django.core.exceptions import ImproperlyConfigured
-
     monkeypatch.setattr(django, "VERSION", (5, 2, 0, "final", 0))
     with pytest.raises(ImproperlyConfigured, match=r"joblane\.django needs Django 6, which needs Python 3\.12"):
         apps.get_app_config("joblane").ready()
@@ -197,10 +190,6 @@ def test_a_declaration_has_the_folder_and_the_settings_of_its_queue() -> None:
 
 
 def test_a_worker_without_settings_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from django.conf import settings
-
-    from joblane.django import declare
-
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     monkeypatch.setattr(type(settings), "configured", False)
     declare.prepare.cache_clear()
@@ -214,12 +203,6 @@ def test_a_worker_without_settings_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_command_passes_its_arguments_and_the_database(
     shop: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from django.core.management import call_command, execute_from_command_line
-    from django.db import connections
-
-    from joblane.cli import main
-    from tests.django_database import database_of
-
     seen: list[tuple[list[str], str | None]] = []
     monkeypatch.setattr(main, "main", lambda given: seen.append((given, os.environ.get("DATABASE_URL"))))
     entry = database_of("postgresql://me:p%40ss@db.example:5433/shop")

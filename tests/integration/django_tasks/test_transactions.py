@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import transaction
+from django.tasks.exceptions import TaskResultDoesNotExist
 
 from joblane.testing import JobTester
 
@@ -13,8 +15,6 @@ Notes = Callable[[], list[str]]
 
 
 def test_a_task_exists_once_the_transaction_commits(shop: Any, django_jobs: JobTester, notes: Notes) -> None:
-    from django.db import transaction
-
     with transaction.atomic():
         result = shop.write.enqueue("committed")
         assert result.enqueued_at is not None
@@ -25,9 +25,6 @@ def test_a_task_exists_once_the_transaction_commits(shop: Any, django_jobs: JobT
 
 
 def test_a_rollback_leaves_no_task(shop: Any, django_jobs: JobTester, notes: Notes) -> None:
-    from django.db import transaction
-    from django.tasks.exceptions import TaskResultDoesNotExist
-
     with transaction.atomic():
         result = shop.write.enqueue("undone")
         transaction.set_rollback(True)

@@ -11,6 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.tasks import task_backends
+from django.test import override_settings
+from pydantic import ValidationError
 
 from joblane import cron
 from joblane.django import DjangoTask, django_tasks
@@ -31,8 +36,6 @@ def declared(queue_name: str) -> Task[DjangoTask, Any]:
 
 
 def default_task_backend() -> Any:
-    from django.tasks import task_backends
-
     return task_backends["default"]
 
 
@@ -69,8 +72,6 @@ def test_what_a_task_writes_commits_with_its_end(name: str, shop: Any, run: Run,
 def test_a_killed_process_writes_once(
     point: str, attempts: int, shop: Any, django_jobs: JobTester, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from django.db.backends.base.base import BaseDatabaseWrapper
-
     commit = BaseDatabaseWrapper.commit
 
     def dying(connection: Any) -> None:
@@ -188,37 +189,25 @@ def test_a_swallowed_database_error_fails_the_task(shop: Any, run: Run, notes: N
     assert (run(shop.savepoint, "twice").status, notes()) == ("SUCCESSFUL", ["twice", "twice again"])
 
 
-def test_no_value_of_a_row_is_in_an_error(shop: Any, run: Run, django_jobs: JobTester) -> None:
+def test_no_value_of_a_row_is_in_an_error_the_log_or_a_signal(
+    shop: Any, run: Run, django_jobs: JobTester, finished: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     run(shop.write, "a secret value")
-    result = run(shop.write, "a secret value")
+    finished.clear()
+    with caplog.at_level(logging.DEBUG):
+        result = run(shop.write, "a secret value")
+    [[_, error]] = [ended.errors for ended in finished]
     [[stored]] = django_jobs._database.get().run(
         "select string_agg(concat_ws(' ', reason, error_message, a.traceback), ' ') from joblane.tasks"
         " join (select task_id, traceback from joblane.task_attempts) a on task_id = id where id = $1",
         result.id,
     )
-    assert "duplicate key value violates unique constraint" in stored
-    assert "23505" in stored
-    assert "secret" not in stored
-    assert [error.exception_class.__module__ for error in result.errors] == ["django.db.utils"] * 2
-
-
-def test_no_value_of_a_row_is_in_the_log_or_a_signal(
-    shop: Any, run: Run, finished: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    run(shop.write, "a secret value")
-    finished.clear()
-    with caplog.at_level(logging.DEBUG):
-        run(shop.write, "a secret value")
-    [[_, error]] = [result.errors for result in finished]
-    for text in (error.traceback, caplog.text):
+    grouped = run(shop.write_in_a_group, "a secret value").errors[-1].traceback
+    for text in (stored, error.traceback, caplog.text, grouped):
         assert "duplicate key value violates unique constraint" in text
         assert "a secret value" not in text
-
-
-def test_no_value_of_a_row_is_in_a_group_of_errors(shop: Any, run: Run) -> None:
-    traceback = run(shop.write_in_a_group, "a secret value").errors[-1].traceback
-    assert "duplicate key value violates unique constraint" in traceback
-    assert "a secret value" not in traceback
+    assert "23505" in stored
+    assert [error.exception_class.__module__ for error in result.errors] == ["django.db.utils"] * 2
 
 
 def test_a_task_that_enqueues_another_does_both_or_neither(
@@ -267,8 +256,6 @@ def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester
 def test_a_function_of_on_commit_that_fails_changes_nothing(
     shop: Any, run: Run, notes: Notes, finished: list[Any]
 ) -> None:
-    from django.db import transaction
-
     def fail() -> None:
         raise ValueError
 
@@ -332,8 +319,6 @@ def test_a_path_that_is_not_registered_never_runs(
 
 
 def test_a_backend_that_is_not_joblanes_never_runs(shop: Any, django_jobs: JobTester) -> None:
-    from django.test import override_settings
-
     immediate = {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"}
     task, path = declared("default"), shop.meaning.module_path
     with override_settings(TASKS={"default": backend(), "now": immediate}):
@@ -395,16 +380,12 @@ def test_a_return_value_that_no_row_can_have_fails_the_task(
 
 
 def test_a_message_that_is_no_call_is_refused(shop: Any, django_jobs: JobTester) -> None:
-    from pydantic import ValidationError
-
     for path in ("", "system", "os.system; x", "../os.system"):
         with pytest.raises(ValidationError):
             DjangoTask(task=path)
 
 
 def test_a_run_needs_djangos_own_transaction(shop: Any, django_jobs: JobTester) -> None:
-    from django.db import transaction
-
     result = shop.meaning.enqueue()
     with transaction.atomic():
         django_jobs.drain()

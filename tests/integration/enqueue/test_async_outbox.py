@@ -29,16 +29,11 @@ from joblane.sqs.client import CONNECTIONS, Entry
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.sends import Sends, is_before_commit
-from tests.transports import LANE, rows, sends_of, sent
+from tests.transports import LANE, rows, sent
 from tests.world import World
 
 AnyAsyncSession = AsyncSession | async_scoped_session[AsyncSession]
 DRIVERS = ["asyncpg", "psycopg"]
-
-
-@pytest.fixture
-def sends(world: World) -> Sends:
-    return sends_of(world)
 
 
 @pytest.fixture(params=DRIVERS)

@@ -89,14 +89,6 @@ def callbacks(world: World) -> list[str]:
 # --- Callbacks -------------------------------------------------------------------------------------------------------
 
 
-def test_callbacks_run_once_all_members_have_completed(world: World) -> None:
-    batch_of(world, "a", "b")
-    assert callbacks(world) == ["held", "held"]
-    assert run(world, "a") == []
-    assert sorted(run(world, "b")) == [END, SUCCESS]
-    assert ask(world, END) is RUN
-
-
 def test_a_callback_whose_message_comes_after_the_last_end_runs_at_once(world: World) -> None:
     batch_of(world, "a")
     assert run(world, "a") == []
@@ -282,12 +274,6 @@ def test_nothing_exists_after_an_exception_in_the_block(world: World) -> None:
     assert len(world.take(sample_one)) == 1, "no message of what was rolled back"
 
 
-def test_nothing_exists_after_an_exception_in_a_block_without_a_session(world: World) -> None:
-    failing(world, None)
-    assert world.run("select count(*) from joblane.tasks") == [[0]]
-    assert world.take(sample_one) == []
-
-
 def test_nothing_is_sent_before_the_callers_commit(world: World) -> None:
     with Session(world.database.engine) as session:
         with world.client.batch("import-7", on_end=JOB, session=session) as batch:
@@ -313,13 +299,6 @@ def test_a_batch_id_that_exists_is_refused(world: World) -> None:
     assert world.run("select count(*) from joblane.tasks") == [[3]]
 
 
-def test_a_task_with_the_id_of_a_callback_is_named(world: World) -> None:
-    world.client.enqueue(sample_one, Sample(), task_id=END)
-    with pytest.raises(TaskIdConflictError, match=END):
-        batch_of(world, "a")
-    assert world.run("select count(*) from joblane.batches") == [[0]]
-
-
 @pytest.mark.parametrize(
     ("says", "id_", "callbacks"),
     [
@@ -341,11 +320,28 @@ def test_a_wrong_batch_is_refused_before_anything_is_written(
         world.client.batch(id_, **callbacks)
 
 
-def test_a_wrong_member_leaves_nothing(world: World) -> None:
-    members = [member("a"), Job(sample_one, Sample(), on_conflict="replace")]
-    with pytest.raises(EnqueueError, match="on_conflict"), world.client.batch("import-7", on_end=JOB) as batch:
-        batch.enqueue_many(members)
-    assert world.run("select count(*) from joblane.tasks") == [[0]]
+@pytest.mark.parametrize(
+    ("known", "callback", "last", "error"),
+    [
+        (member(END), JOB, member("a"), TaskIdConflictError),
+        (Job(sample_only, Sample()), Job(sample_only, Sample()), member("a"), DuplicateTaskError),
+        (None, JOB, Job(sample_one, Sample(), on_conflict="replace"), EnqueueError),
+        (None, JOB, None, FileNotFoundError),
+    ],
+    ids=["the id of a callback", "the unique key of a callback", "a wrong member", "an error of the block itself"],
+)
+def test_a_block_that_fails_leaves_nothing(
+    world: World, known: Job | None, callback: Job, last: Job | None, error: type[Exception]
+) -> None:
+    world.client.enqueue_many([known] if known else [])
+    before = world.run("select id from joblane.tasks")
+    with pytest.raises(error), world.client.batch("import-7", on_end=callback) as batch:  # noqa: PT012
+        batch.enqueue_many([member("first"), *([last] if last else [])])
+        if last is None:
+            raise FileNotFoundError
+    assert world.run("select count(*) from joblane.batches") == [[0]]
+    assert world.run("select id from joblane.tasks") == before
+    assert len(world.take(sample_one)) == (known is not None and known.task is sample_one)
 
 
 def test_the_block_comes_before_the_first_member(world: World) -> None:
@@ -353,14 +349,6 @@ def test_the_block_comes_before_the_first_member(world: World) -> None:
     batch.enqueue(sample_one, Sample())
     with pytest.raises(EnqueueError, match="has members already"), batch:
         pass
-
-
-def test_a_callback_whose_unique_key_is_taken_leaves_nothing(world: World) -> None:
-    world.client.enqueue(sample_only, Sample(number=1))
-    callback = Job(sample_only, Sample(number=1))
-    with pytest.raises(DuplicateTaskError), world.client.batch("import-7", on_end=callback):
-        pass
-    assert world.run("select count(*) from joblane.batches") == [[0]]
 
 
 def test_a_seal_that_was_rolled_back_can_be_repeated(world: World) -> None:
@@ -392,12 +380,6 @@ def test_a_batch_without_a_session_can_begin_again_after_a_failed_call(world: Wo
         batch.enqueue(sample_one, Sample(), after=["unknown"])
     batch.enqueue(sample_one, Sample(), task_id="a")
     assert world.run("select count(*) from joblane.batches") == [[1]]
-
-
-def test_an_error_of_the_block_itself_is_not_translated(world: World) -> None:
-    with pytest.raises(FileNotFoundError), world.client.batch("import-7", on_end=JOB):
-        open("/there/is/no/such/file")  # noqa: SIM115, PTH123
-    assert world.run("select count(*) from joblane.batches") == [[0]]
 
 
 def test_on_end_waits_for_a_dead_member_that_runs_again(world: World) -> None:

@@ -19,13 +19,8 @@ from joblane.errors import EnqueueError
 from tests.django_database import django_database
 from tests.samples import Sample, sample_one
 from tests.sends import Sends
-from tests.transports import rows, sends_of, sent
+from tests.transports import rows, sent
 from tests.world import World
-
-
-@pytest.fixture
-def sends(world: World) -> Sends:
-    return sends_of(world)
 
 
 @pytest.fixture

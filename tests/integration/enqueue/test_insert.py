@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
-from joblane.client.client import client_within
 from joblane.enqueue import insert as module
 from joblane.enqueue.result import check_each
 from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.record.task.insert import INSERT, NewTask
-from joblane.testing.faults import HookedDatabase
+from joblane.testing.faults import Send
 from tests.builders.rows import put
+from tests.integration.enqueue.conftest import Another
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one, sample_only
-from tests.world import PREFIX, World
-
-
-@pytest.fixture
-def client(world: World) -> JobClient:
-    world.lane(sample_only)
-    world.lane(sample_one)
-    world.client._producer.sqs = world.sqs
-    return world.client
+from tests.world import World
 
 
 def keyed(*keys: str, **options: Any) -> list[Job]:
     return [Job(sample_only, Sample(), unique_key=key, **options) for key in keys]
-
-
-def statements(client: JobClient) -> list[str]:
-    """Record the client's statements from here on, by their first word."""
-    asked: list[str] = []
-    connection = client._producer.database().get()
-    real = connection.run
-
-    def run(sql: str, *parameters: Any) -> Any:
-        asked.append(sql.split(maxsplit=1)[0])
-        return real(sql, *parameters)
-
-    connection.__dict__["run"] = run
-    return asked
 
 
 # --- Parts ---------------------------------------------------------------------------------------------------------
@@ -107,18 +86,17 @@ def test_parts_are_written_together_or_not_at_all(
 
 
 @pytest.mark.parametrize("lost", ["the answer to the last part", "the answer to the commit"])
-def test_parts_whose_answer_was_lost_are_written_once(world: World, client: JobClient, parts: None, lost: str) -> None:
+def test_parts_whose_answer_was_lost_are_written_once(world: World, another: Another, parts: None, lost: str) -> None:
     answers: list[str] = []
 
-    def hook(sql: str, send: Callable[[], Any]) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         answer = send()
         answers.append(sql.split(maxsplit=1)[0])
         if answers == ["begin", *["select"] * 3, "commit"][: 4 + lost.endswith("commit")]:
             raise ConnectionResetError(lost)
         return answer
 
-    with HookedDatabase(world.url, hook) as database:
-        made = client_within(database, world.sqs, PREFIX).enqueue_many(many(10))
+    made = another(hook).enqueue_many(many(10))
     assert [one.id for one in made if isinstance(one, Enqueued)] == [job.task_id for job in many(10)]
     assert world.run("select count(*) from joblane.tasks") == [[10]]
     assert answers.count("begin") == 2
@@ -150,7 +128,7 @@ def test_the_insert_takes_rows_in_the_order_of_its_document(
 
 
 def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
-    world: World, client: JobClient, session: Session, monkeypatch: pytest.MonkeyPatch
+    world: World, client: JobClient, another: Another, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first caller holds k2, does not get k1, and would take k1 in a second round. By then the other caller holds
     k1 and waits for k2."""
@@ -165,46 +143,46 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
         return real(run, jobs, room)
 
     monkeypatch.setattr(module, "_resolve", resolve)
-    answers: dict[str, list[Any]] = {}
 
-    def other() -> None:
+    def other() -> list[Any]:
         refused.wait(PATIENCE_SECONDS)
         world.run(
             "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 'held'"
         )
-        mine = JobClient()
-        mine._producer.sqs = world.sqs
-        engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
-        with Session(engine) as another:
+        mine = another()
+        with Session(mine._producer.database().engine) as theirs, theirs.begin():
             threading.Timer(0.5, waiting.set).start()
-            answers["other"] = list(mine.enqueue_many(keyed("k1", "k2"), session=another))
-            another.commit()
-        engine.dispose()
-        mine.close()
+            return mine.enqueue_many(keyed("k1", "k2"), session=theirs)
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    answers["first"] = list(client.enqueue_many(keyed("k1", "k2"), session=session))
-    session.commit()
-    thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        others = threads.submit(other)
+        k1, k2 = client.enqueue_many(keyed("k1", "k2"), session=session)
+        session.commit()
+        theirs = others.result(PATIENCE_SECONDS)
 
-    k1, k2 = answers["first"]
     assert isinstance(k1, DuplicateTaskError)
     assert "which is changing; enqueue it again" in str(k1)
     assert isinstance(k2, Enqueued)
-    assert isinstance(answers["other"][0], Enqueued)
-    assert isinstance(answers["other"][1], DuplicateTaskError)
+    assert [type(one) for one in theirs] == [Enqueued, DuplicateTaskError]
 
 
-def test_a_thousand_are_replaced_by_as_many_statements_as_one(world: World, client: JobClient) -> None:
-    keys = [f"k{number}" for number in range(1000)]
-    later = {"process_in": timedelta(hours=2)}
+def test_a_thousand_are_replaced_by_as_many_statements_as_one(
+    world: World, client: JobClient, another: Another
+) -> None:
+    asked: list[str] = []
+
+    def hook(sql: str, send: Send) -> Any:
+        asked.append(sql.split(maxsplit=1)[0])
+        return send()
+
+    keys, later, jobs = [f"k{number}" for number in range(1000)], {"process_in": timedelta(hours=2)}, another(hook)
     client.enqueue_many(keyed(*keys, **later))
-    asked = statements(client)
+    jobs.get("a")  # connected
 
-    client.enqueue_many(keyed("k0", on_conflict="replace", **later))
+    asked.clear()
+    jobs.enqueue_many(keyed("k0", on_conflict="replace", **later))
     one, asked[:] = list(asked), []
-    made = client.enqueue_many(keyed(*keys, on_conflict="replace", **later))
+    made = jobs.enqueue_many(keyed(*keys, on_conflict="replace", **later))
 
     assert asked == one
     assert [isinstance(item, Enqueued) and item.created for item in made] == [False] * 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -22,17 +23,12 @@ from joblane.record.driver.database import Database
 from joblane.record.sql_functions import VERSION
 from joblane.sweep.sweep import sweep
 from joblane.tasks.job import Job
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.sends import Sends
-from tests.transports import LANE, rows, sends_of, sent
+from tests.transports import LANE, rows, sent
 from tests.world import PREFIX, World
 
 pytestmark = pytest.mark.usefixtures("each_sweep")
-
-
-@pytest.fixture
-def sends(world: World) -> Sends:
-    return sends_of(world)
 
 
 @pytest.fixture
@@ -155,8 +151,6 @@ def test_a_session_that_commits_as_it_goes_is_one_transaction_after_the_other(
 
 
 def test_ended_sessions_leave_nothing_behind(world: World, sends: Sends, engine: Engine) -> None:
-    import weakref
-
     left = []
     for _ in range(20):
         with Session(engine) as session:
@@ -308,38 +302,24 @@ def test_a_child_is_sent_after_its_parents_work_has_committed(world: World, send
     assert world.row("parent")["state"] == "completed"
 
 
-def test_a_parent_that_fails_has_no_child(world: World, sends: Sends) -> None:
-    @behaviour
-    def spawns_and_fails(payload: Sample, ctx: TaskContext) -> None:
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ("attempts = 1 / 0", "retry"),
+        ("lease_token = gen_random_uuid()", "active"),
+        ("cancel_requested_at = now()", "cancelled"),
+    ],
+    ids=["it fails", "it lost its lease", "it is cancelled"],
+)
+def test_a_parent_that_does_not_complete_has_no_child(world: World, sends: Sends, change: str, state: str) -> None:
+    def spawns(payload: Sample, ctx: TaskContext) -> None:
         child(world, ctx)
-        raise ValueError
+        world.run(f"update joblane.tasks set {change} where id = 'parent'")
 
-    run_parent(world, "spawns_and_fails")
-    assert world.row("parent")["state"] == "retry"
-    assert rows(world) == ["parent"]
-    assert sends.messages == []
-
-
-def test_a_parent_that_lost_its_lease_has_no_child(world: World, sends: Sends) -> None:
-    @behaviour
-    def spawns_late(payload: Sample, ctx: TaskContext) -> None:
-        child(world, ctx)
-        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'parent'")
-
-    run_parent(world, "spawns_late")
-    assert world.row("parent")["state"] == "active"
-    assert rows(world) == ["parent"]
-    assert sends.messages == []
-
-
-def test_a_cancelled_parent_has_no_child(world: World, sends: Sends) -> None:
-    @behaviour
-    def spawns_cancelled(payload: Sample, ctx: TaskContext) -> None:
-        child(world, ctx)
-        world.run("update joblane.tasks set cancel_requested_at = now() where id = 'parent'")
-
-    run_parent(world, "spawns_cancelled")
-    assert world.row("parent")["state"] == "cancelled"
+    spawns.__name__ = f"spawns_{state}"
+    behaviour(spawns)
+    run_parent(world, spawns.__name__)
+    assert world.row("parent")["state"] == state
     assert (rows(world), sends.messages) == (["parent"], [])
 
 
@@ -370,8 +350,6 @@ def test_a_child_that_exists_already_does_not_fail_its_parent(world: World, send
 
 
 def test_a_batch_mixes_up_nobodys_children(world: World, sends: Sends) -> None:
-    from tests.samples import sample_batch
-
     @behaviour
     def spawns_numbered(payload: Sample, ctx: TaskContext) -> None:
         child(world, ctx, f"child-{payload.number}")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from unittest.mock import ANY
 
-import psycopg
 import pytest
 from pydantic import field_serializer
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -23,6 +21,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from tests.django_database import django_database
 from tests.samples import Sample, sample_batch, sample_one
+from tests.transports import JOINED, Loop, Transport
 from tests.world import PREFIX, World
 
 OFTEN = every(minutes=1)
@@ -229,35 +228,29 @@ def test_all_options_of_a_schedule_are_those_of_its_tasks(world: World) -> None:
 # --- The caller's own transaction ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ends", ["commit", "rollback"])
-def test_a_schedule_is_part_of_psycopgs_transaction(world: World, ends: str) -> None:
-    sends: list[Callable[[], None]] = []
-    schedules = world.client.schedules
-    with psycopg.connect(world.url) as connection:
-        schedules.put("s", sample_one, Sample(), OFTEN, connection=connection, after_commit=sends.append)
-        assert schedules.pause("s", connection=connection) is True
-        there: dict[str, Any] = {"connection": connection, "after_commit": sends.append}
-        assert schedules.resume("s", task=sample_one, **there) is True
-        assert [each.name for each in schedules.list(connection=connection)] == ["s"]
+@pytest.mark.parametrize("transport", JOINED, indirect=True)
+def test_a_schedule_is_part_of_the_callers_transaction(world: World, transport: Transport) -> None:
+    schedules, there = world.client.schedules, transport.there
+    place = {name: value for name, value in there.items() if name != "after_commit"}
+
+    def put(name: str) -> None:
+        if isinstance(transport, Loop):
+            transport.run(schedules.aput(name, sample_one, Sample(), OFTEN, **there))
+        else:
+            schedules.put(name, sample_one, Sample(), OFTEN, **there)
+            assert schedules.pause(name, **place) is True
+            assert schedules.resume(name, task=sample_one, **there) is True
+            assert name in [each.name for each in schedules.list(**place)]
+
+    with suppress(ZeroDivisionError), transport.begin():
+        put("gone")
+        raise ZeroDivisionError
+    with transport.begin():
+        put("s")
         assert schedules.get("s") is None
-        getattr(connection, ends)()
-        for send in sends:
-            send()
-    assert [each.name for each in schedules.list()] == (["s"] if ends == "commit" else [])
+    assert [each.name for each in schedules.list()] == ["s"]
     counts = world.run("select count(*) filter (where state = 'scheduled') between 13 and 16 from joblane.tasks")
-    assert counts == [[ends == "commit"]]
-
-
-def test_a_schedule_is_part_of_djangos_transaction(world: World) -> None:
-    with django_database(world.url) as django:
-        from django.db import transaction
-
-        with suppress(ZeroDivisionError), transaction.atomic():
-            world.client.schedules.put("gone", sample_one, Sample(), OFTEN, connection=django)
-            raise ZeroDivisionError
-        with transaction.atomic():
-            world.client.schedules.put("s", sample_one, Sample(), OFTEN, connection=django)
-    assert [each.name for each in world.client.schedules.list()] == ["s"]
+    assert counts == [[True]]
 
 
 def test_a_change_without_a_transaction_of_django_commits_as_a_whole(world: World) -> None:

@@ -13,30 +13,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from joblane import (
     DuplicateTaskError,
     Enqueued,
-    EnqueueError,
     Job,
     JobClient,
-    MessageClient,
     Queue,
     SkipRetry,
     TaskContext,
 )
 from joblane.errors import TaskIdConflictError
 from joblane.record.driver.connection import Connection
-from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.task.claim import CLAIM
 from joblane.record.task.insert import EXISTING, INSERT
 from joblane.tasks.task import Task
-from joblane.testing.faults import Send
+from joblane.testing.faults import Hook, Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
+from tests.integration.enqueue.conftest import Another
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import (
     Sample,
@@ -52,14 +50,6 @@ from tests.world import World, handle
 
 WaitUntil = Callable[[Callable[[], bool]], None]
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def client(world: World) -> JobClient:
-    for task in (sample_one, sample_batch, sample_only, sample_latest):
-        world.lane(task)
-    world.client._producer.sqs = world.sqs
-    return world.client
 
 
 def recorded(task: Task[Any, Any], id_: str) -> dict[str, Any]:
@@ -203,35 +193,35 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
     assert (world.row(first.id)["result"], len(states(world))) == (1, 1)
 
 
-def between(world: World, client: JobClient, statement: str, what: str) -> None:
-    """Apply ``what`` to all rows after the client has executed ``statement`` for the first time."""
-    connection = client._producer.database().get()
-    real = connection.run
+def between(world: World, statement: str, what: str) -> Hook:
+    """Apply ``what`` to all rows after a client has executed ``statement`` for the first time."""
     left = [what]
 
-    def run(sql: str, *parameters: Any) -> Any:
-        rows = real(sql, *parameters)
+    def hook(sql: str, send: Send) -> Any:
+        rows = send()
         if sql == statement and left:
             world.run(left.pop())
         return rows
 
-    connection.__dict__["run"] = run
+    return hook
 
 
-def test_the_key_of_a_holder_that_ends_before_it_is_read_is_taken(world: World, client: JobClient) -> None:
+def test_the_key_of_a_holder_that_ends_before_it_is_read_is_taken(
+    world: World, client: JobClient, another: Another
+) -> None:
     client.enqueue(sample_only, Sample())
-    between(
-        world, client, INSERT, "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now()"
-    )
-    assert client.enqueue(sample_only, Sample()).created
+    ends = "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now()"
+    assert another(between(world, INSERT, ends)).enqueue(sample_only, Sample()).created
     assert sorted(states(world).values()) == ["completed", "pending"]
 
 
-def test_a_task_that_starts_just_before_its_replacement_is_not_replaced(world: World, client: JobClient) -> None:
+def test_a_task_that_starts_just_before_its_replacement_is_not_replaced(
+    world: World, client: JobClient, another: Another
+) -> None:
     first = client.enqueue(sample_only, Sample(number=1), unique_key="k")
-    between(world, client, EXISTING, "update joblane.tasks set state = 'active'")
+    jobs = another(between(world, EXISTING, "update joblane.tasks set state = 'active'"))
     with pytest.raises(DuplicateTaskError, match="which is active; a running task cannot be replaced"):
-        client.enqueue(sample_only, Sample(number=2), unique_key="k", on_conflict="replace")
+        jobs.enqueue(sample_only, Sample(number=2), unique_key="k", on_conflict="replace")
     assert world.row(first.id)["payload"]["number"] == 1
 
 
@@ -250,42 +240,6 @@ def test_the_id_of_a_task_that_has_ended_is_not_taken_for_the_holder_of_its_key(
     (duplicate,) = results
     assert isinstance(duplicate, DuplicateTaskError)
     assert (duplicate.task_id, duplicate.state) == ("live", "pending")
-
-
-def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: JobClient) -> None:
-    bad: list[tuple[Task[Any, Any], dict[str, Any], str, str]] = [
-        (sample_one, {"unique_for": timedelta(0)}, "unique_for", "1 second to 3650 days"),
-        (sample_one, {"unique_for": timedelta(seconds=-1)}, "unique_for", "1 second"),
-        (sample_one, {"unique_for": timedelta(days=3651)}, "unique_for", "1 second"),
-        (sample_one, {"unique_for": 60}, "unique_for", "a timedelta from 1 second"),
-        (sample_only, {"unique_for": timedelta(0)}, "unique_for", "1 second"),
-        (sample_one, {"unique_key": "k"}, "unique_key", "give unique_for too"),
-        (sample_one, {"unique_until": "start"}, "unique_until", "give unique_for too"),
-        (sample_one, {"on_conflict": "replace"}, "on_conflict", "give unique_for too"),
-        (sample_only, {"unique_key": ""}, "unique_key", "1 to 200 printable ASCII"),
-        (sample_only, {"unique_key": "é"}, "unique_key", "1 to 200 printable ASCII"),
-        (sample_only, {"unique_key": "k\0"}, "unique_key", "1 to 200 printable ASCII"),
-        (sample_only, {"unique_key": "k" * 201}, "unique_key", "1 to 200 printable ASCII"),
-        (sample_only, {"unique_key": 7}, "unique_key", "1 to 200 printable ASCII"),
-        (sample_only, {"unique_until": "never"}, "unique_until", "'never' is not one of finish, start"),
-        (sample_only, {"on_conflict": "ignore"}, "on_conflict", "'ignore' is not one of raise, return, replace"),
-    ]
-    for task, options, field, why in bad:
-        with pytest.raises(EnqueueError, match=f"^{field}: ") as caught:
-            client.enqueue(task, Sample(), **options)
-        assert (caught.value.field, options) == (field, options)
-        assert why in str(caught.value)
-    assert states(world) == {}
-
-
-def test_a_client_without_a_record_refuses_a_unique_key(world: World) -> None:
-    world.lane(sample_only)
-    for task, options, named in (
-        (sample_only, {}, "task: 'sample:only': unique_for, which the task declares, needs a row"),
-        (sample_one, {"unique_for": HOUR}, "unique_for: it needs a row"),
-    ):
-        with pytest.raises(EnqueueError, match=f"^{named}, and a MessageClient writes none"):
-            MessageClient().enqueue(task, Sample(), **options)  # type: ignore[arg-type]
 
 
 # --- When the key is free again ------------------------------------------------------------------------------------
@@ -382,26 +336,27 @@ def test_a_task_held_to_its_end_may_be_enqueued_to_hold_until_its_start(world: W
 # --- Many at once --------------------------------------------------------------------------------------------------
 
 
-def test_of_fifty_enqueues_of_one_key_at_once_one_wins_and_the_others_name_it(world: World, client: JobClient) -> None:
+@pytest.mark.parametrize("same", [{}, {"task_id": "mine", "unique_key": "{}"}], ids=["key", "id"])
+def test_of_fifty_enqueues_of_one_key_or_id_at_once_one_wins_and_the_others_name_it(
+    world: World, client: JobClient, another: Another, same: dict[str, str]
+) -> None:
     start = threading.Barrier(50)
+    clients = [another() for _ in range(50)]
 
-    def enqueue(_: int) -> str:
-        mine = JobClient()
-        mine._producer.sqs = world.sqs
+    def enqueue(number: int) -> str:
+        start.wait(PATIENCE_SECONDS)
+        options: Any = {name: value.format(number) for name, value in same.items()}
         try:
-            start.wait(PATIENCE_SECONDS)
-            return mine.enqueue(sample_only, Sample()).id
-        except DuplicateTaskError as error:
+            return clients[number].enqueue(sample_only, Sample(), **options).id
+        except (DuplicateTaskError, TaskIdConflictError) as error:
             return f"held by {error.task_id}"
-        finally:
-            mine.close()
 
     with ThreadPoolExecutor(50) as threads:
         answers = Counter(threads.map(enqueue, range(50)))
-
     ((id_, state),) = states(world).items()
     assert state == "pending"
     assert answers == {id_: 1, f"held by {id_}": 49}
+    assert len(world.take(sample_only)) == 1
 
 
 def test_each_of_many_has_its_own_answer(world: World, client: JobClient) -> None:
@@ -418,16 +373,11 @@ def test_each_of_many_has_its_own_answer(world: World, client: JobClient) -> Non
         Job(sample_one, Sample(number=8)),
     ]
 
-    one, two, three, four, five, six, seven, eight = client.enqueue_many(jobs)
+    results: list[Any] = client.enqueue_many(jobs)
 
-    assert isinstance(one, Enqueued)
-    assert isinstance(two, DuplicateTaskError)
-    assert isinstance(three, DuplicateTaskError)
-    assert isinstance(four, TaskIdConflictError)
-    assert isinstance(five, Enqueued)
-    assert isinstance(six, Enqueued)
-    assert isinstance(seven, Enqueued)
-    assert isinstance(eight, Enqueued)
+    one, two, three, _, five, six, seven, eight = results
+    refused = {1: DuplicateTaskError, 2: DuplicateTaskError, 3: TaskIdConflictError}
+    assert [type(one) for one in results] == [refused.get(position, Enqueued) for position in range(8)]
     assert (two.task_id, three.task_id, five.id, seven.id) == (held.id, one.id, held.id, six.id)
     assert [(made.created, made.sent) for made in (one, five, seven, eight)] == [
         (True, True),
@@ -453,7 +403,7 @@ def test_of_equal_keys_in_one_call_the_first_holds_it_and_the_last_replaces_it(w
 @pytest.mark.parametrize("on_conflict", ["raise", "return", "replace"])
 @pytest.mark.parametrize("in_a_session", [False, True])
 def test_two_callers_with_the_same_keys_in_opposite_order_do_not_block_each_other(
-    world: World, client: JobClient, on_conflict: str, in_a_session: bool
+    world: World, client: JobClient, another: Another, on_conflict: str, in_a_session: bool
 ) -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
@@ -467,22 +417,15 @@ def test_two_callers_with_the_same_keys_in_opposite_order_do_not_block_each_othe
     start = threading.Barrier(2)
 
     def enqueue(step: int) -> list[int]:
-        mine = JobClient()
-        mine._producer.sqs = world.sqs
-        engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
-        made: list[int] = []
-        try:
-            for turn in range(rounds):
-                jobs = [Job(sample_only, Sample(), unique_key=key, on_conflict=on_conflict) for key in keys[turn]]
-                start.wait(PATIENCE_SECONDS)
-                with Session(engine) as session:
-                    results = mine.enqueue_many(jobs[::step], session=session if in_a_session else None)
-                    session.commit()
-                made.append(sum(isinstance(one, Enqueued) and one.created for one in results))
-                assert all(isinstance(one, (Enqueued, DuplicateTaskError)) for one in results)
-        finally:
-            mine.close()
-            engine.dispose()
+        mine, made = another(), list[int]()
+        for turn in range(rounds):
+            jobs = [Job(sample_only, Sample(), unique_key=key, on_conflict=on_conflict) for key in keys[turn]]
+            start.wait(PATIENCE_SECONDS)
+            with Session(mine._producer.database().engine) as session:
+                results = mine.enqueue_many(jobs[::step], session=session if in_a_session else None)
+                session.commit()
+            made.append(sum(isinstance(one, Enqueued) and one.created for one in results))
+            assert all(isinstance(one, (Enqueued, DuplicateTaskError)) for one in results)
         return made
 
     with ThreadPoolExecutor(2) as threads:
@@ -501,18 +444,12 @@ def test_what_is_replaced_in_a_session_is_locked_in_the_order_of_keys(
     for key in ("a", "b", "c"):
         put(world, sample_only, f"holder-{key}", unique_key=f"sample:only {key}", unique_expires_at=In(500))
     jobs = [Job(sample_only, Sample(), unique_key=key, on_conflict="replace") for key in ("c", "b", "a")]
-    holder = Database(world.url)
-    try:
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = 'holder-b' for update")
-        with ThreadPoolExecutor(1) as threads:
-            waits = threads.submit(client.enqueue_many, jobs, session=session)
-            wait_until(lambda: waiting_for_a_lock(world))
-            free = world.run("select id from joblane.tasks order by id for update skip locked")
-            holder.get().execute_simple("rollback")
-            waits.result(20)
-    finally:
-        holder.drop()
+    with world.locked("holder-b") as holder, ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(client.enqueue_many, jobs, session=session)
+        wait_until(lambda: waiting_for_a_lock(world))
+        free = world.run("select id from joblane.tasks order by id for update skip locked")
+        holder.get().rollback()
+        waits.result(PATIENCE_SECONDS)
     assert free == [["holder-c"]]
 
 
@@ -573,20 +510,15 @@ def test_a_second_task_in_the_same_transaction_is_a_duplicate(
 
 
 def test_an_enqueue_waits_for_the_transaction_with_the_key_and_names_its_task(
-    world: World, client: JobClient, session: Session, wait_until: WaitUntil
+    world: World, client: JobClient, another: Another, session: Session, wait_until: WaitUntil
 ) -> None:
     first = client.enqueue(sample_only, Sample(), session=session)
-    other = JobClient()
-    other._producer.sqs = world.sqs
-    try:
-        with ThreadPoolExecutor(1) as threads:
-            waits = threads.submit(other.enqueue, sample_only, Sample())
-            wait_until(lambda: waiting_for_a_lock(world))
-            session.commit()
-            with pytest.raises(DuplicateTaskError, match=first.id):
-                waits.result(20)
-    finally:
-        other.close()
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(another().enqueue, sample_only, Sample())
+        wait_until(lambda: waiting_for_a_lock(world))
+        session.commit()
+        with pytest.raises(DuplicateTaskError, match=first.id):
+            waits.result(PATIENCE_SECONDS)
 
 
 # --- Ticks and external messages ------------------------------------------------------------------------------------
@@ -597,12 +529,13 @@ def tick(task: Task[Any, Any], minute: str, *, schedule: str = "0", **payload: A
     return {"type": task.type, "tick": at} | ({"payload": payload} if payload else {})
 
 
+@pytest.mark.parametrize("payload", [{"do": "nothing", "number": 0}, {}], ids=["whole", "without the defaults"])
 def test_an_external_message_whose_key_is_held_is_cancelled_and_names_the_holder(
-    world: World, client: JobClient
+    world: World, client: JobClient, payload: dict[str, Any]
 ) -> None:
-    first = client.enqueue(sample_only, Sample(number=3))
+    first = client.enqueue(sample_only, Sample())
 
-    assert world.deliver(sample_only, external(sample_only, "second", do="nothing", number=3)) == []
+    assert world.deliver(sample_only, external(sample_only, "second", **payload)) == []
 
     row = world.row("second")
     assert (row["state"], row["runs"], row["lease_token"]) == ("cancelled", 0, None)
@@ -610,12 +543,6 @@ def test_an_external_message_whose_key_is_held_is_cancelled_and_names_the_holder
     assert None not in (row["finished_at"], row["expire_at"])
     assert world.attempts("second") == []
     assert states(world)[first.id] == "pending"
-
-
-def test_an_external_message_without_the_defaults_is_the_same_task(world: World, client: JobClient) -> None:
-    client.enqueue(sample_only, Sample())
-    assert world.deliver(sample_only, external(sample_only, "second")) == []
-    assert states(world)["second"] == "cancelled"
 
 
 def test_an_external_task_holds_the_key_of_its_declaration(world: World, client: JobClient) -> None:
@@ -652,15 +579,10 @@ def test_an_expired_holder_does_not_stop_an_external_message(world: World, clien
 def test_an_expired_holder_that_is_locked_does_not_hold_up_the_claim(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample())
     world.run("update joblane.tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
-    holder = Database(world.url)
-    try:
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = $1 for update", first.id)
+    with world.locked(first.id):
         started = time.monotonic()
         assert len(world.deliver(sample_only, external(sample_only, "second", do="nothing", number=0))) == 1
         assert time.monotonic() - started < 2
-    finally:
-        holder.drop()
     assert states(world) == {first.id: "pending"}
 
 

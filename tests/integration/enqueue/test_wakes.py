@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -22,6 +23,7 @@ from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.record.driver import database as databases
 from joblane.record.task_types import register_limits
@@ -78,8 +80,6 @@ def in_async_session(world: World) -> None:
 
 
 def by_psycopg(world: World) -> None:
-    import psycopg
-
     callbacks: list[Callable[[], None]] = []
     with psycopg.connect(world.url) as connection:
         world.client.enqueue(sample_one, Sample(), connection=connection, after_commit=callbacks.append)
@@ -106,8 +106,6 @@ seen: list[str] = []
 
 
 def inspector(world: World) -> Inspector:
-    from joblane.inspector.scope import Scope
-
     tasks = {task.type: task for task in (sample_one, *LIMITED)}
     return Inspector(Scope(world.database, world.sqs, PREFIX, tasks, "me"))
 

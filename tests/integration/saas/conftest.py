@@ -18,6 +18,7 @@ import pytest
 from joblane import Payload, Task
 from joblane.record.driver.database import Database
 from joblane.testing import JobTester, TaskReport
+from saas import health, mail, uploads
 from tests.unit.saas.servers import HttpServer
 from tests.world import World, mocked_aws
 
@@ -124,7 +125,6 @@ def platform(
 @contextmanager
 def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The platform's settings and its bucket, with new clients."""
-    from saas import health, mail, uploads
 
     for name, value in {
         "EMAIL_PROVIDER": "console",

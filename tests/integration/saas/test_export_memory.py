@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from joblane.record.driver.database import Database
 from saas.uploads import PART_BYTES
+from tests.unit.saas.servers import HttpServer, status
 
 SMALL, LARGE = 2_000, 30_000
 ALLOWED_MB = 20
@@ -38,50 +36,12 @@ print(export.counts["members"], export.size_bytes, peak_kib)
 """
 
 
-class Sink(BaseHTTPRequestHandler):
-    """A server with enough of S3 to accept an upload and discard it. moto would keep it in the measured memory."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self._skip()
-        begun = "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
-        done = "<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>"
-        self._answer((begun if self.path.endswith("?uploads") else done).encode())
-
-    def do_PUT(self) -> None:
-        self._skip()
-        self._answer(b"")
-
-    def _skip(self) -> None:
-        left = int(self.headers["Content-Length"])
-        while left > 0:
-            left -= len(self.rfile.read(min(left, 65536)))
-
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def handle_expect_100(self) -> bool:
-        self.send_response_only(100)
-        self.end_headers()
-        return True
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def sink() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+def s3(handler: BaseHTTPRequestHandler) -> None:
+    """Answer an upload as S3 does. moto would keep the upload in the measured memory."""
+    begun = "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+    done = "<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>"
+    body = "" if handler.command == "PUT" else begun if handler.path.endswith("?uploads") else done
+    status(200, body.encode(), ETag='"1"')(handler)
 
 
 def fill(database: Database, members: int) -> uuid.UUID:
@@ -110,10 +70,10 @@ def test_an_export_of_many_members_needs_little_more_memory_than_one_of_few(data
     with Database(database_url, limits=None) as database:
         tenants = {members: fill(database, members) for members in (SMALL, LARGE)}
     peaks = {}
-    with sink() as endpoint:
+    with HttpServer([s3], protocol="HTTP/1.1").running() as server:
         environment = {
             **os.environ,
-            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_ENDPOINT_URL_S3": server.url,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",

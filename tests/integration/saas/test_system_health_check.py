@@ -32,6 +32,15 @@ def front_doors(platform: Platform) -> Platform:
     return platform
 
 
+def leave(platform: Platform, age: str) -> None:
+    """Write a task that has waited for the sweep for a time."""
+    platform.world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
+        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - $1::text::interval)",
+        age,
+    )
+
+
 def check(platform: Platform) -> dict[str, Any]:
     row = platform.do(system_health_check, SystemHealthCheck())
     assert row["state"] == "completed", row["error_message"]
@@ -73,10 +82,7 @@ def test_problems_are_named_and_counted(
     gone = "http://127.0.0.1:9"
     monkeypatch.setenv("TENANT_INIT_SERVICES", f"{services[0].url},{gone}")
     front_doors.world.sqs.client.delete_queue(QueueUrl=front_doors.world.sqs.url("jobs-low"))
-    front_doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '21 hours')"
-    )
+    leave(front_doors, "21 hours")
     # when the check runs
     with lines() as logged:
         result = check(front_doors)
@@ -102,10 +108,7 @@ def test_a_sweep_is_late_by_the_schedule_of_its_stage(
     front_doors: Platform, monkeypatch: pytest.MonkeyPatch, sweep_minutes: str, waits_hours: float, problem: bool
 ) -> None:
     monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", sweep_minutes)
-    front_doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        f" values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '{waits_hours} hours')"
-    )
+    leave(front_doors, f"{waits_hours} hours")
     assert ("sweep" in check(front_doors)["problems"]) is problem
 
 
@@ -119,10 +122,7 @@ def test_a_sweep_is_late_by_its_own_plan(
         f"insert into joblane.stage (prefix, planned_sweep_at) values ('jobs', now() + interval '{planned} minutes')"
         " on conflict (only_row) do update set planned_sweep_at = excluded.planned_sweep_at"
     )
-    front_doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '1 hour')"
-    )
+    leave(front_doors, "1 hour")
     front_doors.world.run(SWEPT.format(minutes=swept))
     # then
     assert ("sweep" in check(front_doors)["problems"]) is problem
@@ -133,10 +133,7 @@ def test_a_task_that_stays_overdue_is_no_problem_while_sweeps_complete(
     front_doors: Platform, swept_minutes: int, problem: bool
 ) -> None:
     # given a task that the sweep does not change, such as a paused one, and the last sweep
-    front_doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '13 hours')"
-    )
+    leave(front_doors, "13 hours")
     front_doors.world.run(SWEPT.format(minutes=swept_minutes))
     # then
     assert ("sweep" in check(front_doors)["problems"]) is problem

@@ -16,11 +16,17 @@ Effects = Callable[[], list[str]]
 @pytest.fixture
 def effects(jobs: JobTester) -> Effects:
     """Make the table, and tell what is in it."""
-    with jobs.session() as session:
-        session.execute(text(TABLE))
+    execute(jobs, TABLE)
 
     def look() -> list[str]:
         with jobs.session() as session:
             return list(session.scalars(text("select what from effects order by id")))
 
     return look
+
+
+def execute(jobs: JobTester, *statements: str) -> None:
+    """Execute statements in one transaction of the test."""
+    with jobs.session() as session:
+        for statement in statements:
+            session.execute(text(statement))

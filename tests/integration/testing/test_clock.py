@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from joblane import DuplicateTaskError, State, TaskContext, task
 from joblane.testing import JobTester, KitError
-from tests.integration.testing.conftest import Effects
+from tests.integration.testing.conftest import Effects, execute
 from tests.integration.testing.samples import (
     Nothing,
     Order,
@@ -30,16 +30,9 @@ def test_a_delayed_task_runs_after_its_time_and_not_before(delay: timedelta, job
     assert jobs.drain().check().only.attempts == 1
 
 
-def test_a_moment_is_as_far_as_it_was(jobs: JobTester) -> None:
-    jobs.enqueue(order_quiet, Order(number=1), process_at=datetime.now(UTC) + timedelta(days=2))
-    jobs.travel(timedelta(days=1, hours=23))
-    assert len(jobs.drain()) == 0
-    jobs.travel(timedelta(hours=1))
-    assert len(jobs.drain()) == 1
-
-
-def test_a_moment_is_of_the_codes_clock_however_far_the_test_has_travelled(jobs: JobTester) -> None:
-    jobs.travel(timedelta(days=400))
+@pytest.mark.parametrize("days", [0, 400])
+def test_a_moment_is_of_the_codes_clock_however_far_the_test_has_travelled(days: int, jobs: JobTester) -> None:
+    jobs.travel(timedelta(days=days))
     soon = datetime.now(UTC) + timedelta(hours=1)
     jobs.enqueue(order_quiet, Order(number=1), process_at=soon, deadline=soon + timedelta(hours=1))
     jobs.travel(timedelta(minutes=59))
@@ -96,35 +89,38 @@ def test_a_message_that_the_queue_has_forgotten_is_sent_again(jobs: JobTester) -
     assert jobs.drain().check().only.attempts == 1
 
 
+PRICES = (
+    "create table prices (day timestamptz primary key)",
+    "insert into prices select now() - n * interval '1 day' from generate_series(0, 3) n",
+)
+
+
 def test_the_tables_of_the_application_grow_older_too(jobs: JobTester, effects: Effects) -> None:
-    with jobs.session() as session:
-        session.execute(text("create table offers (id int, ends timestamptz, made timestamp, on_day date)"))
-        session.execute(text("create table prices (day timestamptz primary key)"))
-        session.execute(text("insert into offers values (1, now() + interval '3 days', localtimestamp, current_date)"))
-        session.execute(text("insert into prices select now() - n * interval '1 day' from generate_series(0, 3) n"))
+    execute(
+        jobs,
+        "create table offers (id int, ends timestamptz, made timestamp, on_day date)",
+        "insert into offers values (1, now() + interval '3 days', localtimestamp, current_date)",
+        *PRICES,
+    )
 
     @task("offer:end")
     def offer_end(payload: Nothing, ctx: TaskContext) -> int:
         return ctx.session.execute(text("delete from offers where ends < now()")).rowcount  # type: ignore[attr-defined, no-any-return]
 
     jobs.ageless.add("prices")
-    jobs.travel(timedelta(days=2))
-    assert jobs.run(offer_end, Nothing()) == 0
-    jobs.travel(timedelta(days=2))
-    assert jobs.run(offer_end, Nothing()) == 1
+    for ended in (0, 1):
+        jobs.travel(timedelta(days=2))
+        assert jobs.run(offer_end, Nothing()) == ended
 
 
 def test_times_that_a_trigger_keeps_grow_older_too(jobs: JobTester) -> None:
-    with jobs.session() as session:
-        session.execute(text("create table pages (id int, updated_at timestamptz default now())"))
-        session.execute(
-            text(
-                "create function touch() returns trigger language plpgsql as"
-                " 'begin new.updated_at := now(); return new; end'"
-            )
-        )
-        session.execute(text("create trigger touched before update on pages for each row execute function touch()"))
-        session.execute(text("insert into pages values (1)"))
+    execute(
+        jobs,
+        "create table pages (id int, updated_at timestamptz default now())",
+        "create function touch() returns trigger language plpgsql as 'begin new.updated_at := now(); return new; end'",
+        "create trigger touched before update on pages for each row execute function touch()",
+        "insert into pages values (1)",
+    )
     jobs.travel(timedelta(days=1))
     with jobs.session() as session:
         old = "select now() - updated_at > interval '23 hours' from pages"
@@ -133,34 +129,35 @@ def test_times_that_a_trigger_keeps_grow_older_too(jobs: JobTester) -> None:
         assert not session.scalar(text(old))
 
 
-def test_times_that_would_meet_are_named(jobs: JobTester) -> None:
-    with jobs.session() as session:
-        session.execute(text("create table prices (day timestamptz primary key)"))
-        session.execute(text("insert into prices select now() - n * interval '1 day' from generate_series(0, 3) n"))
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        (PRICES, r"public\.prices cannot be changed: its times are unique.*jobs\.ageless\.add\('prices'\)"),
+        (
+            (
+                "create table prices (day timestamptz check (day > now() - interval '1 hour'))",
+                "insert into prices values (now())",
+            ),
+            r"a constraint covers its times; exclude the table: jobs\.ageless\.add\('prices'\)",
+        ),
+        (
+            (
+                "create table days (day timestamptz primary key)",
+                "create table prices (day timestamptz references days)",
+                "insert into days values (now())",
+                "insert into prices values (now())",
+            ),
+            r"a constraint covers its times; exclude the table: jobs\.ageless\.add\('(prices|days)'\)",
+        ),
+    ],
+    ids=["times that would meet", "a check", "a foreign key"],
+)
+def test_times_that_cannot_be_changed_are_named(tables: tuple[str, ...], says: str, jobs: JobTester) -> None:
+    execute(jobs, *tables)
     before = jobs.now
-    with pytest.raises(
-        KitError, match=r"public\.prices cannot be changed: its times are unique.*jobs\.ageless\.add\('prices'\)"
-    ):
+    with pytest.raises(KitError, match=says):
         jobs.travel(timedelta(days=1))
     assert jobs.now - before < timedelta(minutes=1)
-
-
-@pytest.mark.parametrize(
-    "tables",
-    [
-        "create table prices (day timestamptz check (day > now() - interval '1 hour'))",
-        """create table days (day timestamptz primary key); create table prices (day timestamptz references days);
-           insert into days values (now())""",
-    ],
-)
-def test_times_that_a_constraint_holds_are_named(tables: str, jobs: JobTester) -> None:
-    with jobs.session() as session:
-        for statement in (*tables.split(";"), "insert into prices values (now())"):
-            session.execute(text(statement))
-    with pytest.raises(
-        KitError, match=r"a constraint covers its times; exclude the table: jobs\.ageless\.add\('(prices|days)'\)"
-    ):
-        jobs.travel(timedelta(days=1))
     jobs.ageless |= {"prices", "days"}
     jobs.travel(timedelta(days=1))
 

@@ -148,14 +148,10 @@ def test_a_payload_that_was_cleared_is_nothing(jobs: JobTester) -> None:
 
 
 def test_what_cannot_match_is_refused(jobs: JobTester) -> None:
-    with pytest.raises(KitError, match="Order has no field 'numer'; it has number, note"):
-        jobs.assert_enqueued(order_mail, numer=1)
-    with pytest.raises(KitError, match="order:mail takes Order, not Nothing"):
-        jobs.assert_enqueued(order_mail, Nothing())
-    with pytest.raises(KitError, match="compared whole"):
-        jobs.assert_enqueued(order_mail, Order(number=1), note="n")
-    jobs.enqueue(order_mail, Order(number=1))
     cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((order_mail,), {"numer": 1}, "Order has no field 'numer'; it has number, note"),
+        ((order_mail, Nothing()), {}, "order:mail takes Order, not Nothing"),
+        ((order_mail, Order(number=1)), {"note": "n"}, "compared whole"),
         ((order_mail,), {"queue": "defualt"}, "queue: 'defualt' is not one of critical, default, low"),
         ((order_mail,), {"state": "pendign"}, "state: 'pendign' is not one of "),
         (("order:mial",), {}, "no task of the type 'order:mial' is known; if it exists, call jobs.register"),
@@ -163,6 +159,7 @@ def test_what_cannot_match_is_refused(jobs: JobTester) -> None:
         (("order:mail",), {"numer": 1}, "Order has no field 'numer'"),
         (("order:mail", Nothing()), {}, "order:mail takes Order, not Nothing"),
     ]
+    jobs.enqueue(order_mail, Order(number=1))
     for arguments, wanted, problem in cases:
         for count in (0, None):
             with pytest.raises(KitError, match=problem):

@@ -12,6 +12,7 @@ import pytest
 
 from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
+from joblane.record.driver.database import Database
 from joblane.testing.databases import Databases
 from tests.databases import administer
 
@@ -151,8 +152,6 @@ def test_a_wrong_setting_of_the_project_is_a_usage_error(installed: pytest.Pytes
 
 def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
     def names() -> set[str]:
-        from joblane.record.driver.database import Database
-
         database = Database(postgres.url)
         found = {row[0] for row in database.get().run("select datname from pg_database")}
         database.drop()

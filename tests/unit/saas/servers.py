@@ -197,6 +197,7 @@ class HttpServer:
     tls: ssl.SSLContext | None = None
     port: int = 0
     requests: list[Request] = field(default_factory=list)
+    protocol: str = "HTTP/1.0"
 
     @property
     def url(self) -> str:
@@ -216,7 +217,8 @@ class HttpServer:
                 except OSError:
                     self.close_connection = True
 
-            do_GET = do_POST  # noqa: N815 - the name in http.server
+            do_GET = do_PUT = do_POST  # noqa: N815 - the names in http.server
+            protocol_version = outer.protocol
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
+import traceback
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.policy import default
@@ -36,8 +37,6 @@ def smtp(server: SmtpServer, **more: str) -> dict[str, str]:
 
 
 def assert_no_secret_in(error: BaseException) -> None:
-    import traceback
-
     text = "".join(traceback.format_exception(error))
     # A traceback contains source lines, and the sources contain no secret.
     assert not [secret for secret in SECRETS if secret in text]
@@ -53,14 +52,6 @@ def test_one_line_returns_a_short_line_without_hidden_characters(value: str, lim
     assert line == line.strip()
     assert line.splitlines() in ([], [line])
     assert line.encode().decode() == line
-
-
-def test_a_line_break_in_a_subject_adds_no_header(tmp_path: Path) -> None:
-    send(a_mail(subject="Acme\r\nBcc: eve@example.org\r\n\r\nbody"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
-    (file,) = tmp_path.iterdir()
-    message = message_from_bytes(file.read_bytes(), policy=default)
-    assert message["Bcc"] is None
-    assert message["Subject"] == "Acme Bcc: eve@example.org body"
 
 
 def test_characters_that_reverse_or_hide_text_are_removed() -> None:
@@ -89,35 +80,50 @@ def test_anything_but_a_single_bare_address_is_refused_permanently(address: str)
         send(a_mail(to=address), CONSOLE)
 
 
-def test_a_domain_outside_of_ascii_is_encoded(tmp_path: Path) -> None:
-    send(a_mail(to="ann@bücher.example"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
+@pytest.mark.parametrize(
+    ("sent", "settings", "headers"),
+    [
+        (
+            a_mail(subject="Acme\r\nBcc: eve@example.org\r\n\r\nbody"),
+            {},
+            {"Subject": "Acme Bcc: eve@example.org body", "Bcc": None},
+        ),
+        (a_mail(to="ann@bücher.example"), {}, {"To": "ann@xn--bcher-kva.example"}),
+        (a_mail(), {"EMAIL_FROM_ADDRESS": "Söhne <a@example.com>"}, {"From": "Söhne <a@example.com>"}),
+    ],
+    ids=["a line break adds no header", "a domain outside of ASCII is encoded", "a sender may have a name"],
+)
+def test_the_headers_of_a_mail_are_safe(
+    sent: Mail, settings: dict[str, str], headers: dict[str, str | None], tmp_path: Path
+) -> None:
+    send(sent, {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path), **settings})
     (file,) = tmp_path.iterdir()
-    assert message_from_bytes(file.read_bytes(), policy=default)["To"] == "ann@xn--bcher-kva.example"
+    message = message_from_bytes(file.read_bytes(), policy=default)
+    assert {name: message[name] for name in headers} == headers
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------
 
-
-def test_missing_and_invalid_settings_are_named() -> None:
-    with pytest.raises(MissingSettingError, match="EMAIL_PROVIDER is not set"):
-        send(a_mail(), FROM)
-    with pytest.raises(MissingSettingError, match="EMAIL_FROM_ADDRESS is not set"):
-        send(a_mail(), {"EMAIL_PROVIDER": "console"})
-    for sender in ("no-reply", "a@example.com, b@example.com", "Acme <no-reply>"):
-        with pytest.raises(SettingError, match="EMAIL_FROM_ADDRESS: an address"):
-            send(a_mail(), {"EMAIL_PROVIDER": "console", "EMAIL_FROM_ADDRESS": sender})
-    with pytest.raises(SettingError, match="EMAIL_PROVIDER: one of console, smtp, ses, log"):
-        send(a_mail(), {"EMAIL_PROVIDER": "pigeon"})
-    with pytest.raises(MissingSettingError, match="SMTP_HOST"):
-        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "smtp"})
-    with pytest.raises(SettingError, match="SMTP_PORT"):
-        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "smtp", "SMTP_HOST": "localhost", "SMTP_PORT": "smtp"})
+SMTP = {**FROM, "EMAIL_PROVIDER": "smtp"}
 
 
-def test_a_sender_may_have_a_name(tmp_path: Path) -> None:
-    send(a_mail(), {**CONSOLE, "EMAIL_FROM_ADDRESS": "Söhne <a@example.com>", "EMAIL_CONSOLE_DIR": str(tmp_path)})
-    (file,) = tmp_path.iterdir()
-    assert message_from_bytes(file.read_bytes(), policy=default)["From"] == "Söhne <a@example.com>"
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        (FROM, MissingSettingError, "EMAIL_PROVIDER is not set"),
+        ({"EMAIL_PROVIDER": "console"}, MissingSettingError, "EMAIL_FROM_ADDRESS is not set"),
+        *(
+            ({"EMAIL_PROVIDER": "console", "EMAIL_FROM_ADDRESS": sender}, SettingError, "EMAIL_FROM_ADDRESS: an addr")
+            for sender in ("no-reply", "a@example.com, b@example.com", "Acme <no-reply>")
+        ),
+        ({"EMAIL_PROVIDER": "pigeon"}, SettingError, "EMAIL_PROVIDER: one of console, smtp, ses, log"),
+        (SMTP, MissingSettingError, "SMTP_HOST"),
+        ({**SMTP, "SMTP_HOST": "localhost", "SMTP_PORT": "smtp"}, SettingError, "SMTP_PORT"),
+    ],
+)
+def test_a_missing_or_invalid_setting_is_named(settings: dict[str, str], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        send(a_mail(), settings)
 
 
 # --- Console -------------------------------------------------------------------------------------------------------

@@ -58,3 +58,9 @@ def engaged(sqs: Sqs, by_boto3: list[str]) -> None:
             sender.send(operation, arguments_of(operation, "warm"))
     assert by_boto3 == list(OPERATIONS) * 2
     by_boto3.clear()
+
+
+def send_three(sqs: Sqs) -> None:
+    """Send three messages, each by a request of its own."""
+    for _ in range(3):
+        sqs.sender.send("SendMessage", arguments_of("SendMessage"))

@@ -6,8 +6,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
@@ -26,9 +28,16 @@ def refused(operation: str, code: str = "AccessDenied") -> ClientError:
 
 
 @pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits between tries, which take no time."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture
 def answers(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     """Queue answers of SendMessageBatch: functions of the entries, or errors. Return the bodies of each request."""
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     aws.make(QUEUE)
 
     def put(*rows: Callable[[list[Mapping[str, Any]]], list[dict[str, Any]]] | Exception) -> list[list[str]]:
@@ -138,51 +147,39 @@ def test_unset_fields_are_not_sent(aws: Aws) -> None:
 # --- Failures ------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_failed_entries_of_a_request_are_sent_again(answers: Any, aws: Aws) -> None:
-    requests = answers(failing("1", "3"), failing("3"), failing())
-    assert aws.sqs.send_many(entries(5)) == {}
-    assert requests == [["0", "1", "2", "3", "4"], ["1", "3"], ["3"]]
+REFUSED = refused("SendMessageBatch")
+FAULTY = failing("0", fault=True)
 
 
-def test_an_entry_that_keeps_failing_is_named_with_its_reason(answers: Any, aws: Aws) -> None:
-    requests = answers(failing("1"), failing("1"), failing("1"))
-    assert aws.sqs.send_many(entries(3)) == {1: "InternalError: "}
-    assert len(requests) == 3
+def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return FAULTY(given) + failing("1")(given)
 
 
-def test_an_entry_with_a_sender_fault_is_not_sent_again(answers: Any, aws: Aws) -> None:
-    requests = answers(failing("1", fault=True))
-    assert list(aws.sqs.send_many(entries(3))) == [1]
-    assert len(requests) == 1
-
-
-def test_a_sender_fault_is_named_although_other_entries_are_sent_again(answers: Any, aws: Aws) -> None:
-    def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return failing("0", fault=True)(given) + failing("1")(given)
-
-    requests = answers(mixed, failing())
-    assert list(aws.sqs.send_many(entries(3))) == [0]
-    assert requests[1] == ["1"]
-
-
-def test_a_refused_request_fails_each_of_its_messages(answers: Any, aws: Aws) -> None:
-    answers(refused("SendMessageBatch"))
-    failed = aws.sqs.send_many(entries(3))
-    assert sorted(failed) == [0, 1, 2]
-    assert "AccessDenied" in failed[0]
-
-
-def test_a_failed_resend_names_only_the_entries_that_were_not_accepted(answers: Any, aws: Aws) -> None:
-    answers(failing("2"), refused("SendMessageBatch", "ServiceUnavailable"))
-    assert list(aws.sqs.send_many(entries(4))) == [2]
-
-
-def test_a_sender_fault_stays_named_if_the_next_request_fails(answers: Any, aws: Aws) -> None:
-    def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return failing("0", fault=True)(given) + failing("1")(given)
-
-    answers(mixed, refused("SendMessageBatch"))
-    assert sorted(aws.sqs.send_many(entries(3))) == [0, 1]
+@pytest.mark.parametrize(
+    ("replies", "sent", "failed"),
+    [
+        ([failing("1", "3"), failing("3"), failing()], ["01234", "13", "3"], {}),
+        ([failing("1")] * 3, ["01234", "1", "1"], {1: "InternalError: "}),
+        ([failing("1", fault=True)], ["01234"], {1: "InternalError: "}),
+        ([mixed, failing()], ["01234", "1"], {0: "InternalError: "}),
+        ([mixed, REFUSED], ["01234", "1"], {0: "InternalError: ", 1: "AccessDenied"}),
+        ([failing("2"), REFUSED], ["01234", "2"], {2: "AccessDenied"}),
+        ([REFUSED], ["01234"], dict.fromkeys(range(5), "AccessDenied")),
+    ],
+    ids=[
+        *("failed entries are sent again", "three tries", "a sender's fault is not sent again", "a fault and a resend"),
+        *("a fault and a refused resend", "a refused resend", "a refused request"),
+    ],
+)
+def test_failed_entries_are_sent_again_and_named_with_their_reason(
+    replies: list[Any], sent: list[str], failed: dict[int, str], answers: Any, aws: Aws, waited: list[float]
+) -> None:
+    requests = answers(*replies)
+    found = aws.sqs.send_many(entries(5))
+    assert found.keys() == failed.keys()
+    assert all(why in found[position] for position, why in failed.items())
+    assert ["".join(bodies) for bodies in requests] == sent
+    assert waited == [0.2, 0.4][: len(sent) - 1]
 
 
 def test_a_failed_batch_does_not_stop_the_other_batches(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,8 +259,6 @@ def test_creating_an_sqs_object_opens_no_connection(monkeypatch: pytest.MonkeyPa
 
 
 def test_threads_that_send_at_the_same_time_make_one_client(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
-    import boto3
-
     aws.make(QUEUE)
     inside, most, calls = 0, 0, 0
     real = boto3.client
@@ -280,17 +275,13 @@ def test_threads_that_send_at_the_same_time_make_one_client(aws: Aws, monkeypatc
 
     monkeypatch.setattr(boto3, "client", slow_client)
     fresh, barrier = Sqs(), threading.Barrier(6)
-    failed: list[dict[int, str]] = []
 
-    def send() -> None:
+    def send(_: int) -> dict[int, str]:
         barrier.wait()
-        failed.append(fresh.send_many([Entry(QUEUE, "x")]))
+        return fresh.send_many([Entry(QUEUE, "x")])
 
-    threads = [threading.Thread(target=send) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as threads:
+        failed = list(threads.map(send, range(6)))
     assert failed == [{}] * 6
     assert most == 1, "boto3's default session is not thread-safe"
     assert calls == 1, "the threads share one client"
@@ -322,11 +313,3 @@ def test_a_refused_visibility_is_ignored(aws: Aws) -> None:
     aws.sqs.set_visibility("missing", {"receipt": 5})
     aws.make(QUEUE)
     aws.sqs.set_visibility(QUEUE, {"no such receipt": 5})
-
-
-def test_each_resend_waits_longer_than_the_one_before(answers: Any, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    answers(*[failing("0", "1")] * 3)
-    assert len(aws.sqs.send_many(entries(2))) == 2
-    assert waited == [0.2, 0.4]

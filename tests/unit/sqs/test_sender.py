@@ -29,7 +29,7 @@ from tests.fake_sqs import FakeSqs, refusal
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.unit.conftest import Aws
-from tests.unit.sqs.conftest import OPERATIONS, arguments_of, engaged
+from tests.unit.sqs.conftest import OPERATIONS, arguments_of, engaged, send_three
 
 QUEUE = "jobs-default-sample-one"
 CALLS = [
@@ -127,8 +127,7 @@ def test_a_handler_of_an_event_sees_each_send(event: str, server: FakeSqs, by_bo
         by_boto3.clear()
         sqs, handler = Sqs(), unittest.mock.Mock(return_value=None)
         sqs.client.meta.events.register(name, handler)
-        for _ in range(3):
-            sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+        send_three(sqs)
         assert handler.call_count == len(by_boto3) == 3
 
 
@@ -136,16 +135,14 @@ def test_a_handler_that_comes_later_sees_each_send_from_then_on(sqs: Sqs, by_bot
     for event in ("before-send.sqs.SendMessage", "after-call"):
         handler = unittest.mock.Mock(return_value=None)
         sqs.client.meta.events.register(event, handler)
-        for _ in range(3):
-            sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+        send_three(sqs)
         assert handler.call_count == 3
         sqs.client.meta.events.unregister(event, handler)
 
 
 def test_a_handler_of_another_operation_leaves_the_sends_to_the_sender(sqs: Sqs, by_boto3: list[str]) -> None:
     sqs.client.meta.events.register("before-send.sqs.ReceiveMessage", lambda **_: None)
-    for _ in range(3):
-        sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+    send_three(sqs)
     assert by_boto3 == ["SendMessage"]
 
 
@@ -182,8 +179,7 @@ def test_one_setting_leaves_all_sends_to_boto3(
 ) -> None:
     monkeypatch.setenv(settings.SENDER, value)
     sqs = Sqs()
-    for _ in range(3):
-        sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+    send_three(sqs)
     assert len(by_boto3) == 3 - own
 
 
@@ -193,8 +189,7 @@ def test_a_request_that_is_signed_otherwise_is_left_to_boto3(
     # given a signer that this module does not know
     monkeypatch.setattr("botocore.auth.SigV4Auth.signature", lambda *_: "0" * 64)
     sqs = Sqs()
-    for _ in range(3):
-        sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+    send_three(sqs)
     assert len(by_boto3) == 3
 
 
@@ -208,8 +203,7 @@ def test_the_request_of_a_second_try_is_not_copied(
     sqs.client.send_message(**arguments_of("SendMessage"))
     assert b"attempt=2" in server.requests[-1].head
     # when it sends
-    for _ in range(3):
-        sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+    send_three(sqs)
     # then each request is a first try
     assert by_boto3 == ["SendMessage"]
     assert all(b"attempt=1" in request.head for request in server.requests[-3:])
@@ -221,8 +215,7 @@ def test_the_keys_are_those_of_the_client_whatever_the_default_session_is(
     sqs = Sqs()
     assert sqs.client
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    for _ in range(3):
-        sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+    send_three(sqs)
     assert by_boto3 == ["SendMessage"]
     assert all(b"Credential=AKIDEXAMPLE/" in request.head for request in server.requests)
 

@@ -6,7 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,11 @@ class Package:
         if text is not None:
             (self.root / folder / "handler.py").write_text(text)
 
+    def add_all(self, folders: Mapping[str, str | None]) -> None:
+        """Add folders with their handlers, in which ``PACKAGE`` is the name of this package."""
+        for folder, text in folders.items():
+            self.add(folder, text and text.replace("PACKAGE", self.name))
+
     def add_task(self, type_: str, folder: str | None = None) -> None:
         function = type_.replace(":", "_")
         self.add(folder or function, HANDLER.format(type=type_, function=function))
@@ -61,68 +66,135 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
         del sys.modules[name]
 
 
-def types_of(package: Package) -> list[str]:
-    """Return the discovered types, without those of the library."""
-    return [type_ for type_ in discover(package.name) if not type_.startswith("jobs:")]
+def handler(type_: str, text: str = HANDLER, **values: str) -> str:
+    return text.format(type=type_, function=type_.replace(":", "_"), **values)
 
 
-def test_tasks_are_discovered_in_the_order_of_their_types(package: Package) -> None:
-    for type_ in ("zoo:feed", "data:export", "system_user:expiry"):
-        package.add_task(type_)
-    assert types_of(package) == ["data:export", "system_user:expiry", "zoo:feed"]
-    assert discover(package.name)["zoo:feed"].type == "zoo:feed"
+FOLLOWED = HANDLER.replace('"{type}"', '"{type}", on_archived="system:alert"')
+ALERT = HANDLER.replace("import Payload", "import ArchivedTask, Payload").replace(
+    "payload: Body", "payload: ArchivedTask"
+)
+ALIASED = HANDLER.replace('"{type}"', '"{type}", aliases=["data:export"]')
+LIMITED = """
+from datetime import timedelta
+
+from joblane import Limit, Payload, Rate, TaskContext, task
+
+class Body(Payload):
+    pass
+
+@task("{type}", limit=Limit("openai", {values}))
+def {function}(payload: Body, ctx: TaskContext) -> None:
+    pass
+"""
+ONE = handler("data:export")
+TWO_LIMITS = (
+    "^task 'data:read': limit: 'openai' is 5 at a time and 100 a minute, burst 50, and in task 'data:export' it is "
+    "5 at a time; declare the limit once, and import it into both$"
+)
 
 
-def test_folders_without_a_task_are_ignored(package: Package) -> None:
-    package.add_task("data:export")
-    package.add("notes", None)
-    package.add("router", PLAIN)
-    assert types_of(package) == ["data:export"]
+@pytest.mark.parametrize(
+    ("folders", "types"),
+    [
+        ({}, []),
+        (
+            {"zoo_feed": handler("zoo:feed"), "data_export": ONE, "system_user_expiry": handler("system_user:expiry")},
+            ["data:export", "system_user:expiry", "zoo:feed"],
+        ),
+        ({"data_export": ONE, "notes": None, "router": PLAIN}, ["data:export"]),
+        ({"data_export": f"{ONE}export = data_export\n"}, ["data:export"]),
+        (
+            {
+                "data_export": ONE,
+                "data_copy": f"from PACKAGE.data_export.handler import data_export\n{handler('data:copy')}",
+            },
+            ["data:copy", "data:export"],
+        ),
+        (
+            {
+                "data_export": handler("data:export", LIMITED, values="total=5"),
+                "data_read": handler("data:read", LIMITED, values="total=5"),
+            },
+            ["data:export", "data:read"],
+        ),
+    ],
+    ids=[
+        "empty",
+        "in the order of types",
+        "others are ignored",
+        "a second name",
+        "an import",
+        "one limit of two types",
+    ],
+)
+def test_the_tasks_of_a_package_are_discovered(
+    folders: dict[str, str | None], types: list[str], package: Package
+) -> None:
+    package.add_all(folders)
+    found = {type_: one for type_, one in discover(package.name).items() if not type_.startswith("jobs:")}
+    assert [*found] == [one.type for one in found.values()] == types
 
 
-def test_an_empty_package_has_no_tasks(package: Package) -> None:
-    assert types_of(package) == []
-
-
-def test_a_handler_without_a_declaration_is_refused(package: Package) -> None:
-    package.add("data_export", "x = 1\n")
-    with pytest.raises(DeclarationError, match=r"data_export/handler\.py: declares no task; put @task on its function"):
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        ({"data_export": "x = 1\n"}, r"data_export/handler\.py: declares no task; put @task on its function"),
+        (
+            {"export": ONE},
+            r"export/handler\.py: declares 'data:export', which belongs in PACKAGE/data_export",
+        ),
+        (
+            {"data_export": ONE + handler("data:other")},
+            "declares data:export, data:other; a folder may declare only one task",
+        ),
+        (
+            {"data_export": f"{ONE}first = data_export\n{ONE}"},
+            "declares data:export, data:export; a folder may declare only one task",
+        ),
+        (
+            {"data_export": HANDLER.format(type="data:export", function="other_name")},
+            "the function is called 'other_name', not 'data_export'",
+        ),
+        (
+            {"data_export": "from PACKAGE.notes.handler import x\n", "notes": "x = 1\ny = zero\n"},
+            r"^\w+/notes/handler\.py, line 2: NameError: name 'zero' is not defined\n",
+        ),
+        (
+            {"data_export": "from PACKAGE.notes.handler import x\n", "notes": "x = 1\n\nx = (1\n"},
+            r"^\w+/notes/handler\.py, line 3: SyntaxError: '\(' was never closed\n",
+        ),
+        (
+            {"data_export": handler("data:export", FOLLOWED)},
+            r"^task 'data:export': on_archived: there is no task 'system:alert'$",
+        ),
+        (
+            {"data_export": handler("data:export", FOLLOWED), "system_alert": handler("system:alert")},
+            r"on_archived: 'system:alert' takes Body, not ArchivedTask$",
+        ),
+        (
+            {"data_export": ONE, "data_copy": handler("data:copy", ALIASED)},
+            "task 'data:copy': aliases: 'data:export' belongs to another task",
+        ),
+        (
+            {
+                "data_export": handler("data:export", LIMITED, values="total=5"),
+                "data_read": handler(
+                    "data:read", LIMITED, values="total=5, rate=Rate(100, per=timedelta(minutes=1), burst=50)"
+                ),
+            },
+            TWO_LIMITS,
+        ),
+    ],
+    ids=[
+        *("no task", "another folder", "two tasks", "one type twice", "another function", "a name of an import"),
+        *("the syntax of an import", "no successor", "a wrong successor", "an alias", "two values of a limit"),
+    ],
+)
+def test_a_wrong_package_is_refused_with_the_reason(folders: dict[str, str], says: str, package: Package) -> None:
+    package.add_all(folders)
+    with pytest.raises(DeclarationError, match=says.replace("PACKAGE", package.name)):
         discover(package.name)
-
-
-def test_a_task_in_the_wrong_folder_is_refused(package: Package) -> None:
-    package.add_task("data:export", "export")
-    with pytest.raises(
-        DeclarationError,
-        match=rf"export/handler\.py: declares 'data:export', which belongs in {package.name}/data_export",
-    ):
-        discover(package.name)
-
-
-def test_two_tasks_in_one_folder_are_refused(package: Package) -> None:
-    text = HANDLER.format(type="data:export", function="data_export")
-    package.add("data_export", text + HANDLER.format(type="data:other", function="data_other"))
-    with pytest.raises(DeclarationError, match="declares data:export, data:other; a folder may declare only one task"):
-        discover(package.name)
-
-
-def test_two_tasks_of_one_type_are_refused(package: Package) -> None:
-    text = HANDLER.format(type="data:export", function="data_export")
-    package.add("data_export", text + "first = data_export\n" + text)
-    with pytest.raises(DeclarationError, match="declares data:export, data:export; a folder may declare only one task"):
-        discover(package.name)
-
-
-def test_a_second_name_for_a_task_declares_no_second_task(package: Package) -> None:
-    package.add("data_export", HANDLER.format(type="data:export", function="data_export") + "export = data_export\n")
-    assert types_of(package) == ["data:export"]
-
-
-def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Package) -> None:
-    package.add_task("data:export")
-    text = f"from {package.name}.data_export.handler import data_export\n"
-    package.add("data_copy", text + HANDLER.format(type="data:copy", function="data_copy"))
-    assert types_of(package) == ["data:copy", "data:export"]
 
 
 @pytest.mark.parametrize(
@@ -152,55 +224,11 @@ def test_a_failed_import_of_a_handler_is_reported_with_file_line_reason_and_advi
     )
 
 
-def test_an_error_in_an_imported_module_is_reported_with_its_file_and_line(package: Package) -> None:
-    package.add("data_export", f"from {package.name}.notes import sums\n")
-    package.add("notes", None)
-    (package.root / "notes" / "sums.py").write_text("x = 1\ny = zero\n")
-    with pytest.raises(DeclarationError, match=r"^\w+/notes/sums\.py, line 2: NameError: name 'zero' is not defined\n"):
-        discover(package.name)
-    (package.root / "notes" / "sums.py").write_text("x = 1\n\nx = (1\n")
-    with pytest.raises(DeclarationError, match=r"^\w+/notes/sums\.py, line 3: SyntaxError: '\(' was never closed\n"):
-        discover(package.name)
-
-
-def test_an_invalid_declaration_is_reported_with_the_reason(package: Package) -> None:
-    package.add("data_export", HANDLER.format(type="data:export", function="other_name"))
-    with pytest.raises(DeclarationError, match="the function is called 'other_name', not 'data_export'"):
-        discover(package.name)
-
-
-FOLLOWED = HANDLER.replace('"{type}"', '"{type}", on_archived="system:alert"')
-ALERT = HANDLER.replace("import Payload", "import ArchivedTask, Payload").replace(
-    "payload: Body", "payload: ArchivedTask"
-)
-
-
-def test_on_archived_must_name_an_existing_task(package: Package) -> None:
-    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
-    with pytest.raises(DeclarationError, match=r"^task 'data:export': on_archived: there is no task 'system:alert'$"):
-        discover(package.name)
-
-
-def test_the_task_of_on_archived_must_take_an_archived_task(package: Package) -> None:
-    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
-    package.add_task("system:alert")
-    with pytest.raises(DeclarationError, match=r"on_archived: 'system:alert' takes Body, not ArchivedTask$"):
-        discover(package.name)
-
-
 def test_a_task_finds_its_successor_by_type(package: Package) -> None:
-    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
-    package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
+    package.add("data_export", handler("data:export", FOLLOWED))
+    package.add("system_alert", handler("system:alert", ALERT))
     successor = successor_of(discover(package.name)["data:export"])
     assert successor == {"type": "system:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
-
-
-def test_an_alias_must_not_be_the_type_of_another_task(package: Package) -> None:
-    text = HANDLER.replace('"{type}"', '"{type}", aliases=["data:export"]')
-    package.add_task("data:export")
-    package.add("data_copy", text.format(type="data:copy", function="data_copy"))
-    with pytest.raises(DeclarationError, match="task 'data:copy': aliases: 'data:export' belongs to another task"):
-        discover(package.name)
 
 
 def test_a_single_task_is_loaded_without_the_other_folders(package: Package) -> None:
@@ -272,39 +300,3 @@ def test_the_error_of_a_missing_package_points_to_the_lock_file(package: Package
     with pytest.raises(DeclarationError) as caught:
         discover(package.name)
     assert "lock" not in str(caught.value)
-
-
-LIMITED = """
-from datetime import timedelta
-
-from joblane import Limit, Payload, Rate, TaskContext, task
-
-class Body(Payload):
-    pass
-
-@task("{type}", limit=Limit("openai", {values}))
-def {function}(payload: Body, ctx: TaskContext) -> None:
-    pass
-"""
-
-
-def add_limited(package: Package, type_: str, values: str) -> None:
-    function = type_.replace(":", "_")
-    package.add(function, LIMITED.format(type=type_, function=function, values=values))
-
-
-def test_a_shared_limit_with_two_values_is_refused_and_both_types_are_named(package: Package) -> None:
-    add_limited(package, "data:export", "total=5")
-    add_limited(package, "data:read", "total=5, rate=Rate(100, per=timedelta(minutes=1), burst=50)")
-    with pytest.raises(DeclarationError) as caught:
-        discover(package.name)
-    assert str(caught.value) == (
-        "task 'data:read': limit: 'openai' is 5 at a time and 100 a minute, burst 50, and in task 'data:export' it is "
-        "5 at a time; declare the limit once, and import it into both"
-    )
-
-
-def test_types_that_declare_a_shared_limit_with_the_same_values_are_discovered(package: Package) -> None:
-    add_limited(package, "data:export", "total=5")
-    add_limited(package, "data:read", "total=5")
-    assert types_of(package) == ["data:export", "data:read"]

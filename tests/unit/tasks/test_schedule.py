@@ -21,7 +21,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from joblane.errors import DeclarationError
-from joblane.tasks.schedule import MACROS, Missed, Schedule, cron, every, parse
+from joblane.tasks.cron_text import MACROS
+from joblane.tasks.schedule import Missed, Schedule, cron, every, parse
 
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")

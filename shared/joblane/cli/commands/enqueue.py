@@ -24,7 +24,8 @@ from joblane.cli.exits import Exit, exit_of
 from joblane.errors import EnqueueError
 from joblane.inspector.shell import argument
 from joblane.local.errors import LocalError
-from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option
+from joblane.tasks.job import OPTIONS
+from joblane.tasks.option_facts import DURATION, MOMENT, NUMBER, TEXTS, Option
 
 if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult

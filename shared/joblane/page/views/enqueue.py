@@ -20,7 +20,8 @@ from joblane.page.cells import span
 from joblane.page.filters import Form, form, whole
 from joblane.page.payload_fields import LEFT_OUT, FieldProblem, PayloadField, fields_of, value_of
 from joblane.page.rendering import page, redirect
-from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option, Values
+from joblane.tasks.job import OPTIONS
+from joblane.tasks.option_facts import DURATION, MOMENT, NUMBER, TEXTS, Option, Values
 
 PREFIX = "payload:"
 """Prefix of the names of the payload's inputs: options have names of their own."""

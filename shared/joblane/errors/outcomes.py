@@ -1,0 +1,150 @@
+"""The exceptions by which a handler decides its outcome, and those that end a run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from joblane.errors.root import JobError
+
+
+class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
+    """End the task without another attempt: it is ``archived`` and has a dead letter.
+
+    Raise it for an error that no retry can fix.
+    """
+
+
+class DepthError(SkipRetry):
+    """A run has enqueued a task that is further from the outside than the task's ``max_depth``. Nothing was enqueued.
+
+    The run's task is archived, because each retry would do the same. End the chain, raise ``max_depth`` of the type
+    that the message names, or loop over ``ctx.resume`` in one task.
+    """
+
+
+class RevokeTask(JobError):  # noqa: N818
+    """End the task as ``cancelled``: no retry, no dead letter, no alarm.
+
+    Raise it if the work is no longer wanted.
+    """
+
+
+class _After(JobError):  # noqa: N818
+    """An outcome with a delay. The subclasses define its meaning."""
+
+    def __init__(self, delay: timedelta, reason: str = "") -> None:
+        if not isinstance(delay, timedelta) or delay < timedelta(0):
+            raise TypeError(f"delay: a timedelta of zero or more, not {delay!r}")
+        super().__init__(reason or f"again in {delay}")
+        self.delay = delay
+
+
+class RetryAfter(_After):
+    """Fail this attempt, and start the next one after ``delay`` instead of the declared ``retry_delay``.
+
+    Raise it if a service says when to call again. After the last attempt the task is archived.
+    """
+
+
+class Snooze(_After):
+    """End this run and start another after ``delay``, without counting an attempt. The work of this run is rolled back.
+
+    Raise it if it is too early for the work. A task can snooze 20 times; after that, a snooze is a failed attempt.
+    """
+
+
+class RateLimited(_After):
+    """End this run, and start none of the tasks that share its widest limit before ``retry_after`` has passed. No
+    attempt is counted. The work of this run is rolled back.
+
+    Raise it if another service refuses a call because there were too many. One refusal is then heeded by all tasks that
+    share the ``limit`` of the type, or else the type's ``max_total`` or ``rate``, or else the key. A task without a
+    limit waits alone. The other tasks wait a day at most, this task the whole time. ``joblane limits reset`` ends their
+    wait.
+    """
+
+    def __init__(self, retry_after: timedelta, reason: str = "") -> None:
+        super().__init__(retry_after, reason)
+
+
+OUTCOMES = (SkipRetry, RevokeTask, RetryAfter, Snooze, RateLimited)
+"""The exceptions by which a handler decides the outcome of its task. Every other exception is a failed attempt."""
+
+
+class CursorError(JobError, ValueError):
+    """``ctx.resume`` cannot use its source or cursor. The attempt has failed.
+
+    Correct the handler.
+    """
+
+
+class ItemKeyError(JobError, ValueError):
+    """``ctx.each`` cannot use the key of an item. The attempt has failed.
+
+    Correct the handler's ``key``: a text of 1 to 2,000 bytes.
+    """
+
+
+class StepError(SkipRetry):
+    """``ctx.step`` cannot use its name, its function, or the value that the function returned. Nothing was stored.
+
+    The task is archived, because each retry would do the same, and might call the function again. Correct the handler,
+    and retry the task.
+    """
+
+    step: str
+    """Name of the step. Empty: the name is wrong."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(f"step {step!r}: {problem}" if step else problem)
+        self.step = step
+
+
+class PartialFailure(JobError):  # noqa: N818
+    """Items of ``ctx.each`` failed inside ``ctx.isolated()``. The attempt fails; the work of the other items is kept.
+
+    Do not catch it: the next attempt runs only the items that are not done.
+    """
+
+    failed: int
+    """Number of items that failed in this run."""
+    done: int
+    """Number of items that are done, by this run and earlier runs."""
+    first: Exception
+    """Error of the first item that failed. It is also the ``__cause__``."""
+
+    def __init__(self, failed: int, done: int, first: Exception) -> None:
+        super().__init__(f"{failed} of {failed + done} items failed, the first with {type(first).__name__}")
+        self.failed, self.done, self.first = failed, done, first
+
+
+class Interrupt(BaseException):
+    """Base of the exceptions that the library raises in a running handler. Do not catch it.
+
+    It is not an ``Exception``, so ``except Exception`` in a handler does not catch it.
+    """
+
+
+class TaskTimeout(Interrupt):
+    """The handler ran longer than the task's ``timeout``, or past its deadline. Its uncommitted work is rolled back.
+
+    After the ``timeout`` the attempt has failed. After the deadline the task is archived.
+    """
+
+
+class TaskCancelled(Interrupt):
+    """The task was cancelled while it ran. Its uncommitted work is rolled back, and the task is not retried."""
+
+
+# --- Inside the library --------------------------------------------------------------------------------------------
+
+
+class Continued(Interrupt):
+    """A resumable task ends its invocation between two chunks, and continues in the next one."""
+
+
+class LeaseLostError(JobError):
+    """Another run holds the task. The uncommitted work of this run is rolled back, and its message stays in the queue.
+
+    Do not catch it. It happens if a process stops responding until its lease has ended, and then continues.
+    """
