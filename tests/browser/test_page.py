@@ -583,7 +583,7 @@ def test_a_schedule_of_a_tenant_is_found_paused_and_resumed(visit: Visit, site: 
     page.get_by_role("button", name="Pause the schedule").click()
     expect(page.get_by_text(": it has no ticks until 2")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text("Resumed: its next tick is at")).to_be_visible()
+    expect(page.get_by_text("Resumed acme-nightly: its next tick is at")).to_be_visible()
     # then
     entries = site.inspector.audit(target="schedule:acme-nightly")
     assert [(entry.action, entry.reason) for entry in entries] == [

@@ -97,11 +97,15 @@ def table(
     foot: Markup = EMPTY,
     css: str = "cards",
 ) -> Markup:
-    """The table of rows. ``cells``: title → the macro of its cells, which takes a row and its number from 1.
+    """The table of rows; a dash without rows.
+
+    ``cells``: title → the macro of its cells, which takes a row and its number from 1.
 
     A column with a macro is always shown. ``without``: titles that are left out. ``select``, ``actions``: macros of a
     first and a last cell.
     """
+    if not rows:
+        return NOTHING
     listing, now, own = LISTINGS[type(rows[0])], context["now"], cells or {}
     columns = [
         column

@@ -40,6 +40,7 @@ NOTHING = LimitValues(None, None)
 def busy() -> Given:
     found = views.overview(15)
     first, second, third = found.queues
+    third = replace(third, lanes=())
     first = replace(
         first, front_door=Depth(2, 1, 4, 5), depth=Depth(), lanes=(*first.lanes, views.lane(pause=pauses()[1]))
     )

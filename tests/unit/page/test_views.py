@@ -312,7 +312,8 @@ def test_a_button_acts_and_the_next_page_says_so_once(
     assert stub.performed == [(action, "one", "because")]
     place = answer.headers["location"]
     assert place.startswith(f"/task?id={'new' if action == 'replay' else 'one'}&note=")
-    assert f"{action.capitalize()}: done." in browser.get(place).text
+    result = "This is the new task." if action == "replay" else "It "
+    assert f"{action.capitalize()}: done. {result}" in browser.get(place).text
     assert f"{action.capitalize()}: done." not in browser.get(place).text
 
 

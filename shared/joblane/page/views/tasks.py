@@ -130,5 +130,6 @@ def _problems(error: JobError) -> list[str]:
 
 def _done(request: Request, acted: ActionResult) -> Response:
     action = acted.action.replace("-", " ").replace("_", " ").capitalize()
-    notice = f"{action}: done. It {result_of(acted)}. {note_of(acted)}"
+    result = "This is the new task" if acted.new_id else f"It {result_of(acted)}"
+    notice = f"{action}: done. {result}. {note_of(acted)}".rstrip()
     return redirect(request, "/task", notice, id=acted.new_id or acted.id)
