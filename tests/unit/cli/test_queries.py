@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any, cast
 
@@ -18,7 +18,6 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.queries import new, query
-from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run
 from tests.unit.page.conftest import COOKIE, client_of
@@ -77,7 +76,11 @@ def stub(stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> FakeInspector:
     monkeypatch.setattr(Inspector, "refunds", refunds, raising=False)
     monkeypatch.setitem(LISTINGS, Refund, LISTING)
     wire.operations.cache_clear()
-    rows = (Refund("r-1", "acme", 4_200, views.before(hours=3)), Refund("<b>", None, 7, views.before(minutes=5)))
+    now = datetime.now(UTC)
+    rows = (
+        Refund("r-1", "acme", 4_200, now - timedelta(hours=3)),
+        Refund("<b>", None, 7, now - timedelta(minutes=5)),
+    )
     stub.answers["refunds"] = RefundPage(rows, "r 2")
     return stub
 
