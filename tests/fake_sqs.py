@@ -64,6 +64,8 @@ class FakeSqs:
         self.faults: list[Fault] = []
         self._lock = threading.Condition()
         self._open: set[socket.socket] = set()
+        self._closing: set[socket.socket] = set()
+        """Connections that are closed after the reply that is being sent."""
         self._end = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self._listener.getsockname()[1]
@@ -87,6 +89,11 @@ class FakeSqs:
         """Wait until clients keep at most so many connections open. False if they do not."""
         with self._lock:
             return self._lock.wait_for(lambda: len(self._open) <= most, PATIENCE_SECONDS)
+
+    def wait_for_closed(self) -> None:
+        """Wait until the connections are closed that close after their reply, so that no request meets the moment."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: not self._closing, PATIENCE_SECONDS)
 
     def stop(self) -> None:
         """Refuse new connections, and close the open ones."""
@@ -118,12 +125,16 @@ class FakeSqs:
         with suppress(OSError), connection, connection.makefile("rb") as stream:
             while (request := _read(stream, port)) and (reply := self._reply(request)) is not None:
                 data, stays = reply
+                if not stays:
+                    with self._lock:
+                        self._closing.add(connection)
                 connection.sendall(data)
                 if not stays:
                     connection.shutdown(socket.SHUT_RDWR)
                     break
         with self._lock:
             self._open.discard(connection)
+            self._closing.discard(connection)
             self._lock.notify_all()
 
     def _reply(self, request: Request) -> tuple[bytes, bool] | None:

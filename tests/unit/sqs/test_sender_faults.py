@@ -104,6 +104,7 @@ class Sides:
             self.own.clear()
             connections = self.server.connections
             result = outcome_of(send, sqs)
+            self.server.wait_for_closed()
             assert len(self.own) == tries
             outcomes.append(
                 {
