@@ -194,7 +194,8 @@ def test_the_ticks_of_fifteen_minutes_get_tasks_and_messages_with_exact_delays(w
         assert (due_at.second, due_at.microsecond) == (0, 0)
         assert columns[:5] == ["acme", "ann", 2, ["report"], {"a": "b"}]
         assert columns[5] == "s"
-    delays = sorted(entry["DelaySeconds"] for entry in sends.to("jobs-default-sample-one"))
+    # the tick of this minute has no delay, if the minute has just begun
+    delays = sorted(entry.get("DelaySeconds", 0) for entry in sends.to("jobs-default-sample-one"))
     assert {later - earlier for earlier, later in pairwise(delays)} <= {59, 60, 61}
     again = swept(world).made
     assert again <= 1

@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any, cast
 
 import pytest
+import typer
 
 import joblane.cli.watch
+from joblane.cli.main import app
 from joblane.inspector import wire
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
@@ -87,8 +89,11 @@ def stub(stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> FakeInspector:
 
 @pytest.fixture(autouse=True)
 def operations_of_the_other_tests() -> Any:
+    """The command line is made once for all tests, see ``tests/fast_typer.py``."""
     yield
     wire.operations.cache_clear()
+    group: Any = typer.main.get_command(app)
+    group.commands.pop("refunds", None)
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
