@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -94,6 +95,8 @@ class Commands(Group):
         """Return the command of the arguments."""
         if args[0] in GONE:
             raise UsageError(f"Use {GONE[args[0]]}")
+        if args[:2] == ["why", "slow"]:
+            raise UsageError("Use `joblane why TYPE`")
         if args[0] not in self.commands:
             self._add_new()
         return super().resolve_command(ctx, args)
@@ -157,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from joblane.local.errors import UnavailableError
 
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? for a character that it lacks
+        if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")
     try:
         _check_text(arguments)
         app(arguments, prog_name="joblane")

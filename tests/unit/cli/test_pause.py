@@ -66,9 +66,11 @@ def test_an_unknown_name_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
         (("pause", "schedule", "tenant:cleanup:0"), "SCOPE: use `joblane schedules pause NAME`"),
         (("resume", "schedule", "tenant:cleanup:0"), "and `joblane schedules resume NAME`"),
         (("tick", "tenant:cleanup"), "Use `joblane schedules run NAME`"),
+        (("why", "slow", "data:export"), "Use `joblane why TYPE`"),
+        (("why", "data:export:nightly:2026-01-01T00:00Z"), "a type is required"),
     ],
 )
-def test_a_former_command_for_schedules_names_the_new_one(
+def test_a_former_command_names_the_new_one(
     jobs: Run, stub: FakeInspector, command: tuple[str, ...], says: str
 ) -> None:
     ran = jobs(*command)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
 from joblane.cli import terminal
+from tests.inspector import FakeInspector
+from tests.unit.cli.conftest import Run
 
 TEXT = "a\u009b31m\u202e\u200f\x7fü"
 
@@ -21,3 +24,14 @@ def test_a_terminal_gets_no_control_characters_in_a_document(
     assert json.loads(out) == {"text": TEXT}
     assert ("\u009b" in out) is not is_terminal
     assert "ü" in out
+
+
+def test_an_output_without_utf_8_shows_a_mark_for_what_it_lacks(
+    jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert jobs("queues").code == 0
+    out.flush()
+    assert "default" in (written := out.buffer.getvalue().decode("ascii"))
+    assert "?" in written

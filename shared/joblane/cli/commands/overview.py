@@ -23,6 +23,7 @@ from joblane.inspector.sentences import (
     waiting_line,
 )
 from joblane.inspector.shell import argument
+from joblane.names import TYPE_PATTERN
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -87,9 +88,13 @@ def runs(
         str | None, typer.Option(metavar="TENANT", help="The runs of this tenant over time, by hour.")
     ] = None,
     by: Annotated[
-        str,
-        typer.Option(metavar="KEY", help="Without a type or --tenant: type or tenant.", autocompletion=options.groups),
-    ] = "type",
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Without a type or --tenant: type (the default) or tenant.",
+            autocompletion=options.groups,
+        ),
+    ] = None,
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Runs within this time: 15m, 1d, 7d; 30d at most.")
     ] = "1d",
@@ -103,11 +108,11 @@ def runs(
     """
     length = filters.parsed(duration, within, "--within")
     if type_ is None and tenant is None:
-        _all_runs(context, within, length, by, cost=cost, as_json=as_json)
+        _all_runs(context, within, length, by or "type", cost=cost, as_json=as_json)
     elif type_ is not None and tenant is not None:
         terminal.usage("give a type or --tenant, and not both")
-    elif cost:
-        terminal.usage("give it without a type and --tenant", "--cost")
+    elif cost or by:
+        terminal.usage("give it without a type and --tenant", "--cost" if cost else "--by")
     elif tenant is None:
         _runs_of(context, PauseScope.TYPE, type_ or "", length, as_json=as_json)
     else:
@@ -225,7 +230,7 @@ def why(context: typer.Context, type_: options.Type, as_json: options.AsJson = F
     Checks pauses, limits, tenants, lanes, durations, arrivals, failures and the sweep. Each finding has its numbers and
     the command that helps. Exit status 1 if one of them delays tasks.
     """
-    if ":" not in type_:
+    if not TYPE_PATTERN.fullmatch(type_):
         terminal.usage(f"a type is required; `{target.command(context)} show ID` says why a task waits", "TYPE")
     _judge(target.inspector(context).why_slow(type_), as_json=as_json)
 

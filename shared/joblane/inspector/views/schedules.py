@@ -98,7 +98,7 @@ LISTINGS[ScheduleRow] = Listing(
         Column("Last ticks", "ticks", Kind.TICKS),
         Column("Took", lambda row: next(iter(row.durations_ms), None), Kind.MILLISECONDS, optional=True),
         Column("Longest", lambda row: max(row.durations_ms, default=None), Kind.MILLISECONDS, optional=True),
-        Column("On AWS", "on_aws", optional=True),
+        Column("On AWS", lambda row: None if row.on_aws == "ENABLED" else row.on_aws, Kind.PROBLEM, optional=True),
         Column("Paused until", lambda row: row.pause and (row.pause.until or "resumed"), Kind.MOMENT, optional=True),
         Column("Problem", "problem", Kind.PROBLEM, optional=True, fold=20),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -163,6 +163,13 @@ class Attempt:
         return self.started_at - timedelta(milliseconds=self.wait_ms or 0)
 
     @property
+    def took_ms(self) -> int | None:
+        """Milliseconds of the run; so far, if it is in progress."""
+        if self.finished_at is None:
+            return round((datetime.now(UTC) - self.started_at).total_seconds() * 1000)
+        return self.duration_ms
+
+    @property
     def error(self) -> str:
         """``TimeoutError: the upload did not end``; empty without an error."""
         return f"{self.error_type}: {self.error_message or ''}".rstrip(": ") if self.error_type else ""
@@ -177,7 +184,7 @@ LISTINGS[Attempt] = Listing(
         Column("Outcome", lambda attempt: attempt.outcome or "active", Kind.STATE),
         Column("Started", "started_at", Kind.STAMP),
         Column("Waited", "wait_ms", Kind.MILLISECONDS),
-        Column("Took", "duration_ms", Kind.MILLISECONDS),
+        Column("Took", "took_ms", Kind.MILLISECONDS),
         Column("Billed", "billed_ms", Kind.MILLISECONDS),
         Column("Memory", "memory_mb", Kind.MEGABYTES),
         Column("Cost, estimated", "cost_usd", Kind.DOLLARS),
