@@ -31,8 +31,8 @@ from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.functions.jobs_bulk.handler import jobs_bulk
 from joblane.inspector.bulk import run as bulk_run
 from joblane.record.events import Unsent
-from joblane.record.task.claim import CLAIM
-from joblane.record.task.finish import FINISH
+from joblane.record.task.claim import CLAIMS
+from joblane.record.task.finish import FINISHES
 from joblane.settings import SWEEP_MINUTES
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
@@ -50,12 +50,12 @@ TASKS = {
 }
 KILLED = -signal.SIGKILL
 DEATHS = {
-    "after the claim": CLAIM,
-    "after the finish": FINISH,
-    "after the commit": "commit",
-    "while the canary runs": bulk_run.SET_CANARY_END,
+    "after the claim": CLAIMS,
+    "after the finish": FINISHES,
+    "after the commit": ("commit",),
+    "while the canary runs": (bulk_run.SET_CANARY_END,),
 }
-"""Point in time → the statement after which the process is killed."""
+"""Point in time → the statements after which the process is killed."""
 
 
 def die() -> None:
@@ -170,17 +170,20 @@ class DeadlySqs(Sqs):
 
 def hook_until(when: str) -> Any:
     """Return a hook that kills the process after a statement. The statement has its effect, and its answer is lost.
+    "before the finish" kills it before it sends the finish, and the commit with it.
 
     "after statement 7" means the seventh statement.
     """
-    last = DEATHS.get(when)
+    last = DEATHS.get(when, ())
     left = int(when.removeprefix("after statement ")) if when.startswith("after statement ") else 0
 
     def hook(sql: str, send: Send) -> Any:
         nonlocal left
+        if when == "before the finish" and sql in FINISHES:
+            die()
         answer = send()
         left -= 1
-        if sql == last or left == 0:
+        if sql in last or left == 0:
             die()
         return answer
 

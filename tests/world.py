@@ -179,7 +179,7 @@ class World:
         return rows[0][0]  # type: ignore[no-any-return]
 
     def attempts(self, id_: str) -> list[dict[str, Any]]:
-        rows = self.run("select to_jsonb(a) from joblane.task_attempts a where task_id = $1 order by run", id_)
+        rows = self.run("select to_jsonb(a) from joblane.runs a where task_id = $1 order by run", id_)
         return [row[0] for row in rows]
 
     def later(self, id_: str) -> None:

@@ -85,7 +85,7 @@ def compared(name: str, count: int, versions: dict[str, str], kept: dict[str, An
 
 
 def _callgrind(folder: Path, mark: str | None = None) -> tuple[str, ...]:
-    """Return the command prefix that counts a program and its forked children, each into files with its pid."""
+    """Return the command prefix that counts a program and its children, each into files with its pid."""
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)  # PostgreSQL's user may be another one
     marks = (f"--dump-before={mark}",) if mark else ()
@@ -101,6 +101,7 @@ def _parts(folder: Path, pid: int | str = "*") -> list[int]:
 def _per_job(names: Sequence[str], parts: Sequence[int]) -> Counts:
     """``names``: of the parts after the first. A name has two parts, for :data:`FEW` jobs and for :data:`MANY`."""
     found: dict[str, list[int]] = {}
+    assert len(parts) > len(names), "callgrind has not counted all parts"
     for name, count in zip(names, parts[1:], strict=False):
         found.setdefault(name, []).append(count)
     return {name: round((many - few) / (MANY - FEW)) for name, (few, many) in found.items()}
@@ -112,7 +113,8 @@ def _per_job(names: Sequence[str], parts: Sequence[int]) -> Counts:
 def _session(folder: Path, versions: dict[str, str]) -> Counts:
     with Postgres(folder / "postgres", settings=SERVER) as server:
         upgrade(server.url)
-    prefix = (*as_other_user(), *_callgrind(folder / "session", SESSION_MARK))
+    # pg_ctl starts the server
+    prefix = (*as_other_user(), *_callgrind(folder / "session", SESSION_MARK), "--trace-children=yes")
     with (
         patch.object(postgres, "as_other_user", lambda: prefix),
         patch.object(postgres, "START_SECONDS", START_SECONDS),

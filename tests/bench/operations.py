@@ -169,9 +169,7 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "tasks: that took long": lambda: inspector.tasks(Filter(longer=timedelta(minutes=9))),
         "task: archived": lambda: inspector.task(archived),
         "task: pending": lambda: inspector.task(pending),
-        "logs: its runs": lambda: scope.connection.run(
-            "select * from joblane.task_attempts where task_id = $1", archived
-        ),
+        "logs: its runs": lambda: scope.connection.run("select * from joblane.runs where task_id = $1", archived),
         "dead: all": inspector.dead,
         "dead: a type": lambda: inspector.dead(types=(types[0],), sort="last"),
         "dead: newer": lambda: inspector.dead(since=now - timedelta(minutes=15)),

@@ -141,8 +141,8 @@ class Record:
         columns, values = self._copied("task_attempts", task_id="c.id", started_at="c.created_at")
         self.connection.run(
             f"insert into joblane.task_attempts ({columns}) select {values} from joblane.tasks c, "
-            "(select * from joblane.task_attempts limit 1) t "
-            "where not exists (select from joblane.task_attempts a where a.task_id = c.id)"
+            "(select * from joblane.runs limit 1) t "
+            "where not exists (select from joblane.runs a where a.task_id = c.id)"
         )
         for table in ("tasks", "task_attempts"):
             self.connection.run(f"vacuum analyze joblane.{table}")

@@ -52,7 +52,7 @@ insert into joblane.task_attempts (task_id, run, attempt, generation, started_at
  request_id,
                            error_type, error_message, fingerprint, traceback, type, queue, tenant, wait_ms, billed_ms,
                            memory_mb, cost_usd)
-select t.id, run, run, 0, started_at, case when ended then started_at + took * interval '1 ms' end,
+select t.id, run, run, 0, timed.started_at, case when ended then timed.started_at + took * interval '1 ms' end,
        case when not ended then null when t.state = 'completed' then 'completed'
             when t.state = 'cancelled' then 'cancelled'
             when run = t.max_attempts and t.state = 'archived' then 'archived' else 'failed' end,

@@ -32,7 +32,7 @@ FOR_PARENTS: Mapping[str, Any] = {"wait_kind": "parents", "waits_for": None, "pl
 def put(
     world: World, /, task: Task[Any, Any], id_: str, payload: Mapping[str, Any] | None = None, **columns: Any
 ) -> None:
-    """Write a row of ``task`` with the given columns, and the open attempt of an active one."""
+    """Write a row of ``task`` with the given columns, and the row of the run of an active one."""
     payload = {"do": "nothing", "number": 0} if payload is None else payload
     row: dict[str, Any] = {
         "id": id_,
@@ -49,6 +49,8 @@ def put(
         "retention_seconds": 86_400,
         **columns,
     }
+    if row["state"] == "active" and row["runs"] == 1:
+        row = {"started_at": In(0), **row}
     if row["state"] == "held":
         limit = {"total_limit": task.type, "first_due_at": In(-60), "seq": 1, "place": 0}
         row = {**limit, "wait_kind": "limit", "waits_for": task.type, **row}
@@ -70,7 +72,7 @@ def put(
         f" select {names} from jsonb_populate_record(null::joblane.tasks, $1::jsonb)",
         json.dumps(row | moments),
     )
-    if row["state"] == "active":
+    if row["state"] == "active" and row["runs"] > 1:
         world.run(
             "insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, $2::int, "
             "$3::int, $4::int)",

@@ -47,8 +47,3 @@ def swept(world: World, *minutes_ago: float) -> None:
     for minutes in minutes_ago:
         id_, ended = f"sweep-{minutes}", In(-minutes * MINUTE)
         put(world, jobs_sweep, id_, queue="low", state="completed", created_at=ended, finished_at=ended)
-        world.run(
-            "insert into joblane.task_attempts (task_id, run, attempt, generation, finished_at, outcome)"
-            " select id, 1, 1, 0, finished_at, 'completed' from joblane.tasks where id = $1",
-            id_,
-        )

@@ -73,7 +73,7 @@ def test_a_delayed_task_runs_at_its_second(deployed: Deployed, jobs: JobClient) 
     job = jobs.enqueue(system_user_expiry, SystemUserExpiry(), process_in=timedelta(seconds=4))
     deployed.await_state(job.id, "completed")
     late = deployed.database.get().run(
-        "select extract(epoch from started_at - due_at)::float8 from joblane.task_attempts join joblane.tasks "
+        "select extract(epoch from runs.started_at - due_at)::float8 from joblane.runs join joblane.tasks "
         "on id = task_id"
         " where id = $1",
         job.id,

@@ -285,7 +285,5 @@ def test_a_function_whose_permissions_are_taken_away_cannot_do_its_job(deployed:
     deployed.send("other-default-report-generate", {"type": "report:generate", "id": "denied"})
     # then the run fails with the reason
     await_true(lambda: (deployed.row("denied") or {}).get("state") == "retry", lambda: f"{deployed.row('denied')}")
-    ((error,),) = deployed.database.get().run(
-        "select error_message from joblane.task_attempts where task_id = 'denied'"
-    )
+    ((error,),) = deployed.database.get().run("select error_message from joblane.runs where task_id = 'denied'")
     assert "AccessDenied" in error

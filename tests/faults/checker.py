@@ -59,12 +59,12 @@ select task, run, attempt, max_attempts from public.starts where attempt > max_a
 select id, attempts, max_attempts, snoozes from joblane.tasks
  where attempts > max_attempts or snoozes > {SNOOZE_CEILING}""",
     "a run without an outcome: {history}": """
-select distinct task_id from joblane.task_attempts where outcome is null""",
+select distinct task_id from joblane.runs where outcome is null""",
     "completed twice: {history}": """
-select task_id from joblane.task_attempts where outcome = 'completed' group by 1 having count(*) > 1""",
+select task_id from joblane.runs where outcome = 'completed' group by 1 having count(*) > 1""",
     "completed by a run without a lease: {history}": """
-select distinct task_id from joblane.task_attempts a where outcome = 'completed'
-   and exists (select from joblane.task_attempts where task_id = a.task_id and run > a.run)""",
+select distinct task_id from joblane.runs a where outcome = 'completed'
+   and exists (select from joblane.runs where task_id = a.task_id and run > a.run)""",
     "run {1} began {2:.1f} s early: {history}": f"""
 select task, run, early from public.starts where early > {EARLY_SECONDS}""",
     "run {1} began {2:.1f} s after its deadline: {history}": f"""
@@ -87,7 +87,7 @@ select distinct task, what, other from public.conflicts order by 1, 2, 3""",
 MORE_RUNS = f"""
 select t.id, t.max_attempts from joblane.tasks t
  where t.type not in ('mix:batch', 'mix:only') and t.id <> all ($1::text[])
-   and exists (select from joblane.task_attempts where task_id = t.id and coalesce(outcome, '') not in {UNCOUNTED}
+   and exists (select from joblane.runs where task_id = t.id and coalesce(outcome, '') not in {UNCOUNTED}
                 group by generation having count(*) > t.max_attempts)
 """
 """A run lost in a batch is not counted, and a replaced task starts again from zero."""
@@ -122,7 +122,7 @@ class Evidence:
     def history(self, id_: str) -> str:
         """Return a task and its runs, as text."""
         row = self.rows.get(id_, {})
-        runs = self.sql("select run, attempt, outcome from joblane.task_attempts where task_id = $1 order by run", id_)
+        runs = self.sql("select run, attempt, outcome from joblane.runs where task_id = $1 order by run", id_)
         outcomes = " ".join(":".join(map(str, run)) for run in runs)
         return f"{id_} ({row.get('type')}, {row.get('state')}, {row.get('reason')}; run:attempt:outcome {outcomes})"
 

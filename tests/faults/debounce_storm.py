@@ -57,11 +57,11 @@ select t.id, t.type, (t.payload ->> 'key')::int, t.state, t.runs, t.asks,
        array(select s.token from public.asks s where s.task_id = t.id order by s.number),
        array(select extract(epoch from s.at - t.created_at)::float8 from public.asks s
               where s.task_id = t.id order by s.number)
-  from joblane.tasks t left join joblane.task_attempts a on a.task_id = t.id and a.run = 1
+  from joblane.tasks t left join joblane.runs a on a.task_id = t.id and a.run = 1
 """
 ASKED_DURING_A_RUN = """
 select count(*)::int from public.asks s
- where exists (select from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id
+ where exists (select from joblane.tasks t join joblane.runs a on a.task_id = t.id
                 where (t.payload ->> 'key')::int = s.key and s.at between a.started_at and a.finished_at)
 """
 SEEN_SO_FAR = f"""

@@ -85,7 +85,7 @@ class FaultyDatabase(HookedDatabase):
         self._current = current
 
     def _execute(self, sql: str, send: Send) -> Any:
-        step = {claim.CLAIM: "claim", finish.FINISH: "finish"}.get(sql, sql)
+        step = "claim" if sql in claim.CLAIMS else "finish" if sql in finish.FINISHES else sql
         connection = self._connection
         if self._current.at("before", step, "statement"):
             _cut(connection)

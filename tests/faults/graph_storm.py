@@ -24,8 +24,8 @@ from joblane.enqueue.producer import Producer
 from joblane.errors import JobError
 from joblane.record.flow.free_slots import Turn
 from joblane.record.flow.release import RELEASE, Release
-from joblane.record.task.claim import CLAIM
-from joblane.record.task.finish import FINISH
+from joblane.record.task.claim import CLAIMS
+from joblane.record.task.finish import FINISHES
 from joblane.sqs.message import Message
 from joblane.sweep.parents import Parents
 from joblane.worker.worker import Worker
@@ -106,13 +106,13 @@ class GraphFate(Fate):
     """``frees``: children may wait that the worker has not released yet."""
 
     def note(self, statement: str, result: Any) -> None:
-        if statement not in (CLAIM, FINISH, RELEASE):
+        if statement not in (*CLAIMS, *FINISHES, RELEASE):
             return
         answer = result.rows[0][0]
-        if statement == CLAIM:
-            self.frees |= any(one["release"] for one in answer)
-        elif statement == FINISH:
-            self.frees |= bool(answer["released"] or answer["look"])
+        if statement in CLAIMS:
+            self.frees |= isinstance(answer[0], dict) and any(one["release"] for one in answer)
+        elif statement in FINISHES:
+            self.frees |= "look" in (answer or {}) and bool(answer["released"] or answer["look"])
         else:
             self.frees = any(answer[name] for name in ("ended", "children", "later", "remaining"))
 

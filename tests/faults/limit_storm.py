@@ -30,8 +30,8 @@ from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import SERVE, Turn, serve, serve_in_steps
 from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS, LIVE_SQL, Passed
-from joblane.record.task.claim import CLAIM, Verdict
-from joblane.record.task.finish import FINISH
+from joblane.record.task.claim import CLAIMS, Verdict
+from joblane.record.task.finish import FINISHES
 from joblane.record.task_types import declared_limits
 from joblane.sqs.message import Message
 from joblane.sweep.held import LEAVE, Held, unserved
@@ -159,10 +159,11 @@ class LimitFate(Fate):
     """``frees``: slots are free that the worker has not served yet."""
 
     def note(self, statement: str, result: Any) -> None:
-        if statement == CLAIM:
-            self.frees = any(answer["serve"] for answer in result.rows[0][0])
-        elif statement in (FINISH, SERVE):
-            self.frees = statement == FINISH
+        if statement in CLAIMS:
+            answers = result.rows[0][0]
+            self.frees = isinstance(answers[0], dict) and any(one["serve"] for one in answers)
+        elif statement in (*FINISHES, SERVE):
+            self.frees = statement in FINISHES
 
 
 class Storm(DyingWorkers):

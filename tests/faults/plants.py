@@ -194,6 +194,8 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
         "jobs",
         _around(Task, "key_of_message", lambda key_of, task, queue, payload, _: key_of(task, queue, payload, None)),
     ),
+    # the same in the short way
+    "short-cancelled": ("jobs", Text("finish_one", "and t.cancel_requested_at is null", "")),
     # a run finishes although its task has a cancel request
     "cancelled": ("jobs", Text("finish", "and (t.cancel_requested_at is null or x.state = 'cancelled')", "")),
     # a client sends no message, so that the sweep sends all
@@ -259,7 +261,7 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     "a finish lets no child go": ("graphs", Text("finish", CHILDREN, CHILDREN.replace("if", "if false and", 1))),
     "a dead parent lets its child go": (
         "graphs",
-        Text("finish", "when x.state = 'completed' then", "when x.state in ('completed', 'archived') then"),
+        Text("let_go", "when x.state = 'completed' then", "when x.state in ('completed', 'archived') then"),
     ),
     "the end of a run releases nobody": ("graphs", Code(Batch, "_note_finish")),
     "what follows a commit is forgotten": ("graphs", Code(FollowUp, "act")),
@@ -314,6 +316,9 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
         Text("claim", "elsif t.state = 'active' and t.lease_until > clock then", "elsif false then"),
     ),
     # a finish does not look for children
-    "model-release": ("model", Text("finish", f"{CHILDREN} e where e.parent = any (finished)) then", "if false then")),
+    "model-release": (
+        "model",
+        Text("let_go", "begin\n", "begin\n  return pg_catalog.json_build_object('finished', tasks);\n"),
+    ),
 }
 """Bug → the part of ``make faults`` that must find it, and what it changes."""

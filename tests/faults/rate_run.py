@@ -26,7 +26,7 @@ from unittest.mock import patch
 from joblane import Payload, Rate, RetryAfter, TaskContext, task
 from joblane.record.driver.database import Database
 from joblane.record.task import claim as claim_module
-from joblane.record.task.claim import CLAIM
+from joblane.record.task.claim import CLAIMS
 from joblane.tasks.job import Job
 from joblane.testing.faults import HookedDatabase
 from joblane.worker import verdict as verdict_module
@@ -58,7 +58,7 @@ select id, runs, extract(epoch from due_at)::float8 from joblane.tasks
  where passed = 'type_time' and state in ('pending', 'retry') and due_at > clock_timestamp() order by due_at
 """
 ATTEMPTS = """
-select task_id, run, extract(epoch from started_at)::float8, wait_ms / 1000.0::float8 from joblane.task_attempts
+select task_id, run, extract(epoch from started_at)::float8, wait_ms / 1000.0::float8 from joblane.runs
 """
 
 
@@ -150,7 +150,7 @@ class RateRun(ThreadStorm):
     def _note(self, statement: str, send: Callable[[], Any]) -> Any:
         """Count the claims in the answer of a statement."""
         result = send()
-        if statement == CLAIM:
+        if statement in CLAIMS:
             with self._lock:
                 for answer in result.rows[0][0]:
                     verdict, id_ = answer["verdict"], answer["id"]

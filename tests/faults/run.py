@@ -154,7 +154,7 @@ class Run:
             else:
                 counts[FIRST_RUN] += 1
         counts["sweeps of the schedule"] += self._fixed_sweeps
-        [[lost]] = self.sql("select count(*)::int from joblane.task_attempts where outcome = 'lost'")
+        [[lost]] = self.sql("select count(*)::int from joblane.runs where outcome = 'lost'")
         counts["runs lost"] += lost
         if counts[FIRST_RUN] < LEAST_FIRST_RUNS * ended:
             self.result.wrong.append(f"only {counts[FIRST_RUN]} of {ended} {FIRST_RUN}")

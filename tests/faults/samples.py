@@ -55,13 +55,13 @@ TABLES = (
 )
 START = """
 with leased as (
-  select t.*, a.started_at from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs
+  select t.*, a.started_at as began from joblane.tasks t join joblane.runs a on a.task_id = t.id and a.run = t.runs
    where t.id = $1 and t.lease_token = $2::uuid and t.state = 'active'
 ),
 recorded as (
   insert into public.starts
-  select id, runs, attempts, max_attempts, generation, started_at,
-         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from leased
+  select id, runs, attempts, max_attempts, generation, began,
+         extract(epoch from due_at - began), extract(epoch from began - deadline) from leased
 )
 select count(*) from public.starts where task = $1
 """

@@ -48,7 +48,7 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 BUGS: list[tuple[dict[str, str], int]] = [
-    ({"fence": "done twice", "overlap": "is held twice"}, 200),
+    ({"fence": "done twice", "overlap": "is held twice", "short-cancelled": "cancelled while active"}, 200),
     (
         {
             "due": "s early",

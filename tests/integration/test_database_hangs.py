@@ -23,10 +23,10 @@ from joblane.record.driver import connection as connection_module
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import TimeLimits
-from joblane.record.task.claim import CLAIM
+from joblane.record.task.claim import CLAIM_ONE
 from joblane.record.task.dead_letters import MARK_DEAD_SENT
-from joblane.record.task.finish import FINISH
-from joblane.record.task.insert import INSERT
+from joblane.record.task.finish import FINISH_ONE
+from joblane.record.task.insert import INSERT_ONE
 from joblane.sweep import expiry, messages, sends, unsent_dead_letters, walk
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
@@ -42,11 +42,11 @@ LIMITS = [TimeLimits(connect=0.2 * n, lock=0.1 * n, statement=0.2 * n, network=0
 """For what is tried again: on a slow machine, a statement before the failure exceeds the first of them."""
 STATEMENTS = {
     "ping": "select 1",
-    "claim": CLAIM,
-    "finish": FINISH,
-    "finish of a batch": FINISH,  # of runs that did not use their session
+    "claim": CLAIM_ONE,
+    "finish": FINISH_ONE,
+    "finish of a batch": FINISH_ONE,  # of runs that did not use their session
     "commit": "commit",
-    "insert": INSERT,
+    "insert": INSERT_ONE,
 }
 SWEEP = {
     "planning": walk.PLANNING,

@@ -35,7 +35,7 @@ select json_build_object('type', t.type, 'state', t.state, 'payload', t.payload,
     'attempts', t.attempts,
     'runs', (select json_agg(json_build_object('attempt', a.attempt, 'started_at', a.started_at,
                 'request_id', a.request_id, 'error_type', a.error_type, 'traceback', a.traceback) order by a.run)
-               from joblane.task_attempts a where a.task_id = t.id and a.generation = t.generation))::text
+               from joblane.runs a where a.task_id = t.id and a.generation = t.generation))::text
   from joblane.tasks t where t.id = %s
 """
 

@@ -28,7 +28,7 @@ from joblane.record.driver.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.driver.stage import NOT_MIGRATED
 from joblane.record.row.states import State, as_read
 from joblane.record.task.debounce import PUSH
-from joblane.record.task.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
+from joblane.record.task.insert import EXISTING, INSERT, INSERT_ONE, REPLACE, SAME, NewTask, plain
 from joblane.tasks.unique import Debounce, Keep, OnConflict
 
 Execute = Callable[..., Sequence[Sequence[Any]]]
@@ -74,10 +74,10 @@ def insert_tasks(run: Execute, tasks: Sequence[NewTask], *, room: int | None = N
     for _ in range(ROUNDS):
         if not unresolved:
             break
-        inserted = {id_: rest for id_, *rest in run(INSERT, *_documents(unresolved, room))}
+        inserted = _insert(run, unresolved, room)
         for position, task in unresolved.items():
             if task.id in inserted:
-                due, waits, *_ = inserted[task.id]
+                due, waits = inserted[task.id]
                 task.due_seconds, task.waits = float(due), bool(waits)  # a caller's driver may make decimals of floats
                 results[position] = task
         unresolved = _without(unresolved, results)
@@ -88,6 +88,17 @@ def insert_tasks(run: Execute, tasks: Sequence[NewTask], *, room: int | None = N
             break  # this transaction holds keys now; another round would lock further keys out of order
     unknown = {position: DuplicateTaskError("unknown", "changing", "enqueue it again") for position in unresolved}
     return [result for _, result in sorted((results | unknown).items())]
+
+
+def _insert(run: Execute, tasks: Mapping[int, NewTask], room: int | None) -> dict[str, tuple[Any, Any]]:
+    """Insert rows. Return the id of each new one, with the seconds until it is due, and if it waits."""
+    if len(tasks) == 1:
+        ((position, task),) = tasks.items()
+        task.unsent = room is not None and position >= room
+        if (array := plain(task.row())) is not None:
+            [[due]] = run(INSERT_ONE, array)
+            return {} if due is None else {task.id: (due, False)}
+    return {id_: (due, waits) for id_, due, waits in run(INSERT, *_documents(tasks, room))}
 
 
 def insert_again(run: Execute, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:

@@ -33,7 +33,7 @@ def _bucket(column: str) -> str:
 def counting(step: str, name: str, queue: str, condition: str = "true") -> str:
     """Return the common table expressions, up to ``rows``, that count the runs that ended from $1 on and before $2.
 
-    ``step``: ``minute`` or ``hour``. ``name``, ``queue``: expressions over ``task_attempts`` by which the rows are
+    ``step``: ``minute`` or ``hour``. ``name``, ``queue``: expressions over ``runs`` by which the rows are
     grouped. ``condition``: of the runs.
     """
     keys = "at, name, queue"
@@ -44,7 +44,7 @@ ended as (
          case when wait_ms is not null then {_bucket("wait_ms::numeric")} end as wait,
          case when outcome in {TIMED_OUTCOMES} and duration_ms is not null
               then {_bucket("duration_ms::numeric")} end as duration
-    from joblane.task_attempts
+    from joblane.runs
    where {ENDED_IN} and type is not null and {condition}
 ),
 waits as ({_histogram("wait", keys)}),

@@ -28,15 +28,18 @@ from joblane.record.row.conditions import (
     IS_FREE,
     MOST_RELEASED,
     MOST_WAIT_AGAIN,
+    ORDINARY,
     PARENT_CANCELS,
     PARENT_LETS_GO,
     PAUSED,
     SKIPPED_TICK,
     UNUSED_SECONDS,
+    WAITED,
     WAITS_FOR_PARENTS,
 )
 from joblane.record.row.new import (
     COLUMNS,
+    DUE,
     FIELDS,
     INSERTED,
     INSERTED_WITH_REST,
@@ -45,6 +48,8 @@ from joblane.record.row.new import (
     REST,
     defined,
     enqueued,
+    of_one,
+    one_columns,
 )
 from joblane.record.row.states import ENDED_SQL, LEVELS, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, Passed
 from joblane.record.row.transitions import NOW, Columns, assignments
@@ -54,10 +59,10 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 FILES = (
-    "task/claim", "task/finish", "task/insert",
+    "task/claim", "task/claim_one", "task/finish", "task/finish_one", "task/insert", "task/insert_one",
     "flow/lock_limits", "flow/limit_of", "flow/has_room", "flow/pass_limits", "flow/serve_limits", "flow/delay_limit",
     "flow/plan_limits", "flow/waiting_limits", "flow/link_task", "flow/open_parents", "flow/release_children",
-    "flow/wait_again", "lock_schedule", "cancel_ticks",
+    "flow/let_go", "flow/wait_again", "lock_schedule", "cancel_ticks",
 )  # fmt: skip
 INSERT_REST = "insert_rest"
 """The insert of tasks with columns of :data:`REST`. Each column that a statement names costs each call of it."""
@@ -69,8 +74,15 @@ STEPS = (
 """The transitions of the claim."""
 SERVED = ("hold", "turn", "start_later", "park", "released", "cancelled_by_parent", "cancelled")
 """The transitions of a task that waits for a limit, for its parents or for the time of its tick."""
-TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
-"""The times that the finish writes."""
+NOT_HELD = "JB001"
+"""SQLSTATE of a finish whose run does not hold its task, and after which no commit may follow."""
+RUN_START = "task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms"
+RUN_END = """finished_at, outcome, duration_ms, billed_ms, memory_mb, cost_usd, error_type, error_message, fingerprint,
+            traceback"""
+RUN_COLUMNS = [name for name in re.findall(r"\w+", f"{RUN_START}, {RUN_END}") if name not in ("task_id", "run")]
+AGAIN = f"""on conflict (task_id, run) do update set
+            ({", ".join(RUN_COLUMNS)}) = ({", ".join(f"excluded.{name}" for name in RUN_COLUMNS)})"""
+"""The row of a run may be left by a task with the same id, whose own row was deleted by SQL."""
 
 
 def assigned(columns: Columns) -> str:
@@ -95,7 +107,18 @@ def _values() -> dict[str, str]:
     inserted = [name for name in arrived if name not in columns]
     return {
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
-        **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
+        "finish": assignments(transitions.FINISH),
+        "completed": assignments(_of_end(transitions.FINISH)),
+        "ordinary": "\n     and ".join(ORDINARY.values()),
+        "set_run": assignments(transitions.RUN),
+        "due_one": of_one(DUE),
+        "one_columns": ", ".join(one_columns()),
+        "one_values": ", ".join(one_columns().values()),
+        "not_held": NOT_HELD,
+        "run_start": RUN_START,
+        "run_end": RUN_END,
+        "again": AGAIN,
+        "waited": WAITED.format(row="t"),
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
         **{f"passed_{step}": f"'{step}'" for step in Passed},
         **{f"has_{level.slot}": level.has_slot for level in LEVELS.values()},
@@ -106,7 +129,6 @@ def _values() -> dict[str, str]:
         "values": ", ".join(f"t.{column}" for column in columns),
         "run_columns": ", ".join(transitions.RUN),
         "run_values": ", ".join(f"t.{column}" for column in transitions.RUN),
-        "lease_released": assignments(transitions.LEASE_RELEASED),
         "arrived": assigned({name: value for name, value in arrived.items() if name not in REST}),
         "arrived_rest": assigned({name: arrived[name] for name in REST}),
         "arrived_fields": defined(FIELDS | {"payload": "json"}),
@@ -135,6 +157,19 @@ def _values() -> dict[str, str]:
         "sweep_margin": str(SWEEP_MARGIN_SECONDS),
         "version": "@version",
     }
+
+
+UNCHANGED = ("attempts", "snoozes", "continuations", "due_at", "payload", "headers")
+"""Columns that the finish of a first run that completes leaves as they are. Each assignment costs some instructions."""
+
+
+def _of_end(columns: Columns) -> Columns:
+    """Return the finish of a first run that completes: its end ``f`` is known but for the variables of the function."""
+
+    def known(found: re.Match[str]) -> str:
+        return transitions.COMPLETED_AT_FIRST.get(found[1], found[1])
+
+    return {name: re.sub(r"\bf\.(\w+)", known, text) for name, text in columns.items() if name not in UNCHANGED}
 
 
 def version_of(rendered: Mapping[str, str]) -> str:

@@ -43,11 +43,9 @@ READERS = f"""
 # keeps none either. A session without a database is that of a standby with hot_standby_feedback.
 READ = f"""
 with sweeps as materialized (
-  select age(a.xmin) as back, a.finished_at
-    from joblane.task_attempts a
-   where a.finished_at is not null and a.task_id = any(array(
-     select id from joblane.tasks where type = $1 and finished_at is not null and not starts_with(id, '{WOKEN}')
-      order by created_at desc, id desc limit {SWEEPS}))
+  select age(t.xmin) as back, t.finished_at
+    from joblane.tasks t where t.type = $1 and t.finished_at is not null and not starts_with(t.id, '{WOKEN}')
+   order by t.created_at desc, t.id desc limit {SWEEPS}
 ),
 snapshots (back, has_written, holder, name, pid, "user", database, state) as (
   select case when datname is null or datname = current_database()

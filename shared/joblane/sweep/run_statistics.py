@@ -43,7 +43,7 @@ select coalesce(sum(completed + failed + archived + lost + others) filter (where
 """
 TENANTS = f"""
 with largest as (
-  select coalesce(tenant, '') as tenant from joblane.task_attempts
+  select coalesce(tenant, '') as tenant from joblane.runs
    where {ENDED_IN}
    group by 1 order by count(*) desc, 1 limit {MOST_TENANTS}
 ),

@@ -13,7 +13,7 @@ from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import OPERATOR, TimeLimits
 from joblane.record.task.checkpoints import MARK_ITEM, MARK_STEP, MOVE_CURSOR
-from joblane.record.task.finish import FINISH
+from joblane.record.task.finish import FINISHES
 from joblane.tasks.task import Task
 from joblane.testing.errors import Killed
 
@@ -45,8 +45,9 @@ class HookedDatabase(Database):
         connection = super().get()
         if connection is not self._hooked:
             self._hooked = connection
-            prepared, simple = connection.execute_unnamed, connection.execute_simple
+            prepared, simple, both = connection.execute_unnamed, connection.execute_simple, connection.commit_after
             connection.__dict__.update(
+                commit_after=lambda sql, given: self._hook(sql, lambda: self._hook("commit", lambda: both(sql, given))),
                 execute_unnamed=lambda sql, *rest, **named: self._hook(sql, lambda: prepared(sql, *rest, **named)),
                 execute_simple=lambda sql: self._hook(sql, lambda: simple(sql)),
             )
@@ -176,8 +177,8 @@ class Killer:
 
     def _is_commit(self, sql: str, fault: Fault) -> bool:
         """True if this statement is the commit that the fault names."""
-        self._finishing = self._finishing or sql in (FINISH, JOINED_COMMIT)
-        commits_itself = sql in (FINISH, MARK_ITEM, MARK_STEP, MOVE_CURSOR) and not self.database.is_busy
+        self._finishing = self._finishing or sql in (*FINISHES, JOINED_COMMIT)
+        commits_itself = sql in (*FINISHES, MARK_ITEM, MARK_STEP, MOVE_CURSOR) and not self.database.is_busy
         if not commits_itself and sql not in ("commit", JOINED_COMMIT):
             return False
         self._commits += 1

@@ -16,7 +16,7 @@ from joblane.testing.errors import KitError
 
 TASKS = """
 select t.id, t.type, t.state, t.attempts, t.max_attempts, t.runs, t.result, t.reason, t.error_type, t.error_message,
-       array(select coalesce(a.outcome, 'under way') from joblane.task_attempts a where a.task_id = t.id order by a.run)
+       array(select coalesce(a.outcome, 'under way') from joblane.runs a where a.task_id = t.id order by a.run)
   from jsonb_array_elements_text($1::jsonb) with ordinality as x(id, position) join joblane.tasks t using (id)
  order by x.position
 """

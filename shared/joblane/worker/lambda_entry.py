@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import joblane.worker.late_imports  # noqa: F401  # isort: skip - before whatever imports pg8000
 from joblane import settings
 from joblane.errors import text_of
 from joblane.record.driver.database import Database

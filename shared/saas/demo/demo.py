@@ -131,7 +131,7 @@ SELECT = """
 select t.id, t.type, t.queue, t.state, t.runs, t.result,
        extract(epoch from t.due_at - clock_timestamp())::float8 as due,
        extract(epoch from coalesce(t.finished_at, clock_timestamp()) - :sent_at)::float8 as seconds,
-       (select sum(a.duration_ms)::int from joblane.task_attempts a where a.task_id = t.id) as run_ms
+       (select sum(a.duration_ms)::int from joblane.runs a where a.task_id = t.id) as run_ms
   from joblane.tasks t where t.id = any(:ids)
 """
 HEADINGS = ("task", "queue", "what it does", "state", "runs", "ran for", "after")

@@ -34,7 +34,7 @@ from joblane.local.memory_queues import QueuedMessage
 from joblane.names import lane_name
 from joblane.record import task_types
 from joblane.record.driver.database import Database
-from joblane.record.task.claim import CLAIM
+from joblane.record.task.claim import CLAIMS
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_entry
@@ -64,7 +64,7 @@ HELD = "Nothing was late."
 SWEEP = sweep_handler.jobs_sweep
 ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, **SCHEDULED, SWEEP.type: SWEEP}
 SWEEP_NAME = f"λ {SWEEP.type}"
-NOTED = {CLAIM: "a sweep is claimed", PLANNING: "a sweep begins", RESET_PLANNING: "a sweep ends"}
+NOTED = dict.fromkeys(CLAIMS, "a sweep is claimed") | {PLANNING: "a sweep begins", RESET_PLANNING: "a sweep ends"}
 SWEEP_LANE = lane_name(PREFIX, SWEEP.queue, SWEEP.type)
 
 
@@ -178,7 +178,7 @@ class Day(ABC):
         self._used_at = now
         if process.name == SWEEP_NAME and sql in NOTED:
             self.result.counts["sweeps"] += sql == PLANNING
-            self.swept_at = max(self.swept_at, now if sql == CLAIM else 0.0)
+            self.swept_at = max(self.swept_at, now if sql in CLAIMS else 0.0)
             self.note(NOTED[sql])
 
     def died(self, process: Process) -> None:

@@ -19,7 +19,7 @@ select t.id, t.type, t.state, t.generation, t.runs from joblane.tasks t
    and (t.state = 'completed') <> exists (
          select from public.ledger e where e.id = t.id and e.generation = t.generation and e.what = 'done')""",
     "a run took effect after its lease was lost": """
-select e.id, e.generation, e.run, a.run from public.ledger e join joblane.task_attempts a on a.task_id = e.id
+select e.id, e.generation, e.run, a.run from public.ledger e join joblane.runs a on a.task_id = e.id
  where e.what = 'done' and a.generation = e.generation and a.run > e.run""",
     "two live tasks have a unique key": """
 select unique_key, array_agg(id) from joblane.tasks
@@ -41,7 +41,7 @@ select t.id, t.type, t.state, t.wait_kind, t.due_at - now(), t.sweep_at - now(),
 """
 ARCHIVED = "select id, generation, dead_sent_at is not null from joblane.tasks where state = 'archived' and not cleared"
 WITHOUT_OUTCOME = """
-select a.task_id, a.run from joblane.task_attempts a where a.outcome is null and a.type like 'm:%'
+select a.task_id, a.run from joblane.runs a where a.outcome is null and a.type like 'm:%'
    and not exists (select from joblane.tasks t where t.id = a.task_id and t.state = 'active')
 """
 EVENTS = """
@@ -54,7 +54,7 @@ select id, state, reason from joblane.tasks where type = 'm:asked' and state in 
 """
 OF_KEY = """
 select t.id, t.state, t.runs, t.reason, t.payload::text,
-       (select json_agg(json_build_array(a.run, a.outcome)) from joblane.task_attempts a where a.task_id = t.id)
+       (select json_agg(json_build_array(a.run, a.outcome)) from joblane.runs a where a.task_id = t.id)
   from joblane.tasks t where t.type = 'm:asked' and (t.payload is null or (t.payload ->> 'number')::int = $1)
 """
 STATES = "select id, state from joblane.tasks"

@@ -85,7 +85,7 @@ ROW = """
 select t.state, t.lease_token::text, t.generation, t.queue, t.tenant, t.attempts, t.max_attempts,
        extract(epoch from t.lease_until)::float8, extract(epoch from t.due_at)::float8,
        extract(epoch from t.deadline)::float8, extract(epoch from a.started_at)::float8
-  from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = $2 where t.id = $1
+  from joblane.tasks t join joblane.runs a on a.task_id = t.id and a.run = $2 where t.id = $1
 """
 LEASED = """
 select count(*) from joblane.tasks where state = 'active' and lease_until > clock_timestamp()
@@ -102,13 +102,13 @@ select o.id from joblane.tasks o, joblane.tasks t
 STATES = "select id, state, generation, finished_at is not null from joblane.tasks where id = any($1::text[])"
 # A member that an operator has retried can add members after the callback has started.
 MEMBERS = f"""{STATES}
-   and ($3::int = 1 or created_at < (select min(started_at) from joblane.task_attempts where task_id = $2))"""
+   and ($3::int = 1 or created_at < (select min(started_at) from joblane.runs where task_id = $2))"""
 SEALED = "select sealed_at is not null from joblane.batches where id = $1"
 PAUSES = "select scope, name, xmin::text from joblane.pauses"
 OTHERS_RATED = """
 select count(*) from joblane.tasks where type = 'm:rated' and finished_at is null and id <> $1
 """
-BEFORE_LOST = "select outcome = 'lost' from joblane.task_attempts where task_id = $1 and run = $2 - 1"
+BEFORE_LOST = "select outcome = 'lost' from joblane.runs where task_id = $1 and run = $2 - 1"
 
 
 @dataclass

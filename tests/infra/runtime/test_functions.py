@@ -136,7 +136,7 @@ def test_a_failed_migration_answers_with_its_reason_and_a_delete_with_success(st
 def test_a_worker_runs_its_task_as_the_granted_user(stage: Stage) -> None:
     assert stage.of(WORKER).invoke(message("one")) == DONE
     assert stage.row("one")["state"] == "completed"
-    ((request,),) = stage.run("select request_id from joblane.task_attempts where task_id = 'one'")
+    ((request,),) = stage.run("select request_id from joblane.runs where task_id = 'one'")
     assert len(request) == 36  # Lambda's request id
 
 
@@ -204,7 +204,7 @@ def test_a_killed_run_keeps_its_lease_and_the_sweep_sends_it_to_the_next_environ
     assert stage.of(WORKER).invoke(event(record(sent["Body"], LANE))) == DONE
     # then it has run twice, and the first run is recorded as lost
     assert (stage.row("killed")["state"], stage.row("killed")["runs"]) == ("completed", 2)
-    outcomes = stage.run("select outcome from joblane.task_attempts where task_id = 'killed' order by run")
+    outcomes = stage.run("select outcome from joblane.runs where task_id = 'killed' order by run")
     assert outcomes == [["lost"], ["completed"]]
 
 

@@ -225,7 +225,7 @@ def test_a_database_that_lacks_tables_is_reported_with_its_revision(
 ) -> None:
     os.environ["DATABASE_URL"] = database_url
     inspector = here()
-    inspector._scope.connection.run("drop table joblane.task_attempts")
+    inspector._scope.connection.run("drop table joblane.task_attempts cascade")
     inspector._scope.connection.run("drop table joblane.audit, joblane.tasks cascade")
     inspector._scope.connection.run(f"update joblane.alembic_version set version_num = '{revision}'")
     with pytest.raises(SchemaError, match=problem):

@@ -139,7 +139,7 @@ def test_a_failed_run_is_rolled_back_without_a_retry_or_a_dead_letter(
     assert "invoke_fail" in err  # the traceback, down to the handler
     [row] = rows(record)
     assert (row["state"], row["error_type"], row["lease_token"]) == ("cancelled", "ValueError", None)
-    [[attempt]] = record.get().run("select to_jsonb(a) from joblane.task_attempts a")
+    [[attempt]] = record.get().run("select to_jsonb(a) from joblane.runs a")
     assert (attempt["outcome"], attempt["error_message"]) == ("failed", "no such file")
 
 
@@ -188,7 +188,7 @@ def test_a_redacted_value_is_neither_stored_nor_shown(record: Database, capsys: 
     assert "hunter2" not in out + err
     [row] = rows(record)
     assert row["payload"] == {"token": "hunter2-hunter2"}
-    attempts = record.get().run("select to_jsonb(a) from joblane.task_attempts a")
+    attempts = record.get().run("select to_jsonb(a) from joblane.runs a")
     assert "hunter2" not in json.dumps([row | {"payload": None}, attempts])
 
 

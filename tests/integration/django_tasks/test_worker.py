@@ -199,7 +199,7 @@ def test_no_value_of_a_row_is_in_an_error_the_log_or_a_signal(
     [[_, error]] = [ended.errors for ended in finished]
     [[stored]] = django_jobs._database.get().run(
         "select string_agg(concat_ws(' ', reason, error_message, a.traceback), ' ') from joblane.tasks"
-        " join (select task_id, traceback from joblane.task_attempts) a on task_id = id where id = $1",
+        " join (select task_id, traceback from joblane.runs) a on task_id = id where id = $1",
         result.id,
     )
     grouped = run(shop.write_in_a_group, "a secret value").errors[-1].traceback

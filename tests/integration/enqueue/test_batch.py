@@ -409,7 +409,7 @@ PLANTED = [
     ("link_task", "where t.callback_of is not null", "where false", "members_are_added_in_several_transactions"),
     ("link_task", "'', t.callback_of", "t.callback_of, ''", "a_task_with_the_id_of_its_batch"),
     ("link_task", "if t.batch is not null then", "if false then", "a_member_adds_a_member_as_it_ends"),
-    ("finish", "when x.state = 'completed'", "when x.state <> 'retry'", "on_success_runs_after_the_redrive"),
+    ("let_go", "when x.state = 'completed'", "when x.state <> 'retry'", "on_success_runs_after_the_redrive"),
     ("wait_again", "where b.id = batch", "where false", "on_end_waits_for_a_dead_member"),
 ]
 """A function, a text there and the fault, and a part of the name of the test that finds it."""

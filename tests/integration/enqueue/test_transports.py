@@ -267,7 +267,7 @@ def test_what_the_database_lacks_is_named(world: World, sends: Sends, transport:
     with pytest.raises(DatabaseUnavailableError, match="run `joblane migrate`"), transport.begin():
         transport.enqueue()
     world.run("alter schema elsewhere rename to joblane")
-    world.run(f"drop function joblane.insert_{VERSION}")
+    world.run(f"drop function joblane.insert_one_{VERSION}")
     with pytest.raises(DatabaseUnavailableError, match="run `joblane migrate`"), transport.begin():
         transport.enqueue()
     upgrade(world.url)

@@ -28,7 +28,7 @@ from joblane import (
 from joblane.errors import TaskIdConflictError
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State
-from joblane.record.task.claim import CLAIM
+from joblane.record.task.claim import CLAIMS
 from joblane.record.task.insert import EXISTING, INSERT
 from joblane.tasks.task import Task
 from joblane.testing.faults import Hook, Send
@@ -637,7 +637,7 @@ class Held:
         self.claimed, self.open = threading.Event(), threading.Event()
 
     def __call__(self, sql: str, send: Send) -> Any:
-        if sql != CLAIM or self.claimed.is_set():
+        if sql not in CLAIMS or self.claimed.is_set():
             return send()
         assert self.connection is not None
         self.connection.execute_simple("begin")

@@ -111,8 +111,9 @@ def filled(postgres: Any, joblane_databases: Any) -> Iterator[Scope]:
         database.get().run(FILL, ROWS)
         database.get().run(CHILDREN)
         database.get().run(FILL_RUNS, ROWS)
-        database.get().run("vacuum analyze joblane.task_attempts")  # as by autovacuum
-        database.get().run("analyze joblane.tasks, joblane.task_children")
+        for table in ("tasks", "task_attempts"):
+            database.get().run(f"vacuum analyze joblane.{table}")  # as by autovacuum
+        database.get().run("analyze joblane.task_children")
         yield Scope(database, Sqs(), PREFIX, TASKS, "op")
         database.drop()
 

@@ -125,9 +125,7 @@ def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
     for number in range(216):
         outcome, type_ = ("completed", "some:work") if number % 10 else ("failed", "rare:work")
         add(world, number, 20 * number + 1, outcome=outcome, type=type_, queue="low", duration_ms=number, wait_ms=7)
-    [[seconds]] = world.run(
-        "select (extract(epoch from max(started_at)) % 3600 + 0.5)::float8 from joblane.task_attempts"
-    )
+    [[seconds]] = world.run("select (extract(epoch from max(started_at)) % 3600 + 0.5)::float8 from joblane.runs")
     world.run("update joblane.task_attempts set started_at = started_at - make_interval(secs => $1::float8)", seconds)
     world.run("update joblane.task_attempts set finished_at = started_at + interval '1 s'")
     world.run("update joblane.task_attempts set tenant = 'acme' where outcome = 'completed'")

@@ -161,7 +161,7 @@ EDITS = (
     Edit(
         "alter table joblane.tasks set (fillfactor = 100)",
         WARNING,
-        "setting fillfactor of joblane.tasks is `100`, and this release needs `60`",
+        "setting fillfactor of joblane.tasks is `100`, and this release needs `55`",
     ),
     Edit(
         "alter table joblane.tasks disable trigger tasks_checked",
@@ -302,7 +302,7 @@ EDITS = (
     Edit(
         "grant truncate on all tables in schema joblane to pg_monitor",
         WARNING,
-        "role pg_monitor has rights that Joblane does not grant: TRUNCATE on 25 objects",
+        "role pg_monitor has rights that Joblane does not grant: TRUNCATE on 26 objects",
         "revoke all on all tables in schema joblane from pg_monitor",
     ),
 )

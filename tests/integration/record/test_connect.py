@@ -14,6 +14,7 @@ from pg8000 import core
 from pg8000.converters import timestamptz_in
 from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
@@ -107,6 +108,66 @@ def test_a_callers_transaction_begins_in_one_round_trip(postgres: Postgres) -> N
         session.execute(text("select 1"))
         session.commit()
         assert proxy.round_trips == 3, "begin, the statement, commit"
+
+
+ONE = text("select cast(:one as int)")
+
+
+def test_a_callers_transaction_begins_with_its_first_statement(postgres: Postgres) -> None:
+    with CountingProxy.before(postgres.url) as proxy, Database(proxy.url, limits=WORKER) as database:
+        for _ in range(2):  # the first prepares the statements
+            proxy.counts.clear()
+            with Session(database.engine) as session:
+                assert session.execute(ONE, {"one": 1}).scalar() == 1
+                assert session.execute(text("show statement_timeout")).scalar() == "0"
+                session.commit()
+        assert proxy.round_trips == 3, "begin and the statement, show, commit"
+
+
+def test_a_transaction_whose_first_statement_fails_is_rolled_back(database_url: str) -> None:
+    with Database(database_url, limits=WORKER) as database:
+        with Session(database.engine) as session:
+            with pytest.raises(DBAPIError, match="22P02"):
+                session.execute(text("select cast(:one as text)::int"), {"one": "x"})
+            assert not database.get().idle
+            with pytest.raises(DBAPIError, match="25P02"):
+                session.connection().execute(ONE, {"one": 1})
+        assert database.get().idle
+        # and one that never sends a statement leaves nothing behind for the library's own
+        database.get().execute_simple("begin transaction")
+        assert database.get().run("select 1") == [[1]]
+        assert database.get().idle
+
+
+def test_what_goes_with_a_commit_decides_if_it_takes_place(database_url: str) -> None:
+    with Database(database_url, limits=WORKER) as database:
+        connection = database.get()
+        connection.run("create table written (id int)")
+        write = text("insert into written values (:id)")
+        with Session(database.engine) as session:
+            session.execute(write, {"id": 1})
+            with connection.before_commit("select $1::int", "7") as rows:
+                session.commit()
+            assert rows == [[7]]
+            session.execute(write, {"id": 2})
+            with pytest.raises(DBAPIError, match="22P02"), connection.before_commit("select $1::text::int", "x"):
+                session.commit()
+            session.rollback()
+            # and it goes with no later commit
+            session.execute(write, {"id": 3})
+            session.commit()
+        assert connection.run("select id from written") == [[1], [3]]
+
+
+def test_statements_that_the_server_has_forgotten_are_prepared_again(database_url: str) -> None:
+    with Database(database_url, limits=WORKER) as database:
+        with Session(database.engine) as session:
+            session.execute(ONE, {"one": 1})
+        database.get().execute_simple("deallocate all")
+        with Session(database.engine) as session, pytest.raises(DBAPIError, match="26000"):
+            session.execute(ONE, {"one": 1})
+        with Session(database.engine) as session:
+            assert session.execute(ONE, {"one": 1}).scalar() == 1
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_claim_that_loses_the_insert_decides_on_the_row_that_won(world: World,
             pass
         other.commit()
         assert lost.result(20)["it"].verdict is Verdict.LEASED
-    assert world.run("select request_id from joblane.task_attempts") == [["the other"]]
+    assert world.run("select request_id from joblane.runs") == [["the other"]]
 
 
 def test_a_task_that_was_lost_in_a_batch_is_not_claimed_with_others_again(world: World) -> None:

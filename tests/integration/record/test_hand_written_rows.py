@@ -210,7 +210,7 @@ def test_dead_letters_of_a_queue_that_no_code_writes_are_listed_and_counted(worl
 
 def test_a_claim_without_an_answer_keeps_its_messages(world: World) -> None:
     """A schema before pg_catalog replaces PostgreSQL's own functions."""
-    put(world, sample_batch, "it")
+    put(world, sample_batch, "it", snoozes=1)
     world.run("create schema before")
     world.run(
         "create function before.json_to_recordset(json) returns setof record language plpgsql as"

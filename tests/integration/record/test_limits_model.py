@@ -64,7 +64,7 @@ OUT_OF_ORDER = """
 select a.id, b.id from joblane.tasks a join joblane.tasks b
     on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
  where a.ordered and b.ordered and a.generation = 0 and b.generation = 0 and b.created_at > a.created_at
-   and exists (select from joblane.task_attempts y where y.task_id = b.id and y.started_at < a.finished_at)
+   and exists (select from joblane.runs y where y.task_id = b.id and y.started_at < a.finished_at)
 """
 """Tasks that started before an earlier task of their order had ended. Here one thing happens after the other."""
 EXAMPLES = int(os.environ.get("LIMIT_EXAMPLES", "12"))

@@ -56,7 +56,7 @@ def few(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def install(world: World, functions: dict[str, str]) -> None:
-    for name in ("finish", "release_children", "open_parents"):
+    for name in ("finish", "let_go", "release_children", "open_parents"):
         text = re.sub(f"(limit|offset) {MOST_RELEASED}", r"\1 2", functions[name])
         world.run(text.replace("lock_timeout = '5s'", "lock_timeout = '200ms'"))
 
@@ -310,11 +310,11 @@ def test_a_sweep_that_stops_within_a_family_is_followed_by_another(world: World)
 # --- Planted faults --------------------------------------------------------------------------------------------------
 
 PLANTED = [
-    ("finish", "limit 1000", "", "lets_the_first_children_go", ()),
-    ("finish", "where x.id = any (finished) limit 1000", "where x.id = any (finished)", "one_bound_for_all", ()),
-    ("finish", "where e.parent = x.id and e.on_parent_dead", "where false and e.on_parent_dead",
+    ("let_go", "limit 1000", "", "lets_the_first_children_go", ()),
+    ("let_go", "as e\n       limit 1000", "as e", "one_bound_for_all", ()),
+    ("let_go", "where e.parent = x.id and e.on_parent_dead", "where false and e.on_parent_dead",
      "lets_the_first_children_go", ()),
-    ("finish", "where x.id = any (finished) and x.state in", "where x.state <> 'completed' and x.state in",
+    ("let_go", "where x.state in", "where x.state <> 'completed' and x.state in",
      "lets_the_first_children_go", ()),
     ("open_parents", "where not coalesce((", "where true or coalesce((", "end_of_the_parent_whose_row_is_left",
      (State.COMPLETED, True, RUN)),

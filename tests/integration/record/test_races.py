@@ -24,8 +24,8 @@ from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.sql_functions import VERSION
 from joblane.record.task import dead_letters, finish, insert
-from joblane.record.task.claim import CLAIM, Verdict, arrival, claim
-from joblane.record.task.finish import FINISH, Finish
+from joblane.record.task.claim import CLAIM, CLAIMS, Verdict, arrival, claim
+from joblane.record.task.finish import FINISH, FINISHES, Finish
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.sweep import sweep
@@ -67,7 +67,7 @@ class Barrier:
         self.dies = False
 
     def __call__(self, sql: str, send: Send) -> Any:
-        if sql != CLAIM or self.claimed.is_set():
+        if sql not in CLAIMS or self.claimed.is_set():
             return send()
         assert self.connection is not None
         self.connection.execute_simple("begin")
@@ -233,7 +233,7 @@ def test_overlapping_batches_do_not_deadlock_and_have_one_winner_per_id(world: W
     assert set(codes) <= {"55P03"}, f"seed {seed}: {codes}"
     assert Counter(id_ for id_, _ in wins) == dict.fromkeys(ids, 1), f"seed {seed}"
     assert world.run("select state, runs, count(*)::int from joblane.tasks group by 1, 2") == [["completed", 1, 40]]
-    assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1") == [["completed", 40]]
+    assert world.run("select outcome, count(*)::int from joblane.runs group by 1") == [["completed", 40]]
 
 
 def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
@@ -429,7 +429,7 @@ def test_a_claim_during_a_finish_waits_for_the_commit_and_does_not_run(effects: 
 
     def hook(sql: str, send: Send) -> Any:
         answer = send()
-        if sql == FINISH:
+        if sql in FINISHES:
             finishing.set()
         return answer
 

@@ -131,5 +131,5 @@ def test_a_secret_that_cannot_be_read_is_named_and_read_again(
     # then the next attempt sends it, and writes it nowhere
     assert ended.state == "completed"
     assert {server.requests[0].headers["X-Joblane-Secret"] for server in services} == {"hunter2"}
-    rows = app.sql("select to_jsonb(t), to_jsonb(a) from joblane.tasks t, joblane.task_attempts a")
+    rows = app.sql("select to_jsonb(t), to_jsonb(a) from joblane.tasks t, joblane.runs a")
     assert "hunter2" not in repr((rows, log.texts, ended))

@@ -94,9 +94,7 @@ def test_a_permanently_refused_recipient_is_not_retried_and_not_stored(
         monkeypatch.setenv("SMTP_PORT", str(server.port))
         ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
     assert ended.state == state
-    rows = app.sql(
-        "select to_jsonb(t), to_jsonb(a) from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id"
-    )
+    rows = app.sql("select to_jsonb(t), to_jsonb(a) from joblane.tasks t join joblane.runs a on a.task_id = t.id")
     assert len(rows) == 1
     kept = repr((rows, ended, capsys.readouterr()))
     assert "ann@example.org" not in kept
@@ -112,7 +110,7 @@ def test_an_unverified_sender_is_retried_with_what_to_do(app: App, monkeypatch: 
     ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
     # then
     assert ended.state == "retry"
-    (error,) = app.sql("select error_message from joblane.task_attempts")
+    (error,) = app.sql("select error_message from joblane.runs")
     assert "verify the identity of the sender, and request production access" in error[0]
     assert "ann@example.org" not in repr(error)
 

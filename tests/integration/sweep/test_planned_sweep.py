@@ -221,7 +221,7 @@ def shift_the_clock(seconds: float) -> Fault:
 def refuse_the_plan(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     stage.queues.refused = (PLANNED,)
     stage.pass_time(30 * 60)
-    failed = "select distinct outcome from joblane.task_attempts where task_id like 'jobs:sweep:at:%'"
+    failed = "select distinct outcome from joblane.runs where task_id like 'jobs:sweep:at:%'"
     assert stage.run(failed) == [["failed"]]
     stage.queues.refused = ()
 

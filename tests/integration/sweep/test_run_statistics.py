@@ -24,7 +24,7 @@ def this_minute() -> datetime:
 def run_ended(world: World, at: datetime, **columns: Any) -> None:
     row = {"type": "a:b", "queue": "default", "outcome": "completed", "duration_ms": 10, "wait_ms": 100, **columns}
     names = ["task_id", "run", "attempt", "generation", "started_at", "finished_at", *row]
-    [[number]] = world.run("select count(*) from joblane.task_attempts")
+    [[number]] = world.run("select count(*) from joblane.runs")
     values = [f"t{number}", 1, 1, 1, columns.get("started_at", at - timedelta(seconds=2)), at, *row.values()]
     places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
     world.run(f"insert into joblane.task_attempts ({', '.join(names)}) values ({places})", *values)

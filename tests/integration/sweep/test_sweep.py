@@ -268,7 +268,7 @@ STORIES: dict[str, Story] = {
             swept().gives(Swept(cleared=1)),
             row("mine", payload=None, result=None, headers={}, cleared=True),
             seconds_until("mine", "expire_at").gives(pytest.approx(KEPT - DAY, abs=5)),
-            sql("select count(*) from joblane.task_attempts").gives([[1]]),
+            sql("select count(*) from joblane.runs").gives([[1]]),
             sql("select from joblane.task_items union all select from joblane.task_steps").gives([]),
             swept().gives(Swept()),
         ]

@@ -75,7 +75,7 @@ def test_each_tick_runs_once_and_in_time(jobs: JobTester, text: str, hours: int)
     assert times("s") == [first, *expected(schedule, first, jobs.now)]
     late = jobs.client._query(
         "select max(abs(extract(epoch from a.started_at - t.due_at)))::float8 from joblane.tasks t"
-        " join joblane.task_attempts a on a.task_id = t.id where t.id like $1",
+        " join joblane.runs a on a.task_id = t.id where t.id like $1",
         "@s:%",
     )
     assert late[0][0] < 2.5  # a message may arrive 2 s early

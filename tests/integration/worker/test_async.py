@@ -162,7 +162,7 @@ def test_a_coroutine_that_does_not_complete_leaves_no_effect(
     assert row["state"] == state, row
     assert error_type in (row["error_type"], "any"), row
     assert re.search(says, str(row["error_message"])), row
-    traceback = effects.run("select coalesce(traceback, '') from joblane.task_attempts where task_id = 'it'")
+    traceback = effects.run("select coalesce(traceback, '') from joblane.runs where task_id = 'it'")
     assert "=(half)" not in f"{row['error_message']} {traceback}"  # the driver's text has the value of the row
     assert written(effects) == []
     assert open_transactions(effects) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import patch
@@ -16,8 +16,8 @@ from joblane.names import Queue, dead_letter_name, lane_name
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.sql_functions import VERSION
-from joblane.record.task.claim import CLAIM
-from joblane.record.task.finish import FINISH, Finish, finish
+from joblane.record.task.claim import CLAIMS
+from joblane.record.task.finish import FINISHES
 from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.run import Run
@@ -61,7 +61,7 @@ class Wire(HookedDatabase):
         self.round_trips = 0
 
     def _note(self, sql: str, send: Send) -> Any:
-        self.statements.append({CLAIM: "claim", FINISH: "finish"}.get(sql, sql))
+        self.statements.append("claim" if sql in CLAIMS else "finish" if sql in FINISHES else sql)
         return send()
 
 
@@ -117,7 +117,7 @@ def test_a_batch_is_claimed_in_one_statement_and_finished_in_one(
     world: World, wire: Wire, task: Task[Any, Any], count: int, do: str, end: str
 ) -> None:
     sent = [body | {"type": task.type} for body in bodies(count, do)]
-    world.deliver(task, sent[0] | {"id": "warm"})
+    world.deliver(task, *(body | {"id": f"warm-{n}"} for n, body in enumerate(sent)))
     world.run("delete from joblane.tasks")
     wire.forget()
 
@@ -148,17 +148,8 @@ def test_handlers_that_touch_their_session_finish_in_their_own_transactions(worl
     assert set(states(world).values()) == {"completed"}
 
 
-def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(
-    world: World, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waited: list[bool] = []
-
-    def recorded(connection: Connection, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
-        waited.append(waits)
-        return finish(connection, runs, waits=waits)
-
-    world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '200ms'")  # instead of 5 s
-    monkeypatch.setattr("joblane.record.task.run_session.finish", recorded)
+def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(world: World, wire: Wire) -> None:
+    world.run(f"alter function joblane.finish_one_{VERSION} set lock_timeout = '200ms'")  # instead of 5 s
     with Database(world.url) as holder:
 
         @behaviour
@@ -168,7 +159,6 @@ def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(
                 hold(holder, "id = 'it-1'")
 
         assert len(world.deliver(sample_batch, *bodies(2, "lock_now_and_then"))) == 1
-    assert waited == [False, False, True]
     assert world.run("select task_id from effects") == [["it-0"]]
 
 
@@ -324,7 +314,7 @@ def test_a_run_replaces_what_a_deleted_task_with_its_id_has_left(world: World) -
     assert world.deliver(sample_batch, *bodies(2)) == []
     assert states(world) == {"it-0": "completed", "it-1": "completed"}
     (attempt,) = world.run(
-        "select outcome, started_at > now() - interval '1 minute' from joblane.task_attempts where task_id = 'it-1'"
+        "select outcome, started_at > now() - interval '1 minute' from joblane.runs where task_id = 'it-1'"
     )
     assert attempt == ["completed", True]
 
@@ -335,7 +325,7 @@ def test_an_attempt_starts_at_the_time_that_the_claim_decided_by(world: World) -
     world.deliver(sample_batch, *bodies(1))
     assert world.run(
         "select round(extract(epoch from a.started_at - t.due_at) * 1000) - a.wait_ms"
-        "  from joblane.task_attempts a join joblane.tasks t on t.id = a.task_id"
+        "  from joblane.runs a join joblane.tasks t on t.id = a.task_id"
     ) == [[0]]
 
 
@@ -517,7 +507,7 @@ def test_a_run_lost_in_a_batch_is_not_counted_and_the_next_claim_is_alone(world:
     assert wire.statements == ["claim", *["claim", "finish"] * 3]
     rows = world.run("select distinct state, attempts, runs, claim_alone from joblane.tasks")
     assert rows == [["completed", 1, 2, False]]
-    outcomes = world.run("select outcome, count(*)::int from joblane.task_attempts group by 1 order by 1")
+    outcomes = world.run("select outcome, count(*)::int from joblane.runs group by 1 order by 1")
     assert outcomes == [["completed", 3], ["lost", 3]]
 
 

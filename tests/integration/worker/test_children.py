@@ -291,7 +291,7 @@ def test_children_of_a_process_killed_before_its_commit_never_existed(world: Wor
     lane = world.lane(sample_one)
     sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
     with killable_workers() as pool, pool.over(world) as workers:
-        assert workers.handle("sample:long", sent, dies="after the finish") is None
+        assert workers.handle("sample:long", sent, dies="before the finish") is None
         assert workers.status == KILLED
         assert (world.row("it")["state"], children(world), world.depth(lane)) == ("active", 0, 0)
         world.expire_leases()

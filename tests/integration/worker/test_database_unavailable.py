@@ -18,7 +18,7 @@ from joblane.local.postgres import Postgres
 from joblane.quotas import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import TimeLimits
-from joblane.record.task.claim import CLAIM
+from joblane.record.task.claim import CLAIM_ONE, CLAIMS
 from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
@@ -322,7 +322,7 @@ def test_a_claim_whose_answer_is_lost_is_repeated_and_spends_one_attempt(effects
 
     def hook(sql: str, send: Callable[[], Any]) -> Any:
         answer = send()
-        if sql == CLAIM and not lost and effects.row("it")["state"] == "active":
+        if sql in CLAIMS and not lost and effects.row("it")["state"] == "active":
             lost.append(sql)
             raise ConnectionResetError("the answer is lost")
         return answer
@@ -331,8 +331,8 @@ def test_a_claim_whose_answer_is_lost_is_repeated_and_spends_one_attempt(effects
         handle(worker, record(message("warm"), effects.lane(sample_one)))  # an open connection may have failed
         assert handle(worker, record({"type": "sample:one", "id": "it", "rec": True}, effects.lane(sample_one))) == []
     row = effects.row("it")
-    assert (lost, row["state"], row["runs"], row["attempts"]) == ([CLAIM], "completed", 1, 1)
-    assert effects.run("select run, outcome from joblane.task_attempts where task_id = 'it'") == [[1, "completed"]]
+    assert (lost, row["state"], row["runs"], row["attempts"]) == ([CLAIM_ONE], "completed", 1, 1)
+    assert effects.run("select run, outcome from joblane.runs where task_id = 'it'") == [[1, "completed"]]
 
 
 def test_a_dead_letter_whose_mark_fails_is_sent_and_marked_by_the_sweep(world: World) -> None:
@@ -445,7 +445,7 @@ def test_messages_whose_claim_takes_too_long_are_claimed_alone(
     with HookedDatabase(world.url, note, limits=TimeLimits(connect=2, lock=1, statement=0.6)) as database:
         assert sorted(handle(Worker(sample_batch, database, world.sqs, PREFIX), *records)) == [*kept]
     # then
-    assert sum(CLAIM in statement for statement in made) == claims
+    assert sum(statement in CLAIMS for statement in made) == claims
     assert [world.row(id_)["runs"] for id_ in "abc"] == [int(id_ not in kept) for id_ in "abc"]
     assert all(108 <= seconds <= 120 for seconds in watched.visibilities)
 

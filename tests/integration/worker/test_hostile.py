@@ -308,7 +308,7 @@ def test_a_lane_completes_valid_messages_and_refuses_the_others(world: World, se
     assert world.run(f"select count(*) from joblane.tasks where reason ~ '{SECRET}' or error_message ~ '{SECRET}'") == [
         [0]
     ]
-    assert world.run(f"select count(*) from joblane.task_attempts where traceback ~ '{SECRET}'") == [[0]]
+    assert world.run(f"select count(*) from joblane.runs where traceback ~ '{SECRET}'") == [[0]]
 
 
 def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(world: World, sends: Sends) -> None:

@@ -117,7 +117,7 @@ def waits_after_its_run(world: World, id_: str) -> int:
     """Seconds from the end of the last run to when the task is due, by the database's clock."""
     rows = world.run(
         "select extract(epoch from t.due_at - a.finished_at)::float8"
-        " from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs where t.id = $1",
+        " from joblane.tasks t join joblane.runs a on a.task_id = t.id and a.run = t.runs where t.id = $1",
         id_,
     )
     return round(float(rows[0][0]))

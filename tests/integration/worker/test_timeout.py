@@ -217,7 +217,7 @@ def test_an_error_that_the_interrupt_leaves_behind_is_a_timeout_still(
     commit_slowly(effects, 0.4)
     row = run(effects, handler)
     assert (row["kept"], row["error_type"]) == (True, "TaskTimeout")
-    [[outcome, traceback]] = effects.run("select outcome, traceback from joblane.task_attempts where task_id = 'it'")
+    [[outcome, traceback]] = effects.run("select outcome, traceback from joblane.runs where task_id = 'it'")
     assert outcome == "timeout"
     assert "AssertionError" in traceback
     assert handler.__name__ in traceback

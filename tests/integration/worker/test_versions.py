@@ -119,7 +119,7 @@ def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back
     # then
     assert ran == [Old(number=7)]
     assert world.row(id_)["state"] == "completed"
-    assert world.run("select of_newer_code from joblane.task_attempts") == [["x"]]
+    assert world.run("select of_newer_code from joblane.tasks") == [["x"]]
     assert world.run("select count(*) > 5 from joblane.task_types") == [[True]]
 
 

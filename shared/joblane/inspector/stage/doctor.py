@@ -108,7 +108,7 @@ STUCK = "5 min"
 
 FAILING = f"""
 select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
-  from joblane.task_attempts
+  from joblane.runs
  where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
  group by type order by type
 """

@@ -62,7 +62,7 @@ if none is due yet. A held task is not late."""
 STARTED = f"""
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
        count(*) filter (where outcome in {FAILED_OUTCOMES}), avg(wait_ms)::float8
-  from joblane.task_attempts
+  from joblane.runs
  where started_at >= $1 and queue is not null
  group by 1, 2
 """
@@ -87,7 +87,7 @@ waiting as (
 runs as (
   select coalesce(tenant, '') as tenant, count(*) as started,
          count(*) filter (where outcome in {FAILED_OUTCOMES}) as failed
-    from joblane.task_attempts where started_at >= now() - interval '{TENANT_MINUTES} min' group by 1
+    from joblane.runs where started_at >= now() - interval '{TENANT_MINUTES} min' group by 1
 )
 select tenant, coalesce(due, 0), coalesce(held, 0), coalesce(active, 0), coalesce(later, 0), oldest,
        coalesce(started, 0), coalesce(failed, 0)

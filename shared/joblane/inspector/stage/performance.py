@@ -171,7 +171,7 @@ select coalesce(a.{column}, ''), count(*),
        count(a.wait_ms), coalesce(sum(a.wait_ms), 0)::bigint,
        count(a.duration_ms), coalesce(sum(a.duration_ms), 0)::bigint, max(a.duration_ms)::bigint,
        coalesce(sum(a.cost_usd), 0)::float8
-  from joblane.task_attempts a
+  from joblane.runs a
  where a.started_at >= now() - make_interval(secs => $1::float8)
    and ($2::timestamptz is null or a.finished_at is null or a.finished_at >= $2::timestamptz)
  group by 1

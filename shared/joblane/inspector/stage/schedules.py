@@ -97,7 +97,7 @@ select s.name, t.id, t.state, a.duration_ms
   from jsonb_to_recordset($1::jsonb) as s(name text, low text, high text),
        lateral (select id, state from joblane.tasks where id >= s.low collate "C" and id < s.high collate "C"
                  order by id desc limit {PAST}) as t
-       left join lateral (select duration_ms from joblane.task_attempts where task_id = t.id
+       left join lateral (select duration_ms from joblane.runs where task_id = t.id
                            order by task_id desc, run desc limit 1) as a on true
 """
 OF_CODE = f"select {COLUMNS} from joblane.schedules s where s.origin = 'code' order by s.name"

@@ -39,7 +39,7 @@ TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 ATTEMPTS = f"""
 select run, attempt, generation, started_at, finished_at, outcome, duration_ms, billed_ms, memory_mb, cost_usd,
        request_id, error_type, error_message, fingerprint, traceback, wait_ms
-  from (select * from joblane.task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
+  from (select * from joblane.runs where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
  order by run
 """
 RELATED = f"""

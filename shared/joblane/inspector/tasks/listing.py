@@ -41,7 +41,7 @@ MOST_MINUTES = 240
 FAILURES = f"""
 select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attempts, t.created_at, t.due_at,
        a.finished_at, t.reason, a.error_type, a.error_message, a.fingerprint
-  from (select * from joblane.task_attempts
+  from (select * from joblane.task_attempts  -- a failed run is never on the row of its task
          where started_at >= now() - make_interval(mins => $1::int + 30) and finished_at is not null
            and finished_at >= now() - make_interval(mins => $1::int)
            and outcome in {FAILED_OUTCOMES}

@@ -41,7 +41,7 @@ select type, created_at, coalesce(finished_at, clock_timestamp()) from joblane.t
 """
 RUNS = f"""
 select attempt, request_id, started_at, coalesce(finished_at, clock_timestamp())
-  from joblane.task_attempts where task_id = $1 order by run desc limit {ATTEMPTS}
+  from joblane.runs where task_id = $1 order by run desc limit {ATTEMPTS}
 """
 
 

@@ -40,7 +40,7 @@ all rows of a tag before it yields the first, so an index scan for a common tag 
 TOOK_MS = """
 select coalesce(a.duration_ms,
                 case when a.finished_at is null then extract(epoch from now() - a.started_at) * 1000 end)
-  from joblane.task_attempts a where a.task_id = r.id and a.run = r.runs
+  from joblane.runs a where a.task_id = r.id and a.run = r.runs
 """
 """Duration of the last run of a row ``r``."""
 

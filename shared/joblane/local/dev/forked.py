@@ -174,7 +174,7 @@ update joblane.tasks t set sweep_at = {UNSENT_SWEEP.format(due="t.due_at")}
 """
 LEASES = """
 update joblane.tasks t set lease_until = clock_timestamp(), sweep_at = clock_timestamp()
-  from joblane.task_attempts a
+  from joblane.runs a
  where t.finished_at is null and t.state = 'active' and t.lease_until > clock_timestamp()
    and a.task_id = t.id and a.run = t.runs and {which}
 returning t.id

@@ -11,10 +11,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from struct import pack
 from typing import Any
 
 from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
-from pg8000.core import IDLE
+from pg8000.core import BIND, EXECUTE_MSG, IDLE, NULL_BYTE, SYNC_MSG, Context
 from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
@@ -66,6 +67,9 @@ RESET = (
     "close all; reset session authorization; reset all; unlisten *; select pg_advisory_unlock_all();"
     " discard temp; discard sequences"
 )
+
+NULL_FIELD = pack("!i", -1)
+"""The length of a parameter that is null. Source: PostgreSQL, *Message Formats*, Bind."""
 
 Row = list[Any]
 
@@ -127,6 +131,10 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self._limits = self._session_limits = limits
         self._by_statement = limits is not None and not limits.startup.keys() <= options["startup_params"].keys()
         self._is_callers = False
+        self._begins = False
+        """A caller's transaction begins with the next statement."""
+        self._last: tuple[str, Sequence[str | None], list[Row]] | None = None
+        """The statement that goes with the next commit, and the list for its rows."""
         self._autocommit = False
         self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
         self._answered = True
@@ -225,12 +233,17 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     def execute_simple(self, statement: str) -> Any:
         """Run statements without parameters. pg8000 also calls this method to begin a caller's transaction."""
-        if statement != BEGIN or self._limits is None:
-            return super().execute_simple(statement)
-        context = super().execute_simple(f"{BEGIN}; {UNLIMITED}")
-        self._is_callers = True
+        if statement == BEGIN and self._limits is not None:  # a cursor's, which sends its first statement next
+            self._begins = True
+            return None
+        if self._begins:
+            self._note_begin()
+            super().execute_simple(f"{BEGIN}; {UNLIMITED}")
+        return super().execute_simple(statement)
+
+    def _note_begin(self) -> None:
+        self._begins, self._is_callers = False, True
         self._usock.settimeout(None)
-        return context
 
     def handle_messages(self, context: Any) -> None:
         try:
@@ -245,6 +258,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
         It commits at once if no transaction is open.
         """
+        self._begins = False  # a cursor could not send its first statement
         return self.execute_unnamed(sql, parameters).rows or []
 
     def run_each(self, sql: str, *documents: str) -> list[Row]:
@@ -256,26 +270,81 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     ) -> Any:
         """Run a prepared statement, kept per text and parameter types. pg8000's cursor calls this method."""
         if stream is not None:
+            if self._begins:
+                self.execute_simple("select")
             return super().execute_unnamed(statement, vals, oids, stream)
-        key = (statement, tuple(oids))
+        begins, self._begins = self._begins, False
+        main = (statement, tuple(oids), make_params(self.py_types, vals))
+        if not begins:
+            return self._execute([main], statement)
+        self._note_begin()
+        return self._execute([*((each, (), ()) for each in (BEGIN, *UNLIMITED.split("; "))), main], statement)
+
+    def _prepare(self, statement: str, oids: tuple[int, ...]) -> tuple[bytes, Any, Any]:
+        key = (statement, oids)
         if key not in self._prepared:
             self._make_room()
             self._prepared[key] = self.prepare_statement(statement, oids)
         self._prepared.move_to_end(key)
-        name, columns, input_functions = self._prepared[key]
+        return self._prepared[key]
+
+    def _execute(self, statements: Sequence[tuple[str, tuple[int, ...], Sequence[str | None]]], main: str) -> Any:
+        """Run prepared statements in one round trip; after one that fails, the others do not run.
+
+        Only ``main`` may return rows. pg8000 asks for an answer to each message of a statement; here one answer comes
+        to all of them.
+        """
+        prepared = {sql: self._prepare(sql, oids) for sql, oids, _ in statements}
+        _, columns, input_functions = prepared[main]
+        context = Context(columns=columns, input_funcs=input_functions, statement=main)
+        for sql, _, parameters in statements:
+            values = [None if value is None else value.encode(self._client_encoding) for value in parameters]
+            fields = b"".join(NULL_FIELD if value is None else pack("!i", len(value)) + value for value in values)
+            head = NULL_BYTE + prepared[sql][0] + pack("!HH", 0, len(values))
+            self._send_message(BIND, head + fields + pack("!H", 0))
+            self._sock.write(EXECUTE_MSG)
+        self._sock.write(SYNC_MSG)
         try:
-            return self.execute_named(name, make_params(self.py_types, vals), columns, input_functions, statement)
+            self._sock.flush()
+        except OSError as error:
+            raise InterfaceError("network error") from error
+        try:
+            self.handle_messages(context)
         except DatabaseError as error:
-            if sqlstate(error) in ("0A000", "26000"):  # the table changed since, or the statement no longer exists
-                del self._prepared[key]
+            if sqlstate(error) in ("0A000", "26000"):  # the table changed since, or a statement no longer exists
+                self._prepared.clear()
             raise
+        return context
+
+    @contextmanager
+    def before_commit(self, sql: str, *parameters: str | None) -> Iterator[list[Row]]:
+        """Execute ``sql`` in the round trip of the commit inside the block, which does not take place if it fails.
+
+        Yields the list that gets its rows.
+        """
+        rows: list[Row] = []
+        self._last = sql, parameters, rows
+        try:
+            yield rows
+        finally:
+            self._last = None
 
     def commit(self) -> None:
         """Commit, in one round trip. Raises :class:`DatabaseError` if the server rolled back instead."""
-        if not self.idle:
+        if self.idle:
+            return
+        if self._last is None:
             self.execute_simple("commit")
+        else:
+            sql, parameters, rows = self._last
+            rows += self.commit_after(sql, parameters).rows
+
+    def commit_after(self, sql: str, parameters: Sequence[str | None]) -> Any:
+        """Execute ``sql`` and commit, in one round trip. Return what pg8000 returns for ``sql``."""
+        return self._execute([(sql, (), parameters), ("commit", (), ())], sql)
 
     def rollback(self) -> None:
+        self._begins = False
         if not self.idle:
             self.execute_simple("rollback")
 
@@ -284,7 +353,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
         Does the same as ``DISCARD ALL`` without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
         """
-        self._session_limits = self._limits
+        self._session_limits, self._begins = self._limits, False
         self._usock.settimeout(self._answer_seconds)
         self.execute_simple(f"{RESET}; {self._limits.sql}" if self._limits and self._by_statement else RESET)
 

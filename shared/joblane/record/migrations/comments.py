@@ -34,7 +34,7 @@ def described(statement: str) -> list[Described]:
         if line.strip().startswith("--"):
             comment.append(line.strip().removeprefix("--").strip())
             continue
-        if match := re.match(r"create table (\S+) \(", line):
+        if match := re.match(r"create (?:table|view) (\S+) (?:\(|as)", line):
             found.append(Described(match[1], "", " ".join(comment)))
         elif (match := re.match(r"    (\w+) (.+?),?$", line)) and not line.strip().startswith(NO_COLUMN):
             found.append(Described(f"{found[0].name}.{match[1]}", match[2], " ".join(comment)))
@@ -46,7 +46,7 @@ def statements(statement: str) -> Iterator[str]:
     """Yield a ``create table`` statement, and ``comment on`` for the table and each column."""
     yield statement
     for part in described(statement):
-        kind = "column" if part.definition else "table"
+        kind = "column" if part.definition else statement.split()[statement.split().index("create") + 1]
         # a colon before a name would be a parameter of SQLAlchemy's
         comment = part.comment.replace("'", "''").replace(":", "\\:")
         yield f"comment on {kind} {part.name} is '{comment}'"

@@ -74,5 +74,20 @@ BATCH_IS_GONE = """(e.parent_batch <> ''
 """True if the callback of row ``e`` of ``task_parents`` can never run, as its batch was forgotten before its seal."""
 WAITS_FOR_PARENTS = f"t.wait_kind is not distinct from 'parents' and t.state in {WAITING_SQL}"
 """True if row ``t`` waits for its parents, held or not."""
+ORDINARY = {
+    "its type": "t.type = task_type",
+    "waits": "t.state in ('scheduled', 'pending')",
+    "has not run": "t.runs = 0",
+    "no earlier attempt continues": "t.used_ms = 0 and t.snoozes = 0 and t.mismatch_since is null and t.reason is null",
+    "due": f"t.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s'",
+    "no deadline": "t.deadline is null",
+    "no limit": "t.key_limit is null and t.total_limit is null and t.shared_limit is null and t.passed is null",
+    "no parents": "t.wait_kind is null",
+    "takes no key": "t.tick_key is null",
+}
+"""Name → condition of an ordinary first run of a recorded task ``t``. While nothing is paused, ``claim_one.sql`` claims
+it. ``claim.sql`` decides on any other. Both come to the same for an ordinary task."""
+WAITED = "greatest(0, date_part('epoch', {row}.started_at - {row}.due_at) * float8 '1000')"
+"""Milliseconds from the time a task was due to the start of its only run."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
 """How a parent ``p`` ended that cancels its child."""

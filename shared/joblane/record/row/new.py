@@ -6,6 +6,7 @@ The statements that insert or replace a row get their lists from here, in the te
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,9 @@ COLUMNS: Columns = {
     **{name: f"(x.rest).{name}" for name in REST},
 }
 """The value of each column of a new row, from the fields ``x``, without the state, the times and the wait."""
+TIMES = {"owner": "text", "delay": "float8", "at": "timestamptz", "unsent": "boolean"}
+"""The fields of an enqueue in addition to the task's."""
+DUE = "coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))"
 INSERTED: Columns = {
     **{name: value for name, value in COLUMNS.items() if name not in REST},
     "owner": "x.owner",
@@ -72,6 +76,11 @@ INSERTED: Columns = {
 }
 """The columns that an enqueue writes for a task without columns of :data:`REST`. Each column that a statement names
 costs each call of it."""
+ONE_FIELDS = (
+    "id", "type", "queue", "tenant", "owner", "payload", "payload_digest", "schema", "headers", "max_attempts",
+    "retention_seconds", "delay", "at", "unsent",
+)  # fmt: skip
+"""The fields of a new task that ``insert_one.sql`` inserts, in the order of its array."""
 _WAITS = "((x.rest).after is not null or (x.rest).callback_of is not null)"
 INSERTED_WITH_REST: Columns = (
     COLUMNS
@@ -92,11 +101,25 @@ def defined(fields: Columns) -> str:
 
 def enqueued(document: str, fields: Columns = FIELDS) -> str:
     """Return the new tasks of an enqueue for SQL's ``from``: as ``x``, each with its due time, as ``d``."""
-    times = {"owner": "text", "delay": "float8", "at": "timestamptz", "unsent": "boolean"}
     return f"""rows from (json_to_recordset({document}) as (
-         {defined(fields | times)})) with ordinality as x,
-       lateral (select coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))
-       ) as d(due_at)"""
+         {defined(fields | TIMES)})) with ordinality as x,
+       lateral (select {DUE}) as d(due_at)"""
+
+
+def of_one(sql: str) -> str:
+    """Return an expression over the fields ``x`` as one over the array of ``insert_one.sql``."""
+    types = FIELDS | TIMES
+
+    def element(found: re.Match[str]) -> str:
+        return f"given[{ONE_FIELDS.index(found[1]) + 1}]::{types[found[1]]}".removesuffix("::text")
+
+    return re.sub(r"\bx\.(\w+)", element, sql)
+
+
+def one_columns() -> Columns:
+    """Return the columns that ``insert_one.sql`` writes, each with its value. The others have their defaults."""
+    read = {name: set(re.findall(r"\bx\.(\w+)", value)) for name, value in INSERTED.items()}
+    return {name: of_one(INSERTED[name]) for name, fields in read.items() if fields <= {*ONE_FIELDS}}
 
 
 def declared(task: Task[Any, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ reason. ``tests/integration/record/test_transitions.py`` lists the columns in wh
 from __future__ import annotations
 
 from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS
-from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS
+from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS, Passed
 
 Columns = dict[str, str]
 
@@ -134,8 +134,53 @@ RUN: Columns = {
     "sweep_at": f"leased_until + interval '{LEASE_SWEEP_SECONDS} s'",
     "unique_key": "case when t.unique_until = 'finish' then t.unique_key end",
     "used_ms": "case when t.state = 'active' then 0 else t.used_ms end",
+    "started_at": f"case when t.runs = 0 then {NOW} else t.started_at end",
+    "request_id": "case when t.runs = 0 then invocation else t.request_id end",
 }
 """A run begins. The names without ``t.`` are variables of the claim."""
+FINISH: Columns = {
+    "state": "f.state",
+    **LEASE_RELEASED,
+    "attempts": "t.attempts - (not f.counted)::int",
+    "snoozes": "t.snoozes + f.snoozed::int",
+    "continuations": "t.continuations + f.continued::int",
+    "passed": "case when f.continued then t.passed"
+    f" when t.ordered and not f.is_end and t.passed is not null then '{Passed.KEY_SLOT}' end",
+    "used_ms": "case when f.continued then t.used_ms + f.duration_ms else 0 end",
+    "mismatch_since": "case when f.mismatch then coalesce(t.mismatch_since, f.clock) end",
+    "due_at": "case when f.is_end then t.due_at else f.next_due end",
+    "sends": "0",
+    # SQS cannot delay the message for longer than the maximum: the row waits, and the sweep sends it
+    "sweep_at": f"case when f.is_archived then {SWEEP_SOON.replace(NOW, 'f.clock')} when f.is_end then null"
+    f" when f.delay_seconds > float8 '{MAX_DELAY_SECONDS}' then f.next_due - interval '{MAX_DELAY_SECONDS} s'"
+    f" else f.next_due + interval '{SWEEP_MARGIN_SECONDS} s' end",
+    "finished_at": "case when f.is_end then f.clock end",
+    "dead_letter_unsent": "f.is_archived",
+    "expire_at": f"case when f.is_archived then {ARCHIVED_EXPIRES.replace(NOW, 'f.clock')}"
+    f" when f.is_cleared then {CLEARED_EXPIRES.replace(NOW, 'f.clock')}"
+    f" when f.is_end then {RETENTION_EXPIRES.replace(NOW, 'f.clock')} end",
+    "cleared": "f.is_cleared",
+    "payload": "case when not f.is_cleared then t.payload end",
+    "headers": "case when f.is_cleared then '{}' else t.headers end",
+    "result": "case when not f.is_cleared then f.result end",
+    "reason": "f.reason",
+    "error_type": "f.error_type",
+    "error_message": "f.error_message",
+    "fingerprint": "f.fingerprint",
+    "duration_ms": "case when f.is_first then f.duration_ms end",
+    "billed_ms": "case when f.is_first then f.billed_ms end",
+    "memory_mb": "case when f.is_first then f.memory_mb end",
+    "cost_usd": "case when f.is_first then f.cost_usd end",
+}
+"""A run ends. ``f`` is its end, see ``finish.sql``."""
+COMPLETED_AT_FIRST = {
+    "state": "'completed'", "is_end": "true", "is_first": "true", "is_archived": "false", "is_cleared": "false",
+    "counted": "true", "snoozed": "false", "continued": "false", "mismatch": "false", "delay_seconds": "float8 '0'",
+    "next_due": "null::timestamptz", "reason": "null", "error_type": "null", "error_message": "null",
+    "fingerprint": "null",
+}  # fmt: skip
+"""The end ``f`` of a first run that completes and whose task keeps its content. Its other fields are variables of
+``finish_one.sql``."""
 REVIVE_LIMITED: Columns = REVIVED | {"state": "'pending'", "sweep_at": SWEEP_SOON}
 """The redriven message is delivered again at once, and then asks for a slot."""
 REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}

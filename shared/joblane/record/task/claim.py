@@ -65,17 +65,18 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from pg8000.exceptions import InterfaceError
+from pg8000.exceptions import DatabaseError, InterfaceError
 
-from joblane.errors import EnqueueError
+from joblane.errors import EnqueueError, sqlstate
 from joblane.names import full_schedule_name
-from joblane.record.driver.connection import read_json
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, read_json
 from joblane.record.row.new import document
 from joblane.record.row.options import AS_DECLARED, TaskOptions
 from joblane.record.sql_functions import VERSION
@@ -165,6 +166,8 @@ LACKS_MESSAGES = (
 )
 CENTURY_SECONDS = 3_155_760_000.0
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
+CLAIM_ONE = f"select joblane.claim_one_{VERSION}($1, $2, $3, $4, $5)"
+CLAIMS = (CLAIM, CLAIM_ONE)
 
 
 EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
@@ -245,18 +248,49 @@ def claim(
     Raises pg8000's ``DatabaseError``; it has then changed nothing. It raises ``InterfaceError`` for an answer without
     one of the messages, which only a function that replaces one of PostgreSQL's own can cause.
     """
-    token = token or str(uuid.uuid4())
-    document = json.dumps(arrivals, ensure_ascii=False)
-    ((answers,),) = connection.run(CLAIM, document, token, str(lease.total_seconds()), request_id)
+    token, seconds = token or str(uuid.uuid4()), str(lease.total_seconds())
+    answers = None
+    if len(arrivals) == 1 and may_be_ordinary(arrivals[0]):
+        id_, type_ = arrivals[0]["id"], arrivals[0]["type"]
+        with suppressed_lock_timeout():
+            ((answers,),) = connection.run(CLAIM_ONE, id_, type_, token, seconds, request_id)
+        if isinstance(answers, list) and not isinstance(answers[0], dict):
+            first = dict(zip(FIRST_RUN, answers, strict=True)) | {"id": id_, "verdict": Verdict.RUN, "run": 1}
+            return {id_: _claim(first, token)}
+    if not isinstance(answers, list):  # or the payload has thousands of levels
+        document = json.dumps(arrivals, ensure_ascii=False)
+        ((answers,),) = connection.run(CLAIM, document, token, seconds, request_id)
     if len(answers or ()) != len(arrivals):
         raise InterfaceError(LACKS_MESSAGES)
-    return {answer["id"]: _claim(answer, token) for answer in answers}
+    read = (answer | {name: _read(answer[name]) for name in DOCUMENTS} for answer in answers)
+    return {answer["id"]: _claim(answer, token) for answer in read}
+
+
+def may_be_ordinary(arrival: Mapping[str, Any]) -> bool:
+    """True if ``claim_one.sql`` may claim a message: of a recorded task without limits, and no dead letter."""
+    return arrival["rec"] and arrival["dead_generation"] is None and "limits" not in arrival
+
+
+@contextmanager
+def suppressed_lock_timeout() -> Iterator[None]:
+    """The caller asks ``claim.sql``, which has a verdict for a row that is locked."""
+    try:
+        yield
+    except DatabaseError as error:
+        if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            raise
+
+
+FIRST_RUN = (
+    "attempt", "max_attempts", "generation", "payload", "schema", "headers", "options", "wait", "batch", "depth",
+    "events",
+)  # fmt: skip
+"""The answer of ``claim_one.sql``."""
 
 
 def _claim(answer: Mapping[str, Any], token: str) -> Claim:
-    payload, left = answer["payload"], answer["left"]
-    headers, given = _object(answer["headers"]), _object(answer["options"])
-    wait, mismatch = answer["wait"] or 0, answer["mismatch"]
+    left, headers, given = answer.get("left"), answer["headers"] or {}, answer["options"]
+    wait, mismatch = answer["wait"] or 0, answer.get("mismatch")
     options, problem = AS_DECLARED, None
     if headers or given:  # most tasks have neither
         try:
@@ -272,21 +306,21 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         run=answer["run"] or 0,
         attempt=answer["attempt"] or 0,
         max_attempts=answer["max_attempts"] or 0,
-        snoozes=answer["snoozes"] or 0,
+        snoozes=answer.get("snoozes") or 0,
         generation=answer["generation"] or 0,
         wait_seconds=max(0, math.ceil(wait)),
         waited_ms=max(0, int(wait * -1000)),
-        payload=None if payload is None else read_json(payload),  # read separately, because Python may refuse it
+        payload=answer["payload"],
         schema=answer["schema"],
         headers=headers,
         options=options,
         deadline=None if left is None else time.monotonic() + _seconds(left),
-        used_ms=answer["used_ms"] or 0,
-        reason=answer["reason"],
+        used_ms=answer.get("used_ms") or 0,
+        reason=answer.get("reason"),
         mismatch_seconds=None if mismatch is None else _seconds(mismatch),
-        limits=answer["limits"],
-        serve=answer["serve"] or False,
-        release=answer["release"] or False,
+        limits=answer.get("limits"),
+        serve=answer.get("serve") or False,
+        release=answer.get("release") or False,
         batch=answer["batch"],
         depth=answer["depth"] or 0,
         events=answer["events"] or (),
@@ -294,9 +328,12 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
     )
 
 
-def _object(text: str | None) -> Any:
-    """Read headers or options. They come as text: with thousands of levels they would make the answer unreadable."""
-    return {} if text in (None, "{}") else read_json(text) or {}
+DOCUMENTS = ("payload", "headers", "options")
+"""They come as text: with thousands of levels they would make the answer of a batch unreadable."""
+
+
+def _read(text: str | None) -> Any:
+    return {} if text == "{}" else None if text is None else read_json(text)
 
 
 def _seconds(given: float | str) -> float:

@@ -1,7 +1,7 @@
 -- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
 -- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
 -- from the database's clock. functions.py replaces the names with @: constants, conditions, and transitions of `t`.
-create or replace function joblane.claim_@version(messages json, token uuid, lease_seconds float8, request_id text)
+create or replace function joblane.claim_@version(messages json, token uuid, lease_seconds float8, invocation text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -33,6 +33,7 @@ declare
   is_tick boolean;        -- of a task that takes its key: a due tick that the sweep has made
   holder joblane.tasks;   -- the live task that holds the key
   uncounted integer;      -- 1 if the lost run was claimed in a batch, so that it does not count as an attempt
+  first_attempt integer;  -- its only run so far has this number, and is on its row. Null: no, or it does not run
   verdict text;
   refusal text;
   changed boolean;        -- a transition was applied to `t`
@@ -149,6 +150,7 @@ begin
         end if;
       end if;
       uncounted := (t.state = 'active' and t.batch_size > 1)::integer;
+      first_attempt := case when t.state = 'active' and t.runs = 1 and t.started_at is not null then t.attempts end;
 
       -- Decide. The comments are the rows of the table in claim.py, in its order.
       if is_locked then                                    -- locked by another transaction: any
@@ -269,22 +271,21 @@ begin
     if changed and takes_key and not is_new then
       perform joblane.wait_again_@version(t.id, t.batch);
     end if;
-    if not is_new and t.runs > (verdict = 'run')::integer then  -- an earlier run that has not reported its end is lost
+    if changed and first_attempt is not null then  -- a run that does not complete has a row of its own
+      insert into joblane.task_attempts (@run_start, outcome, finished_at)
+      values (t.id, 1, first_attempt, t.generation, t.started_at, t.request_id, t.type, t.queue, t.tenant, @waited,
+              'lost', clock)
+      @again;
+    end if;
+    if not is_new and t.runs > 1 then  -- an earlier run that has not reported its end is lost
       update joblane.task_attempts a set outcome = 'lost', finished_at = clock
        where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');
     end if;
-    if verdict = 'run' and changed then
-      insert into joblane.task_attempts
-             (task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms)
-      values (t.id, t.runs, t.attempts, t.generation, clock, request_id, t.type, t.queue, t.tenant,
+    if verdict = 'run' and changed and t.runs > 1 then
+      insert into joblane.task_attempts (@run_start)
+      values (t.id, t.runs, t.attempts, t.generation, clock, invocation, t.type, t.queue, t.tenant,
               greatest(0, date_part('epoch', clock - t.due_at) * float8 '1000'))
-      -- left by a task with the same id whose row was deleted by SQL
-      on conflict (task_id, run) do update set
-        attempt = excluded.attempt, generation = excluded.generation, started_at = excluded.started_at,
-        request_id = excluded.request_id, type = excluded.type, queue = excluded.queue, tenant = excluded.tenant,
-        wait_ms = excluded.wait_ms, finished_at = null, outcome = null, duration_ms = null, billed_ms = null,
-        memory_mb = null, cost_usd = null, error_type = null, error_message = null, fingerprint = null,
-        traceback = null;
+      @again;
     end if;
     has_relatives := null;
     if changed and verdict in ('held', 'ended', 'archived') then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from joblane.record.sql_functions import VERSION
 class Statements(Protocol):
     """A connection of any driver."""
 
-    def run(self, sql: str, *parameters: str) -> list[list[Any]]:
+    def run(self, sql: str, *parameters: str | None) -> list[list[Any]]:
         """Execute a statement with ``$1``-style parameters and return its rows.
 
         The server infers the types of the parameters. JSON arrives as Python values.
@@ -72,6 +72,8 @@ class Finish:
 
 
 FINISH = f"select joblane.finish_{VERSION}($1, $2)"
+FINISH_ONE = f"select joblane.finish_one_{VERSION}($1, $2, $3, $4, $5, $6, $7, $8)"
+FINISHES = (FINISH, FINISH_ONE)
 
 
 def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
@@ -82,15 +84,41 @@ def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True
     id is missing, the run does not hold the task any more, or the task has a cancel request, or its row is locked: see
     :func:`cancel_requested`. A single run whose row is still locked raises pg8000's ``DatabaseError``.
     """
-    document = json.dumps([run.row() for run in runs], ensure_ascii=False)
-    ((answer,),) = connection.run(FINISH, document, "true" if waits else "false")
-    if answer["released"] or answer["look"]:
+    if not waits and len(runs) == 1 and may_be_ordinary(runs[0]):
+        (run,) = runs
+        ((answer,),) = connection.run(FINISH_ONE, *parameters_of_one(run), "false")
+        if answer is None:
+            return {run.id}
+    else:
+        document = json.dumps([run.row() for run in runs], ensure_ascii=False)
+        ((answer,),) = connection.run(FINISH, document, "true" if waits else "false")
+    note_children(answer, runs)
+    return set(answer["finished"])
+
+
+def note_children(answer: Mapping[str, Any], runs: Sequence[Finish]) -> None:
+    """Note in the ends what has to follow the commit."""
+    if "look" in answer:
         ends = {run.id: run for run in runs}
         for parent, child in answer["released"] or ():
             ends[parent].released.append(child)
         for id_ in answer["look"] or ():
             ends[id_].look = True
-    return set(answer["finished"])
+
+
+def parameters_of_one(run: Finish) -> list[str | None]:
+    """Return the parameters of :data:`FINISH_ONE` but the last."""
+    result = None if run.result is None else json.dumps(run.result, ensure_ascii=False)
+    return [run.id, run.token, result, *map(_text, (run.duration_ms, run.billed_ms, run.memory_mb, run.cost_usd))]
+
+
+def may_be_ordinary(run: Finish) -> bool:
+    """True if ``finish_one.sql`` may record an end: of the first run of a task, which has completed."""
+    return run.run == 1 and run.state is State.COMPLETED
+
+
+def _text(number: float | None) -> str | None:
+    return None if number is None else str(number)
 
 
 def cancel_requested(connection: Statements, id_: str, token: str) -> bool | None:

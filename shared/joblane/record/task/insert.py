@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from joblane.record.row.conditions import HAS_TIME, UNDER_WAY
-from joblane.record.row.new import COLUMNS, RELATIONS, document, enqueued
+from joblane.record.row.new import COLUMNS, ONE_FIELDS, RELATIONS, document, enqueued
 from joblane.record.row.states import WAITING_SQL, State
 from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, RESET, Columns, assignments
 from joblane.record.sql_functions import VERSION
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
     from joblane.tasks.task import Task
     from joblane.tasks.unique import Debounce, OnConflict, Unique
 
+BACKSLASH, QUOTE = "\\", '"'
+"""In an element of PostgreSQL's text of an array, both follow a backslash."""
 BATCH_TAG = "batch:"
 """A member of a batch has a tag of this and the batch's id."""
 # The casts are for a session whose driver gives parameters a type.
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
+
+INSERT_ONE = f"select joblane.insert_one_{VERSION}(cast(cast($1 as text) as text[]))"
+"""The insert of one task, of the array of :func:`plain`. One column: the seconds until it is due, or null."""
 
 EXISTING = f"""
 select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
@@ -97,6 +103,20 @@ select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, f
 slots, its place and the time that a rate gave it if it is due now and has the same limits; otherwise three columns are
 the limits that must be served after the commit. The last column is null: a message must be sent. Rows are locked in the
 order of keys. A task stays unchanged if an attempt is under way or the task has ended."""
+
+
+def plain(row: Mapping[str, Any]) -> str | None:
+    """Return a row of :meth:`NewTask.row` as the array of ``insert_one.sql``. None: the row has other fields."""
+    if any(value for name, value in row.items() if name not in ONE_FIELDS):
+        return None
+    return f"{{{','.join(_element(row[name]) for name in ONE_FIELDS)}}}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f'"{text.replace(BACKSLASH, BACKSLASH * 2).replace(QUOTE, BACKSLASH + QUOTE)}"'
 
 
 @dataclass(slots=True)

@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import JobError, LeaseLostError, TaskCancelled, text_of
+from joblane.errors import JobError, LeaseLostError, TaskCancelled, sqlstate, text_of
 from joblane.record.driver.event_loop import process_loop
+from joblane.record.sql_functions import NOT_HELD
 from joblane.record.task import checkpoints
-from joblane.record.task.finish import Finish, Statements, cancel_requested, finish
+from joblane.record.task.finish import (
+    FINISH_ONE,
+    Finish,
+    Statements,
+    cancel_requested,
+    finish,
+    may_be_ordinary,
+    note_children,
+    parameters_of_one,
+)
 from joblane.telemetry import logger
 
 if TYPE_CHECKING:
@@ -252,12 +262,29 @@ class RunSession:
             if connection.idle:
                 self.session.close()
                 return False
-            self._record(connection, end)
-            self.session.commit()
+            if may_be_ordinary(end) and not self.is_async:
+                self._commit_with(connection, end)
+            else:
+                self._record(connection, end)
+                self.session.commit()
             if not connection.idle:  # the transaction was not the session's
                 raise JobError(LEFT_OPEN)
         self.session.close()
         return True
+
+    def _commit_with(self, connection: Connection, end: Finish) -> None:
+        """Record ``end`` and commit in one round trip."""
+        try:
+            with connection.before_commit(FINISH_ONE, *parameters_of_one(end), "true") as rows:
+                self.session.commit()
+        except Exception as error:
+            if sqlstate(getattr(error, "orig", None) or error) != NOT_HELD:
+                raise
+            self.session.rollback()
+            raise self._reason(connection, end) from None
+        if not rows:  # the transaction was not the session's
+            raise JobError(LEFT_OPEN)
+        note_children(rows[0][0] or {}, [end])
 
     def finish(self, end: Finish) -> None:
         """Like :meth:`commit`, and record ``end`` even if the session wrote nothing."""
@@ -268,8 +295,12 @@ class RunSession:
         """Record ``end``, or raise the reason that the task's row did not take it."""
         # A wait needs a subtransaction, whose lock makes a multixact of the row: only if the row is not free.
         if not finish(connection, [end], waits=False) and not finish(connection, [end]):
-            cancelled = cancel_requested(connection, end.id, end.token)
-            raise TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
+            raise self._reason(connection, end)
+
+    def _reason(self, connection: Statements, end: Finish) -> BaseException:
+        """Return why the row of a task did not take the end of a run."""
+        cancelled = cancel_requested(connection, end.id, end.token)
+        return TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
 
     def check_keeps(self) -> None:
         """Raise :class:`JobError` if :meth:`keep` cannot commit in this run."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from alembic import op
 
 from joblane.record.migrations.comments import statements
+from joblane.record.row.conditions import WAITED
 
 revision = "0001"
 down_revision = None
@@ -32,8 +33,6 @@ create table joblane.tasks (
     owner text,
     -- Words to find the task by.
     tags text[] not null default '{}',
-    -- State of the task.
-    state text not null,
     -- Payload. Null: it was removed at the end of the retention, or by an operator.
     payload jsonb,
     -- Digest of the payload at the enqueue. A message with another payload does not belong to this task.
@@ -45,54 +44,15 @@ create table joblane.tasks (
     -- Options of the task instead of those that its type declares: timeout and retry_delay, in seconds. Only
     -- the check of the table reads them.
     options jsonb not null default '{}',
-    -- Attempts that have begun. Runs that spend no attempt are not counted.
-    attempts integer not null default 0,
-    -- Runs that have begun, including runs that spend no attempt.
-    runs integer not null default 0,
+
     -- Attempts after which the task is archived: max_retry plus 1.
     max_attempts integer not null,
-    -- Runs that ended by Snooze.
-    snoozes integer not null default 0,
-    -- Runs of a resumable task that continued in another invocation.
-    continuations integer not null default 0,
-    -- Milliseconds that the present attempt took in earlier invocations. 0: there were none.
-    used_ms bigint not null default 0,
-    -- Number of redrives and retries by operators. A dead letter of an earlier generation runs nothing.
-    generation integer not null default 0,
-
-    -- Tasks that were claimed together with this one, itself included. 0: no run holds it.
-    batch_size smallint not null default 0,
-    -- True: a batch with this task was lost, so the next claim takes it alone.
-    claim_alone boolean not null default false,
-    -- Token of the run that holds the task. Only the run with this token can finish it. Null: no run.
-    lease_token uuid,
-    -- End of the lease. After it another run can claim the task. Null: no run holds it.
-    lease_until timestamptz,
-
+    -- Seconds for which payload and result are kept after the task is completed or cancelled.
+    retention_seconds bigint not null,
     -- Time of the enqueue.
     created_at timestamptz not null default clock_timestamp(),
-    -- Time from which the task may run: at first as the caller gave it, later the time of the next attempt.
-    due_at timestamptz not null default clock_timestamp(),
     -- Time after which the task is archived instead of run. Null: none.
     deadline timestamptz,
-    -- Messages that the sweep has sent since the last run.
-    sends integer not null default 0,
-    -- Time from which the sweep handles the row, unless the row changes before. Earlier than due_at: the task has no
-    -- message, and the sweep sends one. Null: never.
-    sweep_at timestamptz,
-    -- Time since which the task waits for code that can read its payload. Null: it does not wait for this.
-    mismatch_since timestamptz,
-    -- Time at which the task was cancelled, or was asked to stop. Null: it was not.
-    cancel_requested_at timestamptz,
-    -- Time at which the task ended. Null: it has not ended.
-    finished_at timestamptz,
-    -- Time at which its dead letter was sent. Null: not archived, or the dead letter is not sent yet.
-    dead_sent_at timestamptz,
-    -- True: the task is archived, and its dead letter is not sent yet.
-    dead_letter_unsent boolean not null default false,
-
-    -- Unique key: the type and the caller's key, or a digest. A live task holds it. Null: none.
-    unique_key text collate "C",
     -- When the key is released: finish or start.
     unique_until text not null default 'finish',
     -- Time after which another enqueue takes the key. Null: no key.
@@ -106,42 +66,10 @@ create table joblane.tasks (
     shared_limit text collate "C",
     -- True: the tasks of its key start in the order of first_due_at and seq.
     ordered boolean,
-    -- Time from which the task was first due. Null: it has no limit, or it waits for its parents.
-    first_due_at timestamptz,
     -- Number of the task among those with a limit, in the order of their inserts. Null: it has no limit.
     seq bigint,
-    -- Last step that it has passed on its way through its limits: key_slot (it has a slot of its key's limit), key_time
-    -- (and a time by the rate), type_slot and type_time (the same of its type), shared_slot, or all. It passes a limit
-    -- that it does not have. Null: it has no slot.
-    passed text collate "C",
-    -- Kind of the wait: limit, for a slot of the limit in waits_for; parents, for the tasks in joblane.task_parents. A
-    -- task with parents has it even before it is held. Null: neither.
-    wait_kind text collate "C",
-    -- Limit for whose slot the task waits. Null: none.
-    waits_for text collate "C",
-    -- Place among the tasks that wait for the same. Null: none, or it has parents and is not held yet.
-    place float8,
-
-    -- Seconds for which payload and result are kept after the task is completed or cancelled.
-    retention_seconds bigint not null,
-    -- Time at which the sweep removes the content, and after that the row. Null: the task has not ended.
-    expire_at timestamptz,
-    -- True: payload, result and headers are removed.
-    cleared boolean not null default false,
-
-    -- Return value of the handler. Null: not completed, no result, or removed.
-    result jsonb,
-    -- Reason of the state: why the task was archived or cancelled. Null: no reason.
-    reason text,
-    -- Class of the last error. Null: no attempt has failed.
-    error_type text,
-    -- Message of the last error, with the values of redacted fields removed.
-    error_message text,
-    -- Digest of the last error: task type, class, message without its numbers, and place. Equal errors have one digest.
-    fingerprint text,
     -- Id of the task that an operator replayed to make this one. Null: no replay.
     replay_of text collate "C",
-
     -- Id of the batch of which it is a member. Null: none.
     batch text collate "C",
     -- Id of the batch whose callback it is. Null: none.
@@ -167,9 +95,92 @@ create table joblane.tasks (
     -- Columns of the task that is inserted once its dead letter is sent: type, queue, max_attempts, retention_seconds,
     -- limits and events. Null: its type declares none.
     on_archived jsonb,
+
+    -- Number of redrives and retries by operators. A dead letter of an earlier generation runs nothing.
+    generation integer not null default 0,
+    -- Runs that ended by Snooze.
+    snoozes integer not null default 0,
+    -- Runs of a resumable task that continued in another invocation.
+    continuations integer not null default 0,
+    -- Milliseconds that the present attempt took in earlier invocations. 0: there were none.
+    used_ms bigint not null default 0,
+    -- Time since which the task waits for code that can read its payload. Null: it does not wait for this.
+    mismatch_since timestamptz,
+    -- Time at which the task was cancelled, or was asked to stop. Null: it was not.
+    cancel_requested_at timestamptz,
+    -- Time from which the task was first due. Null: it has no limit, or it waits for its parents.
+    first_due_at timestamptz,
+    -- Last step that it has passed on its way through its limits: key_slot (it has a slot of its key's limit), key_time
+    -- (and a time by the rate), type_slot and type_time (the same of its type), shared_slot, or all. It passes a limit
+    -- that it does not have. Null: it has no slot.
+    passed text collate "C",
+    -- Kind of the wait: limit, for a slot of the limit in waits_for; parents, for the tasks in joblane.task_parents. A
+    -- task with parents has it even before it is held. Null: neither.
+    wait_kind text collate "C",
+    -- Limit for whose slot the task waits. Null: none.
+    waits_for text collate "C",
+    -- Place among the tasks that wait for the same. Null: none, or it has parents and is not held yet.
+    place float8,
+    -- Unique key: the type and the caller's key, or a digest. A live task holds it. Null: none.
+    unique_key text collate "C",
+
+    -- State of the task.
+    state text not null,
+    -- Attempts that have begun. Runs that spend no attempt are not counted.
+    attempts integer not null default 0,
+    -- Runs that have begun, including runs that spend no attempt.
+    runs integer not null default 0,
+    -- Tasks that were claimed together with this one, itself included. 0: no run holds it.
+    batch_size smallint not null default 0,
+    -- True: a batch with this task was lost, so the next claim takes it alone.
+    claim_alone boolean not null default false,
+    -- Token of the run that holds the task. Only the run with this token can finish it. Null: no run.
+    lease_token uuid,
+    -- End of the lease. After it another run can claim the task. Null: no run holds it.
+    lease_until timestamptz,
+    -- Time from which the task may run: at first as the caller gave it, later the time of the next attempt.
+    due_at timestamptz not null default clock_timestamp(),
+    -- Messages that the sweep has sent since the last run.
+    sends integer not null default 0,
+    -- Time from which the sweep handles the row, unless the row changes before. Earlier than due_at: the task has no
+    -- message, and the sweep sends one. Null: never.
+    sweep_at timestamptz,
+    -- Time at which its first run began. Null: it has not run.
+    started_at timestamptz,
+    -- Id of the Lambda invocation of its first run. Null: it has not run.
+    request_id text,
+
+    -- Milliseconds of the handler and its commit, if the task completed at its first run. Null: it did not.
+    duration_ms integer,
+    -- Billed milliseconds of this run, and its share of the rest of the invocation. Null: not known, or not one run.
+    billed_ms integer,
+    -- Memory of the function in this run, in MB. Null: not known, or not one run.
+    memory_mb integer,
+    -- Estimated cost of this run in US dollars. Null: not known, or not one run.
+    cost_usd double precision,
+    -- Time at which the task ended. Null: it has not ended.
+    finished_at timestamptz,
+    -- Time at which its dead letter was sent. Null: not archived, or the dead letter is not sent yet.
+    dead_sent_at timestamptz,
+    -- True: the task is archived, and its dead letter is not sent yet.
+    dead_letter_unsent boolean not null default false,
+    -- Time at which the sweep removes the content, and after that the row. Null: the task has not ended.
+    expire_at timestamptz,
+    -- True: payload, result and headers are removed.
+    cleared boolean not null default false,
+    -- Return value of the handler. Null: not completed, no result, or removed.
+    result jsonb,
+    -- Reason of the state: why the task was archived or cancelled. Null: no reason.
+    reason text,
+    -- Class of the last error. Null: no attempt has failed.
+    error_type text,
+    -- Message of the last error, with the values of redacted fields removed.
+    error_message text,
+    -- Digest of the last error: task type, class, message without its numbers, and place. Equal errors have one digest.
+    fingerprint text,
     -- Id of the bulk action that has changed it last. Empty: an action on it alone came later. Null: neither.
     bulk text collate "C"
-) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
+) with (fillfactor = 55, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
 CHECKED = """
@@ -184,7 +195,8 @@ create trigger tasks_ended after update of finished_at on joblane.tasks for each
 
 # Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
 ATTEMPTS = """
--- One row for each run of a task. Type, queue and tenant are repeated for statistics.
+-- One row for each run of a task, but for a first run in progress and the only run of a task that completed at once:
+-- these are on the row of the task. The view joblane.runs has all. Type, queue and tenant are repeated for statistics.
 create table joblane.task_attempts (
     -- Id of the task.
     task_id text collate "C" not null,
@@ -230,6 +242,20 @@ create table joblane.task_attempts (
     primary key (task_id, run)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)
 """
+
+RUNS = """
+-- One row for each run of each task.
+create view joblane.runs as
+select task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms, request_id, error_type,
+       error_message, fingerprint, traceback, type, queue, tenant, wait_ms, billed_ms, memory_mb, cost_usd
+  from joblane.task_attempts
+union all
+select t.id, 1, t.attempts, t.generation, t.started_at, t.finished_at,
+       case when t.finished_at is not null then 'completed' end, t.duration_ms, t.request_id, null, null, null, null,
+       t.type, t.queue, t.tenant, WAITED::bigint, t.billed_ms, t.memory_mb, t.cost_usd
+  from joblane.tasks t
+ where t.started_at is not null and t.runs = 1 and t.state in ('active', 'completed')
+""".replace("WAITED", WAITED.format(row="t"))
 
 ITEMS = """
 -- One row for each finished item of a loop over ctx.each. Removed with the task's content.
@@ -721,6 +747,11 @@ INDEXES = (
         "create index task_attempts_started on joblane.task_attempts"
         " using brin (started_at) with (pages_per_range = 16, autosummarize = on)"
     ),
+    # PostgreSQL updates an index of this kind in a heap-only update as well.
+    (
+        "create index tasks_started on joblane.tasks"
+        " using brin (started_at) with (pages_per_range = 16, autosummarize = on) where started_at is not null"
+    ),
     "create index run_statistics_at on joblane.run_statistics using brin (at) with (pages_per_range = 16)",
     "create index audit_target on joblane.audit (target, number)",
     # A bulk action has an entry for each of its tasks, which a list of actions must not walk over.
@@ -747,7 +778,7 @@ def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     op.execute("create sequence joblane.schedules_seq")
     for table in (
-        TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
+        TASKS, ATTEMPTS, RUNS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
         BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, EVENTS, TYPES, STAGE, SCHEDULES,
         LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
