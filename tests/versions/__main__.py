@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ PRIVATE_NAMES = (
 LEFT_OUT = (
     "--ignore=tests/unit/test_site.py",  # the pages' site
     "--deselect=tests/unit/test_readme.py::test_the_programs_of_a_page_pass_format_lint_and_types",
+    "--ignore=tests/unit/test_mutants.py",  # the mutation check runs in .venv
     # the tools are for the interpreter of .venv
     "--deselect=tests/unit/local/test_tools.py::test_existing_tools_are_not_fetched_again",
     # Django 6.0 itself logs "NoneType: None" with an INFO line
@@ -242,11 +244,10 @@ def run_tests(python: Path, log: Path) -> str:
     path = os.pathsep.join([str(python.parent), str(TOOLS / "bin"), os.environ["PATH"]])
     workers = os.environ.get("WORKERS") or str((os.cpu_count() or 1) + 1)
     command: list[str | Path] = [python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--numprocesses", workers]
-    command += ["--dist", "loadfile", *WARNINGS, *LEFT_OUT, *TESTS, *PRIVATE_NAMES]
+    command += ["--dist", "loadfile", *LEFT_OUT, *TESTS, *PRIVATE_NAMES]
+    environment = os.environ | {"PATH": path, "PYTEST_ADDOPTS": shlex.join(WARNINGS)}  # also for runs inside of tests
     with log.open("w") as file:
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"PATH": path}, stdout=file, stderr=subprocess.STDOUT, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     lines = log.read_text(errors="replace").splitlines()
     if done.returncode == 0:
         return "passed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -32,6 +33,8 @@ def connection(world: World) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture
 def django(world: World) -> Iterator[Any]:
+    if sys.version_info < (3, 12):
+        pytest.skip("joblane.django needs Django 6, which needs Python 3.12")
     with django_database(world.url) as connection:
         yield connection
 
