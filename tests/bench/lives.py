@@ -22,9 +22,9 @@ from tests.bench.record import Record, clones
 from tests.bench.report import Ratio, failed, median, rounds, within
 
 ROUNDS, TASKS, WARM = 9, 1_000, 200
-LIMITS = {10: (10, 0.62), 1: (2, 1.25)}
+LIMITS = {10: (10, 0.62), 1: (2, 1.05)}
 """Batch → limit of oban, bound of the ratio."""
-WAL_BYTES, ENTRIES, HOT = 2_700, 8.5, 0.95
+WAL_BYTES, ENTRIES, HOT = 1_900, 6.5, 0.95
 LEAF_INSERTS = """
 select coalesce(sum(count), 0)::int from pg_get_wal_stats($1::pg_lsn, $2::pg_lsn, true)
  where "resource_manager/record_type" ~ '^(Btree/(INSERT_LEAF|INSERT_POST|SPLIT_[LR])|Gin/INSERT)'

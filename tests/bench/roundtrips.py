@@ -74,7 +74,7 @@ def run(url: str) -> list[Ratio]:
     database.get().run("create table if not exists bench_effects (id text)")
     worker = Worker(bench_write, database, Sqs(), "jobs")
     found = []
-    for write, batch, bound in ((False, 1, 2.0), (False, 10, 0.2), (True, 1, 6.0)):
+    for write, batch, bound in ((False, 1, 2.0), (False, 10, 0.2), (True, 1, 4.0)):
         _deliver(worker, batch, batch, write=write)  # a connection prepares its statements once
         proxy.counts.clear()
         _deliver(worker, TASKS, batch, write=write)

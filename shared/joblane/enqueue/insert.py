@@ -95,10 +95,16 @@ def _insert(run: Execute, tasks: Mapping[int, NewTask], room: int | None) -> dic
     if len(tasks) == 1:
         ((position, task),) = tasks.items()
         task.unsent = room is not None and position >= room
-        if (array := plain(task.row())) is not None:
+        row = task.row()
+        if (array := plain(row)) is not None:
             [[due]] = run(INSERT_ONE, array)
             return {} if due is None else {task.id: (due, False)}
-    return {id_: (due, waits) for id_, due, waits in run(INSERT, *_documents(tasks, room))}
+        return _inserted(run, json.dumps([row], ensure_ascii=False))
+    return _inserted(run, *_documents(tasks, room))
+
+
+def _inserted(run: Execute, *documents: str) -> dict[str, tuple[Any, Any]]:
+    return {id_: (due, waits) for id_, due, waits in run(INSERT, *documents)}
 
 
 def insert_again(run: Execute, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:

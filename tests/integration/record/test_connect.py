@@ -139,6 +139,18 @@ def test_a_transaction_whose_first_statement_fails_is_rolled_back(database_url: 
         assert database.get().idle
 
 
+def test_a_caller_may_begin_with_the_statement_of_the_driver(database_url: str) -> None:
+    with Database(database_url, limits=WORKER) as database:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as by_itself:
+            by_itself.execute(text("begin transaction"))
+            assert by_itself.execute(text("select pg_current_xact_id_if_assigned() is null")).scalar()
+            assert not database.get().idle
+            by_itself.execute(text("rollback"))
+            by_itself.execute(text("begin transaction"))
+        assert database.get().run("select 1") == [[1]]
+        assert database.get().idle
+
+
 def test_what_goes_with_a_commit_decides_if_it_takes_place(database_url: str) -> None:
     with Database(database_url, limits=WORKER) as database:
         connection = database.get()

@@ -68,6 +68,8 @@ RESET = (
     " discard temp; discard sequences"
 )
 
+BEGINNING = tuple((each, (), ()) for each in (BEGIN, *UNLIMITED.split("; ")))
+"""The statements that begin a caller's transaction, as for :meth:`Connection._execute`."""
 NULL_FIELD = pack("!i", -1)
 """The length of a parameter that is null. Source: PostgreSQL, *Message Formats*, Bind."""
 
@@ -235,7 +237,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         """Run statements without parameters. pg8000 also calls this method to begin a caller's transaction."""
         if statement == BEGIN and self._limits is not None:  # a cursor's, which sends its first statement next
             self._begins = True
-            return None
+            return Context(statement)
         if self._begins:
             self._note_begin()
             super().execute_simple(f"{BEGIN}; {UNLIMITED}")
@@ -278,7 +280,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         if not begins:
             return self._execute([main], statement)
         self._note_begin()
-        return self._execute([*((each, (), ()) for each in (BEGIN, *UNLIMITED.split("; "))), main], statement)
+        return self._execute([*BEGINNING, main], statement)
 
     def _prepare(self, statement: str, oids: tuple[int, ...]) -> tuple[bytes, Any, Any]:
         key = (statement, oids)
@@ -291,8 +293,8 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def _execute(self, statements: Sequence[tuple[str, tuple[int, ...], Sequence[str | None]]], main: str) -> Any:
         """Run prepared statements in one round trip; after one that fails, the others do not run.
 
-        Only ``main`` may return rows. pg8000 asks for an answer to each message of a statement; here one answer comes
-        to all of them.
+        Only ``main`` may return rows. pg8000 lets the server answer each message of a statement; here it answers them
+        all at once.
         """
         prepared = {sql: self._prepare(sql, oids) for sql, oids, _ in statements}
         _, columns, input_functions = prepared[main]
@@ -318,7 +320,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     @contextmanager
     def before_commit(self, sql: str, *parameters: str | None) -> Iterator[list[Row]]:
-        """Execute ``sql`` in the round trip of the commit inside the block, which does not take place if it fails.
+        """Send ``sql`` together with the commit inside the block. If it fails, nothing is committed.
 
         Yields the list that gets its rows.
         """
@@ -331,6 +333,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     def commit(self) -> None:
         """Commit, in one round trip. Raises :class:`DatabaseError` if the server rolled back instead."""
+        self._begins = False
         if self.idle:
             return
         if self._last is None:

@@ -86,7 +86,7 @@ ORDINARY = {
     "takes no key": "t.tick_key is null",
 }
 """Name → condition of an ordinary first run of a recorded task ``t``. While nothing is paused, ``claim_one.sql`` claims
-it. ``claim.sql`` decides on any other. Both come to the same for an ordinary task."""
+it. ``claim.sql`` decides on any other task, and would do the same with this one."""
 WAITED = "greatest(0, date_part('epoch', {row}.started_at - {row}.due_at) * float8 '1000')"
 """Milliseconds from the time a task was due to the start of its only run."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"

@@ -65,8 +65,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -252,8 +251,11 @@ def claim(
     answers = None
     if len(arrivals) == 1 and may_be_ordinary(arrivals[0]):
         id_, type_ = arrivals[0]["id"], arrivals[0]["type"]
-        with suppressed_lock_timeout():
+        try:
             ((answers,),) = connection.run(CLAIM_ONE, id_, type_, token, seconds, request_id)
+        except DatabaseError as error:  # claim.sql waits again, and has a verdict for a row that is locked
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise
         if isinstance(answers, list) and not isinstance(answers[0], dict):
             first = dict(zip(FIRST_RUN, answers, strict=True)) | {"id": id_, "verdict": Verdict.RUN, "run": 1}
             return {id_: _claim(first, token)}
@@ -269,16 +271,6 @@ def claim(
 def may_be_ordinary(arrival: Mapping[str, Any]) -> bool:
     """True if ``claim_one.sql`` may claim a message: of a recorded task without limits, and no dead letter."""
     return arrival["rec"] and arrival["dead_generation"] is None and "limits" not in arrival
-
-
-@contextmanager
-def suppressed_lock_timeout() -> Iterator[None]:
-    """The caller asks ``claim.sql``, which has a verdict for a row that is locked."""
-    try:
-        yield
-    except DatabaseError as error:
-        if sqlstate(error) != LOCK_NOT_AVAILABLE:
-            raise
 
 
 FIRST_RUN = (

@@ -1,8 +1,8 @@
--- The claim of one message of a recorded task, see claim.sql: in one small statement if the task is ordinary, see ORDINARY
--- in conditions.py. Any other is that function's. A row that another transaction has locked is waited for, and then the
--- caller asks that function, which has a verdict for it.
+-- The claim of one message of a recorded task: one small statement if the task is ordinary, see ORDINARY in conditions.py;
+-- claim.sql decides on any other. If another transaction keeps the row locked, this function fails, and the caller calls
+-- claim.sql, which has a verdict for it.
 --
--- It answers with an array of a task that runs for the first time, otherwise as claim.sql does.
+-- For an ordinary task the answer is an array of values, FIRST_RUN in claim.py. Otherwise claim.sql answers.
 create or replace function joblane.claim_one_@version(
   task text, task_type text, token uuid, lease_seconds float8, invocation text)
 returns json language plpgsql

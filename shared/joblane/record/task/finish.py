@@ -25,9 +25,9 @@ class Statements(Protocol):
 
 @dataclass(slots=True)
 class Finish:
-    """The end of one run: the new values of its task's row and of its ``task_attempts`` row.
+    """The end of one run: the new values of its task's row, and of the run's own row if it has one.
 
-    ``outcome``: the value of ``task_attempts.outcome``. ``delay_seconds``: until the task is due again, for the states
+    ``outcome``: the value of ``runs.outcome``. ``delay_seconds``: until the task is due again, for the states
     ``retry`` and ``pending``. ``counted``: the run used an attempt. ``mismatch``: the task waits for code that knows
     its payload's schema. ``continued``: the next invocation continues the attempt. ``billed_ms``, ``memory_mb``,
     ``cost_usd``: see :mod:`joblane.worker.run_log`.

@@ -1,9 +1,8 @@
--- The finish of one run, see finish.sql: in one small statement if it is the first of its task, and completes, and the
--- task keeps its content. Any other end, and one whose row does not match, is that function's.
+-- The finish of one run: one small statement if it is the first run of its task, it completed, and the task keeps its
+-- content. finish.sql records any other end.
 --
--- It answers null if it has finished the task, and no task waits for it; otherwise as finish.sql does. With `commits` a
--- commit follows in the same round trip: it raises an error if the run does not hold the task any more, and waits for a
--- locked row.
+-- The answer is null if the task is finished and no task waits for it. Otherwise finish.sql answers. With `commits` a
+-- commit follows in the same round trip, so the function fails if the run does not hold its task any more.
 create or replace function joblane.finish_one_@version(
   task text, token uuid, result jsonb, duration_ms integer, billed_ms integer, memory_mb integer, cost_usd float8,
   commits boolean)

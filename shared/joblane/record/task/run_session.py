@@ -274,11 +274,13 @@ class RunSession:
 
     def _commit_with(self, connection: Connection, end: Finish) -> None:
         """Record ``end`` and commit in one round trip."""
+        from sqlalchemy.exc import DBAPIError
+
         try:
             with connection.before_commit(FINISH_ONE, *parameters_of_one(end), "true") as rows:
                 self.session.commit()
-        except Exception as error:
-            if sqlstate(getattr(error, "orig", None) or error) != NOT_HELD:
+        except DBAPIError as error:
+            if error.orig is None or sqlstate(error.orig) != NOT_HELD:
                 raise
             self.session.rollback()
             raise self._reason(connection, end) from None

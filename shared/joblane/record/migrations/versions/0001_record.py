@@ -195,7 +195,7 @@ create trigger tasks_ended after update of finished_at on joblane.tasks for each
 
 # Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
 ATTEMPTS = """
--- One row for each run of a task, but for a first run in progress and the only run of a task that completed at once:
+-- One row for each run of a task, except a first run in progress and the only run of a task that completed at once:
 -- these are on the row of the task. The view joblane.runs has all. Type, queue and tenant are repeated for statistics.
 create table joblane.task_attempts (
     -- Id of the task.
