@@ -57,7 +57,7 @@ def run() -> list[Ratio]:
     found = []
     for batch in (1, 10):
         sent = events(batch, MESSAGES)
-        mine, bare = in_turns(ROUNDS, lambda: ours(sent, Sqs()), lambda: _powertools(sent))  # noqa: B023
+        mine, bare = in_turns(ROUNDS, lambda: ours(sent, Sqs()), lambda: powertools(sent))  # noqa: B023
         found.append(
             Ratio(
                 "handle a message, without the database",
@@ -135,7 +135,7 @@ def _without_database() -> Iterator[None]:
         yield
 
 
-def _powertools(events: list[dict[str, Any]]) -> float:
+def powertools(events: list[dict[str, Any]]) -> float:
     logger = Logger(service="bare", use_rfc3339=True, utc=True)
     metrics = Metrics(namespace="Bare", service="bare")
     processor = BatchProcessor(event_type=EventType.SQS)

@@ -27,6 +27,7 @@ from joblane.cdk.packaging import (
     LIBRARY,
     RUNNING,
     WHEEL_PLATFORMS,
+    WITHOUT_SOURCES,
     check_layer,
 )
 from joblane.local.locked import PROVIDED, PYTHON
@@ -86,14 +87,40 @@ def test_the_code_holds_every_file_of_the_migrations(unpacked: Unpacked) -> None
 @pytest.mark.parametrize("part", ["code", "layer"])
 def test_every_module_has_bytecode_that_knows_no_path_of_this_machine(part: str, unpacked: Unpacked) -> None:
     folder, mounted_at = {"code": (unpacked.code, b"/var/task/"), "layer": (unpacked.layer, b"/opt/python/")}[part]
-    modules = [path for path in folder.rglob("*.py") if path.stat().st_size]
+    modules = modules_of(folder)
     assert modules
     for module in modules:
-        bytecode = module.parent / "__pycache__" / f"{module.stem}.{sys.implementation.cache_tag}.pyc"
-        content = bytecode.read_bytes()
+        below = folder / module.parent / "__pycache__" / f"{module.stem}.{sys.implementation.cache_tag}.pyc"
+        content = (below if (folder / module).exists() else (folder / module).with_suffix(".pyc")).read_bytes()
         assert content[4:8] == b"\x01\0\0\0", f"{module}: read only after a check of its source"  # PEP 552
-        assert mounted_at + str(module.relative_to(folder)).encode() in content
+        assert mounted_at + str(module).encode() in content
         assert str(BUILT).encode() not in content
+
+
+def modules_of(folder: Path) -> set[Path]:
+    """Return the path of each module, that of its source even if it has only bytecode."""
+    bytecode = (path for path in folder.rglob("*.pyc") if path.parent.name != "__pycache__")
+    return {path.relative_to(folder).with_suffix(".py") for path in (*folder.rglob("*.py"), *bytecode)}
+
+
+@pytest.mark.skipif(RUNNING != PYTHON, reason=f"bytecode needs Python {PYTHON}")
+def test_joblanes_own_packages_have_no_sources_in_the_layer_and_other_packages_have(unpacked: Unpacked) -> None:
+    packages = {path.relative_to(unpacked.layer).parts[0] for path in unpacked.layer.rglob("*.py")}
+    assert packages.isdisjoint(WITHOUT_SOURCES)
+    assert {"cronsim", "jmespath", "typing_extensions.py"} <= packages
+    # and a traceback has the lines of a frame in them
+    out = unpacked.run(RAISE)
+    assert re.search(r'File ".*/opt/python/pg8000/core\.py", line \d+, in \w+\n', out)
+
+
+RAISE = """
+import traceback
+import pg8000.native
+try:
+    pg8000.native.Connection("nobody", host="127.0.0.1", port=1)
+except Exception:
+    print(traceback.format_exc())
+"""
 
 
 # --- Imports -------------------------------------------------------------------------------------------------------
@@ -151,7 +178,7 @@ def test_every_import_of_the_code_including_lazy_ones_is_in_the_zips(unpacked: U
 def test_no_module_of_the_layer_imports_an_excluded_module(unpacked: Unpacked) -> None:
     # given the excluded modules, as they are in the development environment
     site = installed("sqlalchemy").parent
-    packages = [path.name for path in unpacked.layer.iterdir() if (path / "__init__.py").exists()]
+    packages = {module.parts[0] for module in modules_of(unpacked.layer) if len(module.parts) > 1}
     roots = {
         module_name(path, site)
         for pattern in LEFT_OUT_OF_LAYER
@@ -164,13 +191,18 @@ def test_no_module_of_the_layer_imports_an_excluded_module(unpacked: Unpacked) -
     # when the modules of the layer are read, then none of them imports an excluded module
     words = re.compile(rf"\b({'|'.join({root.rpartition('.')[2] for root in roots})})\b")
     broken = [
-        (path.relative_to(unpacked.layer), module, name)
-        for path in unpacked.layer.rglob("*.py")
+        (path, module, name)
+        for path in (source_of(module, unpacked.layer, site) for module in modules_of(unpacked.layer))
         if words.search(path.read_text())
-        for module, name in imports(path, unpacked.layer)
+        for module, name in imports(path, site if path.is_relative_to(site) else unpacked.layer)
         if any(f"{module}.{name}.".startswith(f"{root}.") for root in roots)
     ]
     assert broken == []
+
+
+def source_of(module: Path, layer: Path, site: Path) -> Path:
+    """Return the source of a module, that of the development environment if the layer has only its bytecode."""
+    return layer / module if (layer / module).exists() else site / module
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -193,6 +225,36 @@ def test_every_task_is_imported_from_the_zips_without_boto3(type_: str, unpacked
 @pytest.mark.parametrize("handler", [HANDLER, MIGRATE, *OWN])
 def test_every_other_handler_is_imported_from_the_zips_without_boto3(handler: str, unpacked: Unpacked) -> None:
     unpacked.run(IMPORT, handler, provided=False)
+
+
+LATE = """
+from joblane.worker.lambda_entry import handler
+early = {"dateutil", "scramp", "importlib.metadata"} & sys.modules.keys()
+import importlib.metadata, pg8000
+assert pg8000.__version__ == importlib.metadata.version("pg8000")
+print(early)
+"""
+PLUGIN = """
+sys.path.insert(0, sys.argv[1])
+from joblane.worker.lambda_entry import handler
+import plugin
+print(len(plugin.validated))
+"""
+
+
+def test_a_start_imports_no_package_that_few_functions_need(unpacked: Unpacked) -> None:
+    assert unpacked.run(LATE, JOBLANE_TASK=EXPIRY, DATABASE_URL=NOWHERE) == "set()\n"
+
+
+def test_a_start_finds_the_plugins_of_pydantic(unpacked: Unpacked, tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text(
+        "validated = []\n\n\nclass Plugin:\n    def new_schema_validator(self, *arguments, **options):\n"
+        "        validated.append(arguments)\n        return None, None, None\n\n\nfound = Plugin()\n"
+    )
+    (tmp_path / "plugin-1.dist-info").mkdir()
+    (tmp_path / "plugin-1.dist-info" / "entry_points.txt").write_text("[pydantic]\nours = plugin:found\n")
+    out = unpacked.run(PLUGIN, str(tmp_path), JOBLANE_TASK=EXPIRY, DATABASE_URL=NOWHERE)
+    assert int(out) > 0
 
 
 def test_an_interpreter_without_the_zips_finds_nothing(tmp_path: Path) -> None:
@@ -323,6 +385,9 @@ def test_no_shared_object_for_aws_needs_a_newer_glibc_than_lambdas(for_aws: Path
     assert {name: version for name, version in wanted.items() if version > GLIBC} == {}
 
 
-def test_the_layer_for_aws_holds_the_same_modules_as_the_local_layer(for_aws: Path, unpacked: Unpacked) -> None:
-    there = {name.removeprefix("python/") for name in zipfile.ZipFile(for_aws).namelist() if name.endswith(".py")}
-    assert there == {path.relative_to(unpacked.layer).as_posix() for path in unpacked.layer.rglob("*.py")}
+def test_the_layer_for_aws_holds_the_same_modules_as_the_local_layer(
+    for_aws: Path, unpacked: Unpacked, tmp_path: Path
+) -> None:
+    unpacked_for_aws = tmp_path / "python"
+    zipfile.ZipFile(for_aws).extractall(tmp_path)
+    assert modules_of(unpacked_for_aws) == modules_of(unpacked.layer)

@@ -197,7 +197,7 @@ def _rendered() -> dict[str, str]:
     values = _values()
 
     def rendered(name: str, file: str) -> str:
-        known = values | _insert(name)
+        known = values | _insert(name) if file == "task/insert" else values
         return re.sub(r"@([a-z_]+)", lambda found: known[found[1]], (FOLDER / f"{file}.sql").read_text("utf-8"))
 
     return {name: rendered(name, file) for name, file in zip(NAMES, (*FILES, "task/insert"), strict=True)}
