@@ -52,7 +52,7 @@ select n.name, x.* from unnest($1::text[]) as n(name), lateral (
                  wait_ms, duration_ms, cost_usd
             from joblane.run_statistics
            where kind = 'type' and name = n.name and seconds = 3600
-             and at >= clock_timestamp() - interval '{PERIOD.days} days') as hours
+             and at >= now() - interval '{PERIOD.days} days') as hours
    group by 1) as x
 """
 """The runs of types ($1), added up by the number of messages that waited at the same time, in each lane and hour."""
