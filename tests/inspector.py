@@ -16,6 +16,7 @@ from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.views import (
     ActionResult,
     AuditEntry,
+    Batching,
     BatchView,
     BulkView,
     Count,
@@ -67,6 +68,7 @@ class FakeInspector:
     limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
     marked: list[Mark] = field(default_factory=list)
     batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
+    advised: list[Batching] = field(default_factory=list)
     scheduled: list[ScheduleRow] = field(default_factory=lambda: [views.schedule_row(), views.declared_row()])
     tenant: str = "acme"
 
@@ -249,6 +251,7 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "limits": lambda stub, **_: tuple(stub.limited),
     "line": lambda stub, limit, **_: tuple(stub.rows[:limit]),
     "batches": lambda stub, limit: tuple(one.row for one in stub.batched)[:limit],
+    "batching": lambda stub, **_: tuple(stub.advised),
     "failures": lambda stub, limit, **_: tuple(row for row in stub.rows if row.state in (State.RETRY, State.ARCHIVED))[
         :limit
     ],

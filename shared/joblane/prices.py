@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 AS_OF = date(2026, 11, 24)
 """The date on which the prices were looked up."""
+MONTH = timedelta(days=30)
+"""A month of an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,15 @@ PRICES: Mapping[str, Price] = {
     "HTTP API request": Price(1.00, "million", "aws.amazon.com/api-gateway/pricing, by awsforengineers.com, 2025-05"),
 }
 """Billed item → price."""
+
+
+SHARED_SQS_CALLS = 2
+"""The SQS calls of an invocation: one receives its messages, one deletes them or changes their visibility."""
+
+
+def invocation_dollars() -> float:
+    """Return the dollars of an invocation without its time: the request, and its SQS calls."""
+    return PRICES["Lambda request"].each + SHARED_SQS_CALLS * PRICES["SQS request"].each
 
 
 def compute(machine: str) -> Price:

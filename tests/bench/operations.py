@@ -174,6 +174,7 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "dead: a type": lambda: inspector.dead(types=(types[0],), sort="last"),
         "dead: newer": lambda: inspector.dead(since=now - timedelta(minutes=15)),
         "pauses:": inspector.pauses,
+        "batching:": inspector.batching,
         "why_slow:": lambda: inspector.why_slow(types[0]),
         "why_slow: a type with limits": lambda: inspector.why_slow(LIMITED),
         "limits: a type": lambda: inspector.limits(LIMITED),

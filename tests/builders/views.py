@@ -10,6 +10,7 @@ from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     Attempt,
     AuditEntry,
+    Batching,
     BatchRow,
     BatchView,
     BulkView,
@@ -189,6 +190,11 @@ def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -
     some = RunCounts(40, 3, 2, 1, 0, 0.25, Percentiles(90, 1_400, 9_000), Percentiles(800, 2_000, 4_000))
     periods = tuple(Period(before(minutes=10 * at), none if at % 3 else some) for at in range(12, 0, -1))
     return Performance(kind, name, NOW, 600, replace(some, completed=160), periods)
+
+
+def batching(**changes: Any) -> Batching:
+    made = Batching(TYPE, 700_000, 1, 10, None, 8.5, 2.64, 0.88, 0.42, 78.4, 38, 90)
+    return replace(made, **changes)
 
 
 def mark(**changes: Any) -> Mark:

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import aws_cdk
 import pytest
@@ -26,11 +27,16 @@ from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.packaging import Packages
 from joblane.cdk.templates import stacks_of
+from joblane.cli import connect
 from joblane.cli.main import app as command_line
+from joblane.inspector.sentences import batching_line
+from joblane.inspector.views import Obstacle
 from joblane.project import Project
 from joblane.tasks.discovery import discover
+from tests.builders import views
 from tests.infra import templates
 from tests.infra.conftest import STAGES, RealStages
+from tests.inspector import FakeInspector
 from tests.pages import ROOT
 
 NAMING = re.compile(r"(Name|Identifier)$")
@@ -230,6 +236,40 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert all(line["for"] for line in found["lines"])
+
+
+@pytest.mark.parametrize("more", [[], ["--stage", "prod"]], ids=["here", "a stage"])
+def test_the_costs_say_what_batches_would_save(
+    stages: RealStages, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    # given
+    alone = views.batching(type="a:b", advised=None, obstacle=Obstacle.ALONE)
+    inspector = FakeInspector(advised=[views.batching(), alone])
+    asked: list[str | None] = []
+
+    def connected(*, stage: str | None, **_: Any) -> FakeInspector:
+        asked.append(stage)
+        return inspector
+
+    monkeypatch.setattr(connect, "connect", connected)
+
+    def output(*options: str) -> str:
+        line = ["costs", "--assembly", str(stages("dev").directory), *more, *options]
+        done = CliRunner().invoke(command_line, line)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    # when, then nothing is read if nobody asks
+    assert "batches" not in json.loads(output("--json"))
+    assert asked == []
+    # when
+    lines, found = output("--batches").splitlines(), json.loads(output("--batches", "--json"))
+    # then
+    assert lines[-2:] == [f"{one.type}: {batching_line(one)}" for one in inspector.advised]
+    assert found["batches"] == [asdict(one) for one in inspector.advised]
+    assert asked == [more[-1] if more else None] * 2
+    inspector.advised = []
+    assert output("--batches").splitlines()[-1].startswith("No task ran in the last 7 days")
 
 
 def test_a_stage_without_network_database_and_buckets_of_its_own_has_no_data_stack(

@@ -17,13 +17,12 @@ from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import COSTS, Extra, Properties, Template, metadata, of_type
 from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
 from joblane.names import SWEEP, Queue
-from joblane.prices import PRICES
+from joblane.prices import MONTH, PRICES
 from joblane.settings import SHORT_MINUTES
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.schedule_overrides import apply_all, with_sweep
 from joblane.tasks.task import Task
 
-MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)
 RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 """Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and

@@ -86,3 +86,8 @@ def lasting(time: timedelta) -> str:
     """``3 d``, ``4 h``, ``5 min``, ``6 s``: in the largest unit that fits; ``0 s`` for a negative time."""
     seconds = max(0, int(time.total_seconds()))
     return next((f"{seconds // size} {unit}" for unit, size in UNITS if seconds >= size), f"{seconds} s")
+
+
+def milliseconds(ms: float) -> str:
+    """``87 ms``, ``4.2 s``."""
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
         batches,
+        batching,
         doctor,
         limits,
         marks,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, schedule, single = modules("joblane.inspector.actions", "audit schedule single")
     dead, start = modules("joblane.inspector.bulk", "dead start")
-    batches, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
-        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance schedules why_slow"
+    batches, batching, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
+        "joblane.inspector.stage", "batches batching doctor limits marks overview pauses performance schedules why_slow"
     )
     detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
 
@@ -259,6 +260,14 @@ class Inspector:
     def why_slow(self, name: str) -> tuple[views.Check, ...]:
         """Why the tasks of a declared type start late, in the order of the runbook, from the database alone."""
         return why_slow.why_slow(self._scope, name)
+
+    @needs(VIEW)
+    def batching(self, *, types: tuple[str, ...] = ()) -> tuple[views.Batching, ...]:
+        """The saving of a larger ``batch_size`` for declared types, from their runs of the last 7 days, largest first.
+
+        ``types``: none for all. A type without runs is left out.
+        """
+        return batching.batching(self._scope, types)
 
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from joblane.inspector.durations import lasting, stamp
+from joblane.inspector.durations import lasting, milliseconds, stamp
 from joblane.inspector.filter import MOST_ERRORS
 
 if TYPE_CHECKING:
     from joblane.inspector.views import (
         ActionResult,
+        Batching,
         BulkOutcome,
         BulkView,
         Count,
@@ -231,6 +232,45 @@ def unread_line(found: DeadLetters) -> str:
         f"{plural(found.unread, 'more dead letter')} {'was' if found.unread == 1 else 'were'} not read: "
         "only a part of each queue is read, and SQS's counts are approximate."
     )
+
+
+# --- Batches of messages -------------------------------------------------------------------------------------------
+
+NO_BATCH = {
+    "full": "its batches have the largest size",
+    "resumable": "a resumable task takes its function for itself",
+    "limited": "jobs that wait in a batch would keep the slots of its limits",
+    "lost": "some of its runs were lost, and a lost run takes its batch with it",
+    "timeout": "timeout or visibility of a larger batch would be too long",
+    "waits": "the last job of a batch would wait longer than its target",
+    "alone": "its messages hardly wait for each other, so that a batch would not fill",
+}
+"""Obstacle of a larger batch → its words."""
+
+
+def saving_line(found: Batching) -> str:
+    """The saving of a larger batch, and the messages that it is expected to have."""
+    seconds = f"{found.database_seconds_per_million:,.0f} s"
+    return (
+        f"batch_size={found.advised} would save about ${found.usd_a_month:,.2f} a month: "
+        f"${found.usd_per_million:,.2f} and up to {seconds} of PostgreSQL's processor per million jobs, "
+        f"{found.share:.0%} of the cost of their runs. By the waits of 7 days, an invocation would "
+        f"have {found.messages:.1f} messages"
+    )
+
+
+def later_line(found: Batching) -> str:
+    """The change of the waits by a larger batch."""
+    later, latest = milliseconds(found.later_ms), milliseconds(found.latest_ms)
+    return f"a job would start {later} later on average, and the last of a full batch {latest}"
+
+
+def batching_line(found: Batching) -> str:
+    """The saving of a larger batch with its change of the waits, or why none is advised."""
+    if found.obstacle is None:
+        return f"{saving_line(found)}; {later_line(found)}."
+    little = f"a larger batch would save {found.share:.1%} of the cost of its runs"
+    return f"batch_size={found.batch_size} stays: {NO_BATCH.get(found.obstacle, little)}."
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.prices import PRICES, compute
+from joblane.prices import PRICES, compute, invocation_dollars
 from joblane.record.row.states import State
 from joblane.sqs.traceparent import log_fields
 
@@ -33,9 +33,6 @@ METRICS = {
 }
 MEMORY_VARIABLE = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"
 """Source: Lambda, *Defined runtime environment variables*; in MB."""
-SHARED_SQS_CALLS = 2
-"""The SQS calls of an invocation: one receives its messages, one deletes them or changes their visibility."""
-
 
 Ended = tuple["Claim", "Finish", str | None]
 """A run whose end is recorded, with its tenant."""
@@ -54,7 +51,7 @@ class RunLog:
         memory = os.environ.get(MEMORY_VARIABLE, "")
         self._memory_mb = int(memory) if memory.isdecimal() else task.memory_mb
         self._usd_per_ms = compute(os.uname().machine).each * self._memory_mb / 1024 / 1000
-        self._usd_per_request = PRICES["Lambda request"].each
+        self._usd_per_invocation = invocation_dollars()
         self._usd_per_call = PRICES["SQS request"].each
         self._shared_ms = self._shared_usd = 0.0
 
@@ -62,7 +59,7 @@ class RunLog:
         """Start an invocation: ``runs`` share it, and the ``milliseconds`` before the first of them started."""
         parts = runs or 1
         self._shared_ms = milliseconds / parts
-        self._shared_usd = (self._usd_per_request + SHARED_SQS_CALLS * self._usd_per_call) / parts
+        self._shared_usd = self._usd_per_invocation / parts
 
     def price(self, claim: Claim, end: Finish) -> None:
         """Write the cost of the run into ``end``. Lambda bills each started millisecond."""

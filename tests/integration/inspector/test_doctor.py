@@ -25,8 +25,9 @@ from joblane.cli.main import main
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
+from joblane.inspector.sentences import later_line, saving_line
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
-from joblane.inspector.views import Check, Grade
+from joblane.inspector.views import Check, Grade, Obstacle
 from joblane.names import (
     TICKER,
     Queue,
@@ -163,10 +164,49 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
         "waits",
         "leases",
         "stored schedules",
+        "batches",
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
     assert all(one.do == "" for one in found.values())
+
+
+RUNS_OF_HOUR = """
+insert into joblane.run_statistics (kind, name, queue, seconds, at, completed, failed, archived, lost, others, cost_usd,
+                                    waits, durations, wait_ms, duration_ms)
+select 'type', $1, $2, $3::int, date_trunc('hour', now() - $4::interval), $5::int, 0, 0, 0, 0, $5::int * 2e-6, '{}',
+       '{}', $5::bigint * $6::int, $5::bigint * 3
+"""
+"""Runs of 3 ms that have waited for $6 ms each."""
+
+
+def test_a_batch_that_pays_is_a_note_from_the_waits_of_the_last_7_days(stage: Stage) -> None:
+    # given hours whose messages waited, in two lanes, one whose messages did not, an old one, and minutes
+    for queue, seconds, ago, waited in (
+        ("default", "3600", "1 h", "300"),
+        ("low", "3600", "1 h", "999"),
+        ("default", "3600", "2 h", "200"),
+        ("default", "3600", "8 days", "300"),
+        ("default", "60", "1 h", "300"),
+    ):
+        stage.sql(RUNS_OF_HOUR, "sample:one", queue, seconds, ago, "360000", waited)
+    for other in ("sample:batch", "jobs:sweep", "not:declared"):
+        stage.sql(RUNS_OF_HOUR, other, "low", "3600", "1 h", "360000", "300")
+    # when
+    full, found = sorted(Inspector(stage.scope).batching(), key=lambda one: one.type)
+    # then
+    assert (full.type, full.advised, full.obstacle) == ("sample:batch", None, Obstacle.FULL)
+    assert (found.type, found.runs, found.batch_size, found.advised) == ("sample:one", 3 * 360_000, 1, 10)
+    assert found.messages == pytest.approx(3 / 1.2)
+    assert Inspector(stage.scope).batching(types=("sample:one",)) == (found,)
+    note = stage.found()["batches of sample:one"]
+    assert note == Check(
+        Grade.GOOD, "batches of sample:one", saving_line(found), f"declare `batch_size=10`: {later_line(found)}"
+    )
+    assert stage.wrong() == {}
+    # when the saving is below a dollar a month
+    stage.sql("update joblane.run_statistics set completed = completed / 4, wait_ms = wait_ms / 4")
+    assert "batches of sample:one" not in stage.found()
 
 
 # --- The database -----------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, every, task
-from joblane.cdk.costs import MONTH, START, awake, moments, sentences, sweeps
+from joblane.cdk.costs import START, awake, moments, sentences, sweeps
 from joblane.cdk.preflight.findings import FindingKind
 from joblane.cdk.preflight.region import findings_on_pauses
 from joblane.cdk.templates import COSTS
+from joblane.prices import MONTH
 from joblane.tasks.task import Task
 
 FIVE, HOUR = timedelta(minutes=5), timedelta(hours=1)

@@ -11,10 +11,10 @@ import pytest
 from functions.system_health_check import handler as health_check
 from infra.health import CHECKS, COSTS
 from joblane.cdk import costs
-from joblane.cdk.costs import MONTH, moments, times
+from joblane.cdk.costs import moments, times
 from joblane.cdk.templates import COSTS as METADATA
 from joblane.names import Queue
-from joblane.prices import PRICES, Price
+from joblane.prices import MONTH, PRICES, Price
 from joblane.tasks.discovery import discover
 from joblane.tasks.schedule import Schedule, parse
 from joblane.tasks.schedule_overrides import apply_all, minutes_of, with_sweep

@@ -9,7 +9,7 @@ import pytest
 
 from joblane.inspector import sentences
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.views import ActionResult, BulkOutcome, Count, Pause, Paused
+from joblane.inspector.views import ActionResult, BulkOutcome, Count, Obstacle, Pause, Paused
 from joblane.record.row.states import State
 from tests.builders import views
 
@@ -72,6 +72,22 @@ TABLE = {
         sentences.obsolete_line({"a:b": 1, "c:d": 2}),
         "3 dead letters are obsolete: their tasks were retried or deleted.",
     ),
+    "batch": (
+        sentences.batching_line(views.batching()),
+        (
+            "batch_size=10 would save about $2.64 a month: $0.88 and up to 78 s of PostgreSQL's processor per million "
+            "jobs, 42% of the cost of their runs. By the waits of 7 days, an invocation would have 8.5 messages; a job "
+            "would start 38 ms later on average, and the last of a full batch 90 ms."
+        ),
+    ),
+    "no batch": (
+        sentences.batching_line(views.batching(advised=None, obstacle=Obstacle.ALONE)),
+        "batch_size=1 stays: its messages hardly wait for each other, so that a batch would not fill.",
+    ),
+    "small saving": (
+        sentences.batching_line(views.batching(advised=None, obstacle=Obstacle.LITTLE, share=0.021)),
+        "batch_size=1 stays: a larger batch would save 2.1% of the cost of its runs.",
+    ),
     "unread": (
         sentences.unread_line(replace(views.dead(), unread=1)),
         "1 more dead letter was not read: only a part of each queue is read, and SQS's counts are approximate.",
@@ -83,3 +99,7 @@ TABLE = {
 def test_each_sentence_has_its_wording(name: str) -> None:
     sentence, expected = TABLE[name]
     assert sentence == expected
+
+
+def test_each_obstacle_of_a_larger_batch_has_its_words() -> None:
+    assert {*sentences.NO_BATCH} == {*Obstacle} - {Obstacle.LITTLE}

@@ -120,7 +120,8 @@ def runs() -> Given:
         views.mark(kind="bulk", text="retry of 4 tasks", bulk="b1", at=views.before(minutes=50)),
     ]
     on_queue = Pause(PauseScope.QUEUE, "default", "import", "bob", views.NOW, None)
-    return {"groups": [known], "marked": marks, "paused": {(PauseScope.QUEUE, "default"): on_queue}}
+    paused = {(PauseScope.QUEUE, "default"): on_queue}
+    return {"groups": [known], "marked": marks, "paused": paused, "advised": [views.batching()]}
 
 
 def schedules() -> Given:

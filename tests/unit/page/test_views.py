@@ -20,6 +20,7 @@ from joblane.inspector.views import (
     DeadGroup,
     Found,
     LogLine,
+    Obstacle,
     Pause,
     Relative,
     Relatives,
@@ -27,6 +28,7 @@ from joblane.inspector.views import (
     Step,
     TickView,
 )
+from joblane.local.errors import UnavailableError
 from joblane.names import Queue
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitValues
@@ -37,6 +39,7 @@ from tests.builders.views import (
     attempt,
     batch,
     batch_row,
+    batching,
     limit,
     schedule_row,
     task_row,
@@ -680,6 +683,23 @@ def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient) ->
     text = browser.get("/runs", params={"type": "data:export"}).text
     [address, *_] = re.findall(r'<a href="(/tasks[^"]*ended_older=[^"]*)"', text)
     assert browser.get(html.unescape(address)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [(batching(advised=None, obstacle=Obstacle.LITTLE),)],
+        UnavailableError("a stage of an older version has no such operation"),
+    ],
+    ids=["nothing", "an older stage"],
+)
+def test_a_type_without_a_batch_that_pays_has_no_sentence_on_it(
+    browser: TestClient, stub: FakeInspector, given: Any
+) -> None:
+    stub.given(batching=given)
+    answer = browser.get("/runs", params={"type": "data:export"})
+    assert answer.status_code == 200
+    assert "batch_size" not in answer.text
 
 
 def test_a_type_and_a_tenant_are_shown_against_their_limits(browser: TestClient, stub: FakeInspector) -> None:

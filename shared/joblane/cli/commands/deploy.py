@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -239,19 +239,30 @@ def preflight(
 def costs(
     context: typer.Context,
     stage: Stage = None,
+    batches: Annotated[
+        bool,
+        typer.Option(
+            "--batches", help="Also say what a larger batch_size would save, from the runs of the last 7 days."
+        ),
+    ] = False,
     as_json: AsJson = False,
     assembly: Assembly = None,
 ) -> None:
     """Estimate the monthly cost of an idle stage.
 
-    From the templates and the declared schedules, at list prices of us-east-1, without storage and traffic.
+    From the templates and the declared schedules, at list prices of us-east-1, without storage and traffic. --batches
+    reads the runs of the stage; without --stage, the runs in the environment's database.
     """
     extras.need("cdk")
     from joblane.cdk import costs as prices
     from joblane.cdk.preflight.read import read_templates
+    from joblane.cli.connect import connect
+    from joblane.inspector.sentences import batching_line
     from joblane.prices import AS_OF
     from joblane.tasks.discovery import discover
 
+    given = target.of(context)
+    batching = connect(**vars(replace(given, stage=stage or given.stage))).batching() if batches else ()
     stage = _stage(context, stage)
     templates = read_templates(assembly or _synthesised(stage, deploys=False)[0])
     lines = prices.of_stage(templates.values(), discover(times={}))
@@ -261,7 +272,8 @@ def costs(
             {"what": line.what, "for": line.use, "amount": line.amount, "price": line.price, "usd": line.dollars}
             for line in lines
         ]
-        typer.echo(json.dumps({"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}, indent=2))
+        found = {"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}
+        typer.echo(json.dumps(found | ({"batches": [*map(asdict, batching)]} if batches else {}), indent=2))
     else:
         typer.echo(
             f"Stage {stage}: about ${total:,.2f} a month if nobody uses it, estimated by prices of {AS_OF} in "
@@ -273,6 +285,10 @@ def costs(
         if (pausing := prices.pausing(templates.values(), discover(times={}))) is not None:
             why, do = prices.sentences(*pausing)
             typer.echo(f"The database: {why}. {do[0].upper()}{do[1:]}.")
+        for each in batching:
+            typer.echo(f"{each.type}: {batching_line(each)}")
+        if batches and not batching:
+            typer.echo("No task ran in the last 7 days, so nothing is known about batches.")
 
 
 def _stage(context: typer.Context, stage: str | None) -> str:

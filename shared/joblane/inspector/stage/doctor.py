@@ -3,7 +3,7 @@
 A part that cannot be checked is reported as unknown, and the other parts are still checked. The good check of a part
 is dropped if the part has findings. The checks of the work:
 failures of the last 15 minutes, tasks that wait past their target, stuck leases, events that wait for the bus, and
-schedules with a problem, late or frequent ones.
+schedules with a problem, late or frequent ones. Types for which a larger batch pays are good checks with an advice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import NOT_IN_DEV, sqlstate, text_of
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_aws, doctor_database, overview
+from joblane.inspector.sentences import later_line, saving_line
+from joblane.inspector.stage import batching, doctor_aws, doctor_database, overview
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.unavailable import DENIED, MISSING
@@ -143,6 +144,8 @@ select count(*), min(name)
            and next_at < clock_timestamp() - interval '{LATE}'
          order by next_at limit {MOST_SCHEDULES}) as x
 """
+LEAST_SAVING_USD = 1
+"""Dollars a month. A smaller saving of a larger batch is not named here; `joblane costs --batches` has it."""
 MOST_EVENTS = 10_000
 """Waiting events are counted up to here."""
 LATE_EVENTS = timedelta(minutes=15)
@@ -234,6 +237,16 @@ def schedules(scope: Scope) -> Iterator[Check]:
     yield Check(Grade.GOOD, what, "none has a problem, and none is late")
 
 
+def batches(scope: Scope) -> Iterator[Check]:
+    """Name types for which a larger batch would save money. This is a note, and no problem."""
+    found = [one for one in batching.batching(scope, ()) if one.advised and one.usd_a_month >= LEAST_SAVING_USD]
+    for one in found:
+        do = f"declare `batch_size={one.advised}`: {later_line(one)}"
+        yield Check(Grade.GOOD, f"batches of {one.type}", saving_line(one), do)
+    if not found:
+        yield Check(Grade.GOOD, "batches", f"no larger batch_size would save ${LEAST_SAVING_USD} a month")
+
+
 def _counted(number: int) -> str:
     least = "at least " if number == MOST_SCHEDULES else ""
     return f"{least}{number:,} {'schedule has' if number == 1 else 'schedules have'}"
@@ -245,4 +258,5 @@ OF_WORK: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("leases", leases),
     ("events", events),
     ("stored schedules", schedules),
+    ("batches", batches),
 )

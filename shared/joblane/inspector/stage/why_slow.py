@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.errors import LimitError
-from joblane.inspector.durations import lasting
+from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
@@ -257,7 +257,7 @@ def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:
         yield Check(Grade.GOOD, "durations", "too few runs to compare")
         return
     now, then = new.duration_ms.p50, old.duration_ms.p50
-    found = f"half of the runs take {_time(now)}, and {_time(then)} over the last day"
+    found = f"half of the runs take {milliseconds(now)}, and {milliseconds(then)} over the last day"
     if now > then * LONGER:
         do = f"did a deploy or a provider slow it down? `joblane runs {subject.name} --within 1d`"
         yield Check(Grade.WARNING, "durations", found, do)
@@ -301,7 +301,3 @@ def _later(_: Scope, subject: _Subject) -> Iterator[Check]:
 
 def _tasks(number: int) -> str:
     return "task is" if number == 1 else "tasks are"
-
-
-def _time(ms: int) -> str:
-    return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"

@@ -5,6 +5,7 @@ Times are aware UTC. In payloads, results and headers the values of redacted fie
 
 from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
 from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
+from joblane.inspector.views.batching import Batching, Obstacle
 from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
 from joblane.inspector.views.limits import LimitStatus
 from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
@@ -47,6 +48,7 @@ __all__ = [
     "AuditEntry",
     "BatchRow",
     "BatchView",
+    "Batching",
     "BulkOutcome",
     "BulkView",
     "Check",
@@ -63,6 +65,7 @@ __all__ = [
     "LogLine",
     "Mark",
     "Minute",
+    "Obstacle",
     "Overview",
     "Pause",
     "Paused",

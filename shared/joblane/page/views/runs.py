@@ -15,7 +15,9 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import MOST_ERRORS, PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import batching_line
 from joblane.inspector.views import Percentiles, Performance, TypeView
+from joblane.local.errors import UnavailableError
 from joblane.page import chart, marks
 from joblane.page.cells import span
 from joblane.page.chart import Column, Series
@@ -62,6 +64,7 @@ def show(request: Request, inspector: Inspector) -> Response:
         pause=pauses.get((kind, name)),
         queue_pauses={lane.queue: pauses.get((PauseScope.QUEUE, lane.queue)) for lane in lanes},
         limits=_limits(inspector, declared, kind, name),
+        batching=_batching(inspector, name) if lanes else None,
         most_counted=MOST_COUNTED,
         marks=[(mark, marks.address(mark, {str(kind): name})) for mark in events[: marks.MOST_LISTED]],
         more_marks=max(0, len(events) - marks.MOST_LISTED),
@@ -89,6 +92,13 @@ def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope
         with suppress(LimitError):  # the database does not have it yet, or the name of a tenant is no key
             found += inspector.limits(limit, key=key)
     return found
+
+
+def _batching(inspector: Inspector, type_: str) -> str | None:
+    """The saving of a larger batch; None if it would not pay, or if a stage of an older version does not say it."""
+    with suppress(UnavailableError):
+        return next((batching_line(one) for one in inspector.batching(types=(type_,)) if one.advised), None)
+    return None
 
 
 def _column(found: Performance, number: int) -> Column:
