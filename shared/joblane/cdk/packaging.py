@@ -66,7 +66,16 @@ LEFT_OUT_OF_LAYER = (
 )
 """Files that no handler needs at run time; tests verify that no remaining module imports them. Parts of a library that
 a new task might import stay in the layer."""
-WITHOUT_SOURCES = ("alembic", "asn1crypto", "aws_lambda_powertools", "dateutil", "mako", "pg8000", "pydantic", "sqlalchemy")
+WITHOUT_SOURCES = (
+    "alembic",
+    "asn1crypto",
+    "aws_lambda_powertools",
+    "dateutil",
+    "mako",
+    "pg8000",
+    "pydantic",
+    "sqlalchemy",
+)
 """Packages of Joblane's own lock that read none of their sources at run time. Another package may."""
 WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
 """Platform names of uv. Lambda's glibc 2.34 accepts newer names; ``manylinux2014`` silently selects older wheels."""
@@ -192,7 +201,8 @@ def _with_dependencies(
             print(message, file=sys.stderr)  # noqa: T201
 
     parts = (part for content in contents for part in content)
-    digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER, *WITHOUT_SOURCES, *parts)
+    shape = (*LEFT_OUT_OF_LAYER, *WITHOUT_SOURCES)
+    digest = _digest(LAYOUT, RUNNING, python, where, wanted, *shape, *parts)
     return _built(target, f"{name}-{where}", digest, fill, level=6)
 
 
@@ -220,7 +230,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_sources(folder: Path) -> None:
-    """Replace the sources of :data:`WITHOUT_SOURCES` by their bytecode, which Python then loads from the place of the source."""
+    """Replace the sources of :data:`WITHOUT_SOURCES` by their bytecode, which Python loads from the same place."""
     for source in [path for name in WITHOUT_SOURCES for path in (folder / name).rglob("*.py")]:
         bytecode = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
         if bytecode.exists():

@@ -41,8 +41,7 @@ from joblane.tasks.task import Task
 from joblane.telemetry import METRICS_DISABLED
 from joblane.worker import outcome
 from joblane.worker.outcome import Failure
-from joblane.worker.run import completed, ms_since
-from joblane.worker.worker import call_of
+from joblane.worker.run import call_of, completed, ms_since
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. If this process is killed, the sweep archives the task after this time."""

@@ -15,7 +15,7 @@ from django.utils import timezone
 from joblane import errors
 from joblane.django.failures import CLASS_LINE, path_of, path_of_name
 from joblane.django.payload import DjangoTask
-from joblane.record.driver.connection import read_json
+from joblane.record.driver.values import read_json
 from joblane.record.row.states import State
 from joblane.sqs.message import ID_PATTERN
 

@@ -12,7 +12,8 @@ from django.db import connections, transaction
 
 from joblane.django.failures import describe, hide_rows
 from joblane.errors import JobError, sqlstate, text_of
-from joblane.record.driver.connection import JSON_OIDS, Row, read_json
+from joblane.record.driver.connection import Row
+from joblane.record.driver.values import JSON_OIDS, read_json
 from joblane.telemetry import logger
 
 CANCEL_SECONDS = 2.0

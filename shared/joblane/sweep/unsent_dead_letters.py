@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from joblane.enqueue.follow_up import FollowUp
 from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import MAX_MESSAGE_BYTES
-from joblane.record.driver.connection import Row, read_json
+from joblane.record.driver.connection import Row
+from joblane.record.driver.values import read_json
 from joblane.record.task.row_by_row import LOCKED, leaving_a_slow_row, run_rows
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message

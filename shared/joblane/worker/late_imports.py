@@ -1,8 +1,8 @@
-"""Imports pg8000 and pydantic without three packages that hardly any function uses: a start-up has 15 % fewer instructions.
+"""Imports pg8000 and pydantic without three packages: a start-up has 15 % fewer instructions.
 
 ``dateutil`` reads times in other styles than ISO's, ``scramp`` logs in with a password by SCRAM, and
-``importlib.metadata`` reads the versions and plugins of installed packages. Each is imported when it is first needed.
-Other code that imports them gets the packages themselves.
+``importlib.metadata`` reads the versions and plugins of installed packages. Hardly any function needs them. Each is
+imported when it is first needed. Other code that imports them gets the packages themselves.
 """
 
 from __future__ import annotations

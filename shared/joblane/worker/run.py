@@ -149,6 +149,15 @@ def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSess
     return result
 
 
+def call_of(task: Task[Any, Any]) -> Callable[..., Any]:
+    """Return the function that calls the task's handler. Most tasks do not import asyncio."""
+    if not task.is_async:
+        return call
+    from joblane.worker.async_call import call_async
+
+    return call_async
+
+
 def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
     """Return the end of a run whose handler returned. Raises if the result cannot be stored; the attempt then fails."""
     result = None if result is None else outcome.storable_result(result)

@@ -33,7 +33,7 @@ from joblane.tasks.event_kinds import LISTENERS
 from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.events import Ends
-from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner, call
+from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner, call_of
 from joblane.worker.run_log import Ended, RunLog, fields_of
 from joblane.worker.verdict import decide
 
@@ -99,15 +99,6 @@ class Worker:
         """Run a statement that writes and commits by itself. Raises :data:`DATABASE_ERRORS`."""
         self.wake()
         return self.database.call(statement, *args, **kwargs)
-
-
-def call_of(task: Task[Any, Any]) -> Callable[..., Any]:
-    """Return the function that calls the task's handler. Most tasks do not import asyncio."""
-    if not task.is_async:
-        return call
-    from joblane.worker.async_call import call_async
-
-    return call_async
 
 
 class Batch:

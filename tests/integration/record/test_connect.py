@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
 from joblane.record.driver import connection as module
-from joblane.record.driver.connection import is_unavailable, read_time
+from joblane.record.driver.connection import is_unavailable
 from joblane.record.driver.database import Database
 from joblane.record.driver.login import LoginError
 from joblane.record.driver.opening import STARTUP
 from joblane.record.driver.time_limits import WORKER
+from joblane.record.driver.values import read_time
 from joblane.record.migrate import migrate
 from tests.bench.roundtrips import CountingProxy
 from tests.conftest import administer

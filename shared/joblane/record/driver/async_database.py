@@ -20,11 +20,12 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from joblane.errors import JobError
 from joblane.record.driver.async_connection import AsyncConnection, translated
-from joblane.record.driver.connection import RESET, read_json
+from joblane.record.driver.connection import RESET
 from joblane.record.driver.event_loop import process_loop
 from joblane.record.driver.login import LOOPBACK, Login
 from joblane.record.driver.opening import CONNECT_TIMEOUT_SECONDS, connected, keep_alive, verified
 from joblane.record.driver.stage import NOT_MIGRATED, STAGE, match_stage
+from joblane.record.driver.values import read_json
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import socket
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from struct import pack
 from typing import Any
 
-from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
+from pg8000.converters import TIMESTAMPTZ, make_params
 from pg8000.core import BIND, EXECUTE_MSG, IDLE, NULL_BYTE, SYNC_MSG, Context
 from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
@@ -23,6 +20,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import UNDEFINED_FUNCTION, sqlstate
 from joblane.record.driver.login import LoginError
 from joblane.record.driver.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
+from joblane.record.driver.values import JSON_OIDS, read_json, read_time
 
 REFUSED_CLASSES = ("22", "54")
 """SQLSTATE classes of values that the database cannot store: data exceptions and program limits."""
@@ -57,10 +55,6 @@ PING_SECONDS = 1
 BEGIN = "begin transaction"
 """pg8000's statement before the first statement of a caller's transaction."""
 MAX_PREPARED = 100
-JSON_OIDS = (114, 3802)
-"""The types ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
-FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-"""The first and the last time that Python can hold in every zone."""
 PASSWORD_REQUESTS = (3, 5, 10)
 """Requests for a password: clear text, MD5, SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
 RESET = (
@@ -74,47 +68,6 @@ NULL_FIELD = pack("!i", -1)
 """The length of a parameter that is null. Source: PostgreSQL, *Message Formats*, Bind."""
 
 Row = list[Any]
-
-
-def read_json(text: str) -> Any:
-    """Read a value of type ``json`` or ``jsonb``. It never fails, because one unreadable row would stop every reader.
-
-    PostgreSQL's numbers have up to 131,072 digits, and its documents thousands of levels. A value that Python refuses
-    is returned as text, which no payload model accepts as a number or an object.
-    """
-    try:
-        return _DECODER.decode(text)
-    except ValueError:  # ``sys.set_int_max_str_digits``
-        return json.loads(text, parse_int=_int_or_text, parse_float=_float_or_text)
-    except RecursionError:
-        return text
-
-
-def read_time(text: str) -> datetime:
-    """Read a ``timestamptz`` in a fraction of pg8000's time.
-
-    Returns :data:`FIRST_TIME` or :data:`LAST_TIME` for a time that Python cannot hold.
-    """
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        read = timestamptz_in(text)
-        return read if isinstance(read, datetime) else FIRST_TIME if text[0] == "-" or "BC" in text else LAST_TIME
-
-
-def _int_or_text(digits: str) -> int | str:
-    try:
-        return int(digits)
-    except ValueError:
-        return digits
-
-
-def _float_or_text(digits: str) -> float | str:
-    number = float(digits)
-    return number if math.isfinite(number) else digits
-
-
-_DECODER = json.JSONDecoder(parse_float=_float_or_text)
 
 
 class Connection(DbapiConnection):  # type: ignore[misc]

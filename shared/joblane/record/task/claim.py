@@ -75,7 +75,8 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 
 from joblane.errors import EnqueueError, sqlstate
 from joblane.names import full_schedule_name
-from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, read_json
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE
+from joblane.record.driver.values import read_json
 from joblane.record.row.new import document
 from joblane.record.row.options import AS_DECLARED, TaskOptions
 from joblane.record.sql_functions import VERSION
