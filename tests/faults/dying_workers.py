@@ -70,8 +70,10 @@ class Death(KeyboardInterrupt):
 class Fate:
     """The death of a worker, at a statement of its invocation.
 
-    ``frees``: other tasks may start that it has not started yet.
+    ``frees``: other tasks may start that it has not started yet. ``database``: the worker's.
     """
+
+    database: Database
 
     def __init__(self, died: Callable[[Fate], None]) -> None:
         self.frees = False
@@ -184,7 +186,7 @@ class DyingWorkers(ThreadStorm):
         dice = random.Random(self._dice.random())
         while not self._over.is_set():
             fate = self.fate(self._died)
-            database = HookedDatabase(self._url, fate.hook)
+            fate.database = database = HookedDatabase(self._url, fate.hook)
             workers = [Worker(task, database, self._lanes, self.prefix) for task in self.tasks.values()]
             with suppress(Death):
                 while not self._over.is_set():

@@ -61,12 +61,14 @@ NONE = Fate()
 class CurrentFate:
     """The current fault of the process, shared by its connections and its queues.
 
-    ``ahead``: the seconds by which the clock of the queues is ahead of the process's.
+    ``ahead``: the seconds by which the clock of the queues is ahead of the process's. ``is_short``: an ordinary task
+    may go the short way.
     """
 
     def __init__(self) -> None:
         self.fate = NONE
         self.ahead = 0.0
+        self.is_short = True
 
     def at(self, when: str, *steps: str) -> bool:
         """Kill the process here if the fault says so. Return True if the connection must be cut."""

@@ -92,6 +92,8 @@ select id from joblane.tasks where state = 'cancelled' and reason is null limit 
 }
 BATCHES = 0.4
 """The share of graphs that are a batch."""
+LATER = 0.2
+"""The share of children that are due up to a second later. Until then they wait for their parents with a message."""
 LEFT = """
 select t.id, t.state, t.reason from joblane.tasks t
  where t.finished_at is null
@@ -182,6 +184,8 @@ class GraphStorm(DyingWorkers):
                 script=self._script(dice),
             )
             more: dict[str, Any] = {"after": parents, "on_parent_dead": on_parent_dead} if parents else {}
+            if parents and dice.random() < LATER:
+                more["process_in"] = timedelta(seconds=dice.random())
             jobs.append(Job(dice.choice(list(TASKS.values())), node, task_id=f"{name}-{n}", **more))
         return jobs
 
@@ -235,5 +239,7 @@ class GraphStorm(DyingWorkers):
 
 
 def _arguments(job: Job) -> dict[str, Any]:
-    more = {"after": job.after, "on_parent_dead": job.on_parent_dead} if job.after else {}
+    more: dict[str, Any] = {"after": job.after, "on_parent_dead": job.on_parent_dead} if job.after else {}
+    if job.process_in is not None:
+        more["process_in"] = job.process_in
     return {"task": job.task, "payload": job.payload, "task_id": job.task_id, **more}

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from sqlalchemy import text
@@ -26,8 +26,10 @@ from joblane.enqueue import follow_up
 from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
+from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
-from joblane.record.flow.free_slots import SERVE, Turn, serve, serve_in_steps
+from joblane.record.flow import free_slots
+from joblane.record.flow.free_slots import SERVE, LimitNames, Turn, serve, serve_in_steps
 from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS, LIVE_SQL, Passed
 from joblane.record.task.claim import CLAIMS, Verdict
@@ -87,6 +89,7 @@ TASKS = declared(
         "flow:order": {"key": "key", "order": "first-due"},
         "flow:queue": {"key": "key", "max_total": 4, "limit": POOL, "order": "first-due"},
         "flow:free": {"batch_size": 4},
+        "flow:alone": {},
     },
     max_retry=3,
     retry_delay=timedelta(0),
@@ -150,6 +153,22 @@ create trigger noted after insert or update on joblane.tasks for each row when (
   execute function public.note();
 """
 """The transactions in which each task with an order was inserted, started and ended."""
+FREED = """
+create table public.freed (backend integer, at float8, id text, how text, limits text[]);
+create function public.note_freed() returns trigger language plpgsql as $$
+begin
+  insert into public.freed
+  values (pg_backend_pid(), extract(epoch from clock_timestamp()), new.id, old.state || ' to ' || new.state,
+          array[old.key_limit, old.total_limit, old.shared_limit]);
+  return null;
+end
+$$;
+create trigger freed after update on joblane.tasks for each row
+  when (old.passed is not null and old.finished_at is null and (new.passed is null or new.finished_at is not null))
+  execute function public.note_freed();
+"""
+"""The tasks that have lost their slots, and the process of the server whose transaction took them."""
+TAKE_FREED = "delete from public.freed returning backend, at, id, how, limits"
 STEPS = [None, *Passed]
 IDLE = f"select id from joblane.tasks t where passed is not null and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
 """The paused tasks that have slots."""
@@ -166,12 +185,26 @@ class LimitFate(Fate):
             self.frees = statement in FINISHES
 
 
+class Serve(NamedTuple):
+    """A call of ``serve_limits.sql`` by a process of the server: its times, and the limits that it was given."""
+
+    backend: int
+    began: float
+    ended: float
+    limits: list[list[str | None]]
+
+    def follows(self, backend: int, at: float, limits: list[str | None]) -> bool:
+        """True if it was called after a process has freed slots, or has freed them itself: then it serves them, too."""
+        is_own = self.began <= at <= self.ended
+        return backend == self.backend and (is_own or (self.began >= at and limits in self.limits))
+
+
 class Storm(DyingWorkers):
     """A storm. ``keys``: the number of keys of each type."""
 
     prefix, tasks, fate, duty = PREFIX, TASKS, LimitFate, Held
     before, work = "serve", "tasks served"
-    tables, rules = TABLES, RULES
+    tables, rules = TABLES + FREED, RULES
     cancellable, cancelled, cancel_seconds = f"state in {LIVE_SQL}", CANCELLED, 0.05
 
     def __init__(
@@ -180,6 +213,10 @@ class Storm(DyingWorkers):
         super().__init__(url, seed, tasks, seconds=seconds, deaths=deaths)
         self._keys = keys
         self._who = threading.local()
+        self._serves: list[Serve] = []
+        """The calls of ``serve_limits.sql`` since the last check."""
+        self._dead: set[int] = set()
+        """The processes of the server whose workers have died."""
         self._pool_values = [POOL.total or 0]
         """The values of the shared limit, one after the other."""
 
@@ -199,14 +236,23 @@ class Storm(DyingWorkers):
 
             return patch.object(owner, name, call)
 
+        def noting(wanted: Sequence[LimitNames], connection: Connection) -> Any:
+            began = time.time()
+            try:
+                return serving(wanted, connection)
+            finally:
+                self._serves.append(Serve(backend_of(connection), began, time.time(), [*map(list, wanted)]))
+
         def counted(*given: Any) -> Iterator[list[Turn]]:
             for turns in serve_in_steps(*given):
                 if name := getattr(self._who, "name", None):  # the thread of the sweep has none
                     self.count(f"tasks served by {name}", len(turns))
                 yield turns
 
+        serving = free_slots._serve
         with (
             super()._patched(),
+            patch.object(free_slots, "_serve", noting),
             noted(
                 Batch,
                 "_note_claim",
@@ -218,6 +264,24 @@ class Storm(DyingWorkers):
         ):
             yield
 
+    def _died(self, fate: Fate) -> None:
+        super()._died(fate)
+        if fate.database._connection is not None:
+            self._dead.add(backend_of(fate.database._connection))
+
+    def _check_freed(self, database: Database) -> None:
+        """Check, while all stand still, that each process has served the limits whose slots it has freed.
+
+        If another one, or the sweep, serves them later, this would hide that it does not."""
+        serves, self._serves = self._serves, []
+        for backend, at, id_, how, limits in database.get().run(TAKE_FREED):
+            if any(serve.follows(backend, at, limits) for serve in serves):
+                self.count("tasks whose slots were freed and served by the same process")
+            elif backend in self._dead:
+                self.count("tasks whose slots were freed by a worker that died")
+            else:
+                self.wrong(f"its limits were not served by the process that has freed its slots: {id_}, {how}")
+
     def _served(self, by: str, turns: list[Turn]) -> list[Turn]:
         self.count(f"tasks served by {by}", len(turns))
         return turns
@@ -225,6 +289,7 @@ class Storm(DyingWorkers):
     def _sweep_alone(self, observer: Database) -> None:
         self._serve_paused(observer)
         self.count("tasks served by the sweep", super()._sweep_alone(observer).served)
+        observer.get().run("delete from public.freed where backend = pg_backend_pid()")  # the sweep's own
 
     # --- Producers and workers ----------------------------------------------------------------------------------------
 
@@ -294,6 +359,7 @@ class Storm(DyingWorkers):
                     with self._gate.closed() if is_still else self._gate.open():
                         self._set_pool(database, value)
                 with self._gate.closed():
+                    self._check_freed(database)
                     names = [str(row[3]) for found in unserved(database.get()) for row in found]
                 self.count("checks while all stood still")
                 self.count("times that a limit had room and waiting tasks", len(names))
@@ -354,6 +420,11 @@ class Storm(DyingWorkers):
         [[number]] = observer.get().run("select count(*) from joblane.tasks")
         if number != self._number:
             self.wrong(f"{number} rows of {self._number} tasks")
+
+
+def backend_of(connection: Connection) -> int:
+    """Return the id of a connection's process of the server."""
+    return int.from_bytes(connection._backend_key_data[:4], "big")
 
 
 def slots_of(rows: Sequence[Sequence[Any]]) -> dict[str, set[str]]:

@@ -24,7 +24,7 @@ from joblane.record import schedules
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.flow import limit_changes
-from joblane.record.row.conditions import BEFORE_IT, EARLY_SECONDS, UNDER_WAY
+from joblane.record.row.conditions import BEFORE_IT, EARLY_SECONDS, ORDINARY, UNDER_WAY
 from joblane.record.row.states import LIVE_SQL, WAITING_SQL
 from joblane.record.row.transitions import DUE_SWEEP, RUN, RUN_WITH_SLOTS
 from joblane.record.sql_functions import FUNCTIONS, VERSION, assigned
@@ -196,6 +196,8 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     ),
     # the same in the short way
     "short-cancelled": ("jobs", Text("finish_one", "and t.cancel_requested_at is null", "")),
+    # another run or a later one holds the task
+    "short-token": ("jobs", Text("finish_one", "and t.lease_token = token and t.runs = 1", "")),
     # a run finishes although its task has a cancel request
     "cancelled": ("jobs", Text("finish", "and (t.cancel_requested_at is null or x.state = 'cancelled')", "")),
     # a client sends no message, so that the sweep sends all
@@ -259,6 +261,11 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     "a child is released by its first parent": ("graphs", Text("release_children", OPEN, "true", times=3)),
     "a claim asks for no parent": ("graphs", Text("claim", "if t.wait_kind = 'parents' and", "if false and")),
     "a finish lets no child go": ("graphs", Text("finish", CHILDREN, CHILDREN.replace("if", "if false and", 1))),
+    "a short claim asks for no parent": ("graphs", Text("claim_one", ORDINARY["no parents"], "true")),
+    "a short finish lets no child go": (
+        "graphs",
+        Text("finish_one", CHILDREN, CHILDREN.replace("if", "if false and", 1)),
+    ),
     "a dead parent lets its child go": (
         "graphs",
         Text("let_go", "when x.state = 'completed' then", "when x.state in ('completed', 'archived') then"),
@@ -310,6 +317,11 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     ),
     # a rate saves ten times as many starts
     "model-rate": ("model", Text("pass_limits", "- l.burst * l.step", "- 10 * l.burst * l.step")),
+    # the same in the short way
+    "model-short-pause": (
+        "model",
+        Text("claim_one", "if not exists (select from joblane.pauses) then", "if true then"),
+    ),
     # a claim does not look at the lease of another run
     "model-lease": (
         "model",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from joblane.record.driver.database import Database
+from tests.ways import never_short
 
 TABLES = """
 select format('%I.%I', schemaname, tablename) from pg_tables where schemaname in ('joblane', 'public') order by 1
@@ -34,9 +35,10 @@ class Result:
 
 
 def together(results: Sequence[Result]) -> Result:
-    """Return the sums of the counts, and the violated rules of each."""
+    """Return the sums of the counts, and the violated rules of each and of all together."""
     counts = sum((result.counts for result in results), Counter[str](seeds=len(results)))
     wrong = [f"seed {result.seed}: {line}" for result in results for line in result.wrong]
+    wrong += never_short(counts)
     return Result(results[0].seed, results[0].held, sum(result.seconds for result in results), counts, wrong)
 
 

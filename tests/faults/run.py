@@ -29,6 +29,7 @@ from tests.faults.server import Api, serve
 from tests.faults.slots import Driver, Producer, Scene, Slot
 from tests.faults.storm import Storm
 from tests.faults.worker import ALL_TASKS, PREFIX, SWEEP_LANE
+from tests.ways import never_short
 
 SLOTS, PRODUCERS = 5, 2
 RESUMED_SECONDS = 8.8
@@ -133,6 +134,7 @@ class Run:
             self.result.wrong += [line for thread in self._threads() for line in thread.raised]
             self.result.wrong += check(self.evidence())
             self._count_endings()
+            self.result.wrong += never_short(self.result.counts)
             for type_, state, number in self.sql(STATES):
                 self.result.counts[f"{type_} {state}"] = number
 

@@ -56,6 +56,7 @@ BUGS: list[tuple[dict[str, str], int]] = [
             "cancelled": "cancelled while active",
             "unsent": "without the sweep",
             "step-before": "called after its commit",
+            "short-token": "a run without an outcome",
         },
         100,
     ),

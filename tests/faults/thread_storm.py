@@ -22,6 +22,7 @@ from tests.builders.events import LambdaContext, event
 from tests.faults.limit_lanes import Lanes
 from tests.faults.result import Result
 from tests.patience import PATIENT
+from tests.ways import Ways, never_short
 
 
 class Gate:
@@ -74,15 +75,18 @@ class ThreadStorm:
         self._lanes: Any = lanes or Lanes()
         self._gate, self._lock, self._over = Gate(), threading.Lock(), threading.Event()
         self.result = Result(seed, self.held)
+        self._ways = Ways.mixed(seed)
 
     def go(self) -> Result:
         self._began = time.monotonic()
-        with Database(self._url) as observer, self._patched():
+        with Database(self._url) as observer, self._ways.switched(), self._patched():
             observer.get().execute_simple(self.tables)
             observer.get().run(LIMITS, json.dumps(declared_limits(self.tasks)))
             self._blow(observer)
+            self.result.counts += self._ways.counts
             if not self.result.wrong:
                 self._check(observer)
+                self.result.wrong += never_short(self.result.counts)
         self.result.seconds = time.monotonic() - self._began
         return self.result
 

@@ -37,6 +37,7 @@ from tests.builders.events import LambdaContext
 from tests.faults.fates import NONE, SWEEP, CurrentFate, Fate, FaultyDatabase, FaultySqs
 from tests.faults.plants import planted
 from tests.faults.samples import TASKS, SideConnection, Work
+from tests.ways import Ways
 
 PREFIX = "faults"
 PLANT = "FAULTS_PLANT"
@@ -48,6 +49,7 @@ GRID_SECONDS, LEAD_SECONDS = 2, 1
 
 current = CurrentFate()
 sqs, sqs_of_sweep = FaultySqs(current), FaultySqs(current, SWEEP)
+ways = Ways(lambda: current.is_short)
 
 
 class Process:
@@ -69,8 +71,9 @@ class Process:
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
         current.fate, current.ahead = Fate(**order.get("fate", {})), order["ahead"]
+        current.is_short = order["is_short"]
         try:
-            answer = self._do(order)
+            answer = self._do(order) | {"ways": ways.taken()}
             current.at("before", "answer")
             return answer
         finally:
@@ -212,7 +215,8 @@ def _warm_up() -> None:
 def main() -> None:
     setattr(wake, "GRID_SECONDS", GRID_SECONDS)  # noqa: B010 - in the place of a constant
     setattr(wake, "LEAD_SECONDS", LEAD_SECONDS)  # noqa: B010
-    with planted(os.environ["DATABASE_URL"], *filter(None, os.environ.get(PLANT, "").split(","))):
+    bugs = filter(None, os.environ.get(PLANT, "").split(","))
+    with planted(os.environ["DATABASE_URL"], *bugs), ways.switched():
         discover()
         setattr(sweep_handler, "Sqs", lambda: sqs_of_sweep)  # noqa: B010 - so that its sends can fail, too
         _warm_up()

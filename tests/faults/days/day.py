@@ -50,6 +50,7 @@ from tests.faults.days.queues import DayQueues, ProcessSqs
 from tests.faults.days.samples import PREFIX, SCHEDULED, TASKS, Surroundings
 from tests.faults.days.shadow import Shadow
 from tests.faults.result import Result
+from tests.ways import Ways
 
 MINUTE, HOUR = 60.0, 3600.0
 INTERVAL = 5 * MINUTE
@@ -115,12 +116,15 @@ class Day(ABC):
             shadow = stack.enter_context(Database(self.url, limits=None))
             self._shadow = Shadow(shadow, self.queues, self.loop.clock.sync)
             stack.enter_context(self._patched())
+            ways = Ways.mixed(self.result.seed)
+            stack.enter_context(ways.switched())
             self.loop.clock.sync()
             task_types.register(self._observer, self.tasks)
             self.plan()
             self._run()
             for process in self._processes:
                 process.kill()
+            self.result.counts += ways.counts
 
     @abstractmethod
     def plan(self) -> None:

@@ -23,6 +23,7 @@ from tests.faults.model.samples import LEDGER
 from tests.faults.model.world import NET_SECONDS, SWEEP, World
 from tests.faults.plants import planted
 from tests.faults.result import Result
+from tests.ways import Ways
 
 STEPS = 1000
 CHECKED_STEPS, ALONE_STEPS = 150, 50
@@ -54,10 +55,11 @@ class Model:
         self._steps = steps
         self._world = World(url, seed, days.server)
         self._acts = acts_of(self._world)
+        self._ways = Ways.mixed(seed)
 
     def go(self) -> Result:
         world, started = self._world, time.monotonic()
-        with patched(world):
+        with patched(world), self._ways.switched():
             world.clock.sync()
             with Database(world.url) as database:
                 task_types.register(database.get(), world.tasks)
@@ -70,6 +72,7 @@ class Model:
                 actor.process.kill()
             world.actors.settle()
             world.observer.drop()
+        world.counts += self._ways.counts
         return Result(world.seed, HELD, time.monotonic() - started, world.counts, world.problems)
 
     def _go(self) -> None:

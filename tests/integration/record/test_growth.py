@@ -18,11 +18,11 @@ from joblane.record.flow.wrong_times import PLANNED_ANEW
 from joblane.record.row import transitions
 from joblane.record.row.transitions import CANCEL
 from joblane.record.sql_functions import FUNCTIONS, VERSION
-from joblane.record.task.claim import CLAIM
+from joblane.record.task.claim import CLAIM, CLAIM_ONE
 from joblane.record.task.dead_letters import MARK_DEAD_SENT
 from joblane.record.task.debounce import PUSH
-from joblane.record.task.finish import FINISH
-from joblane.record.task.insert import EXISTING, INSERT
+from joblane.record.task.finish import FINISH, FINISH_ONE
+from joblane.record.task.insert import EXISTING, INSERT, INSERT_ONE, plain
 from joblane.record.task.status import STATUS
 from joblane.sweep.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
 from joblane.sweep.parents import CANCEL_CALLBACKS, HELD
@@ -127,6 +127,14 @@ NEW_ROW = {
     "max_attempts": 4, "retention_seconds": 60,
 }  # fmt: skip
 
+ORDINARY_ROW = (
+    plain(
+        NEW_ROW | {"id": "i", "tenant": None, "owner": None, "schema": None, "delay": None, "at": None, "unsent": False}
+    )
+    or ""
+)
+LET_GO = f"select joblane.let_go_{VERSION}($1, $2)"
+
 DEBOUNCE = {"asks": 1, "longest_seconds": 60}
 
 
@@ -184,12 +192,24 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
     "push": (PUSH, _documents("waiting", rest=DEBOUNCE, keep="last", unique_until="start", delay=10), 50),
     "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
+    "claim of an ordinary task": (CLAIM_ONE, ("waiting-1", "a:b", TOKEN, "60", "r"), 45),
+    "finish of an ordinary task": (FINISH_ONE, ("active-1", TOKEN, "{}", "5", "6", "512", "0.1", "false"), 35),
+    "finish of a parent": (FINISH_ONE, ("parent-1", TOKEN, "{}", "5", "6", "512", "0.1", "false"), 50),
+    "insert of an ordinary task": (INSERT_ONE, (ORDINARY_ROW,), 25),
+    "children of ended tasks": (LET_GO, (_array("parent"), f"{{{','.join(['completed'] * GIVEN)}}}"), 25),
     "status": (STATUS, ("waiting-1",), 15),
     "cancel": (CANCEL, ("waiting-2",), 40),
 }
 """Statement, parameters, and the buffers that it may read for each task: a quarter or more above what was seen next to
 VACUUM, ANALYZE or an old snapshot, since pages are laid out differently each time. A scan reads hundreds."""
-OF_ONE_TASK = {"status", "cancel"}
+OF_ONE_TASK = {
+    "claim of an ordinary task",
+    "finish of an ordinary task",
+    "finish of a parent",
+    "insert of an ordinary task",
+    "status",
+    "cancel",
+}
 WITH_LIMITS = {
     "release of the children of archived tasks",
     "claim of tasks with limits",
@@ -203,6 +223,16 @@ GROWING = [
     ("claim", "claim", "where r.id = m.id for no key update skip locked", "where r.id || '' = m.id for no key update"),
     ("claim", "claim", "p.name = t.tenant", "p.name || '' = t.tenant"),
     ("claim of ticks", "claim", "s.name = t.schedule", "s.name || '' = t.schedule"),
+    ("claim of an ordinary task", "claim_one", "t.id = task", "t.id || '' = task"),
+    ("finish of an ordinary task", "finish_one", "t.id = task", "t.id || '' = task"),
+    ("finish of an ordinary task", "finish_one", "e.parent = task", "e.parent || '' = task"),
+    (
+        "insert of an ordinary task",
+        "insert_one",
+        "if found then",
+        "if found and not exists (select from joblane.tasks h where h.unique_key || '' = given[1]) then",
+    ),
+    ("children of ended tasks", "let_go", "e.parent = x.id and", "e.parent || '' = x.id and"),
     (
         "claim of external messages",
         "claim",
@@ -344,6 +374,8 @@ def test_a_statement_that_grows_is_found(
     assert lookup in text, "the function has changed: the fault can no longer be planted by this text"
     for sql, parameters in [*SKEWED, (PAUSES, ("200",)), (SCHEDULES, ("200",))]:
         connection.run(sql, *parameters)
+    if function == "claim_one":
+        connection.run("delete from joblane.pauses")  # with a pause no task is ordinary
     connection.run(ATTEMPTS)
     fill_with_given(connection)
     version = f"{function}_{VERSION}"

@@ -1,8 +1,8 @@
 """A state machine over the real workers, client and sweep: whatever happens in whatever order, the limits hold.
 
 Each worker is a thread that moves only when the model lets it: until its handler runs, until it has committed and would
-serve others next, or until it has answered. It may die before or after each of its statements. ``LIMIT_EXAMPLES`` sets
-the number of examples.
+serve others next, or until it has answered. It may die before or after each of its statements. Every second completed
+run is finished by the short way of an ordinary task. ``LIMIT_EXAMPLES`` sets the number of examples.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import cycle
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -56,6 +58,7 @@ from tests.samples import (
     sample_single,
     sample_tree,
 )
+from tests.ways import Ways
 from tests.world import PREFIX
 
 TASKS = {task.type: task for task in (sample_keyed, sample_single, sample_tree, sample_sharing, sample_ordered)}
@@ -67,6 +70,8 @@ select a.id, b.id from joblane.tasks a join joblane.tasks b
    and exists (select from joblane.runs y where y.task_id = b.id and y.started_at < a.finished_at)
 """
 """Tasks that started before an earlier task of their order had ended. Here one thing happens after the other."""
+EVERY_SECOND = (True, False, False)
+"""The answers of the switch. A run that it refuses asks twice."""
 EXAMPLES = int(os.environ.get("LIMIT_EXAMPLES", "12"))
 WORKERS = 4
 MOST_TASKS = 16
@@ -251,6 +256,8 @@ class Limits(RuleBasedStateMachine):
         self.number = 0
         self.filled: dict[str, set[str]] = {}
         self.slots = dict(DECLARED)
+        self.ways = ExitStack()
+        self.ways.enter_context(Ways(partial(next, cycle(EVERY_SECOND))).switched())
         for table in ("joblane.tasks", "joblane.task_attempts", "joblane.pauses", "joblane.limit_changes", "effects"):
             self.sql(f"delete from {table}")
 
@@ -432,6 +439,7 @@ class Limits(RuleBasedStateMachine):
             for process in self.processes:
                 process.stop()
             self.database.drop()
+            self.ways.close()
 
     def _come_to_an_end(self) -> None:
         """From now on nothing fails: every task ends, and each completed one has had its effect once."""

@@ -7,7 +7,7 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -37,6 +37,7 @@ from tests.builders.handlers import commit_slowly, write, written
 from tests.builders.rows import In, active, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.ways import Ways
 from tests.world import World, handle
 
 WaitUntil = Callable[[Callable[[], bool]], None]
@@ -48,6 +49,13 @@ def waiting_for_a_lock(world: World) -> bool:
     return bool(
         world.run("select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
     )
+
+
+@pytest.fixture(params=[True, False], ids=["short way", "functions"])
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test once with the short way of ordinary tasks, and once without it."""
+    with Ways(lambda: request.param).switched():
+        yield
 
 
 # --- Concurrent deliveries of a message ----------------------------------------------------------------------------
@@ -80,6 +88,7 @@ class Barrier:
         return answer
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("recorded", [False, True], ids=["new id", "pending row"])
 def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
     effects: World, wait_until: WaitUntil, recorded: bool
@@ -124,6 +133,7 @@ def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 1)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("recorded", [False, True], ids=["new id", "pending row"])
 def test_the_loser_runs_if_the_claim_of_the_winner_is_rolled_back(
     effects: World, wait_until: WaitUntil, recorded: bool
@@ -346,6 +356,7 @@ def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(worl
 # --- Leases --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
 def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(effects: World, touches: bool) -> None:
     # given a run that is longer than its lease, while another run takes over the task and completes it
@@ -374,6 +385,7 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
     assert effects.outcomes("it") == ["lost", "completed"]
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
 def test_a_run_that_lost_its_lease_to_a_live_run_changes_nothing(effects: World, fails: bool) -> None:
     body = {"type": "sample:one", "id": "it", "payload": {"do": "overtaken", "number": 0}}
@@ -400,6 +412,7 @@ def test_a_run_that_lost_its_lease_to_a_live_run_changes_nothing(effects: World,
     assert effects.outcomes("it") == ["lost", None]
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
 def test_a_run_may_finish_after_its_lease_if_no_other_run_has_claimed(effects: World, touches: bool) -> None:
     @behaviour
@@ -415,6 +428,7 @@ def test_a_run_may_finish_after_its_lease_if_no_other_run_has_claimed(effects: W
     assert len(effects.run("select * from effects")) == touches
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_claim_during_a_finish_waits_for_the_commit_and_does_not_run(effects: World, wait_until: WaitUntil) -> None:
     # given a run that is longer than its lease and commits slowly
     commit_slowly(effects, 0.2)
@@ -470,6 +484,7 @@ def test_two_deliveries_send_the_same_dead_letter(world: World) -> None:
     assert world.row("it")["dead_sent_at"] is not None
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_two_concurrent_enqueues_of_an_id_insert_one_task(world: World) -> None:
     world.lane(sample_one)
 

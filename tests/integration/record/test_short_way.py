@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.names import Queue
+from joblane.record.driver.database import Database
 from joblane.record.row.conditions import ORDINARY
 from joblane.record.row.states import State
-from joblane.record.sql_functions import FUNCTIONS
-from joblane.record.task import claim as claims
-from joblane.record.task import finish as finishes
-from joblane.record.task.claim import CLAIM_ONE, Claim, arrival
-from joblane.record.task.finish import FINISH_ONE, Finish
+from joblane.record.sql_functions import FUNCTIONS, VERSION
+from joblane.record.task.claim import CLAIM_ONE, Claim, Verdict, arrival, claim
+from joblane.record.task.finish import FINISH_ONE, Finish, finish
 from joblane.sqs.message import Message
 from tests.builders.rows import TOKEN, In, active, archived, put
+from tests.integration.record.test_races import WaitUntil, waiting_for_a_lock
 from tests.integration.record.test_transitions import row_after
-from tests.samples import sample_one
+from tests.samples import Sample, sample_one
+from tests.ways import Ways, never_short
 from tests.world import World
 
 LEASE = timedelta(seconds=120)
@@ -62,18 +64,9 @@ ORDINARY_ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@contextmanager
-def only_functions() -> Iterator[None]:
-    """Forbid the short way."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (claims, finishes):
-            patch.setattr(module, "may_be_ordinary", lambda _: False)
-        yield
-
-
 def claimed(world: World, id_: str, token: str = MINE) -> Claim:
     arrived = arrival(sample_one, Message(sample_one.type, id_, rec=True), id_, Queue.DEFAULT)
-    return claims.claim(world.database.get(), [arrived], LEASE, "request", token)[id_]
+    return claim(world.database.get(), [arrived], LEASE, "request", token)[id_]
 
 
 def claimed_and_row(world: World, columns: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
@@ -102,7 +95,7 @@ def went_short(world: World) -> bool:
 def test_each_exception_is_decided_by_the_function(world: World, condition: str, columns: dict[str, Any]) -> None:
     if condition == "nothing is paused":
         world.run("insert into joblane.pauses (scope, name) values ('tenant', 'another')")
-    with only_functions():
+    with Ways(lambda: False).switched():
         expected = claimed_and_row(world, columns)
     assert claimed_and_row(world, columns) == expected
     put(world, sample_one, "it", **columns)
@@ -115,7 +108,7 @@ def test_each_condition_of_an_ordinary_task_has_an_exception() -> None:
 
 @pytest.mark.parametrize("columns", ORDINARY_ROWS.values(), ids=ORDINARY_ROWS)
 def test_an_ordinary_task_is_claimed_as_by_the_function(world: World, columns: dict[str, Any]) -> None:
-    with only_functions():
+    with Ways(lambda: False).switched():
         expected = claimed_and_row(world, columns)
     assert claimed_and_row(world, columns) == expected
     assert expected[0]["verdict"] == "run"
@@ -130,6 +123,20 @@ def test_a_claim_whose_answer_was_lost_is_repeated(world: World) -> None:
     assert claimed(world, "it", TOKEN).verdict == "leased"
 
 
+def test_a_claim_of_a_locked_row_waits_for_it_once(world: World) -> None:
+    put(world, sample_one, "it")
+
+    def seconds() -> float:
+        began = time.monotonic()
+        assert claimed(world, "it").verdict is Verdict.LOCKED
+        return time.monotonic() - began
+
+    with world.locked("it"):
+        short = seconds()
+        with Ways(lambda: False).switched():
+            assert short < seconds() + 0.4  # the claim's lock timeout is 0.5 s
+
+
 # --- The finish ----------------------------------------------------------------------------------------------------
 
 
@@ -142,7 +149,7 @@ def ended(world: World, columns: dict[str, Any], end: Finish, children: int = 0)
             f"child-{child}",
         )
     end = dataclasses.replace(end, released=[])
-    answer = finishes.finish(world.database.get(), [end], waits=False)
+    answer = finish(world.database.get(), [end], waits=False)
     row = row_after(world, "it", lambda *_: None)
     runs = world.run("select run, attempt, outcome, duration_ms, billed_ms, memory_mb, cost_usd from joblane.runs")
     left = world.run("delete from joblane.task_parents returning child")
@@ -184,7 +191,7 @@ ENDS: dict[str, tuple[dict[str, Any], Finish, bool]] = {
 def test_an_end_is_recorded_as_by_the_function(
     world: World, columns: dict[str, Any], end: Finish, is_short: bool, children: int
 ) -> None:
-    with only_functions():
+    with Ways(lambda: False).switched():
         expected = ended(world, columns, end, children)
     assert ended(world, columns, end, children) == expected
     put(world, sample_one, "it", **columns)
@@ -197,9 +204,74 @@ def test_a_finish_in_a_strict_transaction_looks_for_children_after_its_commit(wo
     connection = world.database.get()
     connection.execute_simple("begin isolation level repeatable read")
     end = dataclasses.replace(COMPLETED, released=[])
-    assert finishes.finish(connection, [end], waits=False) == {"it"}
+    assert finish(connection, [end], waits=False) == {"it"}
     connection.execute_simple("commit")
     assert end.look
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["short way", "functions"])
+def test_a_finish_sees_a_child_that_is_claimed_while_it_waits(
+    world: World, wait_until: WaitUntil, allowed: bool
+) -> None:
+    end = dataclasses.replace(COMPLETED, released=[])
+    put(world, sample_one, "it", **active(60))
+    with Database(world.url) as other, Ways(lambda: allowed).switched(), ThreadPoolExecutor(1) as thread:
+        # given a claim that has locked the parent of its task
+        other.get().execute_simple("begin")
+        other.get().run("insert into joblane.task_parents (child, parent, on_parent_dead) values ('c', 'it', 'hold')")
+        other.get().run(f"select joblane.open_parents_{VERSION}('c', false)")
+        # when the parent ends, and this claim is committed
+        done = thread.submit(lambda: finish(world.database.get(), [end], waits=not allowed))
+        wait_until(lambda: waiting_for_a_lock(world))
+        other.get().execute_simple("commit")
+        assert done.result(20) == {"it"}
+    # then the finish lets the child go
+    assert end.released == ["c"]
+
+
+# --- The enqueue -----------------------------------------------------------------------------------------------------
+
+
+ENQUEUES: dict[str, dict[str, Any]] = {
+    "due": {},
+    "later": {"process_in": timedelta(hours=1)},
+    "of a tenant": {"tenant": "acme", "max_retry": 2, "retention": timedelta(days=2)},
+}
+
+
+@pytest.mark.parametrize("options", ENQUEUES.values(), ids=ENQUEUES)
+def test_an_enqueue_writes_the_same_row_and_the_switch_counts_its_way(world: World, options: dict[str, Any]) -> None:
+    rows, found = [], []
+    world.lane(sample_one)
+    for allowed in (True, False):
+        ways = Ways(partial(bool, allowed))
+        with ways.switched():
+            world.client.enqueue(sample_one, Sample(number=7), task_id="it", **options)
+        rows.append(row_after(world, "it", lambda *_: None))
+        found.append(ways.taken())
+        world.run("delete from joblane.tasks")
+    assert rows[0] == rows[1]
+    assert found == [
+        {"enqueues allowed the short way": 1, "enqueues by the short way": 1, "enqueues by the functions": 0},
+        {"enqueues by the short way": 0, "enqueues by the functions": 1},
+    ]
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["short way", "functions"])
+def test_the_switch_counts_the_way_of_a_claim_and_of_a_finish(world: World, allowed: bool) -> None:
+    put(world, sample_one, "it")
+    ways = Ways(lambda: allowed)
+    with ways.switched():
+        assert world.deliver(sample_one, {"type": sample_one.type, "id": "it", "rec": True}) == []
+    taken, other = ("short way", "functions") if allowed else ("functions", "short way")
+    for step in ("claims", "finishes"):
+        assert (ways.counts[f"{step} by the {taken}"], ways.counts[f"{step} by the {other}"]) == (1, 0)
+
+
+def test_a_storm_whose_tasks_never_go_the_short_way_fails() -> None:
+    counts = {"claims allowed the short way": 30, "claims by the functions": 30, "enqueues allowed the short way": 29}
+    assert list(never_short(counts)) == ["none of 30 claims went the short way"]
+    assert list(never_short(counts | {"claims by the short way": 1})) == []
 
 
 # --- Planted faults --------------------------------------------------------------------------------------------------
@@ -215,6 +287,7 @@ PLANTED: list[tuple[str, str, str, str, str]] = [
     ("finish_one", CHILDREN, CHILDREN.replace("if ", "if false and ", 1), "end", "completed"),
 ]
 """A function, a text there and the fault, the table and the name of its row that finds it."""
+BEGIN = "clock constant timestamptz := clock_timestamp();"
 
 
 @pytest.mark.parametrize(("function", "old", "new", "table", "name"), PLANTED)
@@ -233,3 +306,13 @@ def test_each_planted_fault_is_found(world: World, function: str, old: str, new:
 
     with pytest.raises((AssertionError, DatabaseError)):
         find()
+
+
+def test_a_finish_that_looks_for_children_with_an_old_snapshot_is_found(world: World, wait_until: WaitUntil) -> None:
+    text = FUNCTIONS["finish_one"]
+    assert BEGIN in text
+    assert CHILDREN in text
+    early = f"{BEGIN} early constant boolean := exists (select from joblane.task_parents e where e.parent = task);"
+    world.run(text.replace(BEGIN, early).replace(CHILDREN, "if early"))
+    with pytest.raises(AssertionError):
+        test_a_finish_sees_a_child_that_is_claimed_while_it_waits(world, wait_until, True)

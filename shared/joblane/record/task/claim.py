@@ -254,7 +254,7 @@ def claim(
         id_, type_ = arrivals[0]["id"], arrivals[0]["type"]
         try:
             ((answers,),) = connection.run(CLAIM_ONE, id_, type_, token, seconds, request_id)
-        except DatabaseError as error:  # claim.sql waits again, and has a verdict for a row that is locked
+        except DatabaseError as error:  # claim.sql waits for a locked row, and has a verdict for it
             if sqlstate(error) != LOCK_NOT_AVAILABLE:
                 raise
         if isinstance(answers, list) and not isinstance(answers[0], dict):

@@ -1,12 +1,12 @@
 -- The claim of one message of a recorded task: one small statement if the task is ordinary, see ORDINARY in conditions.py;
--- claim.sql decides on any other. If another transaction keeps the row locked, this function fails, and the caller calls
--- claim.sql, which has a verdict for it.
+-- claim.sql decides on any other. If another transaction has locked the row, this function fails almost at once, and the
+-- caller calls claim.sql, which waits for it and has a verdict.
 --
 -- For an ordinary task the answer is an array of values, FIRST_RUN in claim.py. Otherwise claim.sql answers.
 create or replace function joblane.claim_one_@version(
   task text, task_type text, token uuid, lease_seconds float8, invocation text)
 returns json language plpgsql
-set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set lock_timeout = '10ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_variable
 declare
