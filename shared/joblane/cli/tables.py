@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -15,8 +15,10 @@ from rich.text import Text
 from joblane.cli.terminal import WIDE, milliseconds, relative, short, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.listing import LISTINGS, Column, Kind
-from joblane.inspector.views import Overview, TickView
-from joblane.inspector.views.stage import messages
+from joblane.inspector.views.stage import Overview, messages
+
+if TYPE_CHECKING:
+    from joblane.inspector.views import TickView
 
 BETWEEN = 2
 """Blanks after each column."""

@@ -14,7 +14,7 @@ from rich.text import Text
 from joblane.cli import run_tables
 from joblane.cli.run_tables import chart
 from joblane.cli.tables import BETWEEN, listed, queues
-from joblane.cli.terminal import word
+from joblane.cli.terminal import WIDE, word
 from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane
 from joblane.inspector import queries
 from joblane.inspector.durations import stamp
@@ -54,7 +54,6 @@ LAST_HOUR = timedelta(hours=1)
 LANE_FIELDS = ("types", "queues")
 PARTS = ("Completed", "Retried", "Archived", "Lost", "Cost", "Per 1000")
 """Columns of a statistic that list 6 leaves out. The column *Failed* has the sum of three of them."""
-TIME = {"Due or ended": "When"}
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 """Tasks in a single frame."""
 
@@ -185,8 +184,16 @@ def _draw_tasks(page: TaskPage, asked: Asked, width: int) -> Listing:
         notes = [f"The search ended at tasks created at {stamp(page.searched_to)}. / narrows it."]
     elif page.after is not None:
         notes = [f"The newest {MOST_ROWS} are listed. / narrows the list."]
-    made = listed(page.tasks, width - BETWEEN, drop=("ID", "Queue", "Due or ended"), titles=TIME)
+    made = _listed_tasks(page.tasks, width, drop=("ID", "Queue", "Due or ended"))
     return Listing(made, tuple(map(task_target, page.tasks)), None, tuple(notes))
+
+
+def _listed_tasks(
+    rows: Sequence[TaskRow], width: int, *, without: tuple[str, ...] = (), drop: tuple[str, ...]
+) -> Table:
+    """The table of tasks. On a narrow terminal an error is worth more than an id, which Enter shows, and the queue."""
+    left_out = (*without, "ID", "Queue") if width < WIDE else without
+    return listed(rows, width - BETWEEN, without=left_out, drop=drop, titles={"Due or ended": "When"})
 
 
 def _failures(inspector: Inspector, asked: Asked) -> tuple[TaskRow, ...]:
@@ -197,7 +204,7 @@ def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> List
     rows = [row for row in found if matches(asked.chosen, row)]
     notes = (f"Only the latest {MOST_ROWS} failures are compared with the filter.",)
     is_cut = len(found) == MOST_ROWS and asked.chosen != Filter()
-    made = listed(rows, width - BETWEEN, without=("Age",), drop=("ID", "Queue"), titles=TIME)
+    made = _listed_tasks(rows, width, without=("Age",), drop=("ID", "Queue"))
     return Listing(made, tuple(map(task_target, rows)), None, notes if is_cut else ())
 
 
