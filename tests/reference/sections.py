@@ -661,13 +661,14 @@ def operations(permission: Permission) -> str:
 def answers() -> str:
     """The classes of the Inspector's answers, with their fields."""
     parts = []
-    for name, model in vars(views).items():
-        if isinstance(model, type) and model.__module__.startswith(views.__name__):
-            parts += [f"### `{name}`", *map(said, doc(model, name).text)]
-            if issubclass(model, Enum):
-                parts.append(f"Values: {values(model)}.")
-            else:
-                parts.append("Fields: " + ", ".join(f"`{one}`" for one in get_annotations(model)) + ".")
+    found = [getattr(views, name) for name in views.__all__]
+    models = [each for each in found if isinstance(each, type) and each.__module__.startswith(views.__name__)]
+    for model in sorted(models, key=lambda each: each.__module__):
+        parts += [f"### `{model.__name__}`", *map(said, doc(model, model.__name__).text)]
+        if issubclass(model, Enum):
+            parts.append(f"Values: {values(model)}.")
+        else:
+            parts.append("Fields: " + ", ".join(f"`{one}`" for one in get_annotations(model)) + ".")
     return "\n\n".join(parts)
 
 

@@ -10,7 +10,9 @@ def main() -> None:
     try:
         from joblane import telemetry
         from joblane.cli.main import main as run
+        from joblane.cli.terminal import Output
 
+        sys.stdout, sys.stderr = Output.of(sys.stdout), Output.of(sys.stderr)
         telemetry.stream = sys.stderr
         run()
     except ModuleNotFoundError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -23,9 +25,35 @@ if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.remote import RemoteInspector
     from joblane.record.driver.database import Database
+    from joblane.tasks.task import Task
 
 ENVIRONMENT = "DATABASE_URL of the environment"
 """The source of an address that is not the local stack's."""
+
+
+class Declared(Mapping[str, "Task[Any, Any]"]):
+    """The tasks of the project. An operation that needs none does not import their handlers."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    @cached_property
+    def _found(self) -> Mapping[str, Task[Any, Any]]:
+        from joblane.tasks.discovery import discover
+
+        return discover()
+
+    def __getitem__(self, type_: str) -> Task[Any, Any]:
+        with self._lock:  # of two threads that need them at once, one imports
+            return self._found[type_]
+
+    def __iter__(self) -> Iterator[str]:
+        with self._lock:
+            return iter(self._found)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._found)
 
 
 def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
@@ -49,7 +77,6 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane.record.audit import user_of_process
     from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
-    from joblane.tasks.discovery import discover
 
     source = load_settings(profile, region)
     try:
@@ -66,7 +93,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
             database=database,
             sqs=Sqs(),
             prefix=prefix,
-            tasks=discover(),
+            tasks=Declared(),
             who=user_of_process(),
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "",
         )

@@ -63,7 +63,13 @@ def message_of(error: Exception) -> str:
     """The message of an error, which names options as the user types them."""
     from joblane.errors import LimitError
     from joblane.inspector.errors import SelectionError
+    from joblane.inspector.wire import ArgumentsError
 
+    if isinstance(error, ArgumentsError):
+        text = str(error)
+        for name in (field.rpartition(".")[2] for field in error.fields):
+            text = text.replace(repr(name), OPTIONS.get(name, f"--{name.replace('_', '-')}"))
+        return text
     if not isinstance(error, (LimitError, SelectionError)):
         return str(error)
     if error.field in NOTHING_FOUND:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from joblane.cli.terminal import milliseconds, relative, short, word
+from joblane.cli.terminal import WIDE, milliseconds, relative, short, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.listing import LISTINGS, Column, Kind
-from joblane.inspector.views import Overview, TickView
-from joblane.inspector.views.stage import messages
+from joblane.inspector.views.stage import Overview, messages
+
+if TYPE_CHECKING:
+    from joblane.inspector.views import TickView
 
 BETWEEN = 2
 """Blanks after each column."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
+NO_TITLES: Mapping[str, str] = MappingProxyType({})
 SPARKS = 12
 """Width of a sparkline: with it the table of the queues fits into a terminal of 100 columns."""
 TICKS = {"completed": ("✓", "green"), "archived": ("✗", "red"), "cancelled": ("–", "dim"), None: ("×", "bold red")}
@@ -33,11 +37,13 @@ def listed(
     of: type | None = None,
     without: Collection[str] = (),
     drop: Sequence[str] = (),
+    titles: Mapping[str, str] = NO_TITLES,
 ) -> Table:
     """The table of rows, with as many columns as fit into the width.
 
     ``of``: the class of rows that it describes, None: the class of the first row. ``without``: titles that are left
-    out. ``drop``: titles that a narrow terminal leaves out before all others.
+    out. ``drop``: titles that a narrow terminal leaves out before all others. ``titles``: title → a shorter or
+    nearer one.
     """
     if not rows:
         return Table(box=None)
@@ -48,8 +54,11 @@ def listed(
         values = [column.of(row) for row in rows]
         if column.title in without or column.page_only or (column.optional and not any(values)):
             continue
-        cells = [cell(column.kind, "" if value is None and column.optional else value, now) for value in values]
-        longest = max(cell_len(column.title), *(each.cell_len for each in cells))
+        kind = Kind.MOMENT if column.kind is Kind.STAMP and column.fold and width < WIDE else column.kind
+        cells = [cell(kind, "" if value is None and column.optional else value, now) for value in values]
+        for row, shown in zip(rows, cells, strict=True):
+            shown.stylize("yellow" if column.warns and column.warns(row) else "")
+        longest = max(cell_len(titles.get(column.title, column.title)), *(each.cell_len for each in cells))
         columns[column.title] = column, cells
         needs[column.title] = BETWEEN + (longest if column.fold is None else min(longest, column.fold))
     for title in (*drop, *listing.left_out):
@@ -60,7 +69,7 @@ def listed(
     for column, cells in columns.values():
         longest = max(each.cell_len for each in cells)
         made.add_column(
-            column.title.upper(),
+            titles.get(column.title, column.title).upper(),
             no_wrap=column.fold is None or (fits and longest <= column.fold),
             overflow="ellipsis" if column.fold is None else "fold",
             justify="right" if column.kind.is_right else "left",
@@ -106,9 +115,9 @@ def _quiet(number: int, style: str = "") -> Text:
 
 
 def _ticks(ticks: Sequence[TickView]) -> Text:
-    """A mark for each of the last ticks, newest last."""
+    """A mark for each of the last ticks, newest first."""
     text = Text()
-    for tick in reversed(ticks[:10]):
+    for tick in ticks[:10]:
         text.append(*TICKS.get(tick.state, ("…", "blue")))
     return text
 

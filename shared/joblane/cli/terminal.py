@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
@@ -51,6 +52,30 @@ STYLES = {
     "unknown": "magenta",
 }
 """State or grade → its style."""
+
+
+class Output(FileIO):
+    """An output whose reader may close it, as `head` does: the rest is discarded, and the command ends as usual."""
+
+    is_closed_by_reader = False
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes, or discard them. Returns their number."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            Output.is_closed_by_reader = True
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())
+            os.close(nothing)
+            return len(data)
+
+    @classmethod
+    def of(cls, stream: TextIO) -> TextIO:
+        """Return a stream with the same file, encoding and buffering."""
+        assert isinstance(stream, TextIOWrapper)
+        buffer = BufferedWriter(cls(stream.fileno(), "w", closefd=False))
+        return TextIOWrapper(buffer, stream.encoding, stream.errors, None, stream.line_buffering, stream.write_through)
 
 
 def console() -> Console:

@@ -16,8 +16,6 @@ from joblane.inspector import views
 from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.lazy import modules
-from joblane.record.flow.limit_changes import Given
-from joblane.record.flow.limit_status import LimitStatus
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
@@ -144,7 +142,7 @@ class Inspector:
         return pauses.current(self._scope.connection)
 
     @needs(VIEW)
-    def limits(self, name: str | None = None, *, key: str | None = None) -> tuple[LimitStatus, ...]:
+    def limits(self, name: str | None = None, *, key: str | None = None) -> tuple[views.LimitStatus, ...]:
         """Limits with their values, and the numbers of tasks that have their slots and wait for them.
 
         ``name`` None: all declared limits, and all limits and keys for which something is set. A type: its total, the
@@ -477,17 +475,21 @@ class Inspector:
         rate: Rate | None = None,
         until: datetime | None = None,
         reason: str,
-    ) -> tuple[LimitStatus, ...]:
+    ) -> tuple[views.LimitStatus, ...]:
         """Set values of a limit instead of the declared ones, as :meth:`joblane.client.limits.Limits.set` does.
 
         Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`, and
         :class:`~joblane.inspector.errors.SelectionError` without a reason.
         """
+        from joblane.record.flow.limit_changes import Given
+
         given = Given(max_per_key, max_total, total, rate, until)
         return limits.set_limit(self._scope, name, key, given, reason)
 
     @needs(OPERATE)
-    def reset_limit(self, name: str, *, key: str | None = None, reason: str | None = None) -> tuple[LimitStatus, ...]:
+    def reset_limit(
+        self, name: str, *, key: str | None = None, reason: str | None = None
+    ) -> tuple[views.LimitStatus, ...]:
         """Remove what is set for a limit, so that the declared values hold, and end a delay by ``RateLimited``.
 
         Returns the limits that were changed.

@@ -65,7 +65,8 @@ class Column:
     """A column. ``value``: an attribute of the row, dotted if need be, or a function of the row.
 
     ``optional``: left out if no row has a value. ``fold``: it may be broken into lines; the most columns of a terminal
-    that are kept free for it. None: it is not broken. ``page_only``: a terminal has no room for it.
+    that are kept free for it. None: it is not broken. A stamp with ``fold`` is relative to now on a terminal of fewer
+    than 100 columns. ``page_only``: a terminal has no room for it. ``warns``: true for a row whose value needs a look.
     """
 
     title: str
@@ -74,6 +75,7 @@ class Column:
     optional: bool = False
     fold: int | None = None
     page_only: bool = False
+    warns: Callable[[Any], object] | None = None
 
     def of(self, row: Any) -> Any:
         """Return the value of a row."""

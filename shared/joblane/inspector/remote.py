@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 """Pauses before the repeated requests. A cluster that sleeps takes half a minute to answer, most of which passes in the
 requests themselves."""
 THROTTLED = 429
+UNKNOWN = re.compile(r"(\w+): Extra inputs are not permitted")
+"""Names of arguments in the answer of an API that does not know them."""
 TRANSIENT = (500, 502, 503, 504)
 """Statuses that may be over a moment later. They leave open if an action was carried out."""
 
@@ -146,15 +149,27 @@ class RemoteInspector:
             try:
                 return wire.decode_answer(operation, answer.content)
             except ValueError as error:
+                lacks = ", ".join(wire.missing(error))
+                why = f"its answer has no {lacks}" if lacks else "its answer cannot be read"
                 raise LocalError(
-                    f"/{permission}/{operation}: this version cannot read the answer of stage {self._stage!r}; "
-                    "use the version that is deployed there."
+                    f"/{permission}/{operation}: stage {self._stage!r} runs another version of Joblane, and {why}. "
+                    "Deploy the stage, or use the version that is deployed there."
                 ) from error
         body = _object(answer.content)
         if isinstance(body.get("error"), dict):
-            raise wire.decode_error(body["error"])
+            refused = wire.decode_error(body["error"])
+            if isinstance(refused, wire.ArgumentsError) and (names := UNKNOWN.findall(str(refused))):
+                refused.args = (self._older(operation, names),)
+            raise refused
         kind = ForbiddenError if answer.status_code == 403 else UnavailableError
         raise kind(self._refused(operation, permission, answer.status_code, str(body.get("message") or "")))
+
+    def _older(self, operation: str, names: Sequence[str]) -> str:
+        """The message for arguments that the API does not know."""
+        return (
+            f"{operation}: stage {self._stage!r} runs an older version of Joblane, which does not know the option "
+            f"{', '.join(map(repr, names))}. Nothing was done. Deploy the stage, or leave the option out."
+        )
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:
         """The message for a response of the gateway itself, or of a function that failed before it could answer."""
@@ -166,7 +181,10 @@ class RemoteInspector:
                 f"{permission}-{self._region} grants. The clock of this machine must be right."
             )
         if status == 404:
-            return f"{text} The stage may run another version: deploy the stage, or use its version."
+            return (
+                f"{text} The stage may run an older version of Joblane, which lacks it: deploy the stage, or use the "
+                "version that is deployed there."
+            )
         if status == THROTTLED:
             return f"{text} There were too many requests at once; nothing was done."
         return f"{text} The log of the control API is /aws/lambda/{self._prefix}-control." + (

@@ -38,6 +38,8 @@ MISSED_SHOWN = 6
 MISSED = {"latest": "the latest runs late", "skip": "they do not run"}
 """Policy for missed ticks → its words."""
 DELETED = "its payload, result and error are cleared"
+SOON = {"scheduled": "runs once it is due", "held": "waits for a limit"}
+"""State after an action → when the task runs; in any other state as soon as its lane has capacity."""
 STOPPING = "it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns"
 
 
@@ -73,9 +75,27 @@ def result_of(acted: ActionResult) -> str:
     return f"was {acted.before}, is {acted.after}"
 
 
+def soon(after: str) -> str:
+    """When a task in this state runs, to follow its name."""
+    return SOON.get(after, "runs as soon as its lane has capacity")
+
+
+def effect_of(acted: ActionResult) -> str:
+    """The consequences of an action for its task, and its note, as sentences; empty if its result says all."""
+    when = "" if acted.note else soon(acted.after)
+    effects = {
+        "run": when and f"It {when}.",
+        "retry": f"It has new attempts{when and f', and {when}'}.",
+        "delete": "Its id is kept.",
+        "edit": "It has the new payload.",
+        "replay_with": "It has the new payload.",
+    }
+    return f"{effects.get(acted.action.replace('-', '_'), '')} {note_of(acted)}".strip()
+
+
 def note_of(acted: ActionResult) -> str:
     """The note of a result as a sentence; empty without one."""
-    return f"{acted.note.capitalize().rstrip('.')}." if acted.note else ""
+    return f"{acted.note[:1].upper()}{acted.note[1:].rstrip('.')}." if acted.note else ""
 
 
 # --- Bulk actions --------------------------------------------------------------------------------------------------
@@ -228,8 +248,9 @@ def obsolete_line(obsolete: Mapping[str, int]) -> str:
 
 def unread_line(found: DeadLetters) -> str:
     """The number of dead letters that were not read, and why."""
+    were = "was" if found.unread == 1 else "were"
     return (
-        f"{plural(found.unread, 'more dead letter')} {'was' if found.unread == 1 else 'were'} not read: "
+        f"{plural(found.unread, 'more dead letter')} of any type or tenant {were} not read: "
         "only a part of each queue is read, and SQS's counts are approximate."
     )
 

@@ -51,7 +51,7 @@ def operations() -> Mapping[str, Permission]:
 
 
 def encode_arguments(operation: str, positional: Sequence[Any], named: Mapping[str, Any]) -> bytes:
-    """The body of a request, without arguments that have their default values: an older API may not know them.
+    """The body of a request, without arguments and fields with their default values: an older API may not know them.
 
     Raises :class:`TypeError`, as the call itself would, for arguments that do not fit.
     """
@@ -61,7 +61,7 @@ def encode_arguments(operation: str, positional: Sequence[Any], named: Mapping[s
         name: each for name, each in bound.items() if name != "self" and each != signature.parameters[name].default
     }
     try:
-        return _arguments(operation).dump_json(given, warnings=False)
+        return _arguments(operation).dump_json(given, warnings=False, exclude_defaults=True)
     except PydanticSerializationError as error:
         raise ArgumentsError(operation, {", ".join(given): f"cannot be written as JSON: {_kind(error)}"}) from None
 
@@ -81,6 +81,12 @@ def call(inspector: Inspector, operation: str, arguments: bytes) -> bytes:
 def decode_answer(operation: str, answer: bytes) -> Any:
     """The operation's return value. Raises :class:`ValueError` if ``answer`` is not one."""
     return _answer(operation).validate_json(answer)
+
+
+def missing(error: ValueError) -> list[str]:
+    """The fields that an answer lacks, from an error of :func:`decode_answer`."""
+    found = error.errors(include_input=False) if isinstance(error, ValidationError) else []
+    return list(dict.fromkeys(str(item["loc"][-1]) for item in found if item["type"] == "missing"))
 
 
 # --- Errors --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -109,6 +110,18 @@ def test_the_inspector_uses_the_schedules_of_the_stage(tmp_path: Path, database_
     scope = here()._scope
     assert [schedule.text for schedule in scope.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
     scope.database.drop()
+
+
+def test_a_list_of_tasks_imports_no_handler(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    discovered = Mock(return_value={})
+    monkeypatch.setattr("joblane.tasks.discovery.discover", discovered)
+    os.environ["DATABASE_URL"] = database_url
+    inspector = here()
+    inspector.tasks()
+    assert discovered.call_count == 0
+    # and all operations that need them import them once
+    assert (inspector.types(), inspector.types(), discovered.call_count) == ((), (), 1)
+    inspector._scope.database.drop()
 
 
 def test_without_any_database_the_message_names_both_ways_to_set_it(tmp_path: Path) -> None:

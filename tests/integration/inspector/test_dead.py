@@ -129,12 +129,18 @@ def test_groups_are_chosen_by_type_and_time_and_sorted_by_the_latest(inspector: 
 
 
 def test_groups_of_a_tenant_count_its_tasks_and_its_messages_alone(inspector: Inspector, bulks: Bulks) -> None:
+    put(bulks.world, sample_one, "gone", tenant="other", state="completed", generation=2)
+    put_dead_letter(bulks.world, of("gone"), generation=1, reason="it failed", tenant="other")
     for number, tenant in enumerate(["acme", "acme", "other"]):
         put_dead(bulks.world, f"it{number}", fingerprint="aaaa", tenant=tenant)
         put_dead_letter(bulks.world, external(number), generation=0, reason="IdConflict: taken", tenant=tenant)
     assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 3)]
     assert [(group.recorded, group.count) for group in inspector.dead(tenant="acme").groups] == [(True, 2), (False, 2)]
     assert inspector.dead(tenant="third").groups == ()
+    # and obsolete messages are counted in the same way
+    chosen = {"all": inspector.dead(), "other": inspector.dead(tenant="other"), "acme": inspector.dead(tenant="acme")}
+    assert {name: len(found.obsolete) for name, found in chosen.items()} == {"all": 1, "other": 1, "acme": 0}
+    assert inspector.dead(types=(sample_tick.type,)).obsolete == {}
 
 
 def test_a_known_cause_is_open_again_once_another_task_fails(inspector: Inspector, bulks: Bulks) -> None:

@@ -125,7 +125,9 @@ def test_an_operator_runs_a_child_and_is_refused_for_a_task_with_a_limit(scene: 
     family(scene, "a").limit("sample:single", max_total=0).send("b", task=sample_single)
     assert ["run" in operator.task(id_).actions for id_ in ("child", "b")] == [True, False]
     assert operator.run("child").after is State.PENDING
-    with pytest.raises(ActionError, match=r"it waits for the limit sample:single\. .*`joblane limits sample:single`"):
+    with pytest.raises(
+        ActionError, match=r"it waits for the limit sample:single\. .*`joblane limits ls sample:single`"
+    ):
         operator.run("b")
     scene.claim("child")
 

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import pytest
 from botocore.credentials import Credentials
 
+from joblane.cli.exits import message_of
 from joblane.errors import (
     DatabaseUnavailableError,
     DuplicateTaskError,
@@ -33,7 +34,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
 from joblane.inspector.person import Person
 from joblane.inspector.remote import RemoteInspector
-from joblane.local.errors import ForbiddenError, LocalError
+from joblane.local.errors import ForbiddenError, LocalError, UnavailableError
 from joblane.names import Queue
 from joblane.record.row.states import State
 from tests.integration.inspector.examples import empty, example
@@ -454,9 +455,28 @@ def test_an_answer_of_another_version_is_reported_as_such(connected: Connected, 
     recorded.answers["count"] = {"number": 1, "certain": True}
     with (
         pytest.warns(UserWarning, match="serialized value"),
-        pytest.raises(LocalError, match="use the version that is deployed there"),
+        pytest.raises(LocalError, match=r"its answer has no exact\. .*use the version that is deployed there"),
     ):
         connected(VIEWER).count()
+
+
+def test_an_older_api_gets_only_what_is_given_and_names_an_option_that_it_lacks(
+    connected: Connected, recorded: Recorded, gateway: Gateway
+) -> None:
+    assert wire.encode_arguments("tasks", [Filter(types=("a:b",))], {}) == b'{"filter":{"types":["a:b"]}}'
+    # when
+    older = wire.ArgumentsError("tasks", {"filter.created_after": "Extra inputs are not permitted"})
+    recorded.answers["tasks"] = older
+    with pytest.raises(wire.ArgumentsError, match="'dev' runs an older version of Joblane") as caught:
+        connected(VIEWER).tasks()
+    assert (
+        "does not know the option --newer. Nothing was done. Deploy the stage, or leave the option out."
+        in message_of(caught.value)
+    )
+    # and an operation that it lacks
+    gateway.fails = [404]
+    with pytest.raises(UnavailableError, match="older version of Joblane, which lacks it: deploy the stage"):
+        connected(VIEWER).pauses()
 
 
 def test_nothing_is_sent_unencrypted() -> None:

@@ -408,7 +408,7 @@ HELD = {
             Reason.HELD,
             "It is held by the limit of sample:keyed for key 7: 1 of 1 slots are taken; task a runs, until"
             " {a.lease_until} at the latest. 1 task waits before it in its key. To see or change the limit: `joblane"
-            " limits sample:keyed --key 7`.",
+            " limits ls sample:keyed --key 7`.",
         ),
     ),
     "by a total": (
@@ -416,7 +416,7 @@ HELD = {
             lambda on: hold_behind_a_run(on, sample_single, "a", max_total=1),
             Reason.HELD,
             "It is held by the total of sample:single: 1 of 1 slots are taken; task a runs, until {a.lease_until} at"
-            " the latest. It is the next one. To see or change the limit: `joblane limits sample:single`.",
+            " the latest. It is the next one. To see or change the limit: `joblane limits ls sample:single`.",
         ),
     ),
     "by a shared limit of several types": (
@@ -434,7 +434,7 @@ HELD = {
             Reason.HELD,
             "It is held by the shared limit shared: 2 of 2 slots are taken; 2 tasks run, the first of them a, until"
             " {a.lease_until} at the latest. About 1 task waits before it; tenants are served in turn. To see or"
-            " change the limit: `joblane limits shared`.",
+            " change the limit: `joblane limits ls shared`.",
         ),
     ),
     "by a limit that was set to 0 until a time": (
@@ -485,7 +485,7 @@ HELD = {
             lambda on: on.limit("sample:rated", rate=Rate(1, HOUR, burst=1)).send("a", "it", task=sample_rated),
             Reason.RATED,
             "The rate of the total of sample:rated, 1 an hour, gives it the time {it.due_at}. To see or change the"
-            " rate: `joblane limits sample:rated`. SQS cannot delay a message for that long; …",
+            " rate: `joblane limits ls sample:rated`. SQS cannot delay a message for that long; …",
             "{it.due_at}",
         ),
     ),

@@ -166,6 +166,20 @@ def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize(("arguments", "status"), [("--help", 0), ("types", 0), ("why x", 2), ("init /no/such", 2)])
+def test_an_output_that_its_reader_has_closed_changes_no_status(arguments: str, status: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "joblane.cli", *arguments.split()]
+    try:
+        ran = subprocess.run(command, cwd=ROOT, check=False, stdout=writing, stderr=subprocess.PIPE)
+        both = subprocess.run(command, cwd=ROOT, check=False, stdout=writing, stderr=writing)
+    finally:
+        os.close(writing)
+    assert (ran.returncode, both.returncode) == (status, status)
+    assert b"roken" not in ran.stderr
+
+
 def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("audit", "--who", "\udcff")
     assert (ran.code, stub.calls) == (2, [])

@@ -238,7 +238,10 @@ STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
         watch,
         ("COLUMNS=100 watch --once", "COLUMNS=60 watch --once", "COLUMNS=80 watch --once", "watch --once"),
     ),
-    "audit": (lambda: {"audit": views.task_view().audit}, ("audit", "audit --limit 1")),
+    "audit": (
+        lambda: {"audit": views.task_view().audit},
+        ("audit", "audit --limit 1", "COLUMNS=80 audit", "COLUMNS=40 audit"),
+    ),
     "doctor": (checks, ("doctor", "doctor", "COLUMNS=60 doctor", "doctor", "why data:export")),
     "dead": (
         dead,
@@ -297,6 +300,7 @@ STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
         schedules,
         (
             "COLUMNS=120 schedules",
+            "COLUMNS=100 schedules",
             "COLUMNS=60 schedules",
             "schedules --limit 1",
             "schedules show acme-nightly",

@@ -21,7 +21,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(("key", "max_per_key", "max_total", "tot
     [
         ((), ((None,), {"key": None})),
         (("openai",), (("openai",), {"key": None})),
-        (("ls", "openai"), (("openai",), {"key": None})),
+        (("ls", "line"), (("line",), {"key": None})),
         (("account:sync", "--key", "7"), (("account:sync",), {"key": "7"})),
         (("--key", "7", "account:sync"), (("account:sync",), {"key": "7"})),
     ],

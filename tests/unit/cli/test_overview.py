@@ -27,6 +27,7 @@ from joblane.inspector.views import (
     Pause,
     Performance,
     SchedulePage,
+    SchedulePause,
     ScheduleView,
     Statistic,
     TaskPage,
@@ -118,6 +119,12 @@ def test_no_color_is_respected(jobs: Run, stub: FakeInspector, monkeypatch: pyte
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert coloured.search(jobs("ls").out)
+    # and what waits for an operator is yellow
+    stub.answers["limits"] = (views.limit(),)
+    stub.batched = [views.batch(row=views.batch_row(sealed_at=None))]
+    stub.scheduled = [views.schedule_row(pause=SchedulePause(views.NOW, None, "ann", None))]
+    for command, shown in {"limits": f"{views.limit().held:,}", "batch": "no", "schedules": "resumed"}.items():
+        assert f"\x1b[33m{shown}\x1b[0m" in jobs(command, "ls").out
     monkeypatch.setenv("NO_COLOR", "1")
     assert not coloured.search(jobs("ls").out)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from joblane.cli import terminal
 from joblane.errors import UnknownTaskError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
@@ -173,6 +174,14 @@ def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub
     out = jobs("logs", "x", "--follow").out
     # then
     assert [out.count(f"line {number}") for number in range(3)] == [1, 1, 1]
+
+
+def test_lines_are_not_followed_once_the_reader_has_closed_the_output(
+    jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.given(task=running(), logs=(views.log_line(),))
+    monkeypatch.setattr(terminal.Output, "is_closed_by_reader", True)
+    assert (jobs("logs", "x", "--follow").code, len(stub.called("logs"))) == (0, 1)
 
 
 def test_followed_lines_as_json_are_one_document_a_line(jobs: Run, stub: FakeInspector) -> None:

@@ -21,7 +21,7 @@ from joblane.cli.watch.grid import Grid
 from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
-from joblane.inspector.views import BulkOutcome, TaskPage
+from joblane.inspector.views import BulkOutcome, Pause, TaskPage
 from joblane.local.errors import ForbiddenError
 from joblane.names import Queue
 from joblane.record.row.states import State
@@ -32,7 +32,7 @@ from tests.watching import Screen, watch
 
 HINTS = "/ filter  p pause  r retry  ? help  q quit"
 AWAY = DatabaseUnavailableError("the database is unavailable: connection refused. An action may have been carried out")
-LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "ENDED", "5": "COUNT", "6": "MEAN WAIT", "7": "LAST TICKS"}
+LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "WHEN", "5": "COUNT", "6": "MEAN WAIT", "7": "LAST TICKS"}
 """Key of a list → a title of its table."""
 
 
@@ -100,7 +100,7 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
             assert "…" not in head, head
             if key == "2":  # an error is worth more than an id, which Enter shows
                 assert ("task-3" in screen.text) is (size[0] == 140)
-                assert "TimeoutError: the upload did" in screen.text
+                assert "TimeoutError: the upload" in screen.text
         await screen.press("question_mark")
         await screen.until("retry a task or a cause")
         # the list is drawn in a new size at once, behind a dialog as well
@@ -189,12 +189,26 @@ def test_a_filter_of_failures_says_that_only_the_latest_are_compared(stub: FakeI
 
     async def scenario(screen: Screen) -> None:
         await screen.press("4")
-        await screen.until("ENDED")
+        await screen.until("WHEN")
         assert "compared" not in screen.text
         await screen.press("slash")
         await screen.type("type=rare:type", "filter")
         await screen.until("Nothing matches the filter.")
         await screen.until(f"Only the latest {MOST_ROWS} failures are compared with the filter.")
+
+    watch(stub, scenario)
+
+
+@pytest.mark.parametrize(("number", "shown"), [(1, "type t:0 is paused by ann"), (12, "All 12 in full: jobs pause")])
+def test_pauses_of_types_are_shown_or_counted(stub: FakeInspector, number: int, shown: str) -> None:
+    stub.answers["pauses"] = tuple(
+        Pause(PauseScope.TYPE, f"t:{at}", "why " * 30, "ann", views.NOW, None) for at in range(number)
+    )
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("6")
+        await screen.until("type t:0 is paused by ann")
+        assert shown in screen.text
 
     watch(stub, scenario)
 
@@ -387,7 +401,7 @@ def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, mon
         await screen.until("Nothing was done: the database is unavailable: connection refused.")
         await screen.press("4")
         stub.fails = None
-        await screen.until("ENDED")
+        await screen.until("WHEN")
         await screen.until(lambda: "Not up to date" not in screen.text)
 
     watch(stub, scenario)

@@ -33,6 +33,15 @@ TABLE = {
         sentences.result_of(replace(RETRIED, action="cancel", after=State.ACTIVE)),
         "is asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns",
     ),
+    "new attempts": (sentences.effect_of(RETRIED), "It has new attempts. Queue low is paused."),
+    "soon": (
+        sentences.effect_of(replace(RETRIED, note=None)),
+        "It has new attempts, and runs as soon as its lane has capacity.",
+    ),
+    "later": (
+        sentences.effect_of(replace(RETRIED, action="run", after=State.HELD, note=None)),
+        "It waits for a limit.",
+    ),
     "note": (sentences.note_of(RETRIED), "Queue low is paused."),
     "no note": (sentences.note_of(replace(RETRIED, note=None)), ""),
     "one task": (sentences.counted(Count(1, exact=True)), "1 task"),
@@ -90,7 +99,10 @@ TABLE = {
     ),
     "unread": (
         sentences.unread_line(replace(views.dead(), unread=1)),
-        "1 more dead letter was not read: only a part of each queue is read, and SQS's counts are approximate.",
+        (
+            "1 more dead letter of any type or tenant was not read: only a part of each queue is read, and SQS's "
+            "counts are approximate."
+        ),
     ),
 }
 

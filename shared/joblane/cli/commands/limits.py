@@ -36,7 +36,8 @@ def ls(
 ) -> None:
     """Show limits: their values, the tasks that have their slots, and those that wait.
 
-    Of a type, also the keys whose tasks wait longest. The name of the command can be left out.
+    Of a type, also the keys whose tasks wait longest. The name of the command can be left out, except for a limit that
+    has the name of a command: `limits ls line`.
     """
     found = queries.show(context, "limits", name, as_json=as_json, key=key)
     _say_changes(found)

@@ -124,7 +124,7 @@ def _all_runs(context: typer.Context, within: str, length: timedelta, by: str, *
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     found = target.inspector(context).statistics(within=length, by=by)
     terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
-    lists.show(found, without=() if cost else ("Cost", "Per 1000"))
+    lists.show(found, without=("Failed",) if cost else ("Failed", "Cost", "Per 1000"))
     if cost:
         terminal.say(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "

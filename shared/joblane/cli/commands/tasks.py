@@ -99,7 +99,7 @@ def logs(
                 else:
                     _print_log_line(console, line)
             shown = max(shown, len(lines))
-            if not follow or ended:
+            if not follow or ended or terminal.Output.is_closed_by_reader:
                 break
             time.sleep(POLL_SECONDS)
             ended = inspector.task(id_).row.state in ENDED  # before the lines, so that they include the last ones

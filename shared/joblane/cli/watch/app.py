@@ -25,7 +25,7 @@ from joblane.cli.watch import dialogs, plans, words
 from joblane.cli.watch.dialogs import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
 from joblane.cli.watch.feed import TERMINATED, Answers, Done, act, await_ends
 from joblane.cli.watch.grid import Grid, Scrolled, details
-from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, tabs, task_target
+from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, notes, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
@@ -38,6 +38,8 @@ RETRY_SECONDS = 5.0
 """Time between queries while they fail."""
 SILENT_SECONDS = 5.0
 """A query that takes longer than this is reported as unanswered."""
+NOTES = 3
+"""Lines below a list in a terminal of 24 lines."""
 READ_ONLY_STATES = (INSUFFICIENT_PRIVILEGE, READ_ONLY)
 """SQLSTATEs *insufficient privilege* and *read-only SQL transaction*."""
 
@@ -174,7 +176,8 @@ class Watch(App[None]):
         detail = self.screen_stack[0].query_one("#detail", Scrolled)
         detail.display = asked.task is not None and not loading
         self._set("above", None if listing is None else listing.above)
-        self._set("notes", Text("\n").join(map(word, listing.notes)) if listing is not None and listing.notes else None)
+        given, command = () if listing is None else listing.notes, f"{self._command} {asked.view.command}"
+        self._set("notes", notes(given, self._width, max(NOTES, self.size.height // 8), command))
         empty = listing is not None and not listing.targets
         nothing = "Nothing matches the filter." if asked.chosen != Filter() else asked.view.nothing
         text = nothing.format(minutes=asked.minutes) if empty else "Loading …" if loading else ""

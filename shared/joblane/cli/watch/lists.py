@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from rich.text import Text
 from joblane.cli import run_tables
 from joblane.cli.run_tables import chart
 from joblane.cli.tables import BETWEEN, listed, queues
-from joblane.cli.terminal import word
+from joblane.cli.terminal import WIDE, word
 from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane
 from joblane.inspector import queries
 from joblane.inspector.durations import stamp
@@ -52,7 +52,8 @@ RATHER_SECONDS = 15.0
 """Time between two queries that call SQS or EventBridge Scheduler once for each queue or schedule."""
 LAST_HOUR = timedelta(hours=1)
 LANE_FIELDS = ("types", "queues")
-COSTS = ("Cost", "Per 1000")
+PARTS = ("Completed", "Retried", "Archived", "Lost", "Cost", "Per 1000")
+"""Columns of a statistic that list 6 leaves out. The column *Failed* has the sum of three of them."""
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 """Tasks in a single frame."""
 
@@ -114,6 +115,7 @@ class View:
     """A list. ``fields``: the fields of a filter that it uses, None: all.
 
     ``every``: the smallest number of seconds between queries. ``selecting``: the selected row changes what is fetched.
+    ``command``: prints all notes.
     """
 
     title: str
@@ -123,6 +125,7 @@ class View:
     fields: tuple[str, ...] | None = None
     every: float = 0.0
     selecting: bool = False
+    command: str = ""
 
 
 def task_target(row: TaskRow) -> RowTarget:
@@ -181,8 +184,16 @@ def _draw_tasks(page: TaskPage, asked: Asked, width: int) -> Listing:
         notes = [f"The search ended at tasks created at {stamp(page.searched_to)}. / narrows it."]
     elif page.after is not None:
         notes = [f"The newest {MOST_ROWS} are listed. / narrows the list."]
-    made = listed(page.tasks, width - BETWEEN, drop=("ID", "Queue", "Due or ended"))
+    made = _listed_tasks(page.tasks, width, drop=("ID", "Queue", "Due or ended"))
     return Listing(made, tuple(map(task_target, page.tasks)), None, tuple(notes))
+
+
+def _listed_tasks(
+    rows: Sequence[TaskRow], width: int, *, without: tuple[str, ...] = (), drop: tuple[str, ...]
+) -> Table:
+    """The table of tasks. On a narrow terminal an error is worth more than an id, which Enter shows, and the queue."""
+    left_out = (*without, "ID", "Queue") if width < WIDE else without
+    return listed(rows, width - BETWEEN, without=left_out, drop=drop, titles={"Due or ended": "When"})
 
 
 def _failures(inspector: Inspector, asked: Asked) -> tuple[TaskRow, ...]:
@@ -193,7 +204,7 @@ def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> List
     rows = [row for row in found if matches(asked.chosen, row)]
     notes = (f"Only the latest {MOST_ROWS} failures are compared with the filter.",)
     is_cut = len(found) == MOST_ROWS and asked.chosen != Filter()
-    made = listed(rows, width - BETWEEN, without=("Age",), drop=("ID", "Queue", "Tenant"))
+    made = _listed_tasks(rows, width, without=("Age",), drop=("ID", "Queue"))
     return Listing(made, tuple(map(task_target, rows)), None, notes if is_cut else ())
 
 
@@ -233,7 +244,7 @@ def _types(inspector: Inspector, asked: Asked) -> Types:
     for declared in inspector.types():
         found.setdefault(declared.type, Statistic(declared.type, 0, 0, 0, 0, 0, None, None, None, 0.0))
     rows = [each for each in found.values() if of_lane(asked.chosen, each.key)]
-    rows.sort(key=lambda each: (-each.retried - each.archived - each.lost, not each.started, each.key))
+    rows.sort(key=lambda each: (-each.unsuccessful, not each.started, each.key))
     selected = asked.name if asked.name in found else rows[0].key if rows else None
     of_one = inspector.performance(PauseScope.TYPE, selected, within=LAST_HOUR) if selected else None
     pauses = [pause_line(pause) for pause in inspector.pauses() if pause.scope is PauseScope.TYPE]
@@ -247,7 +258,8 @@ def _draw_types(found: Types, asked: Asked, width: int) -> Listing:
         runs = chart([one.number for one in counts], [one.unsuccessful for one in counts], width, height=2)
         above = Group(runs, run_tables.performance(found.selected, width, throughput=False))
     targets = [RowTarget(f"type {row.key}", type=row.key) for row in found.rows]
-    return Listing(listed(found.rows, width - BETWEEN, without=COSTS), tuple(targets), above, found.notes)
+    made = listed(found.rows, width - BETWEEN, without=PARTS, titles={"Name": "Type", "Runs": "Runs 1h"})
+    return Listing(made, tuple(targets), above, found.notes)
 
 
 def _schedules(inspector: Inspector, asked: Asked) -> SchedulePage:
@@ -280,13 +292,29 @@ def _generated(found: Query) -> View:
 
 
 VIEWS = (
-    View("Overview", _overview, _draw_overview, "There are no queues.", LANE_FIELDS),
+    View("Overview", _overview, _draw_overview, "There are no queues.", LANE_FIELDS, command="queues"),
     View("Tasks", _tasks, _draw_tasks, "No task matches."),
     View("Running", _running, _draw_tasks, "Nothing runs."),
     View("Failures", _failures, _draw_failures, "No run has failed in the last {minutes} minutes.", ROW_FIELDS),
-    View("Dead", _dead, _draw_dead, "No archived tasks, and no dead letters.", CAUSE_FIELDS, every=RATHER_SECONDS),
-    View("Types", _types, _draw_types, "There are no task types.", ("types",), selecting=True),
-    View("Schedules", _schedules, _draw_schedules, "There are no schedules.", ("types",), every=RATHER_SECONDS),
+    View(
+        "Dead",
+        _dead,
+        _draw_dead,
+        "No archived tasks, and no dead letters.",
+        CAUSE_FIELDS,
+        RATHER_SECONDS,
+        command="dead",
+    ),
+    View("Types", _types, _draw_types, "There are no task types.", ("types",), selecting=True, command="pause"),
+    View(
+        "Schedules",
+        _schedules,
+        _draw_schedules,
+        "There are no schedules.",
+        ("types",),
+        RATHER_SECONDS,
+        command="schedules",
+    ),
     *(_generated(found) for found in queries.new() if found.is_complete),
 )
 
@@ -297,6 +325,16 @@ def tabs(shown: View) -> Text:
     for number, view in enumerate(VIEWS, 1):
         line.append(f"{number} {view.title}", "reverse bold" if view is shown else "").append("  ")
     return line
+
+
+def notes(given: Sequence[str], width: int, height: int, command: str) -> Text:
+    """The notes of a list. If they need more lines than ``height``, the first, each cut, and the command for all."""
+    found = [word(note) for note in given]
+    if sum(-(-note.cell_len // width) for note in found) > height:
+        for note in found:
+            note.truncate(width, overflow="ellipsis")
+        found = [*found[: height - 1], word(f"All {len(given)} in full: {command}")]
+    return Text("\n").join(found)
 
 
 # --- The frame of `joblane watch --once`, and of a pipe or a dumb terminal -------------------------------------------

@@ -10,7 +10,7 @@ Static {
     width: 100%;
     padding: 0 1;
 }
-#notice, #notes, #bulk, #message {
+#notice, #bulk, #message {
     max-height: 3;
 }
 #above {

@@ -86,17 +86,15 @@ def groups(scope: Scope, types: Sequence[str], tenant: str | None, since: dateti
         raise SelectionError("sort", f"{' or '.join(SORTS)} is required")
     chosen = checked(scope, Filter(types=tuple(types), tenant=tenant, ended_after=since))
     depths, dead_letters, unread = _unexpected_dead_letters(scope)
-    of_tenant = [one for one in dead_letters if tenant is None or one.delivery.group == tenant]
-    unrecorded = [
-        group
-        for group in _unrecorded(scope, of_tenant)
-        if (not types or group.type in chosen.types) and (since is None or group.last_at >= since)
+    wanted = [
+        one for one in dead_letters if tenant in (None, one.delivery.group) and (not types or one.type in chosen.types)
     ]
+    unrecorded = [group for group in _unrecorded(scope, wanted) if since is None or group.last_at >= since]
     found = [*_recorded(scope, chosen, sort), *unrecorded]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)
-    obsolete = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE)
+    obsolete = Counter(dead_letter.type for dead_letter in wanted if dead_letter.kind is DeadLetterKind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: depth.all for queue, depth in sorted(depths.items())}, unread, obsolete)
 
 

@@ -188,7 +188,7 @@ def _limit(limit: LimitStatus, late: datetime) -> Iterator[Check]:
     what = f"limit {limit.name}" + ("" if limit.key is None else f", key {limit.key}")
     option = "" if limit.key is None else f" --key {argument(limit.key)}"
     allowed, name = limit.in_force.at_a_time, argument(limit.name)
-    do = f"`joblane limits show {name}{option}` shows it"
+    do = f"`joblane limits ls {name}{option}` shows it"
     if limit.own_change is not None:
         do = f"`joblane limits reset {name}{option}` returns to the declared values"
     elif allowed is not None:

@@ -137,7 +137,7 @@ def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
 
 def check_types(scope: Scope, types: Sequence[str]) -> None:
     """A type is known if it is declared, is a former name of a declared type, or has rows in the task table."""
-    known = {name for task in scope.tasks.values() for name in task.types}
+    known = {name for task in scope.tasks.values() for name in task.types} if types else set()
     for type_ in types:
         if type_ not in known and not (
             isinstance(type_, str) and TYPE_PATTERN.fullmatch(type_) and scope.connection.run(HAS_ROWS, type_)

@@ -151,7 +151,7 @@ def keeps_time(connection: Connection, record: Record) -> str | None:
 def keeps_slot(record: Record) -> str:
     """Say why a task that a limit or its order holds is not run."""
     name, _, key = (record.waits_for or "").partition("/")
-    command = f"joblane limits {argument(name)}" + (f" --key {argument(key)}" if key else "")
+    command = f"joblane limits ls {argument(name)}" + (f" --key {argument(key)}" if key else "")
     return (
         f"it waits for the limit {record.waits_for}. To see what it waits for: `joblane show {argument(record.id)}`. "
         f"To see or change the limit: `{command}`"
@@ -189,9 +189,9 @@ def _what(limit: LimitStatus) -> str:
             return f"the total of {limit.name}"
 
 
-def _command(limit: LimitStatus, action: str = "") -> str:
+def _command(limit: LimitStatus, action: str = "ls") -> str:
     of_key = "" if limit.key is None else f" --key {argument(limit.key)}"
-    return f"`joblane limits {action + ' ' if action else ''}{limit.name}{of_key}`"
+    return f"`joblane limits {action} {limit.name}{of_key}`"
 
 
 def _ordinal(number: int) -> str:

@@ -3,42 +3,49 @@
 Times are aware UTC. In payloads, results and headers the values of redacted fields are masked.
 """
 
-from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
-from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
-from joblane.inspector.views.batching import Batching, Obstacle
-from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
-from joblane.inspector.views.limits import LimitStatus
-from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
-from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
-from joblane.inspector.views.stage import (
-    Check,
-    Count,
-    Depth,
-    Grade,
-    Lane,
-    Minute,
-    Overview,
-    Pause,
-    Paused,
-    QueueView,
-    TenantRow,
-    TypeView,
-)
-from joblane.inspector.views.tasks import (
-    Attempt,
-    Found,
-    FoundGroup,
-    FoundKind,
-    LogLine,
-    Reason,
-    Relative,
-    Relatives,
-    Step,
-    TaskPage,
-    TaskRow,
-    TaskView,
-    Why,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from joblane.lazy import importer
+
+if TYPE_CHECKING:  # the names of the map below, for type checkers
+    from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
+    from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
+    from joblane.inspector.views.batching import Batching, Obstacle
+    from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
+    from joblane.inspector.views.limits import LimitStatus
+    from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
+    from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
+    from joblane.inspector.views.stage import (
+        Check,
+        Count,
+        Depth,
+        Grade,
+        Lane,
+        Minute,
+        Overview,
+        Pause,
+        Paused,
+        QueueView,
+        TenantRow,
+        TypeView,
+    )
+    from joblane.inspector.views.tasks import (
+        Attempt,
+        Found,
+        FoundGroup,
+        FoundKind,
+        LogLine,
+        Reason,
+        Relative,
+        Relatives,
+        Step,
+        TaskPage,
+        TaskRow,
+        TaskView,
+        Why,
+    )
 
 __all__ = [
     "BULK_RESULTS",
@@ -92,3 +99,18 @@ __all__ = [
     "Why",
     "archived_members",
 ]
+_HOMES = {
+    "joblane.inspector.views.actions": "BULK_RESULTS ActionResult AuditEntry BulkOutcome BulkView",
+    "joblane.inspector.views.batches": "BatchRow BatchView archived_members",
+    "joblane.inspector.views.batching": "Batching Obstacle",
+    "joblane.inspector.views.dead": "Acknowledged DeadGroup DeadLetters",
+    "joblane.inspector.views.limits": "LimitStatus",
+    "joblane.inspector.views.runs": "Mark Percentiles Performance Period RunCounts Statistic",
+    "joblane.inspector.views.schedules": "SchedulePage SchedulePause ScheduleRow ScheduleView TickView",
+    "joblane.inspector.views.stage": "Check Count Depth Grade Lane Minute "
+    "Overview Pause Paused QueueView TenantRow TypeView",
+    "joblane.inspector.views.tasks": "Attempt Found FoundGroup FoundKind LogLine Reason "
+    "Relative Relatives Step TaskPage TaskRow TaskView Why",
+}
+"""Module → its names."""
+__getattr__ = importer(__name__, _HOMES)

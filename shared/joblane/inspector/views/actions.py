@@ -112,7 +112,7 @@ LISTINGS[BulkView] = Listing(
         Column("Who", "who", fold=20),
         Column("Why", "stopped", optional=True, fold=30),
     ),
-    left_out=("Why", "Who", "Started", "Skipped"),
+    left_out=("Skipped", "Started", "Who", "Why"),
 )
 
 
@@ -138,11 +138,12 @@ LISTINGS[AuditEntry] = Listing(
     "No audit entry matches.",
     (
         Column("No", "number", Kind.NUMBER),
-        Column("When", "at", Kind.STAMP),
-        Column("Who", "who", fold=20),
+        Column("When", "at", Kind.STAMP, fold=20),
+        Column("Who", "who", fold=12),
         Column("Action", "action"),
-        Column("Target", "target", Kind.ID, fold=40),
-        Column("Reason", "reason", fold=20),
+        Column("Target", "target", Kind.ID, fold=20),
+        Column("Reason", "reason", fold=12),
         Column("Details", "details", page_only=True),
     ),
+    left_out=("No", "Reason"),
 )

@@ -30,7 +30,7 @@ LISTINGS[BatchRow] = Listing(
     (
         Column("ID", "id", Kind.ID, fold=30),
         Column("Created", "created_at", Kind.MOMENT),
-        Column("Sealed", lambda row: row.sealed_at or "no", Kind.MOMENT),
+        Column("Sealed", lambda row: row.sealed_at or "no", Kind.MOMENT, warns=lambda row: not row.sealed_at),
         Column("On end", lambda row: row.on_end and row.on_end.shown_state, Kind.STATE),
         Column("On success", lambda row: row.on_success and row.on_success.shown_state, Kind.STATE),
     ),

@@ -73,8 +73,8 @@ LISTINGS[DeadGroup] = Listing(
 class DeadLetters:
     """``groups``: 500 at most. ``depths``: the number of messages in each dead-letter queue that holds any.
 
-    ``unread``: the number of messages that were not read: at most 100 of each queue are read. ``obsolete``: type → the
-    number of dead letters whose tasks were retried or deleted.
+    ``unread``: the number of messages that were not read, of any type or tenant: at most 100 of each queue are read.
+    ``obsolete``: type → the number of dead letters of the chosen types and tenant whose tasks were retried or deleted.
     """
 
     groups: tuple[DeadGroup, ...]

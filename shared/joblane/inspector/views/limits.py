@@ -34,7 +34,7 @@ LISTINGS[LimitStatus] = Listing(
         Column("Running", lambda one: counted(one.running), Kind.NUMBER),
         Column("Slots taken", lambda one: counted(one.taken), Kind.NUMBER, page_only=True),
         Column("Turns", lambda one: counted(one.turns), Kind.NUMBER),
-        Column("Held", lambda one: counted(one.held), Kind.NUMBER),
+        Column("Held", lambda one: counted(one.held), Kind.NUMBER, warns=lambda one: one.held),
         Column("Oldest", "oldest_held_at", Kind.MOMENT),
         Column("Next start", "next_start_at", Kind.MOMENT),
         Column("Set by operators", "change", Kind.PROSE, page_only=True),

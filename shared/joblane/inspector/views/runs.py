@@ -119,6 +119,11 @@ class Statistic:
     longest_ms: int | None
     cost_usd: float
 
+    @property
+    def unsuccessful(self) -> int:
+        """Runs that failed, timed out or were lost."""
+        return self.retried + self.archived + self.lost
+
 
 LISTINGS[Statistic] = Listing(
     "Statistics",
@@ -126,6 +131,7 @@ LISTINGS[Statistic] = Listing(
     (
         Column("Name", lambda statistic: statistic.key or None, fold=20),
         Column("Runs", "started", Kind.NUMBER),
+        Column("Failed", "unsuccessful", Kind.ALARM),
         Column("Completed", "completed", Kind.NUMBER),
         Column("Retried", "retried", Kind.NUMBER),
         Column("Archived", "archived", Kind.ALARM),

@@ -84,25 +84,29 @@ class ScheduleRow:
         return [tick.duration_ms for tick in self.ticks if tick.duration_ms is not None]
 
 
+def _paused_until(row: ScheduleRow) -> datetime | str | None:
+    return None if row.pause is None else row.pause.until or "resumed"
+
+
 LISTINGS[ScheduleRow] = Listing(
     "Schedules",
     "No schedule matches.",
     (
         Column("Name", "name", Kind.ID, fold=20),
         Column("Origin", lambda row: ORIGINS[row.origin]),
-        Column("Type", "type", fold=20),
-        Column("Tenant", "tenant", optional=True, fold=20),
-        Column("Schedule", lambda row: in_words(row.text, row.timezone), fold=20),
+        Column("Type", "type", fold=16),
+        Column("Tenant", "tenant", optional=True, fold=10),
+        Column("Schedule", lambda row: in_words(row.text, row.timezone), fold=16),
         Column("Ticks a day", lambda row: a_day(row.ticks_a_day), Kind.NUMBER),
         Column("Next", "next_at", Kind.MOMENT),
         Column("Last ticks", "ticks", Kind.TICKS),
         Column("Took", lambda row: next(iter(row.durations_ms), None), Kind.MILLISECONDS, optional=True),
         Column("Longest", lambda row: max(row.durations_ms, default=None), Kind.MILLISECONDS, optional=True),
         Column("On AWS", lambda row: None if row.on_aws == "ENABLED" else row.on_aws, Kind.PROBLEM, optional=True),
-        Column("Paused until", lambda row: row.pause and (row.pause.until or "resumed"), Kind.MOMENT, optional=True),
-        Column("Problem", "problem", Kind.PROBLEM, optional=True, fold=20),
+        Column("Paused until", _paused_until, Kind.MOMENT, optional=True, warns=_paused_until),
+        Column("Problem", "problem", Kind.PROBLEM, optional=True, fold=16),
     ),
-    left_out=("Longest", "Took", "On AWS", "Origin", "Type", "Tenant", "Ticks a day", "Last ticks"),
+    left_out=("Longest", "Took", "On AWS", "Origin", "Ticks a day", "Tenant", "Last ticks", "Type"),
 )
 
 

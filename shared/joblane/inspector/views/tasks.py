@@ -65,14 +65,14 @@ LISTINGS[TaskRow] = Listing(
     "No task matches.",
     (
         Column("ID", "id", Kind.ID, fold=40),
-        Column("Type", "type", fold=20),
+        Column("Type", "type", fold=18),
         Column("State", "state", Kind.STATE),
         Column("Queue", "queue"),
-        Column("Tenant", "tenant", optional=True, fold=12),
+        Column("Tenant", "tenant", optional=True, fold=10),
         Column("Try", "tries", Kind.NUMBER),
         Column("Age", "created_at", Kind.AGE),
         Column("Due or ended", lambda row: row.finished_at or row.due_at, Kind.MOMENT),
-        Column("Last error", "last_error", Kind.LINE, optional=True, fold=28),
+        Column("Last error", "last_error", Kind.LINE, optional=True, fold=20),
     ),
     left_out=("Queue", "Due or ended", "Tenant", "Last error"),
 )

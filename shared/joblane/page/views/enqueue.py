@@ -15,6 +15,7 @@ from joblane.errors import DuplicateTaskError, FieldError, TaskIdConflictError, 
 from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import note_of, soon
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.page.cells import span
 from joblane.page.filters import Form, form, whole
@@ -213,7 +214,4 @@ def _problems(error: FieldError | UnreadablePayloadError, fields: tuple[PayloadF
 def _notice(acted: ActionResult) -> str:
     if acted.new_id is None:
         return f"This task holds the unique key, and is {acted.after}."
-    wait = {"scheduled": "It runs once it is due.", "held": "It waits for a limit."}
-    text = wait.get(acted.after, "It runs as soon as its lane has capacity.")
-    note = f" {acted.note[:1].upper()}{acted.note[1:]}." if acted.note else ""
-    return f"Enqueued: the task is {acted.after}. {text}{note}"
+    return f"Enqueued: the task is {acted.after}. It {soon(acted.after)}. {note_of(acted)}".rstrip()

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.schedule_words import ORIGINS
-from joblane.inspector.sentences import deleted_schedule_line, paused_schedule_line, resumed_schedule_line
+from joblane.inspector.sentences import deleted_schedule_line, paused_schedule_line, resumed_schedule_line, soon
 from joblane.page.filters import PER_PAGE, checked, form
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
@@ -68,7 +68,7 @@ def act(request: Request, inspector: Inspector) -> Response:
             notice = resumed_schedule_line(inspector.resume_schedule(name, reason=reason).row)
         case "run":
             sent = inspector.run_schedule(name, reason=reason)
-            notice = f"Enqueued: {sent.new_id}. It runs as soon as its lane has capacity."
+            notice = f"Enqueued: {sent.new_id}. It {soon(sent.after)}."
         case "delete":
             deleted = inspector.delete_schedule(name, reason=reason)
             return redirect(request, "/schedules", deleted_schedule_line(deleted))

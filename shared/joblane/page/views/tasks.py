@@ -15,7 +15,7 @@ from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import note_of, result_of
+from joblane.inspector.sentences import effect_of, result_of
 from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskView
 from joblane.page.filters import PER_PAGE, SHOWN, form, read, whole
@@ -131,5 +131,5 @@ def _problems(error: JobError) -> list[str]:
 def _done(request: Request, acted: ActionResult) -> Response:
     action = acted.action.replace("-", " ").replace("_", " ").capitalize()
     result = "This is the new task" if acted.new_id else f"It {result_of(acted)}"
-    notice = f"{action}: done. {result}. {note_of(acted)}".rstrip()
+    notice = f"{action}: done. {result}. {effect_of(acted)}".rstrip()
     return redirect(request, "/task", notice, id=acted.new_id or acted.id)
