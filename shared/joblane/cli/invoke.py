@@ -40,8 +40,9 @@ from joblane.tasks.scrubbing import scrubber
 from joblane.tasks.task import Task
 from joblane.telemetry import METRICS_DISABLED
 from joblane.worker import outcome
+from joblane.worker.call import call_of
 from joblane.worker.outcome import Failure
-from joblane.worker.run import call_of, completed, ms_since
+from joblane.worker.run import completed, ms_since
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. If this process is killed, the sweep archives the task after this time."""

@@ -74,7 +74,8 @@ class Output(FileIO):
     def of(cls, stream: TextIO) -> TextIO:
         """Return a stream with the same file, encoding and buffering."""
         assert isinstance(stream, TextIOWrapper)
-        buffer = BufferedWriter(cls(stream.fileno(), "w", closefd=False))
+        file = cls(stream.fileno(), "w", closefd=False)
+        buffer = file if stream.write_through else BufferedWriter(file)
         return TextIOWrapper(buffer, stream.encoding, stream.errors, None, stream.line_buffering, stream.write_through)
 
 

@@ -60,7 +60,7 @@ class Runner:
     wake: Callable[[], None]
     """Makes sure that a sweep follows a write."""
     call: Callable[..., Any]
-    """Calls the handler: :func:`call`, or ``call_async``."""
+    """Calls the handler, as :mod:`joblane.worker.call` says."""
 
 
 @dataclass(slots=True)
@@ -139,23 +139,6 @@ class Run:
         close_context(context)
         if work.in_use:
             work.close()
-
-
-def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, _alarm: Alarm | None) -> Any:
-    """Call a handler that is a ``def``, and flush its session, which may wait for a lock."""
-    result = task.function(payload, context)
-    if work.in_use:
-        work.flush()
-    return result
-
-
-def call_of(task: Task[Any, Any]) -> Callable[..., Any]:
-    """Return the function that calls the task's handler. Most tasks do not import asyncio."""
-    if not task.is_async:
-        return call
-    from joblane.worker.async_call import call_async
-
-    return call_async
 
 
 def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:

@@ -32,8 +32,9 @@ from joblane.sqs.tick import tick_id
 from joblane.tasks.event_kinds import LISTENERS
 from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
+from joblane.worker.call import call_of
 from joblane.worker.events import Ends
-from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner, call_of
+from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner
 from joblane.worker.run_log import Ended, RunLog, fields_of
 from joblane.worker.verdict import decide
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from joblane.cli import options, target
 from joblane.cli.commands import actions
 from joblane.cli.exits import MEANINGS, Exit, exit_of
 from joblane.cli.main import COMMANDS, main
-from joblane.cli.terminal import short
+from joblane.cli.terminal import Output, short
 from joblane.errors import (
     DatabaseUnavailableError,
     DeclarationError,
@@ -292,3 +293,13 @@ def test_a_migration_of_an_unavailable_database_names_the_source_of_its_address(
     error = capsys.readouterr().err
     assert f"Cannot migrate the database at 127.0.0.1:{port} (from DATABASE_URL of the environment): " in error
     assert "word" not in error
+
+
+def test_an_unbuffered_output_stays_unbuffered() -> None:
+    reader, writer = os.pipe()
+    with TextIOWrapper(FileIO(writer, "w"), "utf-8", write_through=True) as stream:  # as Python makes it with `-u`
+        output = Output.of(stream)  # its end would write what it has kept
+        output.write("at once")
+        os.set_blocking(reader, False)
+        assert os.read(reader, 100) == b"at once"
+    os.close(reader)

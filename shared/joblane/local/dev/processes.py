@@ -144,7 +144,7 @@ class Zygote:
         finally:
             theirs.close()
             os.close(their_output)
-        if started is None:
+        if started is None or started["kind"] != "started":  # it was killed before it could say anything
             raise LocalError(LOST)
         process.pid = started["pid"]
         return process

@@ -2,7 +2,7 @@
 project's code, so that a new process has the code as it is on the disk.
 
 It has one thread: a fork in a process with several can copy a lock that nobody releases. For each request it forks a
-keeper, which forks the process and sends its pid and its exit status. When the command ends, the zygote kills all of
+keeper, which forks the process and sends its exit status. When the command ends, the zygote kills all of
 them and itself. If the command was killed, it stops PostgreSQL first.
 """
 
@@ -96,7 +96,7 @@ def _end(folder: Path) -> None:
 
 
 def _keep(request: dict[str, Any], own: socket.socket, output: int, *files: int) -> NoReturn:
-    """Fork the process, and send its pid, and its exit status after its own messages."""
+    """Fork the process, and send its exit status after its own messages."""
     _end_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if (pid := os.fork()) == 0:
@@ -104,7 +104,6 @@ def _keep(request: dict[str, Any], own: socket.socket, output: int, *files: int)
     os.closerange(3, own.fileno())
     for file in (output, *files):
         os.close(file)
-    own.sendall(encoded({"kind": "started", "pid": pid}))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with suppress(ConnectionError):
         own.sendall(b"\n" + encoded({"kind": "ended", "code": code}))
@@ -112,10 +111,11 @@ def _keep(request: dict[str, Any], own: socket.socket, output: int, *files: int)
 
 
 def _become(request: dict[str, Any], own: socket.socket, output: int, files: Sequence[int]) -> NoReturn:
-    """Run the target in the new process, which never returns."""
+    """Send the pid of the new process, and run its target, which never returns."""
     code = 1
     try:
         _end_with_parent()
+        own.sendall(encoded({"kind": "started", "pid": os.getpid()}))
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)
