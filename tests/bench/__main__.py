@@ -3,7 +3,8 @@
 A measurement that raises is reported as failed, and the rest are measured. The exit status is 1 if a measurement failed
 or a comparison missed its target. Ctrl-C ends the run and prints the table of what was measured.
 
-`--large`: the measurements on tables of a million tasks and more, `make bench-large`. Names: only these measurements.
+`--large`: the measurements that take long, most on tables of a million tasks and more, `make bench-large`. Names: only
+these measurements.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Run = Callable[[], Iterable[Ratio]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--large", action="store_true", help="tables of a million tasks and more")
+    parser.add_argument("--large", action="store_true", help="tables of a million tasks and more, and an old snapshot")
     parser.add_argument("--write", metavar="WORDS", help="keep the instructions under the date and these words")
     parser.add_argument("only", nargs="*", help="names of measurements, the modules of this package")
     arguments = parser.parse_args()
@@ -109,7 +110,6 @@ def _usual(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
                     "roundtrips": lambda: roundtrips.run(server.url),
                     "lives": lambda: lives.run(steady),
                     "limiting": lambda: limiting.run(steady, durable),
-                    "old_snapshot": lambda: limiting.next_to_a_snapshot(durable),
                     "graphs": lambda: graphs.run(steady, durable),
                     "recording": lambda: recording.run(steady),
                     "finishing": lambda: finishing.run(steady),
@@ -130,9 +130,12 @@ def _usual(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
 
 
 def _large(folder: Path, console: Console, arguments: argparse.Namespace) -> Iterator[Ratio]:
-    with Postgres(folder / "postgres", settings=BUFFERS) as server:
+    with (
+        Postgres(folder / "postgres", settings=BUFFERS) as server,
+        Postgres(folder / "durable", durable=True) as durable,
+    ):
         os.environ.update(DATABASE_URL=server.url, JOBLANE_PREFIX="jobs", AWS_DEFAULT_REGION=REGION)
-        from tests.bench import children, growth, inspecting, operations, sweeping
+        from tests.bench import children, growth, inspecting, limiting, operations, sweeping
 
         runs: dict[str, Run] = {
             "inspecting": lambda: inspecting.run(server),
@@ -140,6 +143,7 @@ def _large(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
             "sweeping": lambda: sweeping.run(server),
             "children": lambda: children.run(server),
             "growth": lambda: growth.run(server),
+            "old_snapshot": lambda: limiting.next_to_a_snapshot(durable),
         }
         yield from measured(runs, console, arguments.only)
 

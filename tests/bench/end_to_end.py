@@ -32,7 +32,7 @@ JOBS = 5_000
 BATCH = 10
 TIMEOUT_SECONDS = 120
 ROUNDS = 5
-BOUNDS = {2: (6.0, 0.7), 10: (6.0, 0.7)}
+BOUNDS = {2: (21, 0.75), 10: (21, 0.75)}
 """Concurrency → the most times of a bare Lambda's processor time, and the least of its jobs a second."""
 WARM_UPS = 3
 """Runs before the measurement: the emulator starts the processes of a function one by one, and each start takes 1 s."""

@@ -18,7 +18,7 @@ from tests.bench.report import Ratio, median, rounds, within
 from tests.builders.events import LambdaContext
 
 MEMBERS, WORKERS, ROUNDS = 10_000, 8, 3
-RATE = 0.7
+RATE, MORE = 0.7, 2.5
 CHILDREN = 1_000
 POSITION = "select (pg_current_wal_insert_lsn() - '0/0')::float8"
 
@@ -99,7 +99,7 @@ def _of_children(server: Postgres) -> list[Ratio]:
             f"{what} of a parent and its child",
             f"{setting}; {pairs[what]:.1f}, of two tasks {plain[what]:.1f}",
             pairs[what] - plain[what],
-            2 * plain[what],
+            MORE * plain[what],
             "more",
         )
         for what in ("WAL, bytes", "CPU of PostgreSQL, µs")

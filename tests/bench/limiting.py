@@ -29,7 +29,9 @@ from tests.bench.report import Ratio, median, rounds, within
 from tests.builders.events import LambdaContext
 
 ROUNDS, TASKS, WARM = 9, 1_000, 200
-UNLIMITED, WITH_ROOM_BYTES = 1.05, 700
+UNLIMITED, WITH_ROOM_BYTES = 1.08, 700
+FREE_MORE, WAITS_MORE = 1.5, 7.5
+"""Times of a life without limits, which goes a short way: what a limit with room costs more, and a wait for one."""
 INDEXES = ("key_limit", "total_limit", "shared_limit", "waits", "waits_tenant")
 POSITION = "select (pg_current_wal_insert_lsn() - '0/0')::float8"
 SLOTS = "update joblane.limits set slots = $1::integer where name = $2"
@@ -95,12 +97,13 @@ def _lives(server: Postgres) -> list[Ratio]:
             record.live(WARM, 1)
         bare, free, waited = _cost(plain, _live), _cost(roomy, _live), _cost(late, _wait)
     setting = f"{TASKS:,} tasks, batch 1"
+    most, most_waiting = FREE_MORE * bare["cpu"], WAITS_MORE * bare["cpu"]
     return [
         _more("statements of a life with a free slot", setting, free["statements"], bare["statements"], 1),
         _more("WAL of a life with a free slot, bytes", setting, free["wal"], bare["wal"], WITH_ROOM_BYTES),
         _more("claims of a task that waits", setting, waited["claims"], bare["claims"], 1),
-        _more("CPU of PostgreSQL of a life with a free slot, µs", setting, free["cpu"], bare["cpu"], bare["cpu"]),
-        _more("CPU of PostgreSQL of a life that waits, µs", setting, waited["cpu"], bare["cpu"], 4 * bare["cpu"]),
+        _more("CPU of PostgreSQL of a life with a free slot, µs", setting, free["cpu"], bare["cpu"], most),
+        _more("CPU of PostgreSQL of a life that waits, µs", setting, waited["cpu"], bare["cpu"], most_waiting),
     ]
 
 

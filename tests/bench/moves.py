@@ -51,7 +51,7 @@ def bench_end(payload: Ending, ctx: TaskContext) -> None:
         raise SkipRetry("the account is closed")
 
 
-BOUNDS = {"completed": (14, 42), "written": (15, 80), "archived": (22, 82), "retried": (19, 62)}
+BOUNDS = {"completed": (13, 40), "written": (14, 82), "archived": (21, 80), "retried": (18, 60)}
 """The end of a delivery → the maximum numbers of files and of moves. ``written``: the handler has written a row, and is
 completed."""
 

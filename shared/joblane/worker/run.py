@@ -60,7 +60,7 @@ class Runner:
     wake: Callable[[], None]
     """Makes sure that a sweep follows a write."""
     call: Callable[..., Any]
-    """Calls the handler, as :mod:`joblane.worker.call` says."""
+    """Calls the handler: :func:`call`, or ``call_async``."""
 
 
 @dataclass(slots=True)
@@ -139,6 +139,14 @@ class Run:
         close_context(context)
         if work.in_use:
             work.close()
+
+
+def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, _alarm: Alarm | None) -> Any:
+    """Call a handler that is a ``def``, and flush its session, which may wait for a lock."""
+    result = task.function(payload, context)
+    if work.in_use:
+        work.flush()
+    return result
 
 
 def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:

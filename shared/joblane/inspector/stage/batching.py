@@ -33,7 +33,7 @@ LEAST_SHARE = 0.05
 """A share of the estimated cost of the runs. A smaller saving is not worth the waits."""
 MOST_LOST = 0.001
 """Share of lost runs. A run that is lost takes its batch with it, whose jobs then run alone."""
-MEASURED_US: Mapping[int, tuple[int, int]] = {1: (150, 170), MAX_BATCH: (70, 50)}
+MEASURED_US: Mapping[int, tuple[int, int]] = {1: (140, 160), MAX_BATCH: (70, 40)}
 """Batch → µs of a job that does nothing: of PostgreSQL for claim and finish, and of the function. Source:
 ``tests/bench/delivering.py``, on the machine of ``docs/how-to/size.md``, which has the same table."""
 DATABASE_US, FUNCTION_US = (
