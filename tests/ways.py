@@ -1,7 +1,7 @@
 """The two ways of an ordinary job: a switch that forbids the short one, and counts of the tasks that went each way.
 
-The short way is ``claim_one.sql``, ``finish_one.sql`` and ``insert_one.sql``, the other one the functions that decide
-on any task. What happens to a task must not depend on its way.
+The short way is ``claim_one.sql``, ``finish_one.sql`` and ``insert_one.sql``. The long way is the functions that handle
+every kind of task. What happens to a task must not depend on its way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GATES: tuple[tuple[str, Any, str], ...] = (
 SHARE = 0.5
 """The share of ordinary tasks that storms allow the short way."""
 MANY = 30
-"""At least one of so many tasks that are allowed the short way must be ordinary."""
+"""So many tasks that are allowed the short way are enough for at least one to take it."""
 
 
 def _claimed(answer: Any) -> tuple[int, int]:
@@ -59,7 +59,7 @@ NOTED: Mapping[str, tuple[str, Callable[[list[Any]], tuple[int, int]]]] = {
 
 
 class Ways:
-    """The switch. ``allows``: asked for each task that may be ordinary. False: it goes to the functions."""
+    """The switch. ``allows``: called for each task that may be ordinary, at each step. False: it goes the long way."""
 
     def __init__(self, allows: Callable[[], bool]) -> None:
         self.counts: Counter[str] = Counter()

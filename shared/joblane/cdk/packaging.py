@@ -1,10 +1,10 @@
-"""The two zips of the functions, code and dependencies, each named by a hash of its content.
+"""The zips of a stage, code, dependencies and perhaps the page, each named by a hash of its content.
 
 An existing zip is used again, so unchanged code or an unchanged lock takes no time at synth. The same input gives the
 same bytes with the same Python and zlib on any machine.
 
-The zips contain sources and bytecode, but for the packages that Joblane itself needs: of these the layer has bytecode
-only, which makes it a fifth smaller. Frames of tracebacks in them have file, line and function, and no source line.
+The zips contain sources and bytecode. Of the packages in ``WITHOUT_SOURCES`` they have only bytecode, if the synth runs
+with Lambda's version of Python: the layer is a fifth smaller. Frames of tracebacks in them have no source line.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ WITHOUT_SOURCES = (
     "pydantic",
     "sqlalchemy",
 )
-"""Packages of Joblane's own lock that read none of their sources at run time. Another package may."""
+"""Packages of Joblane's own lock that read none of their sources at run time. Other packages may, and keep them."""
 WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
 """Platform names of uv. Lambda's glibc 2.34 accepts newer names; ``manylinux2014`` silently selects older wheels."""
 MACHINES: Mapping[Architecture, str] = {"arm64": "aarch64", "x86_64": "x86_64"}

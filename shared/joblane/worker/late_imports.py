@@ -1,6 +1,6 @@
 """Imports pg8000 and pydantic without three packages: a start-up has 15 % fewer instructions.
 
-``dateutil`` reads times in other styles than ISO's, ``scramp`` logs in with a password by SCRAM, and
+``dateutil`` reads times in other styles than ISO's, ``scramp`` logs in with a password, and
 ``importlib.metadata`` reads the versions and plugins of installed packages. Hardly any function needs them. Each is
 imported when it is first needed. Other code that imports them gets the packages themselves.
 """
@@ -45,7 +45,9 @@ def _entry_points(*, group: str) -> Iterable[Any]:
 
 
 def _import() -> None:
-    GIVEN["dateutil.parser"].__dict__.update(parse=_parse, ParserError=ValueError)  # of which its error is a subclass
+    GIVEN["dateutil.parser"].__dict__.update(
+        parse=_parse, ParserError=ValueError
+    )  # dateutil's error is a subclass of it
     GIVEN["scramp"].__dict__["__getattr__"] = lambda name: getattr(importlib.import_module("scramp"), name)
     GIVEN["importlib.metadata"].__dict__.update(version=_version, entry_points=_entry_points)
     sys.modules.update(GIVEN)

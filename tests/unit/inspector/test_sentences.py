@@ -85,17 +85,17 @@ TABLE = {
         sentences.batching_line(views.batching()),
         (
             "batch_size=10 would save about $2.64 a month: $0.88 and up to 78 s of PostgreSQL's processor per million "
-            "jobs, 42% of the cost of their runs. By the waits of 7 days, an invocation would have 8.5 messages; a job "
-            "would start 38 ms later on average, and the last of a full batch 90 ms."
+            "jobs, 42% of the cost of their runs. From the waits of the last 7 days, an invocation would have 8.5 "
+            "messages; a job would start 38 ms later on average, and the last job of a full batch up to 90 ms later."
         ),
     ),
     "no batch": (
         sentences.batching_line(views.batching(advised=None, obstacle=Obstacle.ALONE)),
-        "batch_size=1 stays: its messages hardly wait for each other, so that a batch would not fill.",
+        "batch_size=1 stays: few of its messages wait at the same time, so a batch would hardly have more than one.",
     ),
     "small saving": (
         sentences.batching_line(views.batching(advised=None, obstacle=Obstacle.LITTLE, share=0.021)),
-        "batch_size=1 stays: a larger batch would save 2.1% of the cost of its runs.",
+        "batch_size=1 stays: a larger batch would save only 2.1% of the cost of its runs.",
     ),
     "unread": (
         sentences.unread_line(replace(views.dead(), unread=1)),

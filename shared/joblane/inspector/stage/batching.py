@@ -1,4 +1,4 @@
-"""The saving of a larger ``batch_size`` for a type, and its change of the waits, from the runs of the type.
+"""The saving of a larger ``batch_size`` of a type, and how much later its jobs would start, from its runs.
 
 A mapping has no batching window, so Lambda invokes a function with the messages that it finds: a batch holds more than
 one message only if messages wait in the lane. Source: Lambda, *How Lambda processes records from stream and queue-based
@@ -28,11 +28,11 @@ PERIOD = timedelta(days=7)
 HOUR_MS = 3_600_000
 UNTIL_CLAIM_MS = 200
 """Assumed for a message that meets an empty lane, from its due time to the claim: sent, polled, invoked. Not measured
-on AWS. What a run waited longer, it waited for other messages."""
+on AWS. Any longer wait is counted as a wait for other messages."""
 LEAST_SHARE = 0.05
 """A share of the estimated cost of the runs. A smaller saving is not worth the waits."""
 MOST_LOST = 0.001
-"""Share of lost runs. A run that is lost takes its batch with it, whose jobs then run alone."""
+"""Share of lost runs. A lost run loses its whole batch, whose jobs then run alone."""
 MEASURED_US: Mapping[int, tuple[int, int]] = {1: (140, 160), MAX_BATCH: (70, 40)}
 """Batch → µs of a job that does nothing: of PostgreSQL for claim and finish, and of the function. Source:
 ``tests/bench/delivering.py``, on the machine of ``docs/how-to/size.md``, which has the same table."""
@@ -60,7 +60,8 @@ select n.name, x.* from unnest($1::text[]) as n(name), lateral (
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Runs that started while ``messages`` waited at the same time, 1 to 10. ``timed``: the runs in ``duration_ms``."""
+    """Runs that started while ``messages`` waited at the same time, 1 to 10. ``timed``: the number
+    of runs that ``duration_ms`` adds up."""
 
     messages: int
     number: int
@@ -113,7 +114,7 @@ def advice(task: Task[Any, Any], rows: Iterable[Runs]) -> Batching:
 
 
 def _largest(task: Task[Any, Any], mean_ms: float, lost: float) -> tuple[int, Obstacle | None]:
-    """Return the largest batch that the task allows, or its own and why there is no larger one."""
+    """Return the largest batch that the task allows; if none is larger than its own, its own and the reason."""
     own, target_ms = task.batch_size, task.target_wait / timedelta(milliseconds=1)
     fitting = [size for size in range(own + 1, MAX_BATCH + 1) if _fits(task, size)]
     quick = [size for size in fitting if (size - 1) * mean_ms <= target_ms]
