@@ -62,6 +62,7 @@ class Migration(Construct):
                 "Functions": access.functions.url,
                 "Schedules": json.dumps({**stage.schedules, SWEEP: stage.sweep_minutes}, sort_keys=True),
                 "User": access.user or "",
+                **({"Restored": access.restored} if access.restored else {}),
                 "Version": _version(shared),
                 "By": "" if stage.local else deployer(shared.project.root) or "",
             },

@@ -86,6 +86,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     """
     import boto3
 
+    from joblane.cdk.preflight import plan
     from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
@@ -117,6 +118,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
     pauses = findings_on_pauses(templates.values(), tasks)
     findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
+    findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
     return sorted(findings, key=lambda finding: [*FindingKind].index(finding.kind))
 
 
