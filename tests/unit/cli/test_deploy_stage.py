@@ -78,7 +78,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.setattr("joblane.local.tools.Tools.fetch", lambda self, steps, emulator: None)
     monkeypatch.setattr(deploy, "_synthesised", lambda stage: (tmp_path, "alarms: nobody is notified"))
     monkeypatch.setattr("joblane.cdk.preflight.read.read_templates", lambda folder: found.templates)
-    monkeypatch.setattr("joblane.cdk.preflight.read.check_deploy", lambda stage, folder: found.findings)
+    monkeypatch.setattr("joblane.cdk.preflight.read.check_deploy", lambda stage, folder, leaves: found.findings)
     monkeypatch.setattr("joblane.cli.rollout.subprocess.run", run)
     monkeypatch.setattr("joblane.cli.rollout.marks", lambda client, stacks: {})
     monkeypatch.setattr("joblane.cdk.costs.of_stage", lambda templates, tasks: [])

@@ -79,14 +79,16 @@ select current_setting('max_connections')::int,
 T = TypeVar("T")
 
 
-def check_deploy(stage: str, assembly: Path) -> list[Finding]:
+def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> list[Finding]:
     """Return all findings on a deploy of ``assembly``, worst first. Region and credentials are of the environment.
+
+    ``leaves``: resource id of a restored copy that the stage uses now and, as the operator confirms, will leave.
 
     Raises :class:`LocalError` if AWS cannot be reached.
     """
     import boto3
 
-    from joblane.cdk.preflight import plan
+    from joblane.cdk.preflight import moves, plan
     from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
@@ -114,12 +116,22 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
         ),
         "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix, Wanted.of(templates)),
     }
-    unread = [part for part in parts.values() if isinstance(part, Finding)]
+    used = read("cloudformation", moves.WHAT, moves.PERMISSIONS, lambda c: moves.read_deployed(c, declared.prefix))
+    unread = [part for part in (*parts.values(), used) if isinstance(part, Finding)]
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
     pauses = findings_on_pauses(templates.values(), tasks)
     findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
     findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
+    if not isinstance(used, Finding):
+        wanted, live = moves.UsedDatabase.of(read_metadata(templates)), _live(known["database"])
+        findings += moves.moves(wanted, used, prefix=declared.prefix, leaves=leaves, live=live)
     return sorted(findings, key=lambda finding: [*FindingKind].index(finding.kind))
+
+
+def _live(database: DatabaseState | None) -> str:
+    if database is None:
+        return ""
+    return f". {database.address}, of DATABASE_URL, has {sum(database.live.values()):,} live tasks"
 
 
 # --- The checkout --------------------------------------------------------------------------------------------------
