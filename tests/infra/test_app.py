@@ -79,7 +79,9 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def findings(stages: RealStages, synth: Synth, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+def findings(
+    stages: RealStages, synth: Synth, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[tuple[str, str]]]:
     """Rule and sentence of each finding of cfn-lint, by template, with CloudFormation's schemas of :data:`REGIONS`.
 
     Templates of the stages for AWS, of one with an RDS instance, copies of one stage's for the other processor, and

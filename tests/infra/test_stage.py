@@ -197,13 +197,15 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
                 ({"host": copy["host"].replace("jobs-copy", "other-copy")}, "database.*other-copy is not a copy of t"),
                 (
                     {"host": copy["host"].replace("copy", "database")},
-                    "database.restored.host: jobs-database is not a copy of this stage's database: restore it under a "
-                    "name such as jobs-restored, .* leave restored out",
+                    "database.restored.host: jobs-database is not a copy of this stage's database: .*as jobs-restored",
                 ),
             )
         ),
         *(
-            ({"network": NEW, "database": {**AURORA, "restored": {field: COPY[field]}}}, f"database.restored.{other}: Field")
+            (
+                {"network": NEW, "database": {**AURORA, "restored": {field: COPY[field]}}},
+                f"database.restored.{other}: Field",
+            )
             for field, other in (("host", "resource_id"), ("resource_id", "host"))
         ),
         *(
@@ -446,7 +448,9 @@ def test_the_advised_class_is_the_smallest_with_enough_connections(wanted: int, 
 
 def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -> None:
     database = {**AURORA, "restored": COPY}
-    with pytest.raises(StageError, match=r"database\.restored\.host: it is in eu-central-1, and us-east-1 is the region"):
+    with pytest.raises(
+        StageError, match=r"database\.restored\.host: it is in eu-central-1, and us-east-1 is the region"
+    ):
         load(network=NEW, database=database, environ={"CDK_DEFAULT_REGION": "us-east-1"})
     load(network=NEW, database=database, environ={"CDK_DEFAULT_REGION": "eu-central-1"})
     assert load(network=NEW, database={**RDS, "restored": COPY_OF_INSTANCE}).database.restored is not None

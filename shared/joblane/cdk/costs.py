@@ -173,7 +173,7 @@ def _aurora(scaling: Properties, instances: int, tasks: Tasks) -> Line:
 
 
 def _is_serverless(instance: Properties) -> bool:
-    return instance.get("DBInstanceClass", SERVERLESS) == SERVERLESS
+    return bool(instance.get("DBInstanceClass", SERVERLESS) == SERVERLESS)
 
 
 def _serverless(templates: Templates) -> int:

@@ -452,7 +452,9 @@ def test_a_rollback_registers_the_old_codes_types_again(empty: str, deploy: Depl
 
 
 PAUSED = [["queue", "critical"], ["queue", "default"], ["queue", "low"], ["type", "jobs:bulk"]]
-PLAIN, COPY_A, COPY_B = ({"ServiceToken": "arn", "Code": "1", **more} for more in ({}, {"Restored": "A"}, {"Restored": "B"}))
+PLAIN, COPY_A, COPY_B = (
+    {"ServiceToken": "arn", "Code": "1", **more} for more in ({}, {"Restored": "A"}, {"Restored": "B"})
+)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ def template(**resources: dict[str, Any]) -> dict[str, Any]:
         (template(DBInstance={"DBInstanceClass": "db.t4g.micro"}), []),  # RDS keeps backups for one day
         (
             template(DBInstance={"DBInstanceClass": "db.t4g.small", "BackupRetentionPeriod": 7}),
-            ["backups for 7 days (database.backup_days above 1)", "the class db.t4g.small (database.instance_class oth"],
+            [
+                "backups for 7 days (database.backup_days above 1)",
+                "the class db.t4g.small (database.instance_class oth",
+            ],
         ),
         (
             template(

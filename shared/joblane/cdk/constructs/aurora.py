@@ -89,11 +89,12 @@ class AuroraDatabase(Construct):
 
 def logins(stack: Stack, own: Address, resource_id: str, settings: OwnDatabase) -> DatabaseAccess:
     """Return the access to the stage's ``own`` database, or to the copy that ``restored`` names in its place."""
-    address = own
+    address, restored = own, None
     if (copy := settings.restored) is not None:
         address, resource_id = Address(copy.host, PORT, own.name), copy.resource_id
+        restored = resource_id
     functions, migration = (by_iam(stack, address, user, resource_id) for user in (settings.user, MASTER_USER))
-    return DatabaseAccess(functions, migration, user=settings.user, restored=copy and copy.resource_id)
+    return DatabaseAccess(functions, migration, user=settings.user, restored=restored)
 
 
 def _without_password(cluster: rds.DatabaseCluster) -> None:

@@ -24,7 +24,8 @@ VERSION = rds.PostgresEngineVersion.VER_16_13
 class RdsInstance(Construct):
     """An instance in a single zone that only the functions' security group reaches, by TLS only.
 
-    Logins and rights are those of :class:`~joblane.cdk.constructs.aurora.AuroraDatabase`.
+    The logins and their rights are as in :class:`~joblane.cdk.constructs.aurora.AuroraDatabase`. ``own``: host and
+    resource id of the instance.
     """
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: Rds, network: StageNetwork) -> None:
@@ -77,7 +78,7 @@ class RdsInstance(Construct):
 
 
 def _without_password(instance: rds.DatabaseInstance) -> None:
-    """Let the master user log in by IAM, for which the construct has no property yet.
+    """Let the master user log in with IAM, for which the construct has no property yet.
 
     Excludes any master password, and requires IAM authentication. Source: CreateDBInstance, RDS API reference,
     *MasterUserAuthenticationType*, for RDS for PostgreSQL.
@@ -88,5 +89,5 @@ def _without_password(instance: rds.DatabaseInstance) -> None:
 
 
 def _parameters(settings: Rds) -> dict[str, str]:
-    # RDS would subtract the memory of its own processes from that of the class, and AWS does not say how much that is
+    # RDS would subtract the memory of its own processes from the memory of the class, and AWS does not say how much
     return {"rds.force_ssl": "1", "max_connections": str(settings.max_connections)}

@@ -70,7 +70,8 @@ def moves(
         yield refused(
             "database.restored",
             why,
-            f"if you want that, confirm it: --leave {deployed.restored} (with make: LEAVE={deployed.restored}); {pauses}",
+            f"if you want that, confirm it: --leave {deployed.restored} (with make: LEAVE={deployed.restored}); "
+            f"{pauses}",
         )
     else:
         yield note("database.restored", why, f"{pauses}; docs/how-to/restore.md has the steps")

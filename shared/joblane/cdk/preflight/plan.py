@@ -24,7 +24,7 @@ FREE = "FREE"
 PARTITION, REGION = "aws", "us-east-1"
 """The API has one address in this partition. Source: the endpoint rules of ``freetier`` in botocore."""
 SECONDS = 5
-"""The API may be out of reach where the other AWS services are not: then the check goes on without it."""
+"""The API may be out of reach where the other AWS services are not: then the check continues without it."""
 FREE_BACKUP_DAYS = 1
 FREE_CLASS = ".micro"
 UPGRADE = f"aws freetier upgrade-account-plan --account-plan-type PAID --region {REGION}"
@@ -32,7 +32,7 @@ UPGRADE = f"aws freetier upgrade-account-plan --account-plan-type PAID --region 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a stage wants that RDS refuses on the Free plan, each as a part of a sentence."""
+    """The parts of a stage that RDS refuses on the Free plan, each as a part of a sentence."""
 
     refused: tuple[str, ...]
 
@@ -96,7 +96,7 @@ def read_plan(session: Session) -> str | None:
     config = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 2})
     try:
         with closing(session.client("freetier", region_name=REGION, config=config)) as client:
-            return client.get_account_plan_state()["accountPlanType"]
+            return str(client.get_account_plan_state()["accountPlanType"])
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code == "ResourceNotFoundException":

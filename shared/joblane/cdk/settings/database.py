@@ -1,4 +1,4 @@
-"""The database of a stage: an Aurora cluster or an RDS instance of its own, an existing PostgreSQL, or this machine's."""
+"""The database of a stage: an Aurora cluster or RDS instance of its own, an existing PostgreSQL, or this machine's."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CONNECTIONS_BELOW_ONE_UNIT = 2000
 INSTANCE_GIB = {"db.t4g.micro": 1, "db.t4g.small": 2, "db.t4g.medium": 4}
 """Class of an RDS instance → its memory in GiB. Source: RDS, *Hardware specifications for DB instance classes*."""
 BYTES_PER_CONNECTION, MOST_CONNECTIONS = 9_531_392, 5000
-"""``LEAST(DBInstanceClassMemory/9531392, 5000)``. Source: RDS, *Maximum number of database connections*; AWS Prescriptive
-Guidance, *Tuning PostgreSQL parameters*, max_connections."""
+"""``LEAST(DBInstanceClassMemory/9531392, 5000)``. Source: RDS, *Maximum number of database connections*; AWS
+Prescriptive Guidance, *Tuning PostgreSQL parameters*, max_connections."""
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 CLUSTER = re.compile(r"[a-z0-9-]+\.cluster-[a-z0-9]+\.")
-"""Start of the address at which a cluster's writer answers; ``cluster-ro-`` is that of its readers.
+"""Start of the address at which a cluster's writer answers; ``cluster-ro-`` belongs to its readers.
 
 Source: Aurora, *Amazon Aurora endpoint connections*."""
 
@@ -47,7 +47,7 @@ class Restored(Settings):
     """Endpoint of the copy: of the writer for a cluster. The name of the copy must begin with the prefix of the stage
     and a hyphen."""
     resource_id: str = Field(pattern=r"^(cluster|db)-[A-Za-z0-9]+$")
-    """Resource id of the copy, which differs from that of the original: ``DbClusterResourceId`` of a cluster,
+    """Resource id of the copy, which is not the id of the original: ``DbClusterResourceId`` of a cluster,
     ``DbiResourceId`` of an instance."""
 
     def problems(self) -> Iterator[str]:
@@ -98,13 +98,15 @@ class Aurora(Settings):
     standby: bool = False
     """True: a second instance in the other zone, for a failover."""
     restored: Restored | None = None
-    """A restored copy that the stage uses in place of its cluster, which stays. None: the cluster."""
+    """A restored copy that the stage uses instead of its cluster, which stays. None: the cluster."""
 
     def problems(self) -> Iterator[str]:
         if self.max_capacity < self.min_capacity:
             yield f"max_capacity: at least min_capacity, {self.min_capacity:g}, is required"
         yield from _own_problems(self.name, self.user)
-        if self.restored and not (CLUSTER.match(self.restored.host) and self.restored.resource_id.startswith("cluster-")):
+        if self.restored and not (
+            CLUSTER.match(self.restored.host) and self.restored.resource_id.startswith("cluster-")
+        ):
             yield (
                 "restored: the endpoint of a cluster's writer, NAME.cluster-ID.REGION.rds.amazonaws.com, and a "
                 "resource_id that begins with cluster- are required"
@@ -116,7 +118,7 @@ class Aurora(Settings):
 
     @property
     def size(self) -> str:
-        """What ``max_connections`` follows from, in words."""
+        """The capacity or class, from which ``max_connections`` follows, in words."""
         return f"Aurora at max_capacity {self.max_capacity:g}"
 
     def enough_for(self, connections: int) -> str | None:
@@ -142,8 +144,8 @@ def _connections(min_capacity: float, max_capacity: float) -> int:
 
 
 class Rds(Settings):
-    """A small instance of RDS for PostgreSQL of the stage's own, in one zone of its network. It never sleeps, and has no
-    standby. Functions log in by IAM as ``user``."""
+    """A small instance of RDS for PostgreSQL of the stage's own, in one zone of its network. It never sleeps, and has
+    no standby. Functions log in with IAM as ``user``."""
 
     LARGEST: ClassVar[str] = "class of an RDS instance"
 
@@ -159,11 +161,11 @@ class Rds(Settings):
     storage_gb: int = Field(20, ge=20, le=65_536)
     """Storage in GB, which can grow and never shrink. Source: RDS, *Amazon RDS DB instance storage*, gp3."""
     backup_days: int = Field(1, ge=1, le=35)
-    """Days for which automatic backups are kept. AWS's Free plan accepts 1 only; use 7 or more for data that matters."""
+    """Days for which automatic backups are kept. AWS's Free plan accepts 1 only; take 7 or more if the data matters."""
     deletion_protection: bool = True
     """True: AWS refuses to delete the instance."""
     restored: Restored | None = None
-    """A restored copy that the stage uses in place of its instance, which stays. None: the instance."""
+    """A restored copy that the stage uses instead of its instance, which stays. None: the instance."""
 
     def problems(self) -> Iterator[str]:
         yield from _own_problems(self.name, self.user)
@@ -179,7 +181,7 @@ class Rds(Settings):
 
     @property
     def size(self) -> str:
-        """What ``max_connections`` follows from, in words."""
+        """The capacity or class, from which ``max_connections`` follows, in words."""
         return self.instance_class
 
     def enough_for(self, connections: int) -> str | None:

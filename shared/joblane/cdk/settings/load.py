@@ -96,7 +96,7 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 
 
 def _check_region(stage: Stage, region: str) -> None:
-    """Refuse zones and restored copies of another region than that of the credentials, and ``ipv6`` where it is not
+    """Refuse zones and restored copies outside of the region of the credentials, and ``ipv6`` where it is not
     known to work."""
     if stage.network is None:
         return

@@ -184,7 +184,8 @@ class Stage(Settings):
         if self.page is not None and self.control is None:
             yield 'page: "control": {} is required with it, because the page calls the control API'
         if isinstance(self.database, OwnDatabase) and self.network is None:
-            yield f'network: {{"kind": "new"}} or an existing network is required for database.kind {self.database.kind}'
+            kind = self.database.kind
+            yield f'network: {{"kind": "new"}} or an existing network is required for database.kind {kind}'
         if isinstance(self.database, OwnDatabase) and (copy := self.database.restored) is not None:
             called = copy.host.partition(".")[0]
             if not called.startswith(f"{self.prefix}-") or called == f"{self.prefix}-database":

@@ -217,6 +217,7 @@ def deploy(
 def preflight(
     context: typer.Context,
     stage: Stage = None,
+    *,
     strict: Annotated[bool, typer.Option("--strict", help="Also fail if a part cannot be compared.")] = False,
     as_json: AsJson = False,
     assembly: Assembly = None,

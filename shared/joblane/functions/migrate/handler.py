@@ -66,8 +66,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 def _moved(event: Mapping[str, Any]) -> str | None:
     """Return the reason for a pause of every queue if the stage moves between its database and a restored copy.
 
-    What runs in one of them is unknown to the other, in which it would run again at once. A pause is a row, so one that
-    was written in the database that the stage leaves is not in the other. A later deploy without a move pauses nothing.
+    What runs in one of them is unknown to the other, in which it would run again at once. A pause is a row, and the
+    pauses of the database that the stage leaves are not in the other. A later deploy without a move pauses nothing.
     """
     new, old = (event.get(key, {}).get("Restored") for key in ("ResourceProperties", "OldResourceProperties"))
     if new == old:
@@ -78,7 +78,7 @@ def _moved(event: Mapping[str, Any]) -> str | None:
 def _pause_if_moved(event: Mapping[str, Any]) -> None:
     """Pause every queue of a database to which the stage returns, with properties that have succeeded before.
 
-    The request is that of a rollback, too, so it succeeds without the pause if the database is unavailable.
+    A rollback sends the same request, so it succeeds without the pause if the database is unavailable.
     """
     if (reason := _moved(event)) is None:
         return
