@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
-from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase
+from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase, Rds
 from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
@@ -152,6 +152,7 @@ class Stage(Settings):
         if len(self.tags) > MAX_TAGS:
             yield f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most"
         yield from self._unreachable()
+        yield from self._without_effect()
         if self.removal == "retain" and self.alarms_of_nobody:
             yield (
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
@@ -173,6 +174,14 @@ class Stage(Settings):
                 f"database_connections: {self.connections} are more than the {self.database.max_connections} "
                 f"connections of {self.database.size}: leave it out"
                 f"{f', or {enough}' if enough else ''}"
+            )
+
+    def _without_effect(self) -> Iterator[str]:
+        given = self.monitoring.model_fields_set if self.monitoring else ()
+        if "storage_free_percent" in given and not isinstance(self.database, Rds):
+            yield (
+                f"monitoring.storage_free_percent: there is no such alarm with database.kind {self.database.kind}, "
+                "only with rds; leave it out"
             )
 
     def _unreachable(self) -> Iterator[str]:
