@@ -189,10 +189,10 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         ({"network": NEW, "database": {**RDS, "user": "postgres"}}, "database: .*user: 'postgres' is the master"),
         *(
             (
-                {"network": NEW, "database": kind, "monitoring": {"storage_free_percent": 5}},
+                {"network": network, "database": kind, "monitoring": {"storage_free_percent": 5}},
                 "monitoring.storage_free_percent: there is no such alarm with database.kind",
             )
-            for kind in (AURORA, DATABASE)
+            for network, kind in ((NEW, AURORA), (EXISTING, DATABASE))
         ),
         # a restored copy
         *(
