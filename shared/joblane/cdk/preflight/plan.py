@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 WHAT = "the plan of the account"
 FREE = "FREE"
 """The other plan is ``PAID``. Source: AccountPlanType, AWS Free Tier API."""
-PARTITION, REGION = "aws", "us-east-1"
+PARTITION, API_REGION = "aws", "us-east-1"
 """The API has one address in this partition. Source: the endpoint rules of ``freetier`` in botocore."""
 SECONDS = 5
 """The API may be out of reach where the other AWS services are not: then the check continues without it."""
 FREE_BACKUP_DAYS = 1
 FREE_CLASS = ".micro"
-UPGRADE = f"aws freetier upgrade-account-plan --account-plan-type PAID --region {REGION}"
+UPGRADE = f"aws freetier upgrade-account-plan --account-plan-type PAID --region {API_REGION}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def findings_on_plan(session: Session, wanted: Wanted) -> Iterator[Finding]:
             WHAT,
             f"it could not be read: {error}. If it is the Free plan, the deploy fails: RDS refuses "
             f"{' and '.join(wanted.refused)}",
-            f"allow freetier:GetAccountPlanState, or look: aws freetier get-account-plan-state --region {REGION}",
+            f"allow freetier:GetAccountPlanState, or look: aws freetier get-account-plan-state --region {API_REGION}",
         )
     else:
         yield from plan(wanted, found)
@@ -95,7 +95,7 @@ def read_plan(session: Session) -> str | None:
 
     config = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 2})
     try:
-        with closing(session.client("freetier", region_name=REGION, config=config)) as client:
+        with closing(session.client("freetier", region_name=API_REGION, config=config)) as client:
             return str(client.get_account_plan_state()["accountPlanType"])
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")

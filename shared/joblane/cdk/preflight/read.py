@@ -19,6 +19,7 @@ from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
 from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused, unchecked
+from joblane.cdk.preflight.moves import GONE
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
@@ -58,7 +59,6 @@ AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|(cron|events)-dlq)"
 """Rest of a queue's name: a front door, a lane, a DLQ of these, or the DLQ of schedules or events."""
 QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 """The part of a queue's name after the prefix. A prefix or a type may contain one, too."""
-GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 
 LIVE = f"""
 select type, queue, count(*) from joblane.tasks where finished_at is null and state in {LIVE_SQL}
