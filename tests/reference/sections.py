@@ -161,6 +161,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
 INSIDE = {
     *("AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "ObservedError", "Refusal"),
     "SignInError",
+    "UnreadPlanError",
 }
 """Errors that no caller meets."""
 INTERNAL = {"objects"}
