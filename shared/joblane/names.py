@@ -34,6 +34,8 @@ SYSTEM_TYPES = "system:"
 """The category of tasks that monitor the others. They may read the attributes of the front doors."""
 SWEEP = f"{OWN_TYPES}sweep"
 """Task type of the sweep."""
+BULK = f"{OWN_TYPES}bulk"
+"""Task type of an operator's action on many tasks."""
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_QUEUE_NAME = 80

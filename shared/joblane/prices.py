@@ -86,6 +86,15 @@ PRICES: Mapping[str, Price] = {
     ),
     "Aurora GB-month": Price(0.10, "GB-month", "the same"),
     "Aurora I/O request": Price(0.20, "million", "the same, by jusdb.com, undated"),
+    **{
+        f"RDS {class_} hour": Price(dollars, "hour", source)
+        for class_, dollars, source in (
+            ("db.t4g.micro", 0.016, "aws.amazon.com/rds/postgresql/pricing, a single zone, by infratally.com, 2026"),
+            ("db.t4g.small", 0.032, "the same"),
+            ("db.t4g.medium", 0.065, "the same"),
+        )
+    },
+    "RDS GB-month": Price(0.115, "GB-month", "aws.amazon.com/rds/pricing, gp3, by usage.ai, 2026-06"),
     "S3 GB-month": Price(0.023, "GB-month", "aws.amazon.com/s3/pricing, Standard; no dated copy"),
     "HTTP API request": Price(1.00, "million", "aws.amazon.com/api-gateway/pricing, by awsforengineers.com, 2025-05"),
 }

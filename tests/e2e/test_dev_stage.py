@@ -25,7 +25,7 @@ from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment, environment_of
 from joblane.record.driver.database import Database
 from tests.e2e.dev_stage import assembly
-from tests.e2e.dev_stage.aws_cli import installed_aws_cli, service_quotas
+from tests.e2e.dev_stage.aws_cli import installed_aws_cli, paid_plan, service_quotas
 from tests.e2e.dev_stage.checkout import Checkout
 from tests.e2e.dev_stage.nested import STACK
 from tests.e2e.dev_stage.page import steps
@@ -104,6 +104,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
             **clean_environment(),
             "AWS_ENDPOINT_URL": emulator.endpoint,
             "AWS_ENDPOINT_URL_S3": emulator.endpoint,
+            "AWS_ENDPOINT_URL_FREETIER": cleanup.enter_context(paid_plan()),
             "AWS_ENDPOINT_URL_SERVICE_QUOTAS": cleanup.enter_context(service_quotas()),
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",

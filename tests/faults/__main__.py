@@ -1,5 +1,5 @@
-"""``make faults``: a long run from a seed, storms of limits, of graphs and of debounced enqueues, a run of a rate, days
-in virtual time, the model, and their reports."""
+"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs and of debounced
+enqueues, a run of a rate, days in virtual time, the model, and their reports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.faults.limit_storm import Storm
 from tests.faults.model import seeds as model
 from tests.faults.plants import PLANTS, planted
 from tests.faults.rate_run import RateRun
+from tests.faults.restore_run import RestoreRun
 from tests.faults.result import Result, keep_rows, together
 from tests.faults.run import run
 from tests.faults.server_of_its_own import database, own_server
@@ -37,6 +38,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--jobs", type=int, default=2000, help="0: no run of jobs")
+    parser.add_argument(
+        "--restored", type=int, default=1000, help="jobs of the run whose database is restored; 0: none"
+    )
     parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
@@ -76,6 +80,13 @@ def _jobs(options: argparse.Namespace) -> Iterator[Result]:
     yield _printed(result)
     if log:
         print(f"The log of the workers:\n{log[-3000:]}")
+
+
+def _restored(options: argparse.Namespace) -> Iterator[Result]:
+    print(f"Seed {options.seed}: {options.restored} jobs, and a restored copy of their database", flush=True)
+    with TemporaryDirectory() as folder, own_server(Path(folder)) as server:
+        given = {"seed": options.seed, "jobs": options.restored, "minutes": options.minutes}
+        yield _printed(run(Path(folder), server, database(server, "faults"), kind=RestoreRun, **given))
 
 
 def _limits(options: argparse.Namespace) -> Iterator[Result]:
@@ -127,6 +138,7 @@ def _model(options: argparse.Namespace) -> Iterator[Result]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Result]]] = {
     "jobs": _jobs,
+    "restored": _restored,
     "tasks": _limits,
     "rated": _rate,
     "bursts": _bursts,

@@ -95,6 +95,11 @@ class Process:
                     os.kill(self._pid, signal.SIGKILL)
                 self._pid = 0
 
+    def move(self, address: Path) -> None:
+        """End the process. The next one is of another fork server."""
+        self._address = address
+        self.kill()
+
     def close(self) -> None:
         """Close the connection, which ends the process."""
         with self._lock:

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,15 +135,21 @@ class Queues:
             delayed = sum(not one.receives for one in hidden)
             return len(self._lanes[queue].messages) - len(hidden), len(hidden) - delayed, delayed
 
-    def redrive(self, queue: str, share: float) -> int:
-        """Move a share of the dead letters back, each once, with new message ids, as StartMessageMoveTask does."""
+    def redrive(
+        self, queue: str, share: float, *, again: bool = False, wanted: Callable[[Message], bool] = lambda _: True
+    ) -> int:
+        """Move a share of the dead letters back, with new message ids, as StartMessageMoveTask does.
+
+        ``again`` False: at most one of each subject in the whole run. ``wanted``: the others stay.
+        """
         with self._changed:
             dead_letters = list(self._lanes[f"{queue}-dlq"].messages.values())
         moved = 0
         for dead_letter in dead_letters:
             if (
                 self._dice.roll("redrive", dead_letter.about) < share
-                and dead_letter.about not in self._redriven_already()
+                and (again or dead_letter.about not in self._redriven_already())
+                and wanted(dead_letter)
             ):
                 del self._lanes[f"{queue}-dlq"].messages[dead_letter.id]
                 self.redriven.append((f"{queue}-dlq", dead_letter))
@@ -234,9 +240,13 @@ class Queues:
 
     def left(self, without: str) -> list[str]:
         """Return the messages in the lanes, as text. ``without``: the lane that is left out."""
+        return [f"{name}: {message.about}" for name, message in self.waiting(without)]
+
+    def waiting(self, without: str) -> list[tuple[str, Message]]:
+        """Return the messages in the lanes. ``without``: the lane that is left out."""
         with self._changed:
             return [
-                f"{name}: {m.about}"
+                (name, m)
                 for name, lane in self._lanes.items()
                 if lane.batch and name != without
                 for m in lane.messages.values()

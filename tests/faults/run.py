@@ -58,11 +58,20 @@ class StuckError(Exception):
 
 
 def run(
-    folder: Path, server: Postgres, name: str, *, seed: int, jobs: int, minutes: float = 5, plant: str | None = None
+    folder: Path,
+    server: Postgres,
+    name: str,
+    *,
+    seed: int,
+    jobs: int,
+    minutes: float = 5,
+    plant: str | None = None,
+    kind: type[Run] | None = None,
 ) -> Result:
-    """Run the suite once. ``server``: only for this run, because it is killed. ``name``: a migrated database on it."""
+    """Run the suite once. ``server``: only for this run, because it is killed. ``name``: a migrated database on it.
+    ``kind``: of the run; None: an ordinary one."""
     started = time.monotonic()
-    this_run = Run(folder, server, name, seed, jobs, minutes, plant)
+    this_run = (kind or Run)(folder, server, name, seed, jobs, minutes, plant)
     result = this_run.result
     try:
         this_run.go()
@@ -76,6 +85,11 @@ def run(
 
 
 class Run:
+    """A run. A subclass does more in the middle of it: see :meth:`_during_storm` and :meth:`_after_storm`."""
+
+    jumps_with_faults = MAX_JUMPS_WITH_FAULTS
+    least_first_runs = LEAST_FIRST_RUNS
+
     def __init__(
         self,
         folder: Path,
@@ -127,12 +141,13 @@ class Run:
                 stack.callback(thread.stop)
                 thread.start()
             self._storm(scene)
+            self._after_storm(stack, endpoint)
             self._calm()
             self._probe()
             self.queues.is_open = False  # else the next planned sweep may begin while the evidence is read
             self._until(lambda: self.queues.in_flight == 0)
             self.result.wrong += [line for thread in self._threads() for line in thread.raised]
-            self.result.wrong += check(self.evidence())
+            self.result.wrong += self._violations()
             self._count_endings()
             self.result.wrong += never_short(self.result.counts)
             for type_, state, number in self.sql(STATES):
@@ -158,7 +173,7 @@ class Run:
         counts["sweeps of the schedule"] += self._fixed_sweeps
         [[lost]] = self.sql("select count(*)::int from joblane.runs where outcome = 'lost'")
         counts["runs lost"] += lost
-        if counts[FIRST_RUN] < LEAST_FIRST_RUNS * ended:
+        if counts[FIRST_RUN] < self.least_first_runs * ended:
             self.result.wrong.append(f"only {counts[FIRST_RUN]} of {ended} {FIRST_RUN}")
 
     def _threads(self) -> list[Driver]:
@@ -194,10 +209,11 @@ class Run:
         self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
+            self._during_storm(1 - left / len(acts))
             self._check_time()
             time.sleep(0.03)
-        for number in range(MAX_JUMPS_WITH_FAULTS):
-            if number == MAX_JUMPS_WITH_FAULTS // 2:
+        for number in range(self.jumps_with_faults):
+            if number == self.jumps_with_faults // 2:
                 self._redrive()
             while not self._idle():
                 storm.blow(1)
@@ -205,6 +221,15 @@ class Run:
                 time.sleep(0.01)
             if not self._jump():
                 break
+
+    def _during_storm(self, progress: float) -> None:
+        """Called again and again while tasks are enqueued. ``progress``: the share of the acts that are done."""
+
+    def _after_storm(self, stack: ExitStack, endpoint: str) -> None:
+        """Called before the faults end. ``endpoint``: of the queues."""
+
+    def _violations(self) -> list[str]:
+        return check(self.evidence())
 
     def _calm(self) -> None:
         """Let all remaining tasks end, without faults."""

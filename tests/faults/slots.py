@@ -169,5 +169,6 @@ class Producer(Driver):
             if "unavailable" not in answer:
                 return
             self._scene.counts["enqueues that met an error"] += 1
+            fate = Fate()  # else a connection that is cut at the same statement each time ends no try
             time.sleep(0.2)
         raise RuntimeError(f"{TRIES} tries of {act} have failed: {answer and answer['unavailable']}")

@@ -10,8 +10,9 @@ import pytest
 
 from joblane.local.postgres import Postgres
 from tests.faults.plants import PLANTS
+from tests.faults.restore_run import RestoreRun
 from tests.faults.result import Result
-from tests.faults.run import run
+from tests.faults.run import Run, run
 from tests.faults.server_of_its_own import database, own_server
 
 Storm = Callable[..., Result]
@@ -25,10 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture
 def storm(server: Postgres, tmp_path: Path, numbers: Iterator[int]) -> Storm:
-    def blow(seed: int, jobs: int, plant: str | None = None) -> Result:
+    def blow(seed: int, jobs: int, plant: str | None = None, kind: type[Run] | None = None) -> Result:
         server.start()
         name = database(server, f"storm_{next(numbers)}")
-        return run(tmp_path, server, name, seed=seed, jobs=jobs, minutes=20, plant=plant)
+        return run(tmp_path, server, name, seed=seed, jobs=jobs, minutes=20, plant=plant, kind=kind)
 
     return blow
 
@@ -45,6 +46,27 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
     assert result.counts["processes that died"] > 20, result.table()
     assert result.counts["restarts of PostgreSQL"] >= 2, result.table()
     assert result.counts["running tasks cancelled"] > 3, result.table()
+
+
+def test_a_stage_that_moves_to_a_restored_copy_behaves_as_its_page_says(storm: Storm) -> None:
+    result = storm(seed=7, jobs=80, kind=RestoreRun)
+
+    assert not result.wrong, result.table()
+    for row in ("enqueued after it, in a session", "completed after it"):
+        assert result.counts[f"row: {row}"] > 3, result.table()
+
+
+class UnpausedCopy(RestoreRun):
+    """A move whose deploy writes no pause into the copy."""
+
+    def _pause_copy(self) -> None:
+        pass
+
+
+@pytest.mark.plants
+def test_a_move_without_a_pause_in_the_copy_is_found(storm: Storm) -> None:
+    result = storm(seed=3, jobs=100, kind=UnpausedCopy)
+    assert any("began in the copy while it was paused" in line for line in result.wrong), result.table()
 
 
 BUGS: list[tuple[dict[str, str], int]] = [

@@ -26,6 +26,10 @@ DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
 DATABASE_SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 RDS_HOST = "acme.cluster-c1.eu-central-1.rds.amazonaws.com"
 AURORA: dict[str, Any] = {"kind": "aurora", "name": "acme", "user": "worker"}
+RESTORED = {
+    "host": "acme-restored.cluster-c1.eu-central-1.rds.amazonaws.com",
+    "resource_id": "cluster-RESTORED",
+}
 EXISTING_NETWORK: dict[str, Any] = {
     "kind": "existing",
     "vpc_id": "vpc-0a1b2c3d",
@@ -90,6 +94,12 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "tags": {"team": "billing"},
     },
     "endpoints": {"network": ENDPOINTS, "database": AURORA},
+    "rds": {
+        "network": IPV6,
+        "database": {"kind": "rds", "name": "acme", "user": "worker"},
+        "monitoring": {"email": "off"},
+    },
+    "restored": {"network": IPV6, "database": {**AURORA, "restored": RESTORED}},
     "none": {"network": NONE, "database": AURORA},
     "subnets": {
         "network": {**EXISTING_NETWORK, "egress": "ipv6", "egress_ports": [587]},

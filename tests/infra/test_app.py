@@ -35,7 +35,7 @@ from joblane.project import Project
 from joblane.tasks.discovery import discover
 from tests.builders import views
 from tests.infra import templates
-from tests.infra.conftest import STAGES, RealStages
+from tests.infra.conftest import STAGES, RealStages, Synth
 from tests.inspector import FakeInspector
 from tests.pages import ROOT
 
@@ -79,13 +79,17 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def findings(stages: RealStages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+def findings(
+    stages: RealStages, synth: Synth, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[tuple[str, str]]]:
     """Rule and sentence of each finding of cfn-lint, by template, with CloudFormation's schemas of :data:`REGIONS`.
 
-    Templates of the stages for AWS, copies of one stage's for the other processor, and :data:`PLANTED`.
+    Templates of the stages for AWS, of one with an RDS instance, copies of one stage's for the other processor, and
+    :data:`PLANTED`.
     """
-    files = [file for stage in ("dev", "prod") for file in stages(stage).directory.glob("*.template.json")]
-    assert len(files) == sum(len(stages(stage).templates) for stage in ("dev", "prod"))
+    linted = [stages("dev"), stages("prod"), synth.app("rds")]
+    files = [file for each in linted for file in each.directory.glob("*.template.json")]
+    assert len(files) == sum(len(each.templates) for each in linted)
     folder = tmp_path_factory.mktemp("lint")
     for file in [file for file in stages("dev").directory.glob("*.template.json") if '"arm64"' in file.read_text()]:
         files.append(folder / f"x86_64-{file.name}")

@@ -20,7 +20,7 @@ from joblane.cdk.app import Synthesised
 from joblane.cdk.checks import check, throttling
 from joblane.cdk.errors import RefusedTemplateError, SynthError
 from joblane.cdk.settings.apis import Control
-from joblane.cdk.settings.database import Aurora
+from joblane.cdk.settings.database import Aurora, Rds
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, sharing_lanes
 from joblane.tasks.discovery import discover
@@ -203,6 +203,9 @@ def control(**settings: int) -> dict[str, Any]:
     return {"control": Control.model_validate(settings)}
 
 
+RDS = {"database": Rds.model_validate({"kind": "rds"})}
+
+
 def aurora(least: float, most: float) -> dict[str, Any]:
     return {"database": Aurora.model_validate({"kind": "aurora", "min_capacity": least, "max_capacity": most})}
 
@@ -257,6 +260,12 @@ FITS = ""
             r"up to 28 with control.max_concurrency 5, above .* 27",
         ),
         # the connections of a cluster follow from its capacity
+        ({**RDS, "reserved_connections": 78}, FITS),
+        (
+            {**RDS, "reserved_connections": 79},
+            r"make 113, above database_connections 112: .*, or raise database.instance_class \(db.t4g.micro\) to db.t4",
+        ),
+        ({**RDS, "reserved_connections": 420}, "above database_connections 112: .*; no class of an RDS instance acce"),
         ({**aurora(0, 1), "reserved_connections": 155}, FITS),
         (
             {**aurora(0, 1), "reserved_connections": 155, "database_connections": 188},

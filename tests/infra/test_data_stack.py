@@ -9,7 +9,7 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.cdk.settings.database import Aurora
 from tests.infra import templates
-from tests.infra.conftest import APPS, EXISTING_NETWORK, IAM_DATABASE, NAT, RDS_HOST, Synth
+from tests.infra.conftest import APPS, EXISTING_NETWORK, IAM_DATABASE, NAT, RDS_HOST, RESTORED, Synth
 
 
 def url(done: Synthesised, function: str) -> str:
@@ -27,6 +27,45 @@ def test_the_owner_of_an_existing_database_can_log_in_by_iam(synth: Synth) -> No
     (user,) = templates.allowed(done.whole("acme-jobs"), "acme-migrate")["rds-db:connect"]
     assert user.endswith(":dbuser:cluster-ABC/owner")
     assert url(done, "acme-order-ship") == f"postgresql://worker@{RDS_HOST}:5433/acme?auth=iam"
+
+
+# --- A restored copy -----------------------------------------------------------------------------------------------
+
+
+def test_a_stage_uses_its_restored_copy_and_keeps_its_own_database(synth: Synth) -> None:
+    own, restored = synth.app("ipv6"), synth.app("restored")
+    # then no resource of the data stack changes, and none of its exports goes, which the deployed functions import
+    assert restored.templates["acme-data"]["Resources"] == own.templates["acme-data"]["Resources"]
+    exports = [
+        {name: each for name, each in done.templates["acme-data"]["Outputs"].items() if "Export" in each}
+        for done in (own, restored)
+    ]
+    assert exports[0] == exports[1]
+    assert restored.templates["acme-data"]["Outputs"]["DatabaseHost"]["Value"] == RESTORED["host"]
+    # and functions and migration log in to the copy
+    jobs = restored.whole("acme-jobs")
+    for function, user in (("acme-order-ship", "worker"), ("acme-migrate", "postgres")):
+        assert url(restored, function) == f"postgresql://{user}@{RESTORED['host']}:5432/acme?auth=iam"
+        (allowed,) = templates.allowed(jobs, function)["rds-db:connect"]
+        assert allowed.endswith(f":dbuser:{RESTORED['resource_id']}/{user}")
+    # and the migration runs for it, and knows that it is a copy
+    ((run,), (before,)) = (
+        templates.of_type(done.whole("acme-jobs"), "Custom::Migration").values() for done in (restored, own)
+    )
+    assert run["Restored"] == RESTORED["resource_id"]
+    assert "Restored" not in before
+    # and everything else of the functions is as it was: network and security group
+    groups = [templates.of_type(each.whole("acme-jobs"), "AWS::EC2::SecurityGroup") for each in (own, restored)]
+    assert groups[0] == groups[1]
+
+
+def test_an_rds_instance_is_restored_by_its_own_resource_id(synth: Synth) -> None:
+    copy = {"host": "acme-copy.c1.eu-central-1.rds.amazonaws.com", "resource_id": "db-COPY"}
+    database = {**APPS["rds"]["database"], "restored": copy}
+    done = synth("dev", network=APPS["rds"]["network"], database=database)
+    assert url(done, "acme-order-ship") == f"postgresql://worker@{copy['host']}:5432/acme?auth=iam"
+    (allowed,) = templates.allowed(done.whole("acme-jobs"), "acme-order-ship")["rds-db:connect"]
+    assert allowed.endswith(":dbuser:db-COPY/worker")
 
 
 # --- An existing database ------------------------------------------------------------------------------------------

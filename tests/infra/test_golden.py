@@ -29,6 +29,8 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
     "ipv6": {"data": "", "jobs": f"{NETWORK}|VpcConfig|FunctionRole"},
     "asleep": {"data": "RDS|Gateway|Logs|S3::Bucket"},
     "robust": {"data": "", "jobs": NETWORK},
+    "rds": {"data": "", "jobs": "Custom::Migration|FunctionRole", "monitoring": "AWS/RDS"},
+    "restored": {"data": "RDS", "jobs": "Custom::Migration|FunctionRole"},
     "endpoints": {"data": "Endpoint|Group"},
     "none": {"data": "EC2.*(Endpoint|Group)"},
     "subnets": {"data": "", "jobs": f"{NETWORK}|ordership"},

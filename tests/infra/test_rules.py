@@ -140,7 +140,14 @@ def test_databases_are_encrypted_and_private_and_log_in_by_iam_over_tls(every: S
         assert "MasterUserPassword" not in json.dumps(template)  # also as ManageMasterUserPassword
         (group,) = (item for _, _, item in resources(every, "AWS::RDS::DBClusterParameterGroup"))
         assert group["Parameters"]["rds.force_ssl"] == "1"
-    assert not [item for _, _, item in resources(every, "AWS::RDS::DBInstance") if item["PubliclyAccessible"]]
+    for template, _, instance in resources(every, "AWS::RDS::DBInstance"):
+        assert instance["PubliclyAccessible"] is False
+        if instance["Engine"] == "postgres":
+            assert instance["StorageEncrypted"] is instance["EnableIAMDatabaseAuthentication"] is True
+            assert instance["MasterUserAuthenticationType"] == "iam-db-auth"
+            assert "MasterUserPassword" not in json.dumps(template)
+            (group,) = (item for _, _, item in resources(every, "AWS::RDS::DBParameterGroup"))
+            assert group["Parameters"]["rds.force_ssl"] == "1"
 
 
 def test_nothing_comes_in_from_outside_and_only_declared_ports_lead_out(every: Synthesised) -> None:
@@ -163,7 +170,7 @@ def test_removal_decides_what_a_deleted_stack_keeps(every: Synthesised) -> None:
             found = resource.get("DeletionPolicy"), resource.get("UpdateReplacePolicy")
             if resource["Type"] in RETAINED:
                 assert found == kept
-            if resource["Type"] == "AWS::RDS::DBCluster":
+            if resource["Type"] == "AWS::RDS::DBCluster" or "DBName" in resource.get("Properties", {}):
                 assert found == (("Snapshot",) * 2 if keeps else kept)
     manifest = json.loads((every.directory / "manifest.json").read_text())
     assert "missing" not in manifest  # a lookup in an account

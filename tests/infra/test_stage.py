@@ -26,6 +26,9 @@ from joblane.tasks.discovery import discover
 from tests.infra.conftest import RDS_HOST
 
 AURORA = {"kind": "aurora"}
+RDS = {"kind": "rds"}
+COPY = {"host": "jobs-copy.cluster-c1.eu-central-1.rds.amazonaws.com", "resource_id": "cluster-COPY"}
+COPY_OF_INSTANCE = {"host": "jobs-copy.c1.eu-central-1.rds.amazonaws.com", "resource_id": "db-COPY"}
 NEW = {"kind": "new"}
 EXISTING = {
     "kind": "existing",
@@ -173,6 +176,57 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         ({"network": NEW, "database": {**AURORA, "user": "rds_iam"}}, "database: .*user: 'rds_iam' is reserved"),
         ({"network": NEW, "database": {**AURORA, "name": "rdsadmin"}}, "database: .*name: 'rdsadmin' is reserv"),
         ({"network": NEW, "database": {**AURORA, "name": "_jobs"}}, "database: .*name: '_jobs' is reserved"),
+        ({"database": RDS}, 'network: {"kind": "new"} or an existing network is required for database.kind rds'),
+        *(
+            ({"network": NEW, "database": {**RDS, field: wrong}}, f"database.{field}: .*{right}")
+            for field, wrong, right in (
+                ("instance_class", "db.m7g.large", "'db.t4g.micro', 'db.t4g.small' or 'db.t4g.medium'"),
+                ("storage_gb", 10, "greater than or equal to 20"),
+                ("backup_days", 0, "greater than or equal to 1"),
+                ("standby", True, "Extra inputs"),
+            )
+        ),
+        ({"network": NEW, "database": {**RDS, "user": "postgres"}}, "database: .*user: 'postgres' is the master"),
+        *(
+            (
+                {"network": network, "database": kind, "monitoring": {"storage_free_percent": 5}},
+                "monitoring.storage_free_percent: there is no such alarm with database.kind",
+            )
+            for network, kind in ((NEW, AURORA), (EXISTING, DATABASE))
+        ),
+        # a restored copy
+        *(
+            ({"network": NEW, "database": {**kind, "restored": {**copy, **wrong}}}, problem)
+            for kind, copy in ((AURORA, COPY), (RDS, COPY_OF_INSTANCE))
+            for wrong, problem in (
+                ({"host": "db.internal"}, "database.restored: .*host: the endpoint of the copy is required, NAME.ID."),
+                ({"resource_id": "prx-1"}, "database.restored.resource_id: "),
+                ({"host": copy["host"].replace("jobs-copy", "other-copy")}, "database.*other-copy is not a copy of t"),
+                (
+                    {"host": copy["host"].replace("copy", "database")},
+                    "database.restored.host: jobs-database is not a copy of this stage's database: .*as jobs-restored",
+                ),
+            )
+        ),
+        *(
+            (
+                {"network": NEW, "database": {**AURORA, "restored": {field: COPY[field]}}},
+                f"database.restored.{other}: Field",
+            )
+            for field, other in (("host", "resource_id"), ("resource_id", "host"))
+        ),
+        *(
+            ({"network": NEW, "database": {**AURORA, "restored": wrong}}, "database: .*restored: the endpoint of a cl")
+            for wrong in (COPY_OF_INSTANCE, {**COPY, "host": COPY["host"].replace("cluster-", "cluster-ro-")})
+        ),
+        ({"network": NEW, "database": {**RDS, "restored": COPY}}, "database: .*restored: the endpoint of an instance"),
+        (
+            {
+                "network": {**NEW, "availability_zones": ["us-east-1a", "us-east-1b"]},
+                "database": {**AURORA, "restored": COPY},
+            },
+            "database.restored.host: it is in eu-central-1, and the network of the stage is in us-east-1; restore",
+        ),
         (
             {"database": {**DATABASE, "resource_id": "cluster-A"}},
             "database: .*secret: give either secret, .* or resource_id",
@@ -207,7 +261,7 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
             {"database": {**IAM, "migration_user": IAM["user"]}},
             "database: .*migration_user: the functions log in as this role",
         ),
-        ({"database": {"kind": "local", "url": "postgresql://"}}, "database: kind aurora or existing is required"),
+        ({"database": {"kind": "local", "url": "postgresql://"}}, "database: kind aurora, rds or existing is req"),
         # both
         (
             {"database": {**DATABASE, "security_group_id": "sg-01234567"}},
@@ -377,6 +431,36 @@ def test_connections_follow_from_auroras_capacity_or_postgresqls_default() -> No
     assert load().connections == 100
     assert load(network=NEW, database={**AURORA, "max_capacity": 8}).connections == 1669
     assert load(network=NEW, database={**AURORA, "max_capacity": 8}, database_connections=300).connections == 300
+
+
+def test_connections_of_an_rds_instance_follow_from_the_memory_of_its_class() -> None:
+    # Source: RDS, Maximum number of database connections: LEAST({DBInstanceClassMemory/9531392}, 5000)
+    expected = {"db.t4g.micro": 112, "db.t4g.small": 225, "db.t4g.medium": 450}
+    for name, connections in expected.items():
+        assert load(network=NEW, database={**RDS, "instance_class": name}).connections == connections
+    assert load(network=NEW, database=RDS).database.backup_days == 1  # AWS's Free plan accepts no more
+
+
+@pytest.mark.parametrize(
+    ("wanted", "advice"),
+    [(113, "raise database.instance_class (db.t4g.micro) to db.t4g.small"), (450, "to db.t4g.medium"), (451, None)],
+)
+def test_the_advised_class_is_the_smallest_with_enough_connections(wanted: int, advice: str | None) -> None:
+    with pytest.raises(StageError) as refused:
+        load(network=NEW, database=RDS, database_connections=wanted)
+    text = f"database_connections: {wanted} are more than the 112 connections of db.t4g.micro: leave it out"
+    assert text in str(refused.value)
+    assert str(refused.value).endswith("leave it out" if advice is None else advice)
+
+
+def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -> None:
+    database = {**AURORA, "restored": COPY}
+    with pytest.raises(
+        StageError, match=r"database\.restored\.host: it is in eu-central-1, and us-east-1 is the region"
+    ):
+        load(network=NEW, database=database, environ={"CDK_DEFAULT_REGION": "us-east-1"})
+    load(network=NEW, database=database, environ={"CDK_DEFAULT_REGION": "eu-central-1"})
+    assert load(network=NEW, database={**RDS, "restored": COPY_OF_INSTANCE}).database.restored is not None
 
 
 def test_the_database_is_required() -> None:

@@ -26,7 +26,7 @@ from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.settings.apis import Control, Monitoring, Oidc, PageSettings, Roles, Slack
-from joblane.cdk.settings.database import Aurora, ExistingDatabase
+from joblane.cdk.settings.database import Aurora, ExistingDatabase, Rds, Restored
 from joblane.cdk.settings.events import Events, Webhook
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
@@ -161,6 +161,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
 INSIDE = {
     *("AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "ObservedError", "Refusal"),
     "SignInError",
+    "UnreadPlanError",
 }
 """Errors that no caller meets."""
 INTERNAL = {"objects"}
@@ -169,6 +170,8 @@ CLIENT_METHODS = [name for name in vars(JobClient) if not name.startswith("_")]
 SETTINGS: Mapping[str, type[BaseModel]] = {
     "stage": Stage,
     "aurora": Aurora,
+    "rds": Rds,
+    "restored": Restored,
     "existing-database": ExistingDatabase,
     "new-network": NewNetwork,
     "existing-network": ExistingNetwork,

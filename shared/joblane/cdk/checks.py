@@ -14,7 +14,7 @@ from typing import Any
 from joblane.cdk.errors import RefusedTemplateError
 from joblane.cdk.preflight.concurrency import request
 from joblane.cdk.settings.apis import HttpLimits
-from joblane.cdk.settings.database import Aurora
+from joblane.cdk.settings.database import OwnDatabase
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
@@ -188,12 +188,12 @@ def _lower(name: str, api: HttpLimits) -> str:
 
 
 def _raise_connections(stage: Stage, connections: int) -> str:
-    if not isinstance(stage.database, Aurora):
+    if not isinstance(stage.database, OwnDatabase):
         return ", or raise max_connections of the database and database_connections with it"
     if connections <= stage.database.max_connections:
         return ", or leave database_connections out"
     enough = stage.database.enough_for(connections)
-    return f", or {enough}" if enough else "; no cluster accepts that many"
+    return f", or {enough}" if enough else f"; no {stage.database.LARGEST} accepts that many"
 
 
 # --- Queues and functions ------------------------------------------------------------------------------------------

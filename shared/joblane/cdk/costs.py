@@ -33,6 +33,8 @@ SWEEP_REQUESTS = 2
 """SQS requests of a sweep for each dead-letter queue: its URL and its size."""
 LEAST_AWAKE = 0.5
 """Least ACUs of a cluster that may pause, while it runs. Source: Aurora, *Aurora Serverless v2 capacity*."""
+SERVERLESS = "db.serverless"
+"""Class of the instances of an Aurora Serverless v2 cluster."""
 SECONDS_UNTIL_PAUSE = 300
 """Default of a cluster that may pause. Source: CloudFormation, *ServerlessV2ScalingConfiguration*."""
 RUN_SECONDS, RUN_LOG_KB = 1, 1.5
@@ -137,7 +139,8 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
         Line("NAT gateways", hours("EC2::NatGateway"), "NAT gateway hour", "`egress`: the way out"),
         Line("Public addresses", hours("EC2::EIP"), "Public IPv4 hour", "those of the NAT gateways"),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour", "`egress`: the way to AWS services"),
-        *(_aurora(each, len(all_of("RDS::DBInstance")), tasks) for each in _scaling(templates)),
+        *(_aurora(each, _serverless(templates), tasks) for each in _scaling(templates)),
+        *(line for found in all_of("RDS::DBInstance") if not _is_serverless(found) for line in _instance(found)),
         Line("Secrets", len(all_of("SecretsManager::Secret")), "Secret", "logins, and the key of the page's sessions"),
         Line(
             f"{len(alarms)} alarms, for each metric they read",
@@ -169,6 +172,24 @@ def _aurora(scaling: Properties, instances: int, tasks: Tasks) -> Line:
     return Line(what, LEAST_AWAKE * instances * found.hours, "Aurora ACU-hour", use)
 
 
+def _is_serverless(instance: Properties) -> bool:
+    return bool(instance.get("DBInstanceClass", SERVERLESS) == SERVERLESS)
+
+
+def _serverless(templates: Templates) -> int:
+    """Return the number of instances of an Aurora cluster."""
+    return sum(_is_serverless(found) for each in templates for _, found in of_type(each, "AWS::RDS::DBInstance"))
+
+
+def _instance(instance: Properties) -> list[Line]:
+    """Return the lines of an instance of RDS for PostgreSQL in a single zone."""
+    class_, storage = instance["DBInstanceClass"], float(instance["AllocatedStorage"])
+    return [
+        Line(f"RDS {class_}", HOURS, f"RDS {class_} hour", "the database, which never sleeps"),
+        Line(f"RDS: {storage:g} GB", storage, "RDS GB-month", "its storage, used or not"),
+    ]
+
+
 def _pause(scaling: Properties) -> timedelta:
     return timedelta(seconds=scaling.get("SecondsUntilAutoPause", SECONDS_UNTIL_PAUSE))
 
@@ -179,8 +200,7 @@ def pausing(templates: Templates, tasks: Tasks) -> tuple[Awake, float] | None:
     if found is None:
         return None
     tasks = as_in_stage(templates, tasks)
-    instances = sum(1 for template in templates for _ in of_type(template, "AWS::RDS::DBInstance"))
-    return awake(tasks, _pause(found)), _aurora(found, instances, tasks).dollars
+    return awake(tasks, _pause(found)), _aurora(found, _serverless(templates), tasks).dollars
 
 
 def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:

@@ -76,13 +76,15 @@ class DatabaseAccess:
     """The logins of a stage: ``functions`` for tasks and API, ``migration`` for the deploy.
 
     ``place``: None: the functions run outside a VPC. ``user``: the database role of the functions, which the migration
-    creates and grants its rights; None: they log in as the owner.
+    creates and grants its rights; None: they log in as the owner. ``restored``: resource id of the restored copy that
+    the stage uses; None: its own or an existing database.
     """
 
     functions: Login
     migration: Login
     place: Place | None = None
     user: str | None = None
+    restored: str | None = None
 
 
 def existing_access(stack: Stack, database: ExistingDatabase) -> DatabaseAccess:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from joblane.names import Queue
+from joblane.names import BULK, Queue
 from joblane.record.row.states import ENDED, LIVE, WAITING, State
 
 DEFAULT_RATE, DEFAULT_CANARY = 50, 5
@@ -22,7 +22,7 @@ MOST_ERRORS = 5
 """The errors that are shown with the runs of a type."""
 SORTS = ("count", "last")
 """The orders of the groups: the largest first, or those that came last first."""
-BULK_TYPE = "jobs:bulk"
+BULK_TYPE = BULK
 """The task type that carries out bulk actions."""
 STATISTICS_BY = ("type", "tenant")
 """The groups of the statistics."""

@@ -21,6 +21,7 @@ from joblane.record.driver.database import Database
 from joblane.record.driver.stage import WRITE_STAGE, check_project, check_search_path, check_stage, take_stage
 from joblane.record.migrations import LOCK, applied, checked_revision, is_newer, newest, script, upgrade
 from joblane.record.migrations.catalogue import Difference, accepted
+from joblane.record.pauses import pause_everything
 from joblane.record.sql_functions import installed
 from joblane.record.task_types import literal, register, register_statement
 from joblane.tasks.discovery import discover
@@ -120,6 +121,7 @@ def migrate(
     patience: timedelta = timedelta(0),
     version: str | None = None,
     by: str | None = None,
+    pauses: str | None = None,
 ) -> Migrated:
     """Bring the database up to date. Repeating it is harmless. A schema of newer code is not changed.
 
@@ -127,7 +129,8 @@ def migrate(
     write; None if the functions log in as the tables' owner. ``by_iam``: the user logs in by IAM and is created if it
     does not exist. ``patience``: how long to wait for an unavailable database, for example a paused database. It waits
     for tables in use, and for another migration, for at least a minute. ``version``: recorded as a deploy, with ``by``,
-    the person who deploys; None: nothing is recorded.
+    the person who deploys; None: nothing is recorded. ``pauses``: the reason for which every queue is paused, before
+    anything else reads the database; None: none is.
 
     Raises :class:`WrongStageError`, :class:`ForeignSchemaError` and :class:`ChangedSchemaError` before any change.
     """
@@ -144,6 +147,8 @@ def migrate(
         found: list[Difference] = []
         in_turn(lambda: found.extend(upgrade(url)))
         in_turn(lambda: take_stage(database.get(), prefix, settings.project()))
+        if pauses:
+            in_turn(lambda: pause_everything(database.get(), pauses, by or "deploy"))
         in_turn(lambda: register(database.get(), tasks))
         in_turn(lambda: schedules.register(database.get(), tasks))
         upgrade_project(url, settings.migrations())

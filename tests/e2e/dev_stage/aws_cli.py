@@ -1,4 +1,4 @@
-"""The AWS CLI, in an environment of its own, and a service that the emulator lacks."""
+"""The AWS CLI, in an environment of its own, and services that the emulator lacks."""
 
 from __future__ import annotations
 
@@ -38,5 +38,15 @@ def service_quotas() -> Iterator[str]:
         status(200, answer, **{"Content-Type": "application/x-amz-json-1.1"})(handler)
 
     server = HttpServer([accept])
+    with server.running():
+        yield server.url
+
+
+@contextmanager
+def paid_plan() -> Iterator[str]:
+    """Yield the address of a service that answers as the AWS Free Tier API does: the account is on a paid plan."""
+    state = {"accountId": "000000000000", "accountPlanType": "PAID", "accountPlanStatus": "ACTIVE"}
+    answer = status(200, json.dumps(state).encode(), **{"Content-Type": "application/x-amz-json-1.0"})
+    server = HttpServer([answer])
     with server.running():
         yield server.url

@@ -451,6 +451,68 @@ def test_a_rollback_registers_the_old_codes_types_again(empty: str, deploy: Depl
         assert connection.run("select count(*) from joblane.task_types where type = 'jobs:sweep'") == [[1]]
 
 
+PAUSED = [["queue", "critical"], ["queue", "default"], ["queue", "low"], ["type", "jobs:bulk"]]
+PLAIN, COPY_A, COPY_B = (
+    {"ServiceToken": "arn", "Code": "1", **more} for more in ({}, {"Restored": "A"}, {"Restored": "B"})
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (PLAIN, COPY_A, "the stage uses the restored copy A"),
+        (COPY_A, COPY_B, "the stage uses the restored copy B"),
+        (COPY_A, PLAIN, "the stage has left the restored copy A"),
+        (None, COPY_A, "the stage uses the restored copy A"),
+        (COPY_A, COPY_A, None),
+        (PLAIN, PLAIN, None),
+        (None, PLAIN, None),
+    ],
+)
+def test_a_deploy_that_moves_the_stage_to_another_copy_pauses_everything_there(
+    empty: str, deploy: Deploy, old: dict[str, str] | None, new: dict[str, str], reason: str | None
+) -> None:
+    properties = {"ResourceProperties": {**new, "By": "ann"}}
+    if old is None:
+        deploy(RequestType="Create", **properties)
+    else:
+        deploy(OldResourceProperties=old, **properties)
+    with connected(empty) as connection:
+        assert connection.run("select scope, name from joblane.pauses order by 1, 2") == (PAUSED if reason else [])
+        for table, by in (("pauses", "paused_by"), ("audit", "who")):
+            found = connection.run(f"select distinct reason, {by} from joblane.{table}")
+            assert found == ([[reason, "ann"]] if reason else [])
+
+
+def test_a_resumed_copy_stays_resumed_in_later_deploys(empty: str, deploy: Deploy) -> None:
+    # given a stage that was moved to a copy, and resumed
+    id_ = deploy(ResourceProperties=COPY_A, OldResourceProperties=PLAIN)["PhysicalResourceId"]
+    with connected(empty) as connection:
+        connection.run("delete from joblane.pauses")
+        # when new code is deployed, and rolled back
+        newer = {**COPY_A, "Code": "2"}
+        deploy(ResourceProperties=newer, OldResourceProperties=COPY_A, PhysicalResourceId=id_)
+        deploy(ResourceProperties=COPY_A, OldResourceProperties=newer, PhysicalResourceId=id_)
+        # then
+        assert connection.run("select from joblane.pauses") == []
+
+
+def test_a_return_with_properties_of_before_pauses_although_it_looks_like_a_rollback(
+    empty: str, deploy: Deploy
+) -> None:
+    # given a stage with a database of its own, that was moved to a copy; and the copy was resumed
+    id_ = deploy(RequestType="Create", ResourceProperties=PLAIN)["PhysicalResourceId"]
+    moved = deploy(ResourceProperties=COPY_A, OldResourceProperties=PLAIN, PhysicalResourceId=id_)
+    with connected(empty) as connection:
+        connection.run("delete from joblane.pauses")
+        # when the setting is removed again, by the same code
+        left = {"OldResourceProperties": COPY_A, "PhysicalResourceId": moved["PhysicalResourceId"]}
+        answer = deploy(ResourceProperties=PLAIN, **left)
+        # then
+        assert "by an earlier deploy" in answer["Reason"]
+        assert connection.run("select scope, name from joblane.pauses order by 1, 2") == PAUSED
+
+
 def test_a_deploy_and_its_rollback_are_recorded_with_version_and_person(
     empty: str, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

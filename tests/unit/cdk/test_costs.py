@@ -129,6 +129,12 @@ def test_each_aurora_instance_costs_its_least_capacity(least: float, instances: 
     assert found == {"Aurora ACU-hour": hours}
 
 
+@pytest.mark.parametrize("size", ["micro", "small", "medium"])
+def test_an_rds_instance_costs_each_hour_and_its_storage(size: str) -> None:
+    instance: dict[str, object] = {"DBInstanceClass": f"db.t4g.{size}", "AllocatedStorage": "20"}
+    assert amounts(("AWS::RDS::DBInstance", instance)) == {f"RDS db.t4g.{size} hour": 720, "RDS GB-month": 20}
+
+
 @pytest.mark.parametrize(
     ("sweep", "pause", "hours"),
     [

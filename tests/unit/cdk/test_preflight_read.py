@@ -15,6 +15,7 @@ from botocore.stub import Stubber
 from moto import mock_aws
 from typer.testing import CliRunner
 
+from joblane.cdk.preflight import moves
 from joblane.cdk.preflight import read as preflight
 from joblane.cdk.preflight.concurrency import Account
 from joblane.cdk.preflight.findings import Finding, FindingKind
@@ -259,14 +260,16 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     # given stacks that may not be listed, no database, a small account, and a message of an unknown task
     monkeypatch.setattr(preflight, "deployed", lambda client, stacks: refused("AccessDenied")(client))
     monkeypatch.setattr(preflight, "account", lambda client, prefix, functions: Account(10, 20, {}))
+    monkeypatch.setattr(moves, "read_deployed", lambda client, prefix: moves.UsedDatabase("existing", None))
     client = boto3.client("sqs")
     client.send_message(QueueUrl=client.create_queue(QueueName="jobs-low-long-gone")["QueueUrl"], MessageBody="x")
     client.close()
     # when
-    found = preflight.check_deploy("dev", assembly(tmp_path, account_concurrency=11))
+    found = preflight.check_deploy("dev", assembly(tmp_path, account_concurrency=11, database="aurora"))
     # then
     assert [(finding.kind, finding.what) for finding in found] == [
         (FindingKind.REFUSED, "queue jobs-low-long-gone"),
+        (FindingKind.REFUSED, "database.kind"),
         (FindingKind.UNCHECKED, "the stacks"),
         (FindingKind.UNCHECKED, "DATABASE_URL"),
         (FindingKind.NOTE, "Lambda concurrency"),
@@ -318,7 +321,7 @@ FINDINGS = [
 def test_the_command_shows_each_finding_and_its_status_says_whether_to_deploy(
     monkeypatch: pytest.MonkeyPatch, findings: list[Finding], options: list[str], status: int, as_json: bool
 ) -> None:
-    monkeypatch.setattr(preflight, "check_deploy", lambda stage, folder: findings)
+    monkeypatch.setattr(preflight, "check_deploy", lambda stage, folder, leaves: findings)
     monkeypatch.setenv("COLUMNS", "200")
     command = ["preflight", "--assembly", ".", *options, *(["--json"] if as_json else [])]
     result = CliRunner().invoke(app, command, catch_exceptions=False)

@@ -22,7 +22,7 @@ REGION = "eu-central-1"
 NEEDS = Needs(
     services=frozenset({"lambda", "rds", "sesv2", "sqs"}),
     zones=[],
-    cluster=True,
+    database=True,
     sender="no-reply@mail.acme.dev",
     bootstrap="/cdk-bootstrap/hnb659fds/version",
 )

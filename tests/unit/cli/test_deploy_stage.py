@@ -69,7 +69,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The programs and requests of a deploy, replaced; ``ran`` lists the commands."""
-    found = SimpleNamespace(ran=[], findings=[], templates=TEMPLATES, status=0, inspector=Inspector())
+    found = SimpleNamespace(ran=[], left=[], findings=[], templates=TEMPLATES, status=0, inspector=Inspector())
 
     def run(command: list[str], **options: Any) -> Any:
         found.ran.append(command[1:])
@@ -78,7 +78,10 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.setattr("joblane.local.tools.Tools.fetch", lambda self, steps, emulator: None)
     monkeypatch.setattr(deploy, "_synthesised", lambda stage: (tmp_path, "alarms: nobody is notified"))
     monkeypatch.setattr("joblane.cdk.preflight.read.read_templates", lambda folder: found.templates)
-    monkeypatch.setattr("joblane.cdk.preflight.read.check_deploy", lambda stage, folder: found.findings)
+    monkeypatch.setattr(
+        "joblane.cdk.preflight.read.check_deploy",
+        lambda stage, folder, leaves: found.left.append(leaves) or found.findings,
+    )
     monkeypatch.setattr("joblane.cli.rollout.subprocess.run", run)
     monkeypatch.setattr("joblane.cli.rollout.marks", lambda client, stacks: {})
     monkeypatch.setattr("joblane.cdk.costs.of_stage", lambda templates, tasks: [])
@@ -89,6 +92,12 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["deploy", *arguments], catch_exceptions=False)
+
+
+def test_the_copy_that_a_deploy_leaves_is_confirmed_by_its_name(steps: SimpleNamespace) -> None:
+    assert run("--stage", "dev", "--yes", "--leave", "cluster-COPY").exit_code == Exit.DONE
+    assert run("--stage", "dev", "--yes").exit_code == Exit.DONE
+    assert steps.left == ["cluster-COPY", None]
 
 
 # --- In order ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -160,6 +161,34 @@ STORIES: dict[str, Story] = {
 @stories(STORIES)
 def test_requests(deploys: Deploys, story: Story) -> None:
     play(deploys, story)
+
+
+def test_a_move_to_a_restored_copy_is_rolled_back_while_the_own_database_is_down(
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a stage that moves to a copy because its own database is lost
+    monkeypatch.setattr("joblane.functions.migrate.handler.PATIENCE", timedelta(0))
+    own = deploys.properties
+    event = {"RequestType": "Update", "RequestId": "r", "ResponseURL": "https://s3/x", **IDS}
+    copy = {**own, "Database": "copy", "Restored": "cluster-COPY"}
+    handler(
+        {**event, "ResourceProperties": copy, "OldResourceProperties": own, "PhysicalResourceId": deploys.id_},
+        LambdaContext(),
+    )
+    moved = deploys.answers[-1]
+    assert moved["Status"] == "SUCCESS"
+    # when a function fails in this deploy
+    deploys.down = True
+    handler(
+        {
+            **event,
+            "ResourceProperties": own,
+            "OldResourceProperties": copy,
+            "PhysicalResourceId": moved["PhysicalResourceId"],
+        },
+        LambdaContext(),
+    )
+    assert deploys.answers[-1]["Status"] == "SUCCESS"
 
 
 def test_a_failed_migration_fails_the_deploy_and_keeps_the_id(deploys: Deploys) -> None:

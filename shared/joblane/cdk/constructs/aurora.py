@@ -13,7 +13,7 @@ from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.constructs.network import StageNetwork
 from joblane.cdk.database_access import Address, DatabaseAccess, by_iam
 from joblane.cdk.nag import acknowledge
-from joblane.cdk.settings.database import MASTER_USER, Aurora
+from joblane.cdk.settings.database import MASTER_USER, Aurora, OwnDatabase
 from joblane.cdk.settings.stage import Stage
 
 VERSION = rds.AuroraPostgresEngineVersion.VER_16_13
@@ -33,7 +33,7 @@ class AuroraDatabase(Construct):
     """A cluster that only the functions' security group reaches, by TLS only.
 
     Every login is by IAM, so there is no password: the migration logs in as the master user, the functions as a role
-    that the migration creates.
+    that the migration creates. ``own``: host and resource id of the cluster.
     """
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: Aurora, network: StageNetwork) -> None:
@@ -82,12 +82,19 @@ class AuroraDatabase(Construct):
         self.cluster.node.add_dependency(logs)
         if not settings.deletion_protection:
             acknowledge(self.cluster, "RDS10", "The stage sets database.deletion_protection to false.")
-        self.address = Address(self.cluster.cluster_endpoint.hostname, PORT, settings.name)
-        functions, migration = (
-            by_iam(Stack.of(self), self.address, user, self.cluster.cluster_resource_identifier)
-            for user in (settings.user, MASTER_USER)
-        )
-        self.access = DatabaseAccess(functions, migration, user=settings.user)
+        address = Address(self.cluster.cluster_endpoint.hostname, PORT, settings.name)
+        self.own = (address.host, self.cluster.cluster_resource_identifier)
+        self.access = logins(Stack.of(self), address, self.own[1], settings)
+
+
+def logins(stack: Stack, own: Address, resource_id: str, settings: OwnDatabase) -> DatabaseAccess:
+    """Return the access to the stage's ``own`` database, or to the copy that ``restored`` names in its place."""
+    address, restored = own, None
+    if (copy := settings.restored) is not None:
+        address, resource_id = Address(copy.host, PORT, own.name), copy.resource_id
+        restored = resource_id
+    functions, migration = (by_iam(stack, address, user, resource_id) for user in (settings.user, MASTER_USER))
+    return DatabaseAccess(functions, migration, user=settings.user, restored=restored)
 
 
 def _without_password(cluster: rds.DatabaseCluster) -> None:

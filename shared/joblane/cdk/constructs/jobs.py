@@ -29,6 +29,7 @@ from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcards
+from joblane.cdk.settings.database import OwnDatabase
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
 from joblane.cdk.templates import COSTS, SETTINGS, Extra
@@ -353,6 +354,10 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
             "account_concurrency": stage.account_concurrency,
             "database_connections": stage.connections,
             "reserved_connections": stage.reserved_connections,
+            "database": stage.database.kind,
+            "restored": stage.database.restored.resource_id
+            if isinstance(stage.database, OwnDatabase) and stage.database.restored
+            else None,
         },
         COSTS: {
             "architecture": stage.architecture,

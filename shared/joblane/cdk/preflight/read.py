@@ -19,6 +19,7 @@ from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
 from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused, unchecked
+from joblane.cdk.preflight.moves import GONE
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
@@ -58,7 +59,6 @@ AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|(cron|events)-dlq)"
 """Rest of a queue's name: a front door, a lane, a DLQ of these, or the DLQ of schedules or events."""
 QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 """The part of a queue's name after the prefix. A prefix or a type may contain one, too."""
-GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 
 LIVE = f"""
 select type, queue, count(*) from joblane.tasks where finished_at is null and state in {LIVE_SQL}
@@ -79,13 +79,16 @@ select current_setting('max_connections')::int,
 T = TypeVar("T")
 
 
-def check_deploy(stage: str, assembly: Path) -> list[Finding]:
+def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> list[Finding]:
     """Return all findings on a deploy of ``assembly``, worst first. Region and credentials are of the environment.
+
+    ``leaves``: resource id of a restored copy that the stage uses now and, as the operator confirms, will leave.
 
     Raises :class:`LocalError` if AWS cannot be reached.
     """
     import boto3
 
+    from joblane.cdk.preflight import moves, plan
     from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
@@ -113,11 +116,22 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
         ),
         "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix, Wanted.of(templates)),
     }
-    unread = [part for part in parts.values() if isinstance(part, Finding)]
+    used = read("cloudformation", moves.WHAT, moves.PERMISSIONS, lambda c: moves.read_deployed(c, declared.prefix))
+    unread = [part for part in (*parts.values(), used) if isinstance(part, Finding)]
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
     pauses = findings_on_pauses(templates.values(), tasks)
     findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
+    findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
+    if not isinstance(used, Finding):
+        wanted, live = moves.UsedDatabase.of(read_metadata(templates)), _live(known["database"])
+        findings += moves.moves(wanted, used, prefix=declared.prefix, leaves=leaves, live=live)
     return sorted(findings, key=lambda finding: [*FindingKind].index(finding.kind))
+
+
+def _live(database: DatabaseState | None) -> str:
+    if database is None:
+        return ""
+    return f". {database.address}, of DATABASE_URL, has {sum(database.live.values()):,} live tasks"
 
 
 # --- The checkout --------------------------------------------------------------------------------------------------

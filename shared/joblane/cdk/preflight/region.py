@@ -40,14 +40,14 @@ class Needs:
 
     ``services``: as boto3 names them. ``zones``: names of the new network's zones; empty: CloudFormation
     chooses them;
-    None: no new network. ``cluster``: True if the stage creates a database cluster. ``sender``: address from which it
+    None: no new network. ``database``: True if the stage creates a database. ``sender``: address from which it
     sends by Amazon SES. ``bootstrap``: name of the SSM parameter with the version of the CDK's bootstrap. ``secrets``:
     names or ARNs of the secrets whose values CloudFormation reads in the deploy.
     """
 
     services: frozenset[str]
     zones: Sequence[str] | None
-    cluster: bool
+    database: bool
     sender: str | None
     bootstrap: str | None
     secrets: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ class Needs:
         return cls(
             services=frozenset(named - {*NOT_REGIONAL} | ({"sesv2"} if senders else set())),
             zones=sorted(zones) if subnets else None,
-            cluster="AWS::RDS::DBCluster" in kinds,
+            database=not kinds.isdisjoint({"AWS::RDS::DBCluster", "AWS::RDS::DBInstance"}),
             sender=min(senders, default=None),
             bootstrap=next((found["Default"] for found in parameters if "Default" in found), None),
             secrets=frozenset(found for _, text in texts for found in RESOLVED.findall(text)),
@@ -123,7 +123,7 @@ def zones(wanted: Sequence[str], region: str, known: Mapping[str, str]) -> Itera
 
 
 def rds_role(found: object) -> Iterator[Finding]:
-    """Note a missing role of RDS. RDS creates it with the first cluster, and this first attempt can fail."""
+    """Note a missing role of RDS. RDS creates it with the first database, and this first attempt can fail."""
     if found is None:
         yield note(
             f"role {RDS_ROLE}",
@@ -178,7 +178,7 @@ def _parts(needs: Needs, region: str) -> Iterator[tuple[Callable[[Any], Iterable
     if (wanted := needs.zones) is not None:
         what = "the availability zones"
         yield partial(zones, wanted, region), "ec2", what, "ec2:DescribeAvailabilityZones", read_zones
-    if needs.cluster:
+    if needs.database:
         reader = partial(existing, "get_role", "NoSuchEntityException", RoleName=RDS_ROLE)
         yield rds_role, "iam", f"the role {RDS_ROLE}", "iam:GetRole", reader
     for name in sorted(needs.secrets):  # their values are not read

@@ -199,6 +199,9 @@ class Monitoring(Settings):
     """Successive runs of the sweep's schedule, or of a health check, that are missing or did not complete. If they take
     longer than an hour after the first, the alarm fires an hour after the first. ``"off"`` also leaves out the alarms
     of sweeps that fail, and of their lane if nothing reads it."""
+    storage_free_percent: Percent = 15
+    """Free storage of an RDS instance, in percent of its ``storage_gb``, below which an alarm fires that reads one more
+    metric. Only with ``database`` of kind ``rds``."""
 
     @property
     def is_stage(self) -> bool:

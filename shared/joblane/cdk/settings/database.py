@@ -1,11 +1,11 @@
-"""The database of a stage: an Aurora cluster of its own, an existing PostgreSQL, or the one of this machine."""
+"""The database of a stage: an Aurora cluster or RDS instance of its own, an existing PostgreSQL, or this machine's."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,10 +27,54 @@ Source: Aurora, *Maximum connections for Aurora Serverless v2*.
 """
 CONNECTIONS_BELOW_ONE_UNIT = 2000
 """Maximum if ``min_capacity`` is below 1. Source: the same."""
+INSTANCE_GIB = {"db.t4g.micro": 1, "db.t4g.small": 2, "db.t4g.medium": 4}
+"""Class of an RDS instance → its memory in GiB. Source: RDS, *Hardware specifications for DB instance classes*."""
+BYTES_PER_CONNECTION, MOST_CONNECTIONS = 9_531_392, 5000
+"""``LEAST(DBInstanceClassMemory/9531392, 5000)``. Source: RDS, *Maximum number of database connections*; AWS
+Prescriptive Guidance, *Tuning PostgreSQL parameters*, max_connections."""
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+CLUSTER = re.compile(r"[a-z0-9-]+\.cluster-[a-z0-9]+\.")
+"""Start of the address at which a cluster's writer answers; ``cluster-ro-`` belongs to its readers.
+
+Source: Aurora, *Amazon Aurora endpoint connections*."""
+
+
+class Restored(Settings):
+    """A copy of the stage's database, restored from its backups with the security group and the parameter group of the
+    stage. The stage uses the copy, and its first deploy pauses every queue there."""
+
+    host: str = Field(pattern=HOST)
+    """Endpoint of the copy: of the writer for a cluster. The name of the copy must begin with the prefix of the stage
+    and a hyphen."""
+    resource_id: str = Field(pattern=r"^(cluster|db)-[A-Za-z0-9]+$")
+    """Resource id of the copy, which is not the id of the original: ``DbClusterResourceId`` of a cluster,
+    ``DbiResourceId`` of an instance."""
+
+    def problems(self) -> Iterator[str]:
+        if not RDS_HOST.search(self.host.lower()):
+            yield "host: the endpoint of the copy is required, NAME.ID.REGION.rds.amazonaws.com"
+
+    @property
+    def region(self) -> str:
+        """The region in the host."""
+        found = RDS_HOST.search(self.host.lower())
+        return found["region"] if found else ""
+
+
+def _own_problems(name: str, user: str) -> Iterator[str]:
+    for field, given in (("name", name), ("user", user)):
+        if RESERVED_NAME.fullmatch(given):
+            yield f"{field}: {given!r} is reserved; jobs, for example, is right"
+    if user == MASTER_USER:
+        yield f"user: {MASTER_USER!r} is the master user with all rights; jobs, for example, is right"
+    if user == "joblane":  # PostgreSQL searches the schema with the user's name first
+        yield "user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right"
 
 
 class Aurora(Settings):
     """An Aurora Serverless v2 cluster of the stage's own, in its network. Functions log in by IAM as ``user``."""
+
+    LARGEST: ClassVar[str] = "cluster"
 
     kind: Literal["aurora"]
     """Selects an Aurora cluster."""
@@ -53,21 +97,29 @@ class Aurora(Settings):
     """True: AWS refuses to delete the cluster."""
     standby: bool = False
     """True: a second instance in the other zone, for a failover."""
+    restored: Restored | None = None
+    """A restored copy that the stage uses instead of its cluster, which stays. None: the cluster."""
 
     def problems(self) -> Iterator[str]:
         if self.max_capacity < self.min_capacity:
             yield f"max_capacity: at least min_capacity, {self.min_capacity:g}, is required"
-        for field, name in (("name", self.name), ("user", self.user)):
-            if RESERVED_NAME.fullmatch(name):
-                yield f"{field}: {name!r} is reserved; jobs, for example, is right"
-        if self.user == MASTER_USER:
-            yield f"user: {MASTER_USER!r} is the master user with all rights; jobs, for example, is right"
-        if self.user == "joblane":  # PostgreSQL searches the schema with the user's name first
-            yield "user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right"
+        yield from _own_problems(self.name, self.user)
+        if self.restored and not (
+            CLUSTER.match(self.restored.host) and self.restored.resource_id.startswith("cluster-")
+        ):
+            yield (
+                "restored: the endpoint of a cluster's writer, NAME.cluster-ID.REGION.rds.amazonaws.com, and a "
+                "resource_id that begins with cluster- are required"
+            )
 
     @property
     def max_connections(self) -> int:
         return _connections(self.min_capacity, self.max_capacity)
+
+    @property
+    def size(self) -> str:
+        """The capacity or class, from which ``max_connections`` follows, in words."""
+        return f"Aurora at max_capacity {self.max_capacity:g}"
 
     def enough_for(self, connections: int) -> str | None:
         """Return the settings to raise so that ``connections`` fit. None: no cluster has so many."""
@@ -91,6 +143,60 @@ def _connections(min_capacity: float, max_capacity: float) -> int:
     return most if min_capacity >= 1 else min(most, CONNECTIONS_BELOW_ONE_UNIT)
 
 
+class Rds(Settings):
+    """A small instance of RDS for PostgreSQL of the stage's own, in one zone of its network. It never sleeps, and has
+    no standby. Functions log in with IAM as ``user``."""
+
+    LARGEST: ClassVar[str] = "class of an RDS instance"
+
+    kind: Literal["rds"]
+    """Selects an RDS instance."""
+    name: DatabaseName = "joblane"
+    """Name of the database: lower-case letters, digits and underscores, 63 characters at most."""
+    user: DatabaseName = "jobs"
+    """Database role of the functions. The deploy creates it, with the rights to read and write rows only."""
+    instance_class: Literal["db.t4g.micro", "db.t4g.small", "db.t4g.medium"] = "db.t4g.micro"
+    """Class of the instance, with 1, 2 or 4 GiB of memory. ``max_connections`` follows from it. A change restarts the
+    database. AWS's Free plan accepts ``db.t4g.micro`` only."""
+    storage_gb: int = Field(20, ge=20, le=65_536)
+    """Storage in GB, which can grow and never shrink. Source: RDS, *Amazon RDS DB instance storage*, gp3."""
+    backup_days: int = Field(1, ge=1, le=35)
+    """Days for which automatic backups are kept. AWS's Free plan accepts 1 only; take 7 or more if the data matters."""
+    deletion_protection: bool = True
+    """True: AWS refuses to delete the instance."""
+    restored: Restored | None = None
+    """A restored copy that the stage uses instead of its instance, which stays. None: the instance."""
+
+    def problems(self) -> Iterator[str]:
+        yield from _own_problems(self.name, self.user)
+        if self.restored and (".cluster-" in self.restored.host or not self.restored.resource_id.startswith("db-")):
+            yield (
+                "restored: the endpoint of an instance, NAME.ID.REGION.rds.amazonaws.com, and a resource_id that "
+                "begins with db- are required"
+            )
+
+    @property
+    def max_connections(self) -> int:
+        return _connections_of(self.instance_class)
+
+    @property
+    def size(self) -> str:
+        """The capacity or class, from which ``max_connections`` follows, in words."""
+        return self.instance_class
+
+    def enough_for(self, connections: int) -> str | None:
+        """Return the setting to raise so that ``connections`` fit. None: no class has so many."""
+        for each in INSTANCE_GIB:
+            if _connections_of(each) >= max(connections, self.max_connections):
+                return f"raise database.instance_class ({self.instance_class}) to {each}"
+        return None
+
+
+def _connections_of(instance_class: str) -> int:
+    """Return ``max_connections`` of an instance, including those reserved for superusers."""
+    return min(INSTANCE_GIB[instance_class] * 2**30 // BYTES_PER_CONNECTION, MOST_CONNECTIONS)
+
+
 OTHER_HOST = required(
     lambda host: host.lower() != "localhost" and not host.startswith("127."),
     "{} would be the function itself, without TLS; the host name of the database server is required",
@@ -102,7 +208,7 @@ class ExistingDatabase(Settings):
 
     kind: Literal["existing"]
     """Selects an existing PostgreSQL."""
-    host: Annotated[str, OTHER_HOST] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    host: Annotated[str, OTHER_HOST] = Field(pattern=HOST)
     """Host name. With ``resource_id``: the endpoint of RDS, not an alias, because the IAM token is valid only for this
     name."""
     port: int = Field(5432, ge=1, le=65535)
@@ -161,4 +267,8 @@ class GivenDatabase(Settings):
     """Selects a database of the CDK app."""
 
 
-DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase | GivenDatabase, Field(discriminator="kind")]
+OwnDatabase = Aurora | Rds
+"""A database that the stage creates."""
+DatabaseSettings = Annotated[
+    Aurora | Rds | ExistingDatabase | LocalDatabase | GivenDatabase, Field(discriminator="kind")
+]

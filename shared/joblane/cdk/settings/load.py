@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from joblane.cdk.errors import StageError
 from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings import apis, events
-from joblane.cdk.settings.database import GivenDatabase
+from joblane.cdk.settings.database import GivenDatabase, OwnDatabase
 from joblane.cdk.settings.stage import VERSION, Architecture, Stage
 from joblane.cdk.templates import strings
 from joblane.errors import DeclarationError
@@ -56,7 +56,7 @@ def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[s
         given = _of_this_machine(name, given, declared, environ)
     stage = make_stage(kind, where, {**given, "name": name}, declared)
     if isinstance(stage.database, GivenDatabase):
-        raise StageError(f"{where}: database: kind aurora or existing is required")
+        raise StageError(f"{where}: database: kind aurora, rds or existing is required")
     _check_prefix(stage, stages)
     if region := environ.get("CDK_DEFAULT_REGION"):  # the CDK CLI passes that of the credentials
         _check_region(stage, region)
@@ -96,9 +96,16 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 
 
 def _check_region(stage: Stage, region: str) -> None:
-    """Refuse zones of another region than that of the credentials, and ``ipv6`` where it is not known to work."""
+    """Refuse zones and restored copies outside of the region of the credentials, and ``ipv6`` where it is not
+    known to work."""
     if stage.network is None:
         return
+    copy = stage.database.restored if isinstance(stage.database, OwnDatabase) else None
+    if copy is not None and copy.region != region:
+        raise StageError(
+            f"cdk.json: stage {stage.name!r}: database.restored.host: it is in {copy.region}, and {region} is the "
+            "region of your credentials; restore the copy there"
+        )
     for zone in stage.network.availability_zones or ():
         if zone[:-1] != region:
             raise StageError(

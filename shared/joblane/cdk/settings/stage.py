@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
-from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
+from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase, Rds
 from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
@@ -84,7 +84,8 @@ class Stage(Settings):
     """Lambda's quota for concurrent executions in the account: 1,000 by default, and less in a new account.
     ``aws lambda get-account-settings`` shows it. Source: Lambda quotas."""
     database_connections: int | None = Field(None, ge=1)
-    """``max_connections`` of the database. None: calculated from Aurora's capacity, or 100 for another PostgreSQL."""
+    """``max_connections`` of the database. None: calculated from Aurora's capacity or the class of the RDS instance, or
+    100 for another PostgreSQL."""
     reserved_connections: int = Field(10, ge=4)
     """Connections of ``database_connections`` that the functions leave free: two for the migration of a deploy, two for
     each operator's command, what the server reserves for superusers, and the connections of your other programs."""
@@ -97,7 +98,7 @@ class Stage(Settings):
     ``"destroy"``: they are deleted, except buckets with objects, and the cluster leaves no snapshot."""
     network: Network | None = None
     """Network of functions and database. None: functions run outside of any VPC, and the database has to be public.
-    Required for ``database`` of kind ``aurora``."""
+    Required for ``database`` of kind ``aurora`` or ``rds``."""
     database: DatabaseSettings
     """The database. A local stage uses the database of ``DATABASE_URL``."""
     control: Control | None = None
@@ -151,6 +152,7 @@ class Stage(Settings):
         if len(self.tags) > MAX_TAGS:
             yield f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most"
         yield from self._unreachable()
+        yield from self._without_effect()
         if self.removal == "retain" and self.alarms_of_nobody:
             yield (
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
@@ -166,24 +168,47 @@ class Stage(Settings):
                     "leave it out, or request a higher quota"
                 )
             free -= reserved
-        if isinstance(self.database, Aurora) and self.connections > self.database.max_connections:
+        if isinstance(self.database, OwnDatabase) and self.connections > self.database.max_connections:
             enough = self.database.enough_for(self.connections)
             yield (
                 f"database_connections: {self.connections} are more than the {self.database.max_connections} "
-                f"connections of Aurora at max_capacity {self.database.max_capacity:g}: leave it out"
+                f"connections of {self.database.size}: leave it out"
                 f"{f', or {enough}' if enough else ''}"
+            )
+
+    def _without_effect(self) -> Iterator[str]:
+        given = self.monitoring.model_fields_set if self.monitoring else ()
+        if "storage_free_percent" in given and not isinstance(self.database, Rds):
+            yield (
+                f"monitoring.storage_free_percent: there is no such alarm with database.kind {self.database.kind}, "
+                "only with rds; leave it out"
             )
 
     def _unreachable(self) -> Iterator[str]:
         if self.local != isinstance(self.database, LocalDatabase):
-            yield "database: kind aurora or existing is required; only a local stage uses DATABASE_URL"
+            yield "database: kind aurora, rds or existing is required; only a local stage uses DATABASE_URL"
         for name, why in NOT_LOCAL.items():
             if self.local and getattr(self, name) is not None:
                 yield f"{name}: {why}"
         if self.page is not None and self.control is None:
             yield 'page: "control": {} is required with it, because the page calls the control API'
-        if isinstance(self.database, Aurora) and self.network is None:
-            yield 'network: {"kind": "new"} or an existing network is required for database.kind aurora'
+        if isinstance(self.database, OwnDatabase) and self.network is None:
+            kind = self.database.kind
+            yield f'network: {{"kind": "new"}} or an existing network is required for database.kind {kind}'
+        if isinstance(self.database, OwnDatabase) and (copy := self.database.restored) is not None:
+            called = copy.host.partition(".")[0]
+            if not called.startswith(f"{self.prefix}-") or called == f"{self.prefix}-database":
+                yield (
+                    f"database.restored.host: {called} is not a copy of this stage's database: restore it under a name "
+                    f"such as {self.prefix}-restored, and write its endpoint; to use the stage's own database, leave "
+                    "restored out"
+                )
+            zones = (self.network and self.network.availability_zones) or ()
+            if zones and not zones[0].startswith(copy.region):
+                yield (
+                    f"database.restored.host: it is in {copy.region}, and the network of the stage is in "
+                    f"{zones[0][:-1]}; restore the copy there"
+                )
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
             yield "database.security_group_id: network is required with it, for the functions' side"
         if isinstance(self.database, ExistingDatabase) and isinstance(self.network, NewNetwork):
@@ -237,4 +262,4 @@ class Stage(Settings):
         """``max_connections`` of the database."""
         if self.database_connections is not None:
             return self.database_connections
-        return self.database.max_connections if isinstance(self.database, Aurora) else DEFAULT_CONNECTIONS
+        return self.database.max_connections if isinstance(self.database, OwnDatabase) else DEFAULT_CONNECTIONS

@@ -11,10 +11,18 @@ from constructs import Construct
 from joblane.cdk.constructs.aurora import PORT, AuroraDatabase
 from joblane.cdk.constructs.code import Workload
 from joblane.cdk.constructs.network import FunctionNetwork, NetworkTarget, StageNetwork
+from joblane.cdk.constructs.rds_instance import RdsInstance
 from joblane.cdk.database_access import DatabaseAccess, Login, existing_access
 from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import StageError
-from joblane.cdk.settings.database import Aurora, ExistingDatabase, GivenDatabase, LocalDatabase
+from joblane.cdk.settings.database import (
+    Aurora,
+    ExistingDatabase,
+    GivenDatabase,
+    LocalDatabase,
+    OwnDatabase,
+    Rds,
+)
 from joblane.cdk.settings.stage import Stage
 
 
@@ -35,6 +43,7 @@ class DataStack(Stack):
         check_services(workload)
         self._stage = stage
         self._targets: list[NetworkTarget] = []
+        self._exported: tuple[str, ...] = ()
         self.network = StageNetwork(self, "Network", stage=stage, settings=stage.network) if stage.network else None
         self._access = self._access_of(stage)
         if self.network is not None:
@@ -45,6 +54,8 @@ class DataStack(Stack):
 
     def access_from(self, scope: Construct) -> DatabaseAccess:
         """Return the access to the database, with the place of functions. Creates their security group in ``scope``."""
+        for value in self._exported:  # the functions import both, unless they use a restored copy in between
+            self.export_value(value)  # not earlier: the CDK adds it to a construct Exports, if the application has one
         network = self.network
         if network is None:
             return self._access
@@ -66,10 +77,10 @@ class DataStack(Stack):
                 return DatabaseAccess(Login(stage.database.url), Login(stage.database.url))
             case ExistingDatabase():
                 return self._existing(stage.database)
-            case Aurora():
-                return self._aurora(stage, stage.database)
+            case Aurora() | Rds():
+                return self._own(stage, stage.database)
             case GivenDatabase():
-                raise StageError(f"stage {stage.name!r}: database: kind aurora or existing is required")
+                raise StageError(f"stage {stage.name!r}: database: kind aurora, rds or existing is required")
 
     def _existing(self, database: ExistingDatabase) -> DatabaseAccess:
         group = None
@@ -78,10 +89,15 @@ class DataStack(Stack):
         self._targets.append(NetworkTarget(database.port, "functions to database", group))
         return existing_access(self, database)
 
-    def _aurora(self, stage: Stage, settings: Aurora) -> DatabaseAccess:
+    def _own(self, stage: Stage, settings: OwnDatabase) -> DatabaseAccess:
         if self.network is None:
-            raise StageError(f"stage {stage.name!r}: network is required for database.kind aurora")
-        database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
+            raise StageError(f"stage {stage.name!r}: network is required for database.kind {settings.kind}")
+        database: AuroraDatabase | RdsInstance
+        if isinstance(settings, Aurora):
+            database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
+        else:
+            database = RdsInstance(self, "Database", stage=stage, settings=settings, network=self.network)
         self._targets.append(NetworkTarget(PORT, "functions to database", database.security_group))
-        CfnOutput(self, "DatabaseHost", value=database.address.host)
+        self._exported = database.own
+        CfnOutput(self, "DatabaseHost", value=settings.restored.host if settings.restored else database.own[0])
         return database.access

@@ -21,6 +21,7 @@ from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import dashboard
 from joblane.cdk.watching.alarms import Alarm, Links, Silence, in_use
 from joblane.cdk.watching.queries import queries_of
+from joblane.cdk.watching.storage import storage_alarms
 from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
 from joblane.names import PAGE_URL, function_name
 
@@ -60,7 +61,7 @@ class MonitoringStack(Stack):
         of_stage = alarms_of_stage(
             monitoring, jobs.tasks, prefix=stage.prefix, functions=others, webhook_bus=webhook_bus
         )
-        alarms = in_use([*of_stage, *more])
+        alarms = in_use([*of_stage, *storage_alarms(monitoring, stage), *more])
         self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))

@@ -34,6 +34,14 @@ Assembly = Annotated[
         "`output` folder of cdk.json, by default cdk.out.",
     ),
 ]
+Leave = Annotated[
+    str | None,
+    typer.Option(
+        "--leave",
+        metavar="RESOURCE_ID",
+        help="Confirm that the stage leaves the restored copy of its database that it uses now, with the tasks there.",
+    ),
+]
 
 
 def migrate(
@@ -143,6 +151,7 @@ def deploy(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask, as with --require-approval never of the CDK.")
     ] = False,
+    leave: Leave = None,
 ) -> None:
     """Deploy a stage: preflight, `cdk deploy`, and a first job.
 
@@ -176,7 +185,7 @@ def deploy(
         templates = read_templates(assembly)
     terminal.say(printed)
     with steps.step("Preflight"):
-        findings = check_deploy(stage, assembly)
+        findings = check_deploy(stage, assembly, leaves=leave)
     _show_findings(stage, findings)
     if blocks_deploy(findings):
         terminal.stop("nothing was deployed: the preflight refuses.", Exit.FAILED)
@@ -208,9 +217,11 @@ def deploy(
 def preflight(
     context: typer.Context,
     stage: Stage = None,
+    *,
     strict: Annotated[bool, typer.Option("--strict", help="Also fail if a part cannot be compared.")] = False,
     as_json: AsJson = False,
     assembly: Assembly = None,
+    leave: Leave = None,
 ) -> None:
     """Compare this checkout with the deployed stage.
 
@@ -225,7 +236,7 @@ def preflight(
     given, stage = target.of(context), _stage(context, stage)
     if given.profile or given.region:
         use_for_programs(aws_session(given.profile, given.region), given.profile)
-    findings = check_deploy(stage, assembly or _synthesised(stage)[0])
+    findings = check_deploy(stage, assembly or _synthesised(stage)[0], leaves=leave)
     is_blocked = blocks_deploy(findings, strict=strict)
     if as_json:
         lines = [vars(finding) for finding in findings]

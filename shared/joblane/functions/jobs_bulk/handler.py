@@ -6,7 +6,7 @@ from typing import Any
 
 from joblane import settings
 from joblane.handler.context import TaskContext
-from joblane.names import Queue
+from joblane.names import BULK, Queue
 from joblane.sqs.client import Sqs
 from joblane.tasks.decorator import task
 from joblane.tasks.discovery import discover
@@ -19,7 +19,7 @@ class JobsBulk(Payload):
 
 
 @task(
-    "jobs:bulk",
+    BULK,
     queue=Queue.LOW,
     max_retry=2,
     retry_delay=timedelta(seconds=30),

@@ -1,7 +1,8 @@
 """The migration in a deploy, before new code. CloudFormation waits for it, and a failure fails the deploy.
 
 A rollback never waits for the database: the physical id of the resource names the last two successes, and an update to
-the properties of one of them succeeds at once. Deleting the resource changes nothing in the database. Both work even if
+the properties of one of them succeeds at once. Only if it returns to another database does it try to pause that one
+first, for as long as :data:`PATIENCE` lasts. Deleting the resource changes nothing in the database. Both work even if
 the package is broken, because this module imports little at its top.
 
 Invoked by hand, with any other event, it migrates and returns the fields of :class:`Migrated`.
@@ -40,16 +41,17 @@ NO_PROPERTIES = ("ServiceToken", "ServiceTimeout", "By")
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if "ResponseURL" not in event:
-        return _migrate(PATIENCE, {})
+        return _migrate(PATIENCE, {}, None)
     id_ = event.get("PhysicalResourceId", event["LogicalResourceId"])
     if event["RequestType"] == "Delete":
         return _answer(event, context, "SUCCESS", id_, "the database stays as it is")
     if event["RequestType"] == "Update" and _digest(event["ResourceProperties"]) in _successes(id_):
+        _pause_if_moved(event)
         done = _answer(event, context, "SUCCESS", id_, "migrated by an earlier deploy; the database was not needed")
         _follow(event["ResourceProperties"])
         return done
     try:
-        migrated = _migrate(PATIENCE, event["ResourceProperties"])
+        migrated = _migrate(PATIENCE, event["ResourceProperties"], _moved(event))
     except (Exception, SystemExit) as error:  # an imported module may end the program
         done = _answer(event, context, "FAILED", id_, _text_of(error))
         _logger().error("the migration failed; CloudFormation rolls the deploy back", exc_info=error)
@@ -61,14 +63,39 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return done
 
 
-def _migrate(patience: timedelta, properties: Mapping[str, Any]) -> dict[str, Any]:
+def _moved(event: Mapping[str, Any]) -> str | None:
+    """Return the reason for a pause of every queue if the stage moves between its database and a restored copy.
+
+    What runs in one of them is unknown to the other, in which it would run again at once. A pause is a row, and the
+    pauses of the database that the stage leaves are not in the other. A later deploy without a move pauses nothing.
+    """
+    new, old = (event.get(key, {}).get("Restored") for key in ("ResourceProperties", "OldResourceProperties"))
+    if new == old:
+        return None
+    return f"the stage uses the restored copy {new}" if new else f"the stage has left the restored copy {old}"
+
+
+def _pause_if_moved(event: Mapping[str, Any]) -> None:
+    """Pause every queue of a database to which the stage returns, with properties that have succeeded before.
+
+    A rollback sends the same request, so it succeeds without the pause if the database is unavailable.
+    """
+    if (reason := _moved(event)) is None:
+        return
+    try:
+        _migrate(PATIENCE, event["ResourceProperties"], reason)
+    except (Exception, SystemExit) as error:
+        _logger().error("the queues of the database could not be paused: pause them by hand", exc_info=error)
+
+
+def _migrate(patience: timedelta, properties: Mapping[str, Any], pauses: str | None) -> dict[str, Any]:
     # not at the top: the discovery of tasks imports this module, too
     from joblane import settings
     from joblane.record.migrate import migrate
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
     deploy = _deploy_of(properties)
-    done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, **deploy)
+    done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, pauses=pauses, **deploy)
     _wake()
     return vars(done)
 
@@ -95,7 +122,7 @@ def _follow(properties: Mapping[str, Any]) -> None:
     logger = _logger()
     logger.info("migrated by an earlier deploy; the database was not needed")
     try:
-        _migrate(timedelta(0), properties)
+        _migrate(timedelta(0), properties, None)
     except (Exception, SystemExit):
         logger.warning("the declared task types were not registered again; invoke this function", exc_info=True)
 

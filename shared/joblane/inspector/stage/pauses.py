@@ -29,6 +29,7 @@ from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
 from joblane.names import SWEEP, Queue
 from joblane.record.driver.connection import Connection
+from joblane.record.pauses import ONE_AT_A_TIME, PAUSE
 from joblane.sqs.message import TENANT_PATTERN
 from joblane.tasks.options import is_storable
 
@@ -36,22 +37,6 @@ CURRENT = """
 select scope, name, reason, paused_by, since, until from joblane.pauses
  where until is null or until > clock_timestamp() order by scope, name
 """
-# A pause that has expired starts anew. No row is returned if the end is not in the future.
-PAUSE = """
-with before as (
-  select since, paused_by from joblane.pauses
-   where scope = $1 and name = $2 and (until is null or until > clock_timestamp()) for update
-)
-insert into joblane.pauses (scope, name, reason, paused_by, until)
-select $1, $2, $3::text, $4::text, $5::timestamptz
- where $5::timestamptz is null or $5::timestamptz > clock_timestamp()
-on conflict (scope, name) do update set
-  reason = excluded.reason, paused_by = excluded.paused_by, until = excluded.until,
-  since = coalesce((select since from before), clock_timestamp())
-returning scope, name, reason, paused_by, since, until, exists (select from before), (select paused_by from before)
-"""
-# Of two concurrent pauses of the same thing, the second must see the first. Readers are not blocked.
-ONE_AT_A_TIME = "lock table joblane.pauses in share row exclusive mode"
 RESUME = """
 delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_array_elements_text($2::jsonb)))
    and (until is null or until > clock_timestamp())

@@ -1,0 +1,145 @@
+"""The preflight's rules on a deploy that would move a stage to another database, and their reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import permutations
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+
+from joblane.cdk.preflight.findings import Finding, FindingKind
+from joblane.cdk.preflight.moves import UsedDatabase, moves, read_deployed
+
+KINDS = ("aurora", "rds", "existing")
+OWN, COPY, OTHER = (UsedDatabase("aurora", restored) for restored in (None, "cluster-COPY", "cluster-OTHER"))
+LIVE = ". db:5432/jobs, of DATABASE_URL, has 7 live tasks"
+
+
+def found(wanted: UsedDatabase, deployed: UsedDatabase | None, leaves: str | None = None) -> list[Finding]:
+    return list(moves(wanted, deployed, prefix="jobs", leaves=leaves, live=LIVE))
+
+
+@pytest.mark.parametrize(("before", "after"), [*permutations(KINDS, 2)])
+def test_another_kind_of_database_is_refused_in_each_direction(before: str, after: str) -> None:
+    (finding,) = found(UsedDatabase(after, None), UsedDatabase(before, None))
+    assert (finding.kind, finding.what) == (FindingKind.REFUSED, "database.kind")
+    compared = f"it is {before} in the deployed stage, by the resources of jobs-data, and {after} in cdk.json"
+    assert finding.why.startswith(compared)
+    assert f'write "kind": "{before}" again' in finding.do
+    assert list(found(UsedDatabase(after, None), UsedDatabase(before, None), "cluster-X"))  # nothing confirms it
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_database_and_a_first_deploy_are_no_finding(kind: str) -> None:
+    same = UsedDatabase(kind, None)
+    assert found(same, same) == found(same, None) == found(UsedDatabase("given", None), same) == []
+    assert found(COPY, COPY) == found(COPY, None) == []
+
+
+def test_a_first_restored_copy_is_a_note_that_says_that_the_deploy_pauses_it() -> None:
+    (finding,) = found(COPY, OWN)
+    assert finding.kind is FindingKind.NOTE
+    assert finding.why.startswith(
+        "the stage uses its own database jobs-database, and would use the restored copy cluster-COPY."
+    )
+    assert "pauses every queue" in finding.do
+
+
+@pytest.mark.parametrize(
+    ("wanted", "after"), [(OWN, "its own database jobs-database"), (OTHER, "the restored copy cluster-OTHER")]
+)
+def test_leaving_a_copy_needs_a_confirmation_that_names_it(wanted: UsedDatabase, after: str) -> None:
+    for leaves in (None, "cluster-OTHER", "jobs-database"):
+        (finding,) = found(wanted, COPY, leaves)
+        assert finding.kind is FindingKind.REFUSED
+        assert finding.why == (
+            f"the stage uses the restored copy cluster-COPY, and would use {after}. Tasks that were enqueued or ended "
+            f"in the restored copy cluster-COPY since the two parted are there only: in {after} they are missing, or "
+            f"run again{LIVE}"
+        )
+        assert "--leave cluster-COPY (with make: LEAVE=cluster-COPY)" in finding.do
+    (finding,) = found(wanted, COPY, "cluster-COPY")
+    assert finding.kind is FindingKind.NOTE
+    assert after in finding.why
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloudformation() -> Iterator[tuple[Any, Stubber]]:
+    access: Any = {"region_name": "eu-central-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    with closing(boto3.client("cloudformation", **access)) as client, Stubber(client) as stub:
+        yield client, stub
+        stub.assert_no_pending_responses()
+
+
+def answer(stub: Stubber, jobs: dict[str, Any] | None, data: list[tuple[str, str, str]] | None) -> None:
+    """``jobs``: outputs of the jobs stack; ``data``: resources of the data stack; None: there is no stack."""
+    missing = ("ValidationError", "Stack with id X does not exist")
+    if jobs is None:
+        stub.add_client_error("describe_stacks", *missing, expected_params={"StackName": "jobs-jobs"})
+    else:
+        outputs = [{"OutputKey": key, "OutputValue": value} for key, value in jobs.items()]
+        stack = {"StackName": "jobs-jobs", "CreationTime": "2026-01-01", "StackStatus": "UPDATE_COMPLETE"}
+        stub.add_response("describe_stacks", {"Stacks": [{**stack, "Outputs": outputs}]}, {"StackName": "jobs-jobs"})
+    if data is None:
+        stub.add_client_error("list_stack_resources", *missing, expected_params={"StackName": "jobs-data"})
+        return
+    resources = [
+        {
+            "ResourceType": type_,
+            "LogicalResourceId": id_,
+            "ResourceStatus": status,
+            "LastUpdatedTimestamp": "2026-01-01T00:00:00Z",
+        }
+        for type_, id_, status in data
+    ]
+    stub.add_response("list_stack_resources", {"StackResourceSummaries": resources}, {"StackName": "jobs-data"})
+
+
+CLUSTER = ("AWS::RDS::DBCluster", "DatabaseCluster5B53A178", "UPDATE_COMPLETE")
+WRITER = ("AWS::RDS::DBInstance", "DatabaseClusterWriterD43085C6", "UPDATE_COMPLETE")
+INSTANCE = ("AWS::RDS::DBInstance", "DatabaseInstanceAA8A5FDE", "UPDATE_COMPLETE")
+APPLICATION = ("AWS::RDS::DBInstance", "ReportsInstance1234", "UPDATE_COMPLETE")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "data", "expected"),
+    [
+        (None, None, None),
+        ({}, None, UsedDatabase("existing", None)),
+        ({}, [APPLICATION], UsedDatabase("existing", None)),
+        ({}, [CLUSTER, WRITER], UsedDatabase("aurora", None)),
+        ({}, [APPLICATION, INSTANCE], UsedDatabase("rds", None)),
+        ({"RestoredDatabase": "db-COPY"}, [INSTANCE], UsedDatabase("rds", "db-COPY")),
+        (None, [CLUSTER, WRITER], UsedDatabase("aurora", None)),  # the first deploy failed after its data stack
+        (None, [(*CLUSTER[:2], "DELETE_COMPLETE")], None),  # and was rolled back
+    ],
+)
+def test_the_deployed_database_is_known_by_the_resources_of_the_data_stack(
+    cloudformation: tuple[Any, Stubber],
+    jobs: dict[str, Any] | None,
+    data: list[tuple[str, str, str]] | None,
+    expected: UsedDatabase | None,
+) -> None:
+    client, stub = cloudformation
+    answer(stub, jobs, data)
+    assert read_deployed(client, "jobs") == expected
+
+
+@pytest.mark.parametrize("operation", ["describe_stacks", "list_stack_resources"])
+def test_only_a_missing_stack_counts_as_one_that_is_not_deployed(
+    cloudformation: tuple[Any, Stubber], operation: str
+) -> None:
+    client, stub = cloudformation
+    if operation == "list_stack_resources":
+        stub.add_client_error("describe_stacks", "ValidationError", "Stack with id X does not exist")
+    stub.add_client_error(operation, "AccessDenied", "no")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        read_deployed(client, "jobs")
