@@ -29,6 +29,10 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
     "ipv6": {"data": "", "jobs": f"{NETWORK}|VpcConfig|FunctionRole"},
     "asleep": {"data": "RDS|Gateway|Logs|S3::Bucket"},
     "robust": {"data": "", "jobs": NETWORK},
+    "nat_instance": {
+        "data": "EC2::(Instance|LaunchTemplate|Route |SecurityGroup |.*Gateway)|Alarm",
+        "jobs": "Lambda::Function ordership",
+    },
     "endpoints": {"data": "Endpoint|Group"},
     "none": {"data": "EC2.*(Endpoint|Group)"},
     "subnets": {"data": "", "jobs": f"{NETWORK}|ordership"},

@@ -186,7 +186,7 @@ def test_the_session_of_a_vanished_client_ends_and_its_locks_go(
         assert_ends(observer, pid)
 
 
-def test_a_transaction_that_is_idle_for_longer_keeps_its_session_while_its_client_lives(
+def test_an_idle_transaction_keeps_its_session_while_its_client_lives(
     database_url: str, observer: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "STARTUP", QUICK)
