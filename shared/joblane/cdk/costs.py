@@ -141,7 +141,7 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
             "Public addresses",
             hours("EC2::EIP") + hours("EC2::Instance"),
             "Public IPv4 hour",
-            "those of NAT gateways, or of the NAT instance",
+            "the NAT gateways, or the NAT instance",
         ),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour", "`egress`: the way to AWS services"),
         *(_aurora(each, len(all_of("RDS::DBInstance")), tasks) for each in _scaling(templates)),

@@ -172,7 +172,7 @@ log = logging.getLogger(__name__)
 
 UNAVAILABLE = (
     "On this machine, `joblane status` shows which parts run, and `joblane up` starts them; for a stage on AWS, "
-    "`joblane doctor` says what to check. Then load this page again."
+    "`joblane doctor` says what to check. Then load this page again. A database that is asleep starts within a minute."
 )
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Check the id; the task may never have been recorded."),

@@ -28,7 +28,7 @@ CONNECTING = {
     ("aiohttp.connector", "_create_direct_connection"): "host",
 }
 """Module and function that open a connection → their local variable with the host. http.client, smtplib, requests and
-boto3 use the first two, httpx the first and anyio's, asyncpg that of asyncio."""
+boto3 use the first two, httpx the first and anyio's, asyncpg asyncio's."""
 ENDED = (TimeoutError, TaskTimeout, CancelledError)
 """Errors that end a connection that gets no answer."""
 MAX_ERRORS = 50

@@ -134,7 +134,7 @@ class NatInstance(Construct):
         return instance
 
     def _repair(self, stage: Stage) -> None:
-        """Add the alarms whose action repairs the instance. They notify nobody."""
+        """Add the alarms whose action repairs the instance. They send no mail."""
         for name, check, action, minutes in (
             ("recover", "StatusCheckFailed_System", actions.Ec2InstanceAction.RECOVER, RECOVER_AFTER),
             ("reboot", "StatusCheckFailed_Instance", actions.Ec2InstanceAction.REBOOT, REBOOT_AFTER),
@@ -143,7 +143,7 @@ class NatInstance(Construct):
                 self,
                 name.capitalize(),
                 alarm_name=f"{stage.prefix}-nat-{name}",
-                alarm_description=f"Joblane, {stage.name}: {name}s the NAT instance. It notifies nobody.",
+                alarm_description=f"Joblane, {stage.name}: {name}s the NAT instance. It sends no mail.",
                 metric=self._check(check),
                 threshold=1,
                 comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
@@ -153,7 +153,7 @@ class NatInstance(Construct):
             alarm.add_alarm_action(actions.Ec2Action(action))
 
     def _report(self, stage: Stage) -> None:
-        """Add the alarm that notifies. It is not in the stack of the others, which knows no id of an instance.
+        """Add the alarm that notifies. It is not in the stack of the other alarms, which knows no id of an instance.
 
         It goes to a topic of that stack by its name. An instance that was terminated sends no data.
         """
