@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.errors import TaskTimeout
+from joblane.worker.outcome import MAX_ERRORS
 
 if TYPE_CHECKING:
     from joblane.tasks.scrubbing import Scrub
@@ -31,8 +32,6 @@ CONNECTING = {
 boto3 use the first two, httpx the first and anyio's, asyncpg asyncio's."""
 ENDED = (TimeoutError, TaskTimeout, CancelledError)
 """Errors that end a connection that gets no answer."""
-MAX_ERRORS = 50
-"""The maximum number of causes that are searched."""
 RESOLVE_SECONDS = 1.0
 MAX_HOSTS = 1_000
 _advice: dict[str, str | None] = {}
