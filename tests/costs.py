@@ -31,6 +31,8 @@ from joblane.prices import AS_OF, PRICES
 from joblane.tasks.discovery import discover
 from tests.pages import ROOT
 
+DISK_GB = 8
+"""Disk of a NAT instance. ``tests/infra/test_nat_instance.py`` compares it with the construct, which needs the CDK."""
 REFRESH_SECONDS = 5
 """Time between two refreshes of the overview, as in its template."""
 STAGES = ("dev", "prod")
@@ -85,6 +87,10 @@ def additions() -> list[Line]:
     """Amounts that settings add to the smallest stage each month."""
     refreshes, seconds = 30 * 8 * 3600 / REFRESH_SECONDS, assumed("Seconds of a refresh of the page")
     return [
+        Line("`egress` `nat_instance`: the instance", HOURS, "NAT instance hour"),
+        Line("`egress` `nat_instance`: its disk", DISK_GB, "EBS GB-month"),
+        Line("`egress` `nat_instance`: its public address", HOURS, "Public IPv4 hour"),
+        Line("`egress` `nat_instance`: its three alarms", 3, "Alarm"),
         Line("`egress` `nat`: one NAT gateway", HOURS, "NAT gateway hour"),
         Line("`egress` `nat`: its public address", HOURS, "Public IPv4 hour"),
         Line(

@@ -70,6 +70,10 @@ PRICES: Mapping[str, Price] = {
         "here",
     ),
     "Key": Price(1.00, "key-month", "aws.amazon.com/kms/pricing; no dated copy; calls are not counted here"),
+    "NAT instance hour": Price(
+        0.0042, "hour", "aws.amazon.com/ec2/pricing/on-demand, a t4g.nano, by egresscost.com, 2026-03"
+    ),
+    "EBS GB-month": Price(0.08, "GB-month", "aws.amazon.com/ebs/pricing, gp3; no dated copy"),
     "NAT gateway hour": Price(0.045, "hour", "aws.amazon.com/vpc/pricing, by cloudburn.io, 2026-02"),
     "NAT gateway GB": Price(0.045, "GB", "the same"),
     "Public IPv4 hour": Price(0.005, "hour", "the same, by cloudburn.io, 2026-02, and factualminds.com, 2026-06"),

@@ -22,6 +22,8 @@ SCHEDULES = "JOBLANE_SCHEDULES"
 EVENT_BUS = "JOBLANE_EVENT_BUS"
 """Variable with the name or the ARN of the EventBridge bus. The functions of all tasks with ``events=``, and of the
 sweep, need it, with ``events:PutEvents`` on the bus. Without it no event is sent, and the sweep deletes them."""
+NO_IPV4 = "JOBLANE_NO_IPV4"
+"""Variable of functions whose network has no way out by IPv4: a connect timeout is then explained."""
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
 

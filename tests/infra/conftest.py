@@ -76,6 +76,7 @@ IAM_DATABASE: dict[str, Any] = {
 }
 IPV6: dict[str, Any] = {"kind": "new"}
 NAT = {"kind": "new", "egress": "nat"}
+NAT_INSTANCE: dict[str, Any] = {"kind": "new", "egress": "nat_instance"}
 TWO_GATEWAYS = {**NAT, "nat_gateways": 2}
 ENDPOINTS = {"kind": "new", "egress": "endpoints"}
 NONE = {"kind": "new", "egress": "none", "reaches": ["sqs", "secretsmanager", "sesv2"]}
@@ -92,6 +93,11 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "network": NAT,
         "database": {**AURORA, "min_capacity": 1, "max_capacity": 8, "standby": True, "backup_days": 14},
         "tags": {"team": "billing"},
+    },
+    "nat_instance": {
+        "network": {**NAT_INSTANCE, "egress_ports": [587]},
+        "database": AURORA,
+        "monitoring": {"email": "a@acme.io", "detail": "stage"},
     },
     "endpoints": {"network": ENDPOINTS, "database": AURORA},
     "rds": {

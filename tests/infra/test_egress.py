@@ -19,6 +19,7 @@ from joblane.tasks.task import Task
 NETWORKS: dict[str, Any] = {
     "ipv6": {"kind": "new"},
     "nat": {"kind": "new", "egress": "nat"},
+    "nat_instance": {"kind": "new", "egress": "nat_instance"},
     "endpoints": {"kind": "new", "egress": "endpoints"},
     "none": {"kind": "new", "egress": "none", "reaches": ["sqs", "sesv2"]},
     "subnets": {
@@ -81,6 +82,15 @@ BASE: dict[str, Any] = {"name": "dev", "database": {"kind": "aurora"}}
             ),
         ),
         ("nat", {"mail": True, "services": ("comprehendmedical", "workmail")}, None),
+        ("nat_instance", {"mail": True, "services": ("dynamodb", "s3")}, None),
+        (
+            "nat_instance",
+            {"services": ("workmail",)},
+            (
+                "network.egress: nat_instance does not reach workmail (task 'order:ship' calls it): "
+                "Joblane knows no dual-stack endpoint of it; set egress to nat"
+            ),
+        ),
         ("endpoints", {"mail": True, "services": ("comprehendmedical", "dynamodb")}, None),
         (
             "endpoints",

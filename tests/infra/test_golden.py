@@ -31,6 +31,10 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
     "robust": {"data": "", "jobs": NETWORK},
     "rds": {"data": "", "jobs": "Custom::Migration|FunctionRole", "monitoring": "AWS/RDS"},
     "restored": {"data": "RDS", "jobs": "Custom::Migration|FunctionRole"},
+    "nat_instance": {
+        "data": "EC2::(Instance|LaunchTemplate|Route |SecurityGroup |.*Gateway)|Alarm",
+        "jobs": "Lambda::Function ordership",
+    },
     "endpoints": {"data": "Endpoint|Group"},
     "none": {"data": "EC2.*(Endpoint|Group)"},
     "subnets": {"data": "", "jobs": f"{NETWORK}|ordership"},

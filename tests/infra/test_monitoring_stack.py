@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 
 from joblane.cdk.app import Synthesised, concurrency
+from joblane.cdk.constructs import nat_instance
 from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.settings.stage import Stage
@@ -191,7 +192,8 @@ def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
     named = {TEXT.fullmatch(entry["AlarmDescription"])["heading"] for entry in alarms_of(prod).values()}  # type: ignore[index]
     tasks = discover(SENDERS, times={})
     alarms = alarms_of_stage(Monitoring(), tasks, prefix="acme", functions=[], webhook_bus="acme-events")
-    named |= {alarm.heading for alarm in (*alarms, *storage_alarms(Monitoring(), rds_stage()))}
+    alarms = (*alarms, *storage_alarms(Monitoring(), rds_stage()))
+    named |= {*(alarm.heading for alarm in alarms), nat_instance.HEADING}
     section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", entry.lower().replace(" ", "-")) for entry in re.findall(r"^### (.+)$", section, re.M)

@@ -64,7 +64,7 @@ def test_another_way_out_changes_no_vpc_subnet_or_import_of_the_functions(synth:
     resources, outputs = kept("ipv6")
     # EC2 takes no IPv6 addresses from a subnet with functions, so every network has them
     assert sum("Ipv6CidrBlock" in resource["Properties"] for resource in resources.values()) == 4
-    assert all(kept(app) == (resources, outputs) for app in ("asleep", "endpoints", "none"))
+    assert all(kept(app) == (resources, outputs) for app in ("asleep", "nat_instance", "endpoints", "none"))
 
 
 @pytest.mark.parametrize("app", ["endpoints", "none"])

@@ -103,7 +103,7 @@ def test_functions_share_code_and_layer_and_with_a_login_wait_for_the_migration(
         network = every.stage.network if has_login else None
         assert ("VpcConfig" in item["Properties"]) == (network is not None), name
         if network is not None:
-            assert item["Properties"]["VpcConfig"].get("Ipv6AllowedForDualStack", False) == (network.egress == "ipv6")
+            assert item["Properties"]["VpcConfig"].get("Ipv6AllowedForDualStack", False) == network.ipv6
         if has_login and name != migration:
             assert run in item["DependsOn"], name
 

@@ -119,9 +119,22 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         ({"network": {**NEW, "egress": "nat", "nat_gateways": 3}}, "network: .*nat_gateways: 1 or 2 is required"),
         ({"network": {**NEW, "egress": "nat", "nat_gateways": 0}}, "network: .*set egress to ipv6, endpoints or"),
         ({"network": {**NEW, "nat_gateways": 1}}, "network: .*nat_gateways: there is none with egress ipv6"),
-        ({"network": {**NEW, "egress": "natt"}}, "network.egress: .*'ipv6', 'nat', 'endpoints' or 'none'"),
+        ({"network": {**NEW, "egress": "natt"}}, "network.egress: .*'ipv6', 'nat_instance', 'nat', 'endpoints' or"),
+        (
+            {"network": {**NEW, "egress": "nat_instance", "nat_gateways": 1}},
+            "network: .*there is none with egress nat_i",
+        ),
+        (
+            {"network": {**NEW, "nat_instance_version": "2"}},
+            "network: .*nat_instance_version: there is no instance with egress ipv6; leave it out, or set egress to",
+        ),
+        (
+            {"network": {**NEW, "egress": "nat_instance", "nat_instance_version": "a b"}},
+            "network.nat_instance_version: .*match pattern",
+        ),
         ({"network": {**NEW, "reaches": ["sqs"]}}, "network: .*reaches: it lists your own ways out; leave it out"),
         ({"network": {**EXISTING, "egress": "endpoints"}}, "network.egress: .*'nat', 'ipv6' or 'none'"),
+        ({"network": {**EXISTING, "egress": "nat_instance"}}, "network.egress: .*'nat', 'ipv6' or 'none'"),
         ({"network": {**NEW, "availability_zones": ["eu-central-1a"]}}, "network.availability_zones: .*2 at least"),
         (
             {"network": {**NEW, "availability_zones": ["eu-central-1a", "eu-central-1a"]}},
@@ -628,7 +641,7 @@ def test_services_of_tenants_are_called_by_a_way_out_of_aws(egress: str, service
 @pytest.mark.parametrize("region", ["cn-north-1", "us-gov-west-1", "eusc-de-east-1"])
 def test_ipv6_is_refused_where_the_dual_stack_hosts_are_not_known(region: str) -> None:
     existing = {**EXISTING, "egress": "ipv6", "availability_zones": [f"{region}a", f"{region}b"]}
-    for network in (NEW, existing):
+    for network in (NEW, {**NEW, "egress": "nat_instance"}, existing):
         with pytest.raises(
             StageError, match=rf"network.egress: .* endpoints of {region}, .* aws-.*; set egress to nat"
         ):

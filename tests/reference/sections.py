@@ -143,6 +143,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         inspector_errors.UnknownBulkError,
         inspector_errors.RoleError,
         inspector_errors.BusyError,
+        inspector_errors.DatabaseAsleepError,
         inspector_errors.SchemaError,
         inspector_errors.AwsCallError,
         ArgumentsError,

@@ -137,7 +137,14 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
     lines = [
         polling(len(all_of("Lambda::EventSourceMapping"))),
         Line("NAT gateways", hours("EC2::NatGateway"), "NAT gateway hour", "`egress`: the way out"),
-        Line("Public addresses", hours("EC2::EIP"), "Public IPv4 hour", "those of the NAT gateways"),
+        Line("NAT instance", hours("EC2::Instance"), "NAT instance hour", "`egress`: the way out by IPv4"),
+        Line("Its disk", sum(map(_disk_gb, all_of("EC2::LaunchTemplate"))), "EBS GB-month", "its operating system"),
+        Line(
+            "Public addresses",
+            hours("EC2::EIP") + hours("EC2::Instance"),
+            "Public IPv4 hour",
+            "the NAT gateways, or the NAT instance",
+        ),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour", "`egress`: the way to AWS services"),
         *(_aurora(each, _serverless(templates), tasks) for each in _scaling(templates)),
         *(line for found in all_of("RDS::DBInstance") if not _is_serverless(found) for line in _instance(found)),
@@ -152,6 +159,10 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
         Line("KMS keys", len(all_of("KMS::Key")), "Key", "`topic_key`: it encrypts the mails of alarms"),
     ]
     return [line for line in lines if line.amount]
+
+
+def _disk_gb(launch: Properties) -> float:
+    return sum(float(disk["Ebs"]["VolumeSize"]) for disk in launch["LaunchTemplateData"].get("BlockDeviceMappings", ()))
 
 
 def _scaling(templates: Templates) -> list[Properties]:

@@ -52,7 +52,7 @@ class Place:
     """The network of functions that connect to the database.
 
     ``interfaces``: the policy that their roles need there. ``ipv6``: functions get an IPv6 address, and boto3 calls
-    dual-stack endpoints.
+    dual-stack endpoints. ``ipv4``: with ``ipv6``, functions also reach the internet by IPv4.
     """
 
     vpc: ec2.IVpc
@@ -60,6 +60,7 @@ class Place:
     security_group: ec2.ISecurityGroup
     interfaces: iam.IManagedPolicy
     ipv6: bool = False
+    ipv4: bool = False
 
     def keep(self, role: iam.IRole) -> None:
         """Delete ``role`` and the policy only after the security group, which waits for the network interfaces.

@@ -76,9 +76,9 @@ def _unreached(network: Egress, service: str) -> str | None:
     """Return why the network does not reach the service and what to do, or None if it does."""
     known = SERVICES.get(service)
     match network.egress:
-        case "ipv6" if not known:
+        case "ipv6" | "nat_instance" if not known:
             return "Joblane knows no dual-stack endpoint of it; set egress to nat"
-        case "ipv6" if known and known.dual_stack is None:
+        case "ipv6" | "nat_instance" if known and known.dual_stack is None:
             return "AWS lists no dual-stack endpoint of it; set egress to nat or endpoints"
         case "endpoints" if not known:
             return "Joblane knows no VPC endpoint of it; set egress to nat, or to none and add the endpoint yourself"

@@ -129,13 +129,22 @@ def load_settings(profile: str | None, region: str | None) -> str:
 
 
 def _check_connection(database: Database, url: str, source: str) -> None:
-    """Raise :class:`UnavailableError` if the connection fails; warn if the schema is newer than this code."""
+    """Raise :class:`UnavailableError` if the connection fails; warn if the schema is newer than this code.
+
+    A database of RDS may be asleep, and is waited for.
+    """
     from pg8000.exceptions import DatabaseError, Error
 
     from joblane.cli.terminal import say
     from joblane.record import migrations
+    from joblane.record.driver.login import RDS_HOST
+    from joblane.record.driver.time_limits import RESUME_SECONDS
+    from joblane.record.driver.waking import connect_patiently
 
+    patience = RESUME_SECONDS if RDS_HOST.search(urlsplit(url).hostname or "") else 0
+    waits = f"The database does not answer yet. If it is asleep, it starts within a minute: waiting for {patience} s."
     try:
+        connect_patiently(database, patience, on_wait=lambda: say(waits))
         connection = database.get()
     except (Error, OSError) as error:
         raise unavailable(url, source, "connect to", error) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from joblane.errors import FieldError, JobError
+from joblane.errors import DatabaseUnavailableError, FieldError, JobError
 from joblane.record.row.states import State
 
 
@@ -106,6 +106,13 @@ class BusyError(JobError):
 
     def __init__(self, target: str) -> None:
         super().__init__(f"{target} is being changed at this moment, by its run or by another operator; try again")
+
+
+class DatabaseAsleepError(DatabaseUnavailableError):
+    """No connection to the database could be opened in time, for example because it is asleep. Nothing was done.
+
+    Repeat the action. ``joblane`` with ``--stage`` has done so for a minute.
+    """
 
 
 class SchemaError(JobError):

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from joblane.inspector.permission import Permission
 from joblane.inspector.person import HEADER, Person
 from joblane.local.errors import ForbiddenError, LocalError, UnavailableError
 from joblane.record.driver.login import LOOPBACK
+from joblane.record.driver.time_limits import RESUME_SECONDS
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -27,8 +29,9 @@ SERVICE = "execute-api"
 CONNECT_SECONDS, READ_SECONDS = 5, 35
 """API Gateway times out after 30 seconds. Source: HTTP API quotas."""
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
-"""Pauses before the repeated requests. A cluster that sleeps takes half a minute to answer, most of which passes in the
-requests themselves."""
+"""Pauses before the repeated requests. While the database is asleep, the last one is repeated."""
+ASLEEP, UNAVAILABLE = "DatabaseAsleepError", "DatabaseUnavailableError"
+"""Errors in the control API's answers. Only that API writes them: the first one before it begins an action."""
 THROTTLED = 429
 UNKNOWN = re.compile(r"(\w+): Extra inputs are not permitted")
 """Names of arguments in the answer of an API that does not know them."""
@@ -42,6 +45,9 @@ class RemoteInspector:
     ``url``: the address of the control API. ``stage``, ``prefix``: names for error messages. A query is repeated if it
     gets no answer, for ``patience_seconds``; an action is never repeated once it may have arrived. Threads may share an
     object of this class.
+
+    A database that is asleep is waited for, for :data:`~joblane.record.driver.time_limits.RESUME_SECONDS` or
+    ``patience_seconds``, whichever is shorter. This holds for actions too: the API answers that nothing was done.
 
     ``page_url``: the address of the page that the stage deploys for a team; None: it has none.
 
@@ -101,9 +107,8 @@ class RemoteInspector:
         """Return the response, of any status. Raises :class:`UnavailableError` if there is none."""
         from botocore import exceptions as http
 
-        ends = time.monotonic() + self._patience_seconds
-        for planned in (*PAUSES_SECONDS, None):
-            pause = planned if planned is not None and time.monotonic() + planned <= ends else None
+        started = time.monotonic()
+        for tries in count():
             request = self._signed(f"{self._url}/{permission}/{operation}", arguments)
             try:
                 answer: AWSResponse = self._http.send(request)
@@ -111,13 +116,24 @@ class RemoteInspector:
                 never_arrived = isinstance(
                     error, (http.ConnectTimeoutError, http.EndpointConnectionError, http.ProxyConnectionError)
                 )
+                pause = self._pause(tries, started)
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
                     raise UnavailableError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
-                if pause is None or not _is_repeatable(permission, answer.status_code):
+                is_asleep = _is_asleep(permission, answer)
+                pause = self._pause(tries, started, is_asleep=is_asleep)
+                if pause is None or not (is_asleep or _is_repeatable(permission, answer.status_code)):
                     return answer
             time.sleep(pause)
         raise AssertionError("the last request returns or raises")
+
+    def _pause(self, tries: int, started: float, *, is_asleep: bool = False) -> float | None:
+        """Return the seconds before the next request; None: there is none. ``tries``: the requests before the last."""
+        if tries >= len(PAUSES_SECONDS) and not is_asleep:
+            return None
+        pause = PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)]
+        patience = min(self._patience_seconds, RESUME_SECONDS) if is_asleep else self._patience_seconds
+        return pause if time.monotonic() + pause <= started + patience else None
 
     def _signed(self, url: str, body: bytes) -> AWSPreparedRequest:
         from botocore.auth import SigV4Auth
@@ -209,6 +225,15 @@ def no_credentials(error: Exception | None) -> str:
 def _is_repeatable(permission: Permission, status: int) -> bool:
     """True for a query, and for a request that was rejected before it reached the function."""
     return status == THROTTLED or (permission is Permission.VIEW and status in TRANSIENT)
+
+
+def _is_asleep(permission: Permission, answer: AWSResponse) -> bool:
+    """True if the request met a database that may be asleep, and may be repeated: a query, or no action began."""
+    if answer.status_code != 503:
+        return False
+    error = _object(answer.content).get("error")
+    found = error.get("class") if isinstance(error, dict) else None
+    return found == ASLEEP or (found == UNAVAILABLE and permission is Permission.VIEW)
 
 
 def _session(verify: bool | str, read_seconds: float) -> URLLib3Session:

@@ -30,6 +30,7 @@ from joblane.inspector.errors import (
     ActionError,
     AwsCallError,
     BusyError,
+    DatabaseAsleepError,
     RoleError,
     UnknownBatchError,
     UnknownBulkError,
@@ -171,7 +172,7 @@ log = logging.getLogger(__name__)
 
 UNAVAILABLE = (
     "On this machine, `joblane status` shows which parts run, and `joblane up` starts them; for a stage on AWS, "
-    "`joblane doctor` says what to check. Then load this page again."
+    "`joblane doctor` says what to check. Then load this page again. A database that is asleep starts within a minute."
 )
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Check the id; the task may never have been recorded."),
@@ -183,6 +184,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     RoleError: (403, "Your role does not allow this", "Nothing was done."),
     FieldError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     UnreadablePayloadError: (422, "The payload is not valid", "Nothing was done."),
+    DatabaseAsleepError: (503, "The database is asleep", "Go back, and send the form again in half a minute."),
     DatabaseUnavailableError: (503, "The database cannot be reached", UNAVAILABLE),
     AwsCallError: (502, "A call to AWS failed", "`joblane doctor` says what to check."),
     JobError: (502, "That did not work", ""),

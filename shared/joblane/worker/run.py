@@ -5,6 +5,7 @@ The time limit is the process's alarm, which interrupts the handler.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from joblane.handler.context import TaskContext, close_context
 from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.record.task.run_session import RunSession
+from joblane.settings import NO_IPV4
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
@@ -126,6 +128,7 @@ class Run:
                 work.undo(interrupted=alarm.fired)
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
+            _explain(error, task, claim, payload, context)
             self.end = outcome.failed(task, claim, error, ms_since(started), payload)
             runner.log.price(claim, self.end)
             if isinstance(error, LeaseLostError):
@@ -176,6 +179,17 @@ def _decisive_error(raised: BaseException, alarm: Alarm) -> BaseException:
     timeout = TaskTimeout(TIMED_OUT).with_traceback(raised.__traceback__)
     timeout.__cause__ = raised
     return timeout
+
+
+def _explain(error: BaseException, task: Task[Any, Any], claim: Claim, payload: Any, context: TaskContext) -> None:
+    """Say why a connection timed out, in a network whose only way out is IPv6."""
+    if not os.environ.get(NO_IPV4):
+        return
+    from joblane.tasks.scrubbing import scrubber
+    from joblane.worker.way_out import explain
+
+    scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
+    explain(error, scrub, context.log_fields)
 
 
 def ms_since(started: float) -> int:

@@ -23,6 +23,8 @@ from joblane.local import env_file
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.local.stack import LocalStack
 from joblane.project import Project
+from joblane.record.driver import waking
+from joblane.record.driver.database import Database
 from joblane.record.migrations import newest
 from joblane.tasks.discovery import discover
 from tests.pages import ROOT
@@ -142,6 +144,29 @@ def test_an_unavailable_database_is_reported_with_the_source_of_its_address(tmp_
     with pytest.raises(LocalError, match=r"Cannot connect to .* \(from DATABASE_URL of the environment\): ") as caught:
         here()
     assert "local stack" not in str(caught.value)
+
+
+def test_a_database_of_rds_that_is_asleep_is_waited_for(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given an address of RDS that answers the third try only
+    tries, connect_once = [], Database.get
+
+    def connect_at_third(self: Database) -> object:
+        tries.append(1)
+        if len(tries) < 3:
+            raise TimeoutError
+        return connect_once(self)
+
+    monkeypatch.setattr(Database, "get", connect_at_third)
+    monkeypatch.setattr(waking, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr("joblane.record.driver.login.RDS_HOST", re.compile(r"127\.0\.0\.1"))
+    os.environ["DATABASE_URL"] = database_url
+    # when
+    here()._scope.database.drop()
+    # then the person who waits knows why
+    assert len(tries) >= 3
+    assert capsys.readouterr().err.count("The database does not answer yet. If it is asleep, it starts within a") == 1
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     made = Recorded()
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     answering._scope.cache_clear()
+    monkeypatch.setattr(answering, "connect_first", lambda _: None)
     monkeypatch.setattr(answering, "Inspector", made)
     return made
 

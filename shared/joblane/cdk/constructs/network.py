@@ -12,9 +12,11 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.constructs.nat_instance import NatInstance
 from joblane.cdk.database_access import Place
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.services import S3, SERVICES
+from joblane.cdk.settings.database import ExistingDatabase
 from joblane.cdk.settings.network import ZONES, ExistingNetwork, NewNetwork
 from joblane.cdk.settings.stage import Stage
 
@@ -38,7 +40,8 @@ class FunctionNetwork(Construct):
     """The security group of functions in ``vpc``, and the permissions that Lambda needs to place them there.
 
     The group allows no inbound traffic. Outbound it allows HTTPS, the ``egress_ports`` and the ``targets``. DNS needs
-    no rule. Source: EC2, *Security group rules*. ``ipv6``: also by IPv6, except to targets.
+    no rule. Source: EC2, *Security group rules*. ``ipv6``: also by IPv6, except to targets. ``ipv4``: the network has a
+    way out by IPv4, too.
 
     It belongs into the stack of the functions: Lambda removes the network interfaces of deleted functions some minutes
     later, and until then the group cannot be deleted. :meth:`~joblane.cdk.database_access.Place.keep` keeps a role for
@@ -56,6 +59,7 @@ class FunctionNetwork(Construct):
         egress_ports: Iterable[int] = (),
         targets: Iterable[NetworkTarget] = (),
         ipv6: bool = False,
+        ipv4: bool = False,
     ) -> None:
         super().__init__(scope, id_)
         self.security_group = ec2.SecurityGroup(
@@ -75,7 +79,7 @@ class FunctionNetwork(Construct):
                 self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), to, target.description)
             else:  # the CDK puts the rule into the target's group, and the rule's resource into this stack
                 self.security_group.connections.allow_to(target.group, to, target.description)
-        self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage), ipv6)
+        self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage), ipv6, ipv4)
 
     def _interface_policy(self, stage: Stage) -> iam.ManagedPolicy:
         """Return the policy that lets Lambda place a function in a VPC, and denies the same to the function's code.
@@ -194,7 +198,7 @@ class StageNetwork(Construct):
         CloudFormation cannot remove the rule, and the CDK's solution is a function that may change any security group.
         """
         size = int(settings.cidr.partition("/")[2])
-        nat = settings.egress == "nat"
+        nat, by_instance = settings.egress == "nat", settings.egress == "nat_instance"
         isolated = ec2.SubnetType.PRIVATE_ISOLATED
         subnets = [
             ec2.SubnetConfiguration(name="functions", subnet_type=isolated, cidr_mask=size + 2),
@@ -205,7 +209,7 @@ class StageNetwork(Construct):
                 cidr_mask=size + 4,
                 map_public_ip_on_launch=False,
                 ipv6_assign_address_on_creation=False,
-                reserved=not nat,
+                reserved=not (nat or by_instance),
             ),
         ]
         zones, gateways = settings.availability_zones, ec2.NatProvider.gateway()
@@ -227,7 +231,27 @@ class StageNetwork(Construct):
             out = ec2.CfnEgressOnlyInternetGateway(self, "Out", vpc_id=vpc.vpc_id)
             for subnet in private:
                 subnet.add_ipv6_default_egress_only_internet_route(out.ref)
-        elif nat:
+        if nat:
             for subnet in private:
                 gateways.configure_subnet(subnet)
+        if by_instance:
+            ports = [HTTPS, *settings.egress_ports]
+            if isinstance(self._stage.database, ExistingDatabase):  # outside of this network
+                ports.append(self._stage.database.port)
+            made = NatInstance(
+                self,
+                "Nat",
+                stage=self._stage,
+                settings=settings,
+                vpc=vpc,
+                subnet=vpc.public_subnets[0],
+                ports=ports,
+            )
+            for subnet in private:
+                subnet.add_route(
+                    "DefaultRoute",
+                    router_type=ec2.RouterType.INSTANCE,
+                    router_id=made.instance.ref,
+                    enables_internet_connectivity=True,
+                )
         return vpc, functions, database

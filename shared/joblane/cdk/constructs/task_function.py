@@ -23,7 +23,7 @@ from joblane.inspector.person import PAGE_ROLE
 from joblane.names import SWEEP, function_name, log_group_name
 from joblane.project import FUNCTIONS
 from joblane.quotas import rounded_up
-from joblane.settings import EVENT_BUS, MAIL_FROM, SCHEDULES, SECRETS, SWEEP_MINUTES
+from joblane.settings import EVENT_BUS, MAIL_FROM, NO_IPV4, SCHEDULES, SECRETS, SWEEP_MINUTES
 from joblane.tasks.task import Task
 
 OWN_VARIABLES = (
@@ -100,6 +100,7 @@ class JobFunction(Construct):
                 **{key: value for key, value in environment.items() if isinstance(value, str)},
                 **({"DATABASE_URL": login.url} if login else {}),
                 **({"AWS_USE_DUALSTACK_ENDPOINT": "true"} if place and place.ipv6 else {}),
+                **({NO_IPV4: "true"} if place and place.ipv6 and not place.ipv4 else {}),
                 **({SECRETS: _references(secrets)} if secrets else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,

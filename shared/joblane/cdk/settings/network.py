@@ -35,7 +35,7 @@ PRIVATE = [IPv4Network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.16
 class Egress(Settings):
     """The destinations that functions reach, for both kinds of network."""
 
-    egress: Literal["ipv6", "nat", "endpoints", "none"]
+    egress: Literal["ipv6", "nat_instance", "nat", "endpoints", "none"]
     """Way out of the functions' subnets."""
     egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
     """TCP ports to which functions may connect, in addition to 443 (HTTPS) and the port of the database, for example
@@ -51,7 +51,12 @@ class Egress(Settings):
     @property
     def ipv6(self) -> bool:
         """True: functions get an IPv6 address, and boto3 calls dual-stack endpoints."""
-        return self.egress == "ipv6"
+        return self.egress in ("ipv6", "nat_instance")
+
+    @property
+    def ipv4(self) -> bool:
+        """True: functions reach the internet by IPv4."""
+        return self.egress in ("nat_instance", "nat")
 
 
 class NewNetwork(Egress):
@@ -59,11 +64,12 @@ class NewNetwork(Egress):
 
     kind: Literal["new"]
     """Selects a new VPC."""
-    egress: Literal["ipv6", "nat", "endpoints", "none"] = "ipv6"
+    egress: Literal["ipv6", "nat_instance", "nat", "endpoints", "none"] = "ipv6"
     """Way out of the functions' private subnets. ``ipv6``: an egress-only internet gateway, which is free; functions
-    reach AWS services with a dual-stack endpoint and hosts with an IPv6 address. ``nat``: NAT gateways; functions reach
-    everything. ``endpoints``: a VPC endpoint for each AWS service that functions call, and nothing else. ``none``: S3
-    only; your app adds the ways to the services in ``reaches``."""
+    reach AWS services with a dual-stack endpoint and hosts with an IPv6 address. ``nat_instance``: the same, and one
+    small EC2 instance for hosts without an IPv6 address. ``nat``: NAT gateways; functions reach everything.
+    ``endpoints``: a VPC endpoint for each AWS service that functions call, and nothing else. ``none``: S3 only; your
+    app adds the ways to the services in ``reaches``."""
     nat_gateways: int = 1
     """NAT gateways, 1 or 2, with ``egress`` ``nat`` only. 2: one in each zone, so that functions of one zone do not
     depend on the other."""
@@ -75,6 +81,9 @@ class NewNetwork(Egress):
     ) = None
     """Two availability zones of all subnets, for example ``["eu-central-1a", "eu-central-1b"]``. None: the first two
     that the account lists. Set them if Lambda or Aurora does not support one of those."""
+    nat_instance_version: str = Field("1", pattern=r"^[0-9A-Za-z.-]{1,32}$")
+    """With ``egress`` ``nat_instance``: any version or date. Another one lets the next deploy replace the instance by
+    one with the newest image of Amazon Linux."""
 
     @field_validator("cidr")
     @classmethod
@@ -91,6 +100,11 @@ class NewNetwork(Egress):
         yield from super().problems()
         if "nat_gateways" in self.model_fields_set and self.egress != "nat":
             yield f"nat_gateways: there is none with egress {self.egress}; leave it out, or set egress to nat"
+        if "nat_instance_version" in self.model_fields_set and self.egress != "nat_instance":
+            yield (
+                f"nat_instance_version: there is no instance with egress {self.egress}; leave it out, or set egress to"
+                " nat_instance"
+            )
         if self.nat_gateways not in (1, 2):
             yield "nat_gateways: 1 or 2 is required; for none, leave it out and set egress to ipv6, endpoints or none"
         if self.availability_zones and len(set(self.availability_zones)) < 2:

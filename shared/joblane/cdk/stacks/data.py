@@ -68,6 +68,7 @@ class DataStack(Stack):
             egress_ports=network.settings.egress_ports,
             targets=self._targets,
             ipv6=network.settings.ipv6,
+            ipv4=network.settings.ipv4,
         )
         return replace(self._access, place=inside.place)
 

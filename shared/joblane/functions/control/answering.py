@@ -18,11 +18,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from pg8000.exceptions import Error as PostgresError
+
 from joblane import errors, settings, telemetry
 from joblane.inspector import wire
 from joblane.inspector.errors import (
     ActionError,
     BusyError,
+    DatabaseAsleepError,
     RoleError,
     SelectionError,
     UnknownBatchError,
@@ -32,12 +35,18 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import ROUTES, Permission
 from joblane.inspector.person import HEADER, PAGE_ROLE, Person
 from joblane.inspector.scope import Scope
+from joblane.record.driver.connection import is_unavailable
 from joblane.record.driver.database import Database
+from joblane.record.driver.login import LoginError
+from joblane.record.driver.waking import connect_patiently
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
 
 MAX_ANSWER_BYTES = 4_500_000
 """Lambda's limit is 6 MB, and JSON escapes in the text need additional bytes. Source: Lambda quotas."""
+WAKING_SECONDS = 12
+"""The time in which an action starts tries to connect. The last one ends within 17 s, before the page of the stage
+stops waiting (20 s), and most of the function's 29 s are left for the action if the database is awake."""
 STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),
@@ -84,6 +93,8 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
         request = accept(event)
         if request.person is not None:
             request.person.check(request.operation, request.permission)
+        if request.permission is not Permission.VIEW:
+            connect_first(_scope().database)
         content = wire.call(Inspector(replace(_scope(), who=request.who)), request.operation, request.arguments)
         status = 200
         if len(content) > MAX_ANSWER_BYTES:
@@ -109,6 +120,26 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
     )
     headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
     return {"statusCode": status, "headers": headers, "body": content.decode()}
+
+
+def connect_first(database: Database) -> None:
+    """Connect before an action, so that the action finds the database awake, or never starts.
+
+    A query needs no such care: it may be repeated. Some queries do not use the database at all.
+
+    Raises :class:`DatabaseAsleepError`, after which the client repeats the action, and
+    :class:`~joblane.errors.DatabaseUnavailableError` for a refused login.
+    """
+    try:
+        connect_patiently(database, WAKING_SECONDS)
+    except LoginError as error:
+        raise errors.DatabaseUnavailableError(f"the database is unavailable: {error}. Nothing was done") from error
+    except (PostgresError, OSError) as error:
+        if is_unavailable(error):  # any other error comes again in the action, which translates it
+            raise DatabaseAsleepError(
+                f"the database does not answer: {errors.text_of(error)}. Nothing was done. A database that was asleep"
+                " takes 15 to 30 seconds to start, and longer after a day"
+            ) from error
 
 
 def accept(event: Mapping[str, Any]) -> Request:

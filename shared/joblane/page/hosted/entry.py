@@ -40,8 +40,9 @@ ANSWER_SECONDS = 27
 """After this time the function answers without the page: API Gateway waits for 30 seconds, and then shows no reason."""
 AWS_SECONDS, AWS_ATTEMPTS = 3, 2
 """Limits of a request for the key of sessions, or for the client's secret. Those of botocore are 60 and 5."""
-READ_SECONDS, PATIENCE_SECONDS = 20, 5
-"""Limits of a request to the control API. A page makes up to six requests."""
+READ_SECONDS, PATIENCE_SECONDS = 20, 12
+"""Limits of a request to the control API. A page makes up to six requests. On a database that is asleep the first one
+takes about 17 s, because each try of the API to connect takes 5 s."""
 
 BUG = "The page failed. Its log group, /aws/lambda/PREFIX-page, says where; the command line can do the same."
 """Even if the key of the sessions cannot be read."""

@@ -23,7 +23,14 @@ from joblane.record.driver.async_connection import AsyncConnection, translated
 from joblane.record.driver.connection import RESET
 from joblane.record.driver.event_loop import process_loop
 from joblane.record.driver.login import LOOPBACK, Login
-from joblane.record.driver.opening import CONNECT_TIMEOUT_SECONDS, connected, keep_alive, verified
+from joblane.record.driver.opening import (
+    CONNECT_TIMEOUT_SECONDS,
+    VANISHED_CLIENT,
+    connected,
+    keep_alive,
+    of_function,
+    verified,
+)
 from joblane.record.driver.stage import NOT_MIGRATED, STAGE, match_stage
 from joblane.record.driver.values import read_json
 
@@ -32,14 +39,12 @@ if TYPE_CHECKING:
 
     from joblane.record.driver.time_limits import TimeLimits
 
-STARTUP = {"client_connection_check_interval": "2000"}
-
 
 class AsyncDatabase:
     """``options``: see :func:`~joblane.record.driver.opening.connected`. ``prefix``: of the stage, or None."""
 
     def __init__(self, options: dict[str, Any], prefix: str | None) -> None:
-        self._options = options | {"startup": dict(STARTUP)}
+        self._options = options | {"startup": VANISHED_CLIENT | of_function()}
         self._prefix = prefix
         self._connection: AsyncConnection | None = None
 

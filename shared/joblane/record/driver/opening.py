@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,9 +23,25 @@ if TYPE_CHECKING:
     from joblane.record.driver.time_limits import TimeLimits
 
 T = TypeVar("T")
-STARTUP = {"client_connection_check_interval": "2000", "DateStyle": "ISO"}
-"""Parameters of each session. The server checks every 2,000 ms whether the client of a running statement is still
-connected. If not, it ends the statement and releases its locks. pg8000 reads times in ISO form only."""
+VANISHED_CLIENT = {
+    "client_connection_check_interval": "2000",
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "90000",
+}
+"""Parameters of each session, by which the server ends the session of a client that is gone, and releases its locks.
+
+The kernel of a client that has died closes the socket. While a statement runs, the server checks every 2,000 ms.
+A host that has vanished, or is frozen, closes nothing. After 90 s without an answer to keepalives (60 + 3 · 10), or
+without an acknowledgement of data (90,000 ms), the connection ends. The defaults of RDS take six minutes, and for such
+data as long as its system retransmits. Source: Aurora, *Dead connection handling in PostgreSQL*."""
+STARTUP = {**VANISHED_CLIENT, "DateStyle": "ISO"}
+"""Parameters of each session of pg8000, which reads times in ISO form only."""
+IDLE_IN_TRANSACTION = timedelta(minutes=16)
+"""A function's transaction may be idle for this long, for example while its handler calls a service: no invocation
+lasts longer than 15 minutes (``MAX_FUNCTION_TIMEOUT``). The server ends a session that is idle for longer: its function
+is gone, even if something still answers keepalives."""
 CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
 """The connection fails if the peer acknowledges nothing for this long (``TCP_USER_TIMEOUT``). Keepalive covers idle
@@ -49,7 +67,7 @@ def connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
     except ValueError:  # its text may have a part of the password
         raise ValueError(f"DATABASE_URL: {URL_FORM} is required; {ENCODED}") from None
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    of_session = {"startup": STARTUP | (limits.startup if limits else {}), "limits": limits}
+    of_session = {"startup": STARTUP | of_function() | (limits.startup if limits else {}), "limits": limits}
     ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
     if ours and not parts.netloc and query.keys() == {"secret"}:
         return {"url_secret": query["secret"], **of_session}
@@ -70,6 +88,13 @@ def connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
         "ca_file": query.get("sslrootcert"),
         **of_session,
     }
+
+
+def of_function() -> dict[str, str]:
+    """Return the parameters of a session of a Lambda function. Other programs may have long transactions."""
+    if not os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        return {}
+    return {"idle_in_transaction_session_timeout": str(round(IDLE_IN_TRANSACTION.total_seconds() * 1000))}
 
 
 def _check_query(query: Mapping[str, str]) -> None:

@@ -53,6 +53,10 @@ OPERATOR = TimeLimits(connect=5, lock=2, statement=20)
 """The Inspector, its control API, whose function has 29 s, the command line and bulk actions."""
 SWEEP = TimeLimits(connect=5, lock=2, statement=10)
 """About ten statements of this length fit into the time of a sweep."""
+RESUME_SECONDS = 60
+"""The time in which an operator's tool starts tries to reach a database that may be asleep. A paused Aurora accepts a
+connection after about 15 s, and after "30 seconds or longer" if it has slept for more than a day. Source: Aurora,
+*Scaling to Zero ACUs with automatic pause and resume*."""
 NO_LIMITS = "set lock_timeout = 0; set statement_timeout = 0"
 UNLIMITED = "set local lock_timeout = 0; set local statement_timeout = 0"
 """Sent with the statement that begins a caller's transaction. The end of the transaction restores the limits."""
