@@ -109,6 +109,7 @@ def additions() -> list[Line]:
         Line("`page`: the same, its invocations and those of the control API", 2 * refreshes, "Lambda request"),
         Line("`page`: the same, GB-seconds", refreshes * seconds * (1024 + 512) / 1024, "Lambda GB-second"),
         Line("`monitoring.slack`: a channel of Slack", 0, "Key"),
+        Line("`monitoring.budget`: a budget that only notifies", 0, "Key"),
         Line("A type whose due tasks wait for the whole month: its `OldestDueSeconds`", 1, "Metric"),
     ]
 
