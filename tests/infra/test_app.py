@@ -235,6 +235,14 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
     assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
+    # the sums of the page, which other tests compute
+    assert f"\nAn account that has this stage alone pays about ${found['usd_after_allowances']:,.2f}: AWS gives" in text
+    jobs = found["million_jobs"]
+    assert (
+        f"\nA million jobs of 0.1 s and 512 MB, spread over the month, add about ${jobs['usd']:,.2f}: Aurora, " in text
+    )
+    assert jobs["usd"] == pytest.approx(sum(line["usd"] for line in jobs["lines"]))
+    assert 0 < found["usd_after_allowances"] < found["usd"] < jobs["usd"]
     assert all(line["for"] for line in found["lines"])
 
 
