@@ -70,7 +70,7 @@ def _lines(templates: Templates, tasks: Tasks) -> Iterator[Line]:
 
 
 def _sweeps(tasks: Tasks, compute: str) -> Iterator[Line]:
-    """The sweeps that follow the jobs, in addition to those of an idle stage."""
+    """The sweeps that follow the jobs, beyond the sweeps of an idle stage."""
     idle = sweeps(tasks)
     if SWEEP not in tasks or len(idle) >= MONTH / timedelta(minutes=SHORT_MINUTES):
         return
