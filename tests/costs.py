@@ -1,4 +1,4 @@
-"""The tables of ``docs/explanation/costs.md``, computed from prices, the smallest stage and the task declarations.
+"""The tables of ``docs/explanation/costs.md``, computed from prices, templates of stages and task declarations.
 
 ``python -m tests.costs`` writes them into the page. ``tests/unit/cdk/test_costs.py`` compares them with the code, and
 ``tests/infra/test_costs_of_stage.py`` the tables that depend on the templates of a stage.
@@ -10,25 +10,17 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from infra.health import COSTS
-from joblane.cdk.costs import (
-    HOURS,
-    LEAST_AWAKE,
-    RUN_LOG_KB,
-    RUN_SECONDS,
-    UNTIL_IDLE,
-    Line,
-    mapped_queues,
-    periodic,
-    polling,
-    total,
-)
-from joblane.prices import AS_OF, PRICES
-from joblane.tasks.discovery import discover
+from joblane.cdk.costs import HOURS, LEAST_AWAKE, RUN_LOG_KB, RUN_SECONDS, UNTIL_IDLE, Line, after_allowances, total
+from joblane.cdk.million import COMMITS, JOB_MB, JOB_ROWS_KB, JOB_SECONDS, JOB_WAL_KB, JOB_WRITES, RETENTION_WAL_KB
+from joblane.cli.scaffold import init
+from joblane.prices import ALLOWANCES, AS_OF, PRICES
+from joblane.project import Project
 from tests.pages import ROOT
 
 DISK_GB = 8
@@ -52,12 +44,15 @@ class Amount:
 ASSUMED: Mapping[str, Amount] = {
     "Seconds of a periodic run": Amount(RUN_SECONDS, "second", "start-up included; it mostly waits for the database"),
     "KB of log of a run": Amount(RUN_LOG_KB, "KB", "three lines of Lambda, one line of the library, and the metrics"),
-    "Seconds of a job": Amount(0.1, "seconds", "replace this value by the duration of your own handlers"),
-    "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
-    "I/O requests of a job": Amount(
-        15, "requests", "three small writes and their indexes, counted in units of 4 KB; not measured"
+    "Seconds of a job": Amount(JOB_SECONDS, "seconds", "replace this value by the duration of your own handlers"),
+    "MB of a job's function": Amount(JOB_MB, "MB", "the default of `memory_mb`"),
+    "Writes of a job": Amount(
+        JOB_WRITES,
+        "writes",
+        f"{COMMITS} commits with {JOB_WAL_KB} KB of log, and {RETENTION_WAL_KB} KB for the retention, as "
+        "[measured](growth.md#what-a-task-costs). Aurora counts units of 4 KB, and a commit takes one at least",
     ),
-    "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
+    "KB of a job's rows": Amount(JOB_ROWS_KB, "KB", "a task with a payload of a few hundred bytes, and one run"),
     "KB of a job to and from the database": Amount(
         10, "KB", "claim, finish and payload with TLS, on an open connection; not measured"
     ),
@@ -76,11 +71,35 @@ def assumed(name: str) -> float:
     return ASSUMED[name].number
 
 
-def smallest() -> list[Line]:
-    """The lines of the smallest stage: no network, no API, and an existing database with its secret."""
-    tasks = discover(times={})
-    secret = Line("The secret of the database", 1, "Secret", "the password of the functions' user")
-    return [polling(mapped_queues(tasks)), secret, *periodic(tasks, COSTS)]
+@dataclass(frozen=True)
+class Stages:
+    """The lines of stages, and of a million jobs.
+
+    ``init``: what `joblane init` writes; ``jobs``: a million jobs there. ``platform``: the stages of ``cdk.json``.
+    """
+
+    init: list[Line]
+    jobs: list[Line]
+    platform: Mapping[str, list[Line]]
+
+    def asleep(self) -> list[Line]:
+        """Return the lines without ``monitoring``."""
+        return [line for line in self.init if line.price not in ("Alarm", "Dashboard")]
+
+    def own(self) -> list[Line]:
+        """Return the lines without ``monitoring``, and with a PostgreSQL that exists already."""
+        secret = Line("The secret of the database", 1, "Secret", "the password of the functions' user")
+        lines = [*(line for line in self.asleep() if not line.price.startswith("Aurora")), secret]
+        return sorted(lines, key=lambda line: -line.dollars)
+
+    def rows(self) -> Iterator[tuple[str, list[Line]]]:
+        """Yield the rows of the first table."""
+        yield "what `joblane init` writes, with a PostgreSQL that you have, without `monitoring`", self.own()
+        yield "the same with an Aurora that sleeps", self.asleep()
+        yield "the same with alarms and dashboard: `joblane init`, unchanged", self.init
+        yield "the same, and a million jobs, spread over the month", [*self.init, *self.jobs]
+        for name, lines in self.platform.items():
+            yield f"`{name}` in `cdk.json` of this repository", lines
 
 
 def additions() -> list[Line]:
@@ -119,21 +138,8 @@ def additions() -> list[Line]:
         Line("`page`: the same, its invocations and those of the control API", 2 * refreshes, "Lambda request"),
         Line("`page`: the same, GB-seconds", refreshes * seconds * (1024 + 512) / 1024, "Lambda GB-second"),
         Line("`monitoring.slack`: a channel of Slack", 0, "Key"),
+        Line("`monitoring.budget`: a budget that only notifies", 0, "Key"),
         Line("A type whose due tasks wait for the whole month: its `OldestDueSeconds`", 1, "Metric"),
-    ]
-
-
-def million() -> list[Line]:
-    """A million jobs, each enqueued by a separate call to its lane, and delivered in a batch of one."""
-    jobs = 1e6
-    gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
-    return [
-        Line("Send, receive, delete", 3 * jobs, "SQS request"),
-        Line("Invocations", jobs, "Lambda request"),
-        Line("GB-seconds", gb_seconds, "Lambda GB-second"),
-        Line("Log", jobs * assumed("KB of log of a run") / 1e6, "Log ingestion"),
-        Line("Aurora: I/O", jobs * assumed("I/O requests of a job"), "Aurora I/O request"),
-        Line("Aurora: rows, while ids are kept", jobs * assumed("KB of a job's rows") / 1e6, "Aurora GB-month"),
     ]
 
 
@@ -158,9 +164,7 @@ def on_top() -> list[Line]:
 
 
 SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
-    "idle": lambda: (smallest(), True),
     "additions": lambda: (additions(), False),
-    "million": lambda: (million(), True),
     "on-top": lambda: (on_top(), False),
 }
 """Name of the marker in the page → its lines, and True for a table with a sum."""
@@ -174,6 +178,9 @@ def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
     rows += [[line.what, line.use, f"{_number(line.amount)} × {line.price}", _shown(line.dollars)] for line in lines]
     if with_sum:
         rows.append(["**Sum**", "", "", f"**{_shown(total(lines))}**"])
+    if with_sum and has_use:
+        left = after_allowances(lines)
+        rows.append(["**Sum after the [allowances](#free-allowances)**", "", "", f"**{_shown(left)}**"])
     return "\n".join(_row(row if has_use else [row[0], *row[2:]]) for row in rows)
 
 
@@ -202,19 +209,38 @@ def assumed_table() -> str:
     return "\n".join(["| what | amount | why |", "|---|---|---|", *rows])
 
 
+def short_table(stages: Stages) -> str:
+    rows = [f"| {what} | {_shown(total(lines))} | {_shown(after_allowances(lines))} |" for what, lines in stages.rows()]
+    return "\n".join(["| stage | a month | after the [allowances](#free-allowances) |", "|---|---|---|", *rows])
+
+
+def allowance_table() -> str:
+    rows = [f"| {name} | {amount:,.0f} |" for name, amount in ALLOWANCES.items()]
+    return "\n".join(["| what | free in a month |", "|---|---|", *rows])
+
+
 def rendered(text: str) -> str:
     """The page with all tables computed again, except those of stages."""
     tables = {
         name: markdown(lines, with_sum=with_sum) for name, (lines, with_sum) in ((n, s()) for n, s in SECTIONS.items())
     }
-    for name, shown in {**tables, "prices": price_table(), "assumed": assumed_table()}.items():
+    for name, shown in {
+        **tables,
+        "prices": price_table(),
+        "assumed": assumed_table(),
+        "allowances": allowance_table(),
+    }.items():
         text = _replaced(text, name, shown)
     return text
 
 
-def with_stage(text: str, stage: str, lines: Iterable[Line]) -> str:
-    """The page with the table of ``stage``."""
-    return _replaced(text, stage, markdown(lines, with_sum=True))
+def with_stages(text: str, stages: Stages) -> str:
+    """The page with the tables of stages."""
+    text = _replaced(text, "short", short_table(stages))
+    tables = {"idle": stages.own(), **stages.platform, "million": stages.jobs}
+    for name, lines in tables.items():
+        text = _replaced(text, name, markdown(lines, with_sum=True))
+    return text
 
 
 def _replaced(text: str, name: str, table: str) -> str:
@@ -224,14 +250,20 @@ def _replaced(text: str, name: str, table: str) -> str:
     return text
 
 
-def _of_stage(stage: str) -> list[Line]:
+def _of_stage(stage: str, folder: Path = ROOT) -> tuple[list[Line], list[Line]]:
+    """Return the lines of a stage of the project in ``folder``, and of a million jobs there."""
     command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", stage, "--json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    return [Line(line["what"], line["amount"], line["price"], line["for"]) for line in json.loads(done.stdout)["lines"]]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
+    found = json.loads(done.stdout)
+    of_stage, of_jobs = (
+        [Line(line["what"], line["amount"], line["price"], line["for"]) for line in lines]
+        for lines in (found["lines"], found["million_jobs"]["lines"])
+    )
+    return of_stage, of_jobs
 
 
 if __name__ == "__main__":
-    page = rendered(PAGE.read_text())
-    for name in STAGES:
-        page = with_stage(page, name, _of_stage(name))
-    PAGE.write_text(page)
+    with TemporaryDirectory() as folder:
+        init(Project(Path(folder)))
+        found = Stages(*_of_stage("dev", Path(folder)), {name: _of_stage(name)[0] for name in STAGES})
+    PAGE.write_text(with_stages(rendered(PAGE.read_text()), found))

@@ -109,6 +109,11 @@ def webhook_name(prefix: str) -> str:
     return f"{prefix}-webhook"
 
 
+def cluster_name(prefix: str) -> str:
+    """The Aurora cluster of a stage's own."""
+    return f"{prefix}-database"
+
+
 def full_schedule_name(type_: str, name: str) -> str:
     """Return the name of a schedule of the code in ``joblane.schedules``. The ids of its ticks begin with it."""
     return f"{type_}:{name}"

@@ -63,6 +63,7 @@ PRICES: Mapping[str, Price] = {
         "dashboard-month",
         "the same, by factualminds.com, 2026-06; three of an account are free if each has at most 50 metrics",
     ),
+    "Dashboard with more than 50 metrics": Price(3.00, "dashboard-month", "the same"),
     "Secret": Price(
         0.40,
         "secret-month",
@@ -117,3 +118,21 @@ def invocation_dollars() -> float:
 def compute(machine: str) -> Price:
     """Return the price of a GB-second on ``machine``, a name of Python or of a stage's ``architecture``."""
     return PRICES["Lambda GB-second" if machine in ("arm64", "aarch64") else "Lambda GB-second, x86_64"]
+
+
+ALLOWANCES: Mapping[str, float] = {
+    "SQS request": 1e6,
+    "Lambda request": 1e6,
+    "Lambda GB-second": 400_000,
+    "Lambda GB-second, x86_64": 400_000,
+    "Schedule invocation": 14e6,
+    "Log ingestion": 5,
+    "Metric": 10,
+    "Alarm": 10,
+    "Dashboard": 3,
+}
+"""Price → pieces that cost nothing, in each month, for all stages of an account together.
+
+Sources: the pages of the prices; AWS, *AWS Free Tier*, "always free". The allowance of GB-seconds is one for both
+architectures, and a stage has one.
+"""

@@ -88,6 +88,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "removal": "destroy",
         "network": TWO_GATEWAYS,
         "database": {**AURORA, "min_capacity": 0, "pause_after_minutes": 10, "deletion_protection": False},
+        "monitoring": {"detail": "stage", "database_connections_percent": 70},
     },
     "robust": {
         "network": NAT,
@@ -120,6 +121,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
             "archived": 7,
             "throttles": "off",
             "old_snapshot_minutes": 120,
+            "budget": 12.5,
         }
     },
     "events": {

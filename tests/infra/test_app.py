@@ -228,7 +228,7 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert re.search(
         r"Aurora, awake for 26 of 720 hours +\$ +1\.55  the database; 155 times a month its schedules", text
     )
-    assert re.search(r"14 alarms, for each metric they read +\$ +2\.00", text)
+    assert re.search(r"17 alarms, for each metric they read +\$ +2\.40", text)
     assert text.splitlines()[-1] == (
         "The database: it may pause; schedules wake it 155 times a month and keep it awake for 26 of 720 hours, for "
         "$1.55; hours of each type alone: jobs:sweep (20.0), system_user:expiry (5.0), tenant:cleanup (5.0), "
@@ -239,6 +239,14 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
     assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
+    # the sums of the page, which other tests compute
+    assert f"\nAn account that has this stage alone pays about ${found['usd_after_allowances']:,.2f}: AWS gives" in text
+    jobs = found["million_jobs"]
+    assert (
+        f"\nA million jobs of 0.1 s and 512 MB, spread over the month, add about ${jobs['usd']:,.2f}: Aurora, " in text
+    )
+    assert jobs["usd"] == pytest.approx(sum(line["usd"] for line in jobs["lines"]))
+    assert 0 < found["usd_after_allowances"] < found["usd"] < jobs["usd"]
     assert all(line["for"] for line in found["lines"])
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from joblane.cdk import costs
+from joblane.cdk.app import JoblaneApp, context_of_file
+from joblane.cdk.million import million
+from joblane.cdk.packaging import Packages
+from joblane.cdk.templates import Template
+from joblane.cli.scaffold import init as write
+from joblane.project import Project
 from joblane.tasks.discovery import discover
 from tests import costs as page
 from tests.infra.conftest import RealStages
@@ -20,15 +28,52 @@ def lines_of(stage: str, real_stages: RealStages) -> list[costs.Line]:
     return costs.of_stage(real_stages(stage).templates.values(), discover(times={}))
 
 
-@pytest.mark.parametrize("stage", page.STAGES)
-def test_the_page_shows_what_a_stage_costs(stage: str, real_stages: RealStages) -> None:
+@pytest.fixture(scope="module")
+def init(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Collection[Template], costs.Tasks]:
+    """The templates and the tasks of a project as `joblane init` writes it."""
+    project = Project(tmp_path_factory.mktemp("init"), functions="of_a_new_project")
+    write(project)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project.root)
+        patch.syspath_prepend(project.root)
+        found = JoblaneApp(functions=project.functions).synthesise(
+            context_of_file(project) | {"stage": "dev"},
+            output=project.root / "cdk.out",
+            environ={},
+            build=lambda stage, project: no_packages,
+        )
+        return found.templates.values(), discover(project.functions, times={})
+
+
+@pytest.fixture(scope="module")
+def stages(init: tuple[Collection[Template], costs.Tasks], real_stages: RealStages) -> page.Stages:
+    platform = {name: lines_of(name, real_stages) for name in page.STAGES}
+    return page.Stages(costs.of_stage(*init), million(*init), platform)
+
+
+def test_the_page_shows_what_stages_cost(stages: page.Stages) -> None:
     text = page.PAGE.read_text()
-    assert text == page.with_stage(text, stage, lines_of(stage, real_stages)), "`python -m tests.costs` writes it again"
+    assert text == page.with_stages(text, stages), "`python -m tests.costs` writes it again"
 
 
-def test_a_reader_who_starts_sees_what_the_whole_stage_for_development_costs(real_stages: RealStages) -> None:
-    total = costs.total(lines_of("dev", real_stages))
-    assert f"`dev` stage costs ${total:,.2f} a month" in (ROOT / "README.md").read_text()
+def test_the_first_costs_are_those_of_a_new_project(stages: page.Stages) -> None:
+    # three lanes and three front doors, the metrics of the sweep, and a secret or an Aurora
+    own = {line.price: line.amount for line in stages.own() if line.dollars > 0.01}
+    assert own == {"SQS request": 6 * costs.RECEIVES_PER_MAPPING, "Metric": pytest.approx(7 / 6), "Secret": 1}
+    assert {line.price for line in stages.asleep() if line.dollars > 0.01} == {
+        "SQS request",
+        "Metric",
+        "Aurora ACU-hour",
+    }
+
+
+def test_a_reader_who_starts_sees_what_a_stage_costs(stages: page.Stages) -> None:
+    readme = (ROOT / "README.md").read_text()
+    for lines in (stages.own(), stages.asleep(), stages.init, stages.platform["dev"]):
+        assert f"${costs.total(lines):,.2f}" in readme
+    assert f"${costs.after_allowances(stages.init):,.2f}" in readme
+    assert f"a million jobs add about ${costs.total(stages.jobs):,.0f}" in readme
+    total = costs.total(stages.platform["dev"])
     assert f"`dev`: about ${total:,.0f} a month" in (ROOT / "docs" / "how-to" / "deploy.md").read_text()
 
 

@@ -27,7 +27,7 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
     "dev": {"data": "", "jobs": ""},
     "local": {"data": "", "jobs": ""},
     "ipv6": {"data": "", "jobs": f"{NETWORK}|VpcConfig|FunctionRole"},
-    "asleep": {"data": "RDS|Gateway|Logs|S3::Bucket"},
+    "asleep": {"data": "RDS|Gateway|Logs|S3::Bucket", "monitoring": "Alarm Database"},
     "robust": {"data": "", "jobs": NETWORK},
     "rds": {"data": "", "jobs": "Custom::Migration|FunctionRole", "monitoring": "AWS/RDS"},
     "restored": {"data": "RDS", "jobs": "Custom::Migration|FunctionRole"},

@@ -273,13 +273,17 @@ def test_no_role_has_an_aws_managed_policy(every: Synthesised) -> None:
                 assert "NetworkInterfaces" in policy["Ref"]
 
 
-def test_a_key_is_for_the_account_and_for_the_stages_alarms(every: Synthesised) -> None:
+def test_a_key_is_for_the_account_and_for_the_stages_alarms_and_budget(every: Synthesised) -> None:
+    sources = {"cloudwatch.amazonaws.com": f":alarm:{every.stage.prefix}-*"}
+    if every.stage.monitoring and every.stage.monitoring.budget:
+        sources["budgets.amazonaws.com"] = ":budgets::"
     for key in (key for template in every.templates.values() for key in templates.of_type(template, KEY).values()):
-        account, cloudwatch = key["KeyPolicy"]["Statement"]
+        account, *services = key["KeyPolicy"]["Statement"]
         assert str(account["Principal"]["AWS"]).endswith("':root']]}")
-        assert cloudwatch["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-        assert cloudwatch["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
-        assert f":alarm:{every.stage.prefix}-*" in str(cloudwatch["Condition"]["ArnLike"]["aws:SourceArn"])
+        assert [entry["Principal"] for entry in services] == [{"Service": name} for name in sources]
+        for entry in services:
+            assert entry["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+            assert sources[entry["Principal"]["Service"]] in str(entry["Condition"]["ArnLike"]["aws:SourceArn"])
 
 
 # --- Roles ---------------------------------------------------------------------------------------------------------

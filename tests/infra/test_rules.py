@@ -202,14 +202,21 @@ def test_a_tick_is_retried_for_an_hour_and_then_sent_to_the_dlq(every: Synthesis
 
 def test_only_alarms_of_the_stage_publish_to_its_topics_and_only_over_tls(every: Synthesised) -> None:
     for template, _, policy in resources(every, "AWS::SNS::TopicPolicy"):
-        deny, allow = policy["PolicyDocument"]["Statement"]
+        deny, *allows = policy["PolicyDocument"]["Statement"]
         assert (deny["Effect"], deny["Condition"]) == ("Deny", ONLY_TLS)
         (topic,) = policy["Topics"]
-        assert (allow["Action"], allow["Resource"], deny["Resource"]) == ("sns:Publish", topic, topic)
-        assert allow["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-        assert allow["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
-        source = templates.target(template, allow["Condition"]["ArnLike"]["aws:SourceArn"])
-        assert source.endswith(f":alarm:{every.stage.prefix}-*")
+        sources = {}
+        for allow in allows:
+            assert (allow["Action"], allow["Resource"], deny["Resource"]) == ("sns:Publish", topic, topic)
+            assert allow["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+            source = templates.target(template, allow["Condition"]["ArnLike"]["aws:SourceArn"])
+            sources[allow["Principal"]["Service"].partition(".")[0]] = source
+        assert sources.pop("cloudwatch").endswith(f":alarm:{every.stage.prefix}-*")
+        # a budget notifies one topic
+        monitoring = every.stage.monitoring
+        has_budget = monitoring is not None and monitoring.budget and "Later" in topic["Ref"]
+        budgets = "arn:${AWS::Partition}:budgets::${AWS::AccountId}:*"
+        assert sources == ({"budgets": budgets} if has_budget else {})
     topics = [item for _, _, item in resources(every, "AWS::SNS::Topic")]
     assert len([*resources(every, "AWS::SNS::TopicPolicy")]) == len(topics)
 

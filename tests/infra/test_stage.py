@@ -386,6 +386,14 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
         ({"failing_percent": 101}, r"monitoring\.failing_percent: "),
         ({"silence": 1}, r"monitoring\.silence: "),
         ({"threshold": 1}, "monitoring.threshold: "),
+        ({"budget": 0}, "monitoring.budget: more than 0 dollars a month are required, for example 20; leave it out"),
+        ({"budget": -1.5}, "monitoring.budget: more than 0 dollars"),
+        ({"budget": float("nan")}, "monitoring.budget: more than 0 dollars"),
+        ({"budget": "20"}, "monitoring.budget: "),
+        (
+            {"email": "off", "database_memory_percent": 3},
+            "database_memory_percent: .* database.kind aurora only; leave",
+        ),
     ],
 )
 def test_a_wrong_threshold_is_refused_by_its_name(monitoring: dict[str, Any], problem: str) -> None:
@@ -623,6 +631,16 @@ def test_zones_of_another_region_are_refused_if_the_region_is_known() -> None:
             load(network=given, database=AURORA, environ=region)
         load(network=given, database=AURORA, environ={"CDK_DEFAULT_REGION": "eu-central-1"})
         load(network=given, database=AURORA)
+
+
+def test_a_budget_is_refused_where_cloudformation_has_none() -> None:
+    budget = {"email": "off", "budget": 20}
+    with pytest.raises(
+        StageError, match=r"monitoring.budget: CloudFormation has no budgets in eu-north-1; leave it out"
+    ):
+        load(monitoring=budget, environ={"CDK_DEFAULT_REGION": "eu-north-1"})
+    load(monitoring=budget, environ={"CDK_DEFAULT_REGION": "eu-west-1"})
+    load(monitoring={"email": "off"}, environ={"CDK_DEFAULT_REGION": "eu-north-1"})
 
 
 @pytest.mark.parametrize("cidr", ["10.0.0.0/16", "172.31.0.0/16", "192.168.255.0/24", "100.127.0.0/16"])

@@ -28,6 +28,7 @@ from aws_cdk import (
 from aws_cdk.cx_api import CloudAssembly
 
 from joblane.cdk.checks import check, throttling
+from joblane.cdk.constructs.budget import ACTIVATE_TAG
 from joblane.cdk.constructs.code import Tasks, Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
@@ -36,7 +37,7 @@ from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
 from joblane.cdk.settings.load import load_stage, placeholders, refuse_placeholders, sentence, with_schedules_of
-from joblane.cdk.settings.stage import Stage
+from joblane.cdk.settings.stage import STAGE_TAG, Stage
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
@@ -212,7 +213,7 @@ class JoblaneApp(Generic[S]):
                 monitoring.add_stack_dependency(control, "its texts have the page's address")
         if not any(map(CfnResource.is_cfn_resource, data.node.find_all())):
             app.node.try_remove_child(data.node.id)  # CloudFormation accepts no template without resources
-        for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
+        for key, value in {**stage.tags, STAGE_TAG: stage.name}.items():
             Tags.of(app).add(key, value)  # of the resources only, by the feature flag explicitStackTags
             for each in filter(Stack.is_stack, app.node.children):
                 cast(Stack, each).add_stack_tag(key, value)
@@ -246,6 +247,8 @@ def concurrency(jobs: Jobs) -> str:
     unset = sorted({name for task in tasks.values() for name in task.environment} - {*stage.settings, *jobs.variables})
     if unset:
         lines.append(f"  settings that tasks declare and the stage does not set: {', '.join(unset)}")
+    if stage.monitoring is not None and stage.monitoring.budget is not None:
+        lines.append(f"  budget: it counts nothing until the tag is active for costs, a day later: {ACTIVATE_TAG}")
     if stage.alarms_of_nobody:
         lines.append('  alarms: nobody is notified; set monitoring.email to an address, or "off" if that is intended')
     return "\n".join(lines)

@@ -45,7 +45,7 @@ from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
-from joblane.cdk.settings.stage import Architecture, LogLevel, LogRetentionDays, Stage
+from joblane.cdk.settings.stage import STAGE_TAG, Architecture, LogLevel, LogRetentionDays, Stage
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import Template, read_assembly
 from joblane.project import Project
@@ -198,7 +198,7 @@ class Joblane(Construct):
             # not the whole migration: the rule in the database's group waits for the group of the functions, and that
             # for the migration's role
             self.jobs.migration.run.node.add_dependency(database.resource)
-        Tags.of(self).add("joblane:stage", stage.name)
+        Tags.of(self).add(STAGE_TAG, stage.name)
         if (app := CdkStage.of(self)) is not None:
             Validations.of(app).add_plugins(TemplateChecks(self.jobs))
 

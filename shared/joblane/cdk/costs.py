@@ -5,8 +5,9 @@ No synthesis imports it: the templates have what it reads, under :data:`~joblane
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -17,7 +18,7 @@ from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import COSTS, Extra, Properties, Template, metadata, of_type
 from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
 from joblane.names import SWEEP, Queue
-from joblane.prices import MONTH, PRICES
+from joblane.prices import ALLOWANCES, MONTH, PRICES
 from joblane.settings import SHORT_MINUTES
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.schedule_overrides import apply_all, with_sweep
@@ -37,6 +38,8 @@ SERVERLESS = "db.serverless"
 """Class of the instances of an Aurora Serverless v2 cluster."""
 SECONDS_UNTIL_PAUSE = 300
 """Default of a cluster that may pause. Source: CloudFormation, *ServerlessV2ScalingConfiguration*."""
+FREE_METRICS = 50
+"""Metrics of a dashboard that an account's allowance covers. Source: CloudWatch pricing."""
 RUN_SECONDS, RUN_LOG_KB = 1, 1.5
 """Assumed for a run of a periodic task. The assumptions that only the documentation makes are in ``tests/costs.py``."""
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -93,9 +96,7 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
     all_runs, swept = sum(map(len, runs.values())), len(runs.get(SWEEP, ()))
     metric_hours, gb_seconds = 0, 0.0
     for type_, each_run in runs.items():
-        # a metric costs for each hour in which it is written
-        busy_hours = len({moment.replace(minute=0, second=0) for moment in each_run})
-        metric_hours += (TASK_METRICS + extras.get(type_, Extra()).metrics) * busy_hours
+        metric_hours += (TASK_METRICS + extras.get(type_, Extra()).metrics) * busy_hours(each_run)
         gb_seconds += RUN_SECONDS * len(each_run) * tasks[type_].memory_mb / 1024
     what = f"{all_runs:,} runs of periodic tasks, {swept:,} of them sweeps"
     kind = "periodic task" if len(runs) == 1 else "periodic tasks"
@@ -118,6 +119,11 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
         Line(f"{what}: GB-seconds", gb_seconds, compute, "their time"),
         Line(f"{what}: log", all_runs * RUN_LOG_KB / 1e6, "Log ingestion", "`joblane logs`"),
     ]
+
+
+def busy_hours(runs: Iterable[datetime]) -> int:
+    """Return the number of hours with a run. A metric costs for each hour in which it is written."""
+    return len({moment.replace(minute=0, second=0) for moment in runs})
 
 
 def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
@@ -155,7 +161,7 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
             "Alarm",
             "`monitoring`: they report what fails, waits or does not run",
         ),
-        Line("Dashboards", len(all_of("CloudWatch::Dashboard")), "Dashboard", "`monitoring`: the stage on one page"),
+        *_dashboards(all_of("CloudWatch::Dashboard")),
         Line("KMS keys", len(all_of("KMS::Key")), "Key", "`topic_key`: it encrypts the mails of alarms"),
     ]
     return [line for line in lines if line.amount]
@@ -163,6 +169,24 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
 
 def _disk_gb(launch: Properties) -> float:
     return sum(float(disk["Ebs"]["VolumeSize"]) for disk in launch["LaunchTemplateData"].get("BlockDeviceMappings", ()))
+
+
+def _dashboards(found: Sequence[Properties]) -> list[Line]:
+    """Return a line for those that an account's allowance covers, and one for the others."""
+    large = sum(_metrics_of(dashboard) > FREE_METRICS for dashboard in found)
+    use = "`monitoring`: the stage on one page"
+    return [
+        Line("Dashboards", len(found) - large, "Dashboard", use),
+        Line(f"Dashboards with more than {FREE_METRICS} metrics", large, "Dashboard with more than 50 metrics", use),
+    ]
+
+
+def _metrics_of(dashboard: Properties) -> int:
+    body = dashboard["DashboardBody"]
+    parts = body["Fn::Join"][1] if isinstance(body, Mapping) else [body]
+    widgets = json.loads("".join(part if isinstance(part, str) else "…" for part in parts))["widgets"]
+    shown = [metric for widget in widgets for metric in widget["properties"].get("metrics", ())]
+    return sum(not isinstance(metric[0], Mapping) for metric in shown)  # an expression reads other metrics
 
 
 def _scaling(templates: Templates) -> list[Properties]:
@@ -222,8 +246,13 @@ def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
     """
     found, tasks = _metadata(templates), as_in_stage(templates, tasks)
     extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
-    compute = "Lambda GB-second" if found["architecture"] == "arm64" else "Lambda GB-second, x86_64"
-    return sorted([*fixed(tasks, templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
+    lines = [*fixed(tasks, templates), *periodic(tasks, extras, compute_of(templates))]
+    return sorted(lines, key=lambda line: -line.dollars)
+
+
+def compute_of(templates: Templates) -> str:
+    """Return the name of the price of a GB-second."""
+    return "Lambda GB-second" if _metadata(templates)["architecture"] == "arm64" else "Lambda GB-second, x86_64"
 
 
 def as_in_stage(templates: Templates, tasks: Tasks) -> Tasks:
@@ -240,6 +269,14 @@ def _metadata(templates: Templates) -> Mapping[str, Any]:
 
 def total(lines: Iterable[Line]) -> float:
     return sum(line.dollars for line in lines)
+
+
+def after_allowances(lines: Iterable[Line]) -> float:
+    """Return the sum for an account that has this stage alone: each month, the first pieces cost nothing."""
+    amounts: dict[str, float] = {}
+    for line in lines:
+        amounts[line.price] = amounts.get(line.price, 0) + line.amount
+    return sum(max(amount - ALLOWANCES.get(price, 0), 0) * PRICES[price].each for price, amount in amounts.items())
 
 
 # --- The hours of a database that pauses without connections ---------------------------------------------------------

@@ -70,6 +70,14 @@ SERVICES: Mapping[str, Service] = {
 }
 """Name of the boto3 client → its addresses."""
 
+_WITH_BUDGETS = """
+ap-northeast-1 ap-northeast-2 ap-south-1 ap-southeast-1 ap-southeast-2 ca-central-1 cn-north-1 cn-northwest-1
+eu-central-1 eu-isoe-west-1 eu-west-1 eu-west-2 eu-west-3 eusc-de-east-1 sa-east-1 us-east-1 us-east-2
+us-iso-east-1 us-iso-west-1 us-isob-east-1 us-isob-west-1 us-isof-east-1 us-isof-south-1 us-west-1 us-west-2
+"""
+BUDGET_REGIONS = frozenset(_WITH_BUDGETS.split())
+"""Regions in which CloudFormation knows the type. Source: CloudFormation's schemas, October 2026."""
+
 
 def dual_stack_problem(region: str) -> str | None:
     """Return why functions cannot use ``ipv6`` in the region, or None in the partition ``aws``.
@@ -88,6 +96,13 @@ def dual_stack_problem(region: str) -> str | None:
     if partition == "aws":
         return None
     return f"Joblane does not know the dual-stack endpoints of {region}, in the partition {partition}"
+
+
+def budget_problem(region: str) -> str | None:
+    """Return why a stage in ``region`` has no budget, or None."""
+    if region in BUDGET_REGIONS:
+        return None
+    return f"CloudFormation has no budgets in {region}; leave it out, and create the budget by hand"
 
 
 def advice_for(name: str) -> str | None:

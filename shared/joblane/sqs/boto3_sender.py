@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,21 @@ FALLBACK = (
     "joblane's own sender does not know this version of botocore or urllib3, so boto3 sends the messages, with twice "
     f"the processor time. Install the previous version, or update joblane. {SENDER}=boto3 removes this warning"
 )
+TESTED = (1, 40), (1, 44)
+"""The lowest and the newest minor version of botocore with which the tests run, as in ``pyproject.toml`` and in the
+lock file. A patch release changes the models of services."""
+LAMBDA_VARIABLE, LAMBDA = "AWS_EXECUTION_ENV", "AWS_Lambda_"
+"""Source: Lambda, *Defined runtime environment variables*."""
+UNTESTED = (
+    "the botocore of Lambda's runtime is not in the range that joblane was tested with. If sends fail, return to the "
+    f"previous version of the runtime, or set {SENDER}=boto3; then update joblane"
+)
 MISMATCH = (AttributeError, ImportError, TypeError)
 """The errors of a name that is missing, or that takes other arguments."""
 _logged = threading.Lock()
 """Held once the line is logged."""
+_compared = threading.Lock()
+"""Held once the version is compared."""
 
 
 class Boto3Sender:
@@ -70,3 +82,14 @@ def log_fallback(error: Exception) -> None:
         what = str(error) if isinstance(error, MISMATCH) else ""  # the text of another error may have a value
         fields = {"error_type": type(error).__name__, "error": f"botocore {botocore_version}: {what}"}
         telemetry.logger().warning(FALLBACK, extra=fields)
+
+
+def log_untested() -> None:
+    """Log, once in an environment of Lambda, a botocore that the tests do not run with: AWS updates it by itself."""
+    if not os.environ.get(LAMBDA_VARIABLE, "").startswith(LAMBDA) or not _compared.acquire(blocking=False):
+        return
+    lowest, newest = TESTED
+    major, minor = (int(part) if part.isdigit() else 0 for part in f"{botocore_version}..".split(".")[:2])
+    if not lowest <= (major, minor) <= newest:
+        tested = " to ".join(f"{major}.{minor}" for major, minor in TESTED)
+        telemetry.logger().warning(UNTESTED, extra={"botocore": botocore_version, "tested": tested})

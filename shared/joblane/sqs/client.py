@@ -362,8 +362,9 @@ def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient
 
 def _sender(client: SQSClient) -> Boto3Sender:
     """Return the fast sender, or boto3's if a name that the fast one imports is missing."""
-    from joblane.sqs.boto3_sender import Boto3Sender, log_fallback
+    from joblane.sqs.boto3_sender import Boto3Sender, log_fallback, log_untested
 
+    log_untested()
     if os.environ.get(SENDER) == "boto3":
         return Boto3Sender(client)
     try:

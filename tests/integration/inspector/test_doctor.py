@@ -43,6 +43,7 @@ from joblane.record import sql_functions as functions
 from joblane.record.driver.database import Database
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
+from joblane.tasks.limit import Flow
 from joblane.tasks.schedule import cron, every
 from joblane.tasks.task import Task
 from tests.builders.revisions import second_revision
@@ -165,6 +166,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
         "leases",
         "stored schedules",
         "batches",
+        "tenants",
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -207,6 +209,32 @@ def test_a_batch_that_pays_is_a_note_from_the_waits_of_the_last_7_days(stage: St
     # when the saving is below a dollar a month
     stage.sql("update joblane.run_statistics set completed = completed / 4, wait_ms = wait_ms / 4")
     assert "batches of sample:one" not in stage.found()
+
+
+@pytest.mark.parametrize(
+    ("tenants", "key", "is_noted"),
+    [
+        (["acme", "globex", "acme"], (), True),
+        (["acme", "globex"], ("tenant",), False),
+        (["acme", "acme", None], (), False),
+        ([None, None], (), False),
+    ],
+)
+def test_tenants_without_a_limit_per_key_are_a_note(
+    stage: Stage, tenants: list[str | None], key: tuple[str, ...], is_noted: bool
+) -> None:
+    # given a type with runs of these tenants
+    flow = Flow(key=key, max_per_key=2) if key else None
+    stage.declare(replace(sample_one, flow=flow))
+    for number, tenant in enumerate(tenants):
+        ran: dict[str, Any] = {"state": "completed", "runs": 1, "attempts": 1, "started_at": In(-60)}
+        put(stage.world, sample_one, f"done-{number}", tenant=tenant, **ran)
+    # when
+    check = stage.found()["tenants"]
+    # then
+    assert (check.grade, check.found.startswith("sample:one: runs of several tenants")) == (Grade.GOOD, is_noted)
+    assert ('key="tenant", max_per_key=' in check.do) is is_noted
+    assert stage.wrong() == {}
 
 
 # --- The database -----------------------------------------------------------------------------------------------

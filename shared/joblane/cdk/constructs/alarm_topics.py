@@ -17,8 +17,10 @@ from joblane.cdk.settings.apis import Monitoring, Slack
 from joblane.cdk.watching.alarms import Topic
 
 CLOUDWATCH = iam.ServicePrincipal("cloudwatch.amazonaws.com")
+BUDGETS = iam.ServicePrincipal("budgets.amazonaws.com")
 CHATBOT = iam.ServicePrincipal("chatbot.amazonaws.com")
 """Amazon Q Developer in chat applications, formerly AWS Chatbot."""
+USES_OF_KEY = ["kms:Decrypt", "kms:GenerateDataKey"]
 DENY_ALL = "AWSDenyAll"
 """A policy that AWS manages. The service attaches ``AdministratorAccess`` if the channel has no guardrail.
 Source: CloudFormation, *AWS::Chatbot::SlackChannelConfiguration*, GuardrailPolicies."""
@@ -38,6 +40,8 @@ class AlarmTopics(Construct):
         own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}, "ArnLike": {"aws:SourceArn": alarms}}
         key = self._key(prefix, own) if monitoring.topic_key else None
         self.topics: Mapping[Topic, sns.Topic] = {topic: self._topic(topic, prefix, key, own) for topic in Topic}
+        if monitoring.budget is not None:
+            self._allow_budgets(self.topics[Topic.LATER], key)
         later = monitoring.email if monitoring.later_email is None else monitoring.later_email
         for topic, address in ((Topic.URGENT, monitoring.email), (Topic.LATER, later)):
             if address not in (None, "off"):
@@ -65,12 +69,26 @@ class AlarmTopics(Construct):
         key.add_to_resource_policy(
             iam.PolicyStatement(
                 principals=[CLOUDWATCH],
-                actions=["kms:Decrypt", "kms:GenerateDataKey"],
+                actions=USES_OF_KEY,
                 resources=["*"],  # in a key policy: this key
                 conditions=conditions,
             )
         )
         return key
+
+    def _allow_budgets(self, topic: sns.Topic, key: kms.Key | None) -> None:
+        """Source: AWS Cost Management, *Creating an Amazon SNS topic for budget notifications*."""
+        budgets = f"arn:{Aws.PARTITION}:budgets::{Aws.ACCOUNT_ID}:*"
+        conditions = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}, "ArnLike": {"aws:SourceArn": budgets}}
+        of_topic = iam.PolicyStatement(
+            principals=[BUDGETS], actions=["sns:Publish"], resources=[topic.topic_arn], conditions=conditions
+        )
+        topic.add_to_resource_policy(of_topic)
+        if key is not None:
+            of_key = iam.PolicyStatement(
+                principals=[BUDGETS], actions=USES_OF_KEY, resources=["*"], conditions=conditions
+            )
+            key.add_to_resource_policy(of_key)
 
     def _add_slack(self, prefix: str, slack: Slack) -> None:
         """Show both topics in a channel, whose members can run nothing in AWS: the role has no permission, and the

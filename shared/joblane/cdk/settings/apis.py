@@ -120,6 +120,7 @@ Percent = Annotated[int, Field(ge=1, le=100)] | Literal["off"]
 EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 EMAIL_OR_OFF = rf"^off$|{EMAIL}"
 WORKSPACE, CHANNEL, RUNBOOK_URL = r"^T[0-9A-Z]{1,254}$", r"^[CG][0-9A-Z]{1,254}$", r"^https?://[^\s#]+$"
+MAX_DOLLARS = 1e9
 MEANINGS = {
     EMAIL: "one address such as no-reply@example.com is required",
     EMAIL_OR_OFF: 'one address such as on-call@example.com, or "off", is required',
@@ -128,6 +129,15 @@ MEANINGS = {
     RUNBOOK_URL: "an address without # is required, for example https://wiki.example.com/operate",
 }
 """Pattern → the value that is right, for errors."""
+
+
+Dollars = Annotated[
+    float,
+    required(
+        lambda dollars: 0 < dollars < MAX_DOLLARS,
+        "more than 0 dollars a month are required, for example 20; leave it out for no budget",
+    ),
+]
 
 
 class Slack(Settings):
@@ -160,8 +170,8 @@ class Monitoring(Settings):
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
     """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 19
-    metrics at most (23 with events), and a dashboard with at most 50 metrics, for any number of types. The alarms of
-    ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
+    metrics at most (23 with events, and 4 more with Aurora), and a dashboard with at most 50 metrics, for any number of
+    types. The alarms of ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
     topic_key: bool = True
     """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names
     of alarms, types and functions, and numbers."""
@@ -202,6 +212,17 @@ class Monitoring(Settings):
     storage_free_percent: Percent = 15
     """Free storage of an RDS instance, in percent of its ``storage_gb``, below which an alarm fires that reads one more
     metric. Only with ``database`` of kind ``rds``."""
+
+    database_capacity_percent: Percent = 95
+    """Capacity of the stage's own Aurora, in percent of its ``max_capacity``, for 15 minutes."""
+    database_connections_percent: Percent = 80
+    """Connections of the stage's own Aurora, in percent of its ``max_connections``."""
+    database_memory_percent: Percent = 5
+    """Free memory of the writer of the stage's own Aurora, in percent of the memory at ``max_capacity``."""
+    budget: Dollars | None = None
+    """Dollars a month. AWS Budgets sends a notification to ``PREFIX-later`` at 80 and at 100 percent, and if it
+    forecasts more than 100. It counts resources with the tag ``joblane:stage``, before credits, and nothing until you
+    [activate the tag](../how-to/operate.md#a-budget). None: no budget."""
 
     @property
     def is_stage(self) -> bool:

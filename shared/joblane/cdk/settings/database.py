@@ -19,6 +19,8 @@ MASTER_USER = "postgres"
 RESERVED_NAME = re.compile(r"rds.*|pg_.*|_.*|template[01]")
 """Reserved names of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
 CAPACITY_STEP = 0.5
+GIB_OF_UNIT = 2
+"""Memory of a capacity unit. Source: Aurora, *Aurora Serverless v2 capacity*."""
 MAX_CAPACITY = 256
 CONNECTIONS = ((1, 189), (4, 823), (8, 1669), (16, 3360), (32, 5000), (MAX_CAPACITY, 5000))
 """Maximum capacity → ``max_connections``. It follows the memory, and so is linear between these points.

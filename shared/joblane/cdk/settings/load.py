@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from joblane.cdk.errors import StageError
-from joblane.cdk.services import dual_stack_problem
+from joblane.cdk.services import budget_problem, dual_stack_problem
 from joblane.cdk.settings import apis, events
 from joblane.cdk.settings.database import GivenDatabase, OwnDatabase
 from joblane.cdk.settings.stage import VERSION, Architecture, Stage
@@ -96,8 +96,10 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 
 
 def _check_region(stage: Stage, region: str) -> None:
-    """Refuse zones and restored copies outside of the region of the credentials, and ``ipv6`` where it is not
-    known to work."""
+    """Refuse zones and restored copies outside of the region of the credentials, ``ipv6`` where it is not known to work,
+    and a budget that CloudFormation does not know."""
+    if stage.monitoring and stage.monitoring.budget and (problem := budget_problem(region)):
+        raise StageError(f"cdk.json: stage {stage.name!r}: monitoring.budget: {problem}")
     if stage.network is None:
         return
     copy = stage.database.restored if isinstance(stage.database, OwnDatabase) else None

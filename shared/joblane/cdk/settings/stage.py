@@ -38,7 +38,11 @@ NOT_LOCAL = {
     "events": "a local stage has a bus of its own, and sends to no webhook; leave it out",
 }
 """Setting that a local stage does not take → the reason."""
+OF_OWN_DATABASE = {"database_capacity_percent", "database_connections_percent", "database_memory_percent"}
+"""Settings of ``monitoring`` for a stage with a database of its own."""
 OWN_TAGS = "joblane:"
+STAGE_TAG = f"{OWN_TAGS}stage"
+"""Tag of every resource: the name of the stage."""
 VERSION = r"^[\x21-\x7e]{1,64}$"
 TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
 """AWS accepts 50 on a resource, including the tags of the CDK. Source: *Tagging AWS Resources*."""
@@ -153,6 +157,7 @@ class Stage(Settings):
             yield f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most"
         yield from self._unreachable()
         yield from self._without_effect()
+        yield from self._unwatched()
         if self.removal == "retain" and self.alarms_of_nobody:
             yield (
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
@@ -222,6 +227,11 @@ class Stage(Settings):
                     f"network.egress: {self.network.egress} does not reach database.kind existing, which is outside "
                     "the new VPC; set egress to nat, or network to the VPC of the database, with kind existing"
                 )
+
+    def _unwatched(self) -> Iterator[str]:
+        given = set() if self.monitoring is None else self.monitoring.model_fields_set & OF_OWN_DATABASE
+        if given and not isinstance(self.database, Aurora):
+            yield f"monitoring.{min(given)}: there is such an alarm for database.kind aurora only; leave it out"
 
     @property
     def sweep_minutes(self) -> int:

@@ -14,12 +14,15 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from joblane.cdk.constructs.alarm_topics import AlarmTopics
+from joblane.cdk.constructs.budget import StageBudget
 from joblane.cdk.constructs.event_bus import bus_name
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.settings.database import Aurora
 from joblane.cdk.watching import dashboard
-from joblane.cdk.watching.alarms import Alarm, Links, Silence, in_use
+from joblane.cdk.watching.alarms import Alarm, Links, Silence, Topic, in_use
+from joblane.cdk.watching.database import alarms_of_database
 from joblane.cdk.watching.queries import queries_of
 from joblane.cdk.watching.storage import storage_alarms
 from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
@@ -54,6 +57,8 @@ class MonitoringStack(Stack):
         self._prefix = stage.prefix
         self._links = Links(stage.name, monitoring.runbook_url, page_url)
         topics = AlarmTopics(self, "Alarms", prefix=stage.prefix, monitoring=monitoring).topics
+        if monitoring.budget is not None:
+            StageBudget(self, "Budget", stage=stage, dollars=monitoring.budget, topic=topics[Topic.LATER])
         self._actions = {kind: actions.SnsAction(topic) for kind, topic in topics.items()}
         of_tasks = {function_name(stage.prefix, task.type) for task in jobs.tasks.values()}
         others = [name for name in functions if name not in of_tasks]
@@ -61,7 +66,12 @@ class MonitoringStack(Stack):
         of_stage = alarms_of_stage(
             monitoring, jobs.tasks, prefix=stage.prefix, functions=others, webhook_bus=webhook_bus
         )
-        alarms = in_use([*of_stage, *storage_alarms(monitoring, stage), *more])
+        of_database = (
+            alarms_of_database(monitoring, stage.database, prefix=stage.prefix, connections=stage.connections)
+            if isinstance(stage.database, Aurora)
+            else []
+        )
+        alarms = in_use([*of_stage, *of_database, *storage_alarms(monitoring, stage), *more])
         self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +18,9 @@ from joblane.local.errors import LocalError
 from joblane.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from joblane.cdk.costs import Line
     from joblane.cdk.preflight.findings import Finding
 
 Stage = Annotated[
@@ -261,11 +262,13 @@ def costs(
 ) -> None:
     """Estimate the monthly cost of an idle stage.
 
-    From the templates and the declared schedules, at list prices of us-east-1, without storage and traffic. --batches
+    From the templates and the declared schedules, at list prices of us-east-1, without storage and traffic; and what a
+    million jobs add. --batches
     reads the runs of the stage; without --stage, the runs in the environment's database.
     """
     extras.need("cdk")
     from joblane.cdk import costs as prices
+    from joblane.cdk.million import million, row
     from joblane.cdk.preflight.read import read_templates
     from joblane.cli.connect import connect
     from joblane.inspector.sentences import batching_line
@@ -276,14 +279,12 @@ def costs(
     batching = connect(**vars(replace(given, stage=stage or given.stage))).batching() if batches else ()
     stage = _stage(context, stage)
     templates = read_templates(assembly or _synthesised(stage, deploys=False)[0])
-    lines = prices.of_stage(templates.values(), discover(times={}))
-    total = prices.total(lines)
+    tasks = discover(times={})
+    lines, jobs = prices.of_stage(templates.values(), tasks), million(templates.values(), tasks)
+    total, left = prices.total(lines), prices.after_allowances(lines)
     if as_json:
-        shown = [
-            {"what": line.what, "for": line.use, "amount": line.amount, "price": line.price, "usd": line.dollars}
-            for line in lines
-        ]
-        found = {"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}
+        found = {"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "usd_after_allowances": left}
+        found |= {"lines": _as_json(lines), "million_jobs": {"usd": prices.total(jobs), "lines": _as_json(jobs)}}
         typer.echo(json.dumps(found | ({"batches": [*map(asdict, batching)]} if batches else {}), indent=2))
     else:
         typer.echo(
@@ -293,13 +294,22 @@ def costs(
         width = max(len(line.what) for line in lines)
         for line in lines:
             typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}  {line.use}")
-        if (pausing := prices.pausing(templates.values(), discover(times={}))) is not None:
+        typer.echo(f"An account that has this stage alone pays about ${left:,.2f}: AWS gives each account allowances.")
+        typer.echo(row(jobs))
+        if (pausing := prices.pausing(templates.values(), tasks)) is not None:
             why, do = prices.sentences(*pausing)
             typer.echo(f"The database: {why}. {do[0].upper()}{do[1:]}.")
         for each in batching:
             typer.echo(f"{each.type}: {batching_line(each)}")
         if batches and not batching:
             typer.echo("No task ran in the last 7 days, so nothing is known about batches.")
+
+
+def _as_json(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    return [
+        {"what": line.what, "for": line.use, "amount": line.amount, "price": line.price, "usd": line.dollars}
+        for line in lines
+    ]
 
 
 def _stage(context: typer.Context, stage: str | None) -> str:

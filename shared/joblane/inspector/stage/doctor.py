@@ -3,7 +3,8 @@
 A part that cannot be checked is reported as unknown, and the other parts are still checked. The good check of a part
 is dropped if the part has findings. The checks of the work:
 failures of the last 15 minutes, tasks that wait past their target, stuck leases, events that wait for the bus, and
-schedules with a problem, late or frequent ones. Types for which a larger batch pays are good checks with an advice.
+schedules with a problem, late or frequent ones. Types for which a larger batch pays, and types of several tenants
+without a limit per key, are good checks with an advice.
 """
 
 from __future__ import annotations
@@ -113,6 +114,12 @@ select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
  where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
  group by type order by type
 """
+TENANTS = f"""
+select type from joblane.runs
+ where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
+   and tenant is not null
+ group by type having min(tenant) <> max(tenant) order by type
+"""
 STUCK_LEASES = f"""
 select type, count(*), min(id)
   from (select id, type, state, lease_until from joblane.tasks where finished_at is null
@@ -120,6 +127,8 @@ select type, count(*), min(id)
  where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'
  group by type order by type
 """
+MOST_TYPES = 5
+"""Types that a finding names."""
 MOST_SCHEDULES = 1_000
 """Schedules with a problem, late or frequent ones that are counted."""
 FREQUENT_TICKS = 288
@@ -247,6 +256,20 @@ def batches(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.GOOD, "batches", f"no larger batch_size would save ${LEAST_SAVING_USD} a month")
 
 
+def tenants(scope: Scope) -> Iterator[Check]:
+    """Name types whose runs are of several tenants and have no limit per key. This is a note, and no problem."""
+    types = (scope.task(type_) for (type_,) in scope.connection.run(TENANTS))
+    found = [task.type for task in types if task is not None and not (task.flow and task.flow.key)]
+    if not found:
+        yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {MINUTES} minutes")
+        return
+    why = (
+        f"{', '.join(found[:MOST_TYPES])}{', …' * (len(found) > MOST_TYPES)}: runs of several tenants, and no limit for"
+    )
+    do = 'declare `key="tenant", max_per_key=…`, because SQS\'s fair queues do not see each flood'
+    yield Check(Grade.GOOD, "tenants", f"{why} each, so that one of them can fill the lanes of the type", do)
+
+
 def _counted(number: int) -> str:
     least = "at least " if number == MOST_SCHEDULES else ""
     return f"{least}{number:,} {'schedule has' if number == 1 else 'schedules have'}"
@@ -259,4 +282,5 @@ OF_WORK: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("events", events),
     ("stored schedules", schedules),
     ("batches", batches),
+    ("tenants", tenants),
 )

@@ -1,0 +1,139 @@
+"""The alarms of a stage's own Aurora, and the budget of a stage, read from templates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cfnlint
+import pytest
+
+from joblane.cdk.app import concurrency
+from joblane.cdk.constructs.budget import NOTIFICATIONS
+from joblane.cdk.services import BUDGET_REGIONS
+from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.settings.database import Aurora
+from joblane.cdk.watching.alarms import in_use
+from joblane.cdk.watching.database import alarms_of_database
+from tests.infra import templates
+from tests.infra.conftest import RealStages, Synth
+from tests.infra.templates import Template
+from tests.infra.test_monitoring_stack import OF_DATABASE, alarms_of, dimensions, metrics_of, stack_of
+
+GIB = 1024**3
+NAMES = ("capacity", "connections", "memory")
+SCHEMAS = Path(cfnlint.__file__).parent / "data" / "schemas" / "providers"
+
+
+@pytest.mark.parametrize("stage", ["dev", "prod"])
+def test_the_alarms_read_the_cluster_of_the_stage(stage: str, real_stages: RealStages) -> None:
+    done = real_stages(stage)
+    (cluster,) = templates.of_type(stack_of(done, "data"), "AWS::RDS::DBCluster").values()
+    found = alarms_of(stack_of(done, "monitoring"))
+    metrics = [metric for name in OF_DATABASE for metric in metrics_of(found[f"{done.stage.prefix}-{name}"])]
+    assert {metric["Namespace"] for metric in metrics} == {"AWS/RDS"}
+    assert {dimensions(metric)["DBClusterIdentifier"] for metric in metrics} == {cluster["DBClusterIdentifier"]}
+    assert {metric["MetricName"] for metric in metrics} >= {"ACUUtilization", "DatabaseConnections", "FreeableMemory"}
+
+
+def test_the_alarms_fire_near_the_limits_of_the_settings(real_stages: RealStages) -> None:
+    done = real_stages("prod")
+    found = alarms_of(stack_of(done, "monitoring"))
+    capacity, connections, memory = (found[f"{done.stage.prefix}-database-{name}"] for name in NAMES)
+    assert isinstance(done.stage.database, Aurora)
+    # 95 % of the capacity, in each of 15 minutes
+    assert (capacity["Threshold"], capacity["DatapointsToAlarm"], capacity["EvaluationPeriods"]) == (95, 15, 15)
+    assert metrics_of(capacity)[0]["Period"] == 60
+    # 80 % of the connections, and 5 % of the 16 GiB of 8 ACU
+    assert connections["Threshold"] == 0.8 * done.stage.connections == 0.8 * done.stage.database.max_connections
+    assert memory["Threshold"] == pytest.approx(0.05 * 16 * GIB)
+    assert memory["ComparisonOperator"] == "LessThanThreshold"
+    assert dimensions(metrics_of(memory)[0])["Role"] == "WRITER"
+
+
+@pytest.mark.parametrize(
+    ("capacity", "free", "fires"), [(0, 0, False), (2, 0, True), (2, 0.19 * GIB, True), (2, 0.21 * GIB, False)]
+)
+def test_a_database_that_sleeps_has_no_alarm(capacity: float, free: float, fires: bool) -> None:
+    database = Aurora(kind="aurora", max_capacity=2)
+    *others, alarm = alarms_of_database(Monitoring(), database, prefix="jobs", connections=100)
+    value = eval(
+        alarm.expression, {"IF": lambda is_true, yes, no: yes if is_true else no, "capacity": capacity, "free": free}
+    )
+    assert isinstance(alarm.threshold, float)
+    assert (value < alarm.threshold) is fires
+    # the others look for values above 0
+    assert all(not each.below and float(each.threshold) > 0 for each in others)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_alarm_of_the_database_can_be_off(name: str) -> None:
+    off: Any = {f"database_{name}_percent": "off"}
+    alarms = alarms_of_database(Monitoring(**off), Aurora(kind="aurora"), prefix="jobs", connections=100)
+    assert {alarm.name for alarm in in_use(alarms)} == OF_DATABASE - {f"database-{name}"}
+
+
+def test_an_existing_database_has_no_alarms(synth: Synth) -> None:
+    names = {name.removeprefix("acme-") for name in alarms_of(stack_of(synth.app("watched"), "monitoring"))}
+    assert "sweep" in names
+    assert not names & OF_DATABASE
+
+
+# --- The budget ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def watched(synth: Synth) -> Template:
+    return stack_of(synth.app("watched"), "monitoring")
+
+
+def test_a_budget_counts_the_resources_of_the_stage_before_credits(watched: Template) -> None:
+    (found,) = templates.of_type(watched, "AWS::Budgets::Budget").values()
+    budget = found["Budget"]
+    assert budget["BudgetLimit"] == {"Amount": 12.5, "Unit": "USD"}
+    assert budget["CostFilters"] == {"TagKeyValue": ["user:joblane:stage$dev"]}
+    assert (budget["BudgetType"], budget["TimeUnit"]) == ("COST", "MONTHLY")
+    assert budget["CostTypes"] == {"IncludeCredit": False, "IncludeRefund": False}
+
+
+def test_other_notifications_are_a_budget_of_another_name(watched: Template) -> None:
+    (found,) = templates.of_type(watched, "AWS::Budgets::Budget").values()
+    notified = [each["Notification"] for each in found["NotificationsWithSubscribers"]]
+    assert [(each["NotificationType"], each["Threshold"]) for each in notified] == [*NOTIFICATIONS]
+    assert all(f"{kind.lower()}-{percent}" in found["Budget"]["BudgetName"] for kind, percent in NOTIFICATIONS)
+
+
+def test_the_budget_reaches_the_topic_and_its_key_from_this_account_only(watched: Template) -> None:
+    (topic,) = (
+        name for name, found in templates.of_type(watched, "AWS::SNS::Topic").items() if "later" in found["TopicName"]
+    )
+    (budget,) = templates.of_type(watched, "AWS::Budgets::Budget").values()
+    (subscriber,) = {json.dumps(each["Subscribers"]) for each in budget["NotificationsWithSubscribers"]}
+    assert json.loads(subscriber) == [{"Address": {"Ref": topic}, "SubscriptionType": "SNS"}]
+    policies = [
+        found["PolicyDocument"]
+        for found in templates.of_type(watched, "AWS::SNS::TopicPolicy").values()
+        if found["Topics"] == [{"Ref": topic}]
+    ] + [found["KeyPolicy"] for found in templates.of_type(watched, "AWS::KMS::Key").values()]
+    allowed = [
+        entry
+        for policy in policies
+        for entry in policy["Statement"]
+        if entry["Principal"] == {"Service": "budgets.amazonaws.com"}
+    ]
+    assert [entry["Action"] for entry in allowed] == ["sns:Publish", ["kms:Decrypt", "kms:GenerateDataKey"]]
+    for entry in allowed:
+        assert entry["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+        assert ":budgets::" in json.dumps(entry["Condition"]["ArnLike"]["aws:SourceArn"])
+
+
+def test_a_synth_says_that_the_tag_of_a_budget_has_to_be_active(synth: Synth) -> None:
+    line = "  budget: it counts nothing until the tag is active for costs, a day later: aws ce update-cost-allocation-"
+    assert line in concurrency(synth.app("watched").jobs)
+    assert "  budget: " not in concurrency(synth.app("dev").jobs)
+
+
+def test_the_regions_with_budgets_are_those_of_cloudformations_schemas() -> None:
+    known = {file.stem for file in SCHEMAS.glob("*.json") if "AWS::Budgets::Budget" in json.loads(file.read_text())}
+    assert known == BUDGET_REGIONS
