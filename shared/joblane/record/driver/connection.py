@@ -256,7 +256,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             head = NULL_BYTE + prepared[sql][0] + pack("!HH", 0, len(values))
             messages.append(head + fields + pack("!H", 0))
         if statements[0][0] == BEGIN:
-            self._note_begin()  # after the answers to the preparations, which are no end of this transaction
+            self._note_begin()  # after the answers to the preparations, which do not end this transaction
         for message in messages:
             self._send_message(BIND, message)
             self._sock.write(EXECUTE_MSG)
