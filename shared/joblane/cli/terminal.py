@@ -72,8 +72,9 @@ class Output(FileIO):
 
     @classmethod
     def of(cls, stream: TextIO) -> TextIO:
-        """Return a stream with the same file, encoding and buffering."""
-        assert isinstance(stream, TextIOWrapper)
+        """Return a stream with the same file, encoding and buffering. None, a closed output, stays None."""
+        if not isinstance(stream, TextIOWrapper):
+            return stream
         file = cls(stream.fileno(), "w", closefd=False)
         buffer = file if stream.write_through else BufferedWriter(file)
         return TextIOWrapper(buffer, stream.encoding, stream.errors, None, stream.line_buffering, stream.write_through)

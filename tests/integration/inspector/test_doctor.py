@@ -209,6 +209,10 @@ def test_a_batch_that_pays_is_a_note_from_the_waits_of_the_last_7_days(stage: St
     # when the saving is below a dollar a month
     stage.sql("update joblane.run_statistics set completed = completed / 4, wait_ms = wait_ms / 4")
     assert "batches of sample:one" not in stage.found()
+    # and rows written by hand, without runs or with a cost that is no number, count for nothing
+    stage.sql("update joblane.run_statistics set completed = 0 where name = 'sample:one'")
+    stage.sql("update joblane.run_statistics set cost_usd = 'NaN' where name = 'sample:batch'")
+    assert Inspector(stage.scope).batching() == ()
 
 
 @pytest.mark.parametrize(

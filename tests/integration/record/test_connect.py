@@ -23,7 +23,7 @@ from joblane.record.driver.connection import is_unavailable
 from joblane.record.driver.database import Database
 from joblane.record.driver.login import LoginError
 from joblane.record.driver.opening import STARTUP
-from joblane.record.driver.time_limits import WORKER
+from joblane.record.driver.time_limits import WORKER, TimeLimits
 from joblane.record.driver.values import read_time
 from joblane.record.migrate import migrate
 from tests.bench.roundtrips import CountingProxy
@@ -123,6 +123,20 @@ def test_a_callers_transaction_begins_with_its_first_statement(postgres: Postgre
                 assert session.execute(text("show statement_timeout")).scalar() == "0"
                 session.commit()
         assert proxy.round_trips == 3, "begin and the statement, show, commit"
+
+
+def test_a_callers_transaction_has_no_time_limit_from_its_first_statement_on(database_url: str) -> None:
+    limits = TimeLimits(connect=2, lock=1, statement=0.2, network=0.1)
+    with Database(database_url, limits=limits) as database, Session(database.engine) as session:
+        slow = text("select 1 from pg_sleep(:seconds)")
+        assert session.execute(slow, {"seconds": 0.5}).scalar() == 1  # the server prepares it before it begins
+        assert session.execute(slow, {"seconds": 0.5}).scalar() == 1
+        session.commit()
+        # and a value that cannot be sent begins nothing
+        with pytest.raises(UnicodeEncodeError):
+            session.execute(text("select cast(:one as text)"), {"one": "\ud800"})
+        assert database.get().idle
+        assert session.execute(ONE, {"one": 1}).scalar() == 1
 
 
 def test_a_transaction_whose_first_statement_fails_is_rolled_back(database_url: str) -> None:

@@ -181,6 +181,14 @@ def test_an_output_that_its_reader_has_closed_changes_no_status(arguments: str, 
     assert b"roken" not in ran.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_an_output_that_is_closed_from_the_start_changes_no_status(closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m joblane.cli costs --help {closed}"
+    ran = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ("Usage" in ran.stdout) is (closed == "2>&-")
+
+
 def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("audit", "--who", "\udcff")
     assert (ran.code, stub.calls) == (2, [])

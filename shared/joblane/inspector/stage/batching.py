@@ -51,9 +51,9 @@ select n.name, x.* from unnest($1::text[]) as n(name), lateral (
     from (select completed + failed + archived + lost + others as runs, lost, completed + failed + archived as timed,
                  wait_ms, duration_ms, cost_usd
             from joblane.run_statistics
-           where kind = 'type' and name = n.name and seconds = 3600
+           where kind = 'type' and name = n.name and seconds = 3600 and cost_usd < 'infinity'
              and at >= now() - interval '{PERIOD.days} days') as hours
-   group by 1) as x
+   group by 1 having sum(runs) > 0) as x
 """
 """The runs of types ($1), added up by the number of messages that waited at the same time, in each lane and hour."""
 

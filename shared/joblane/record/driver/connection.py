@@ -230,10 +230,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             return super().execute_unnamed(statement, vals, oids, stream)
         begins, self._begins = self._begins, False
         main = (statement, tuple(oids), make_params(self.py_types, vals))
-        if not begins:
-            return self._execute([main], statement)
-        self._note_begin()
-        return self._execute([*BEGINNING, main], statement)
+        return self._execute([*BEGINNING, main] if begins else [main], statement)
 
     def _prepare(self, statement: str, oids: tuple[int, ...]) -> tuple[bytes, Any, Any]:
         key = (statement, oids)
@@ -252,11 +249,16 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         prepared = {sql: self._prepare(sql, oids) for sql, oids, _ in statements}
         _, columns, input_functions = prepared[main]
         context = Context(columns=columns, input_funcs=input_functions, statement=main)
+        messages = []
         for sql, _, parameters in statements:
             values = [None if value is None else value.encode(self._client_encoding) for value in parameters]
             fields = b"".join(NULL_FIELD if value is None else pack("!i", len(value)) + value for value in values)
             head = NULL_BYTE + prepared[sql][0] + pack("!HH", 0, len(values))
-            self._send_message(BIND, head + fields + pack("!H", 0))
+            messages.append(head + fields + pack("!H", 0))
+        if statements[0][0] == BEGIN:
+            self._note_begin()  # after the answers to the preparations, which do not end this transaction
+        for message in messages:
+            self._send_message(BIND, message)
             self._sock.write(EXECUTE_MSG)
         self._sock.write(SYNC_MSG)
         try:
