@@ -109,8 +109,8 @@ def webhook_name(prefix: str) -> str:
     return f"{prefix}-webhook"
 
 
-def cluster_name(prefix: str) -> str:
-    """The Aurora cluster of a stage's own."""
+def database_id(prefix: str) -> str:
+    """The Aurora cluster or RDS instance of a stage's own."""
     return f"{prefix}-database"
 
 

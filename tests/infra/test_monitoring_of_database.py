@@ -1,10 +1,10 @@
-"""The alarms of a stage's own Aurora, and the budget of a stage, read from templates."""
+"""The alarms of a stage's own database, and the budget of a stage, read from templates."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cfnlint
 import pytest
@@ -14,16 +14,25 @@ from joblane.cdk.constructs.budget import NOTIFICATIONS
 from joblane.cdk.services import BUDGET_REGIONS
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.settings.database import Aurora
-from joblane.cdk.watching.alarms import in_use
+from joblane.cdk.settings.stage import Stage
+from joblane.cdk.watching.alarms import Topic, in_use
 from joblane.cdk.watching.database import alarms_of_database
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 from tests.infra.templates import Template
-from tests.infra.test_monitoring_stack import OF_DATABASE, alarms_of, dimensions, metrics_of, stack_of
+from tests.infra.test_monitoring_stack import OF_DATABASE, alarms_of, dimensions, metrics_of, rds_stage, stack_of
 
 GIB = 1024**3
 NAMES = ("capacity", "connections", "memory")
+COPY = {"host": "acme-copy.c1.eu-central-1.rds.amazonaws.com", "resource_id": "db-COPY"}
+COPY_OF_CLUSTER = {"host": "acme-copy.cluster-c1.eu-central-1.rds.amazonaws.com", "resource_id": "cluster-COPY"}
+BIGGER = {"instance_class": "db.t4g.medium", "storage_gb": 100}
 SCHEMAS = Path(cfnlint.__file__).parent / "data" / "schemas" / "providers"
+
+
+def aurora_stage(**database: Any) -> Stage:
+    given = {"kind": "aurora", "max_capacity": 2, **database}
+    return Stage.model_validate({"name": "dev", "prefix": "acme", "network": {"kind": "new"}, "database": given})
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
@@ -56,8 +65,7 @@ def test_the_alarms_fire_near_the_limits_of_the_settings(real_stages: RealStages
     ("capacity", "free", "fires"), [(0, 0, False), (2, 0, True), (2, 0.19 * GIB, True), (2, 0.21 * GIB, False)]
 )
 def test_a_database_that_sleeps_has_no_alarm(capacity: float, free: float, fires: bool) -> None:
-    database = Aurora(kind="aurora", max_capacity=2)
-    *others, alarm = alarms_of_database(Monitoring(), database, prefix="jobs", connections=100)
+    *others, alarm = alarms_of_database(Monitoring(), aurora_stage())
     value = eval(
         alarm.expression, {"IF": lambda is_true, yes, no: yes if is_true else no, "capacity": capacity, "free": free}
     )
@@ -67,11 +75,42 @@ def test_a_database_that_sleeps_has_no_alarm(capacity: float, free: float, fires
     assert all(not each.below and float(each.threshold) > 0 for each in others)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_alarm_of_the_database_can_be_off(name: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "dimension", "name"),
+    [
+        (aurora_stage(), "DBClusterIdentifier", "acme-database"),
+        (aurora_stage(restored=COPY_OF_CLUSTER), "DBClusterIdentifier", "acme-copy"),
+        (rds_stage(), "DBInstanceIdentifier", "acme-database"),
+        (rds_stage(restored=COPY), "DBInstanceIdentifier", "acme-copy"),
+    ],
+)
+def test_the_alarms_read_the_database_in_use(stage: Stage, dimension: str, name: str) -> None:
+    read = [cast(Any, metric) for alarm in alarms_of_database(Monitoring(), stage) for metric in alarm.metrics.values()]
+    assert {metric.metric_name for metric in read} >= {"DatabaseConnections", "FreeableMemory"}
+    assert [metric.dimensions[dimension] for metric in read] == [name] * len(read)
+
+
+@pytest.mark.parametrize(("given", "instance_gib", "storage"), [({}, 1, 20), (BIGGER, 4, 100)])
+def test_the_alarms_of_an_instance_fire_near_its_limits(given: dict[str, Any], instance_gib: int, storage: int) -> None:
+    stage = rds_stage(**given)
+    full, connections, memory = alarms_of_database(Monitoring(database_storage_percent=20), stage)
+    assert (full.threshold, full.below, full.topic) == (0.2 * storage * GIB, True, Topic.URGENT)
+    assert connections.threshold == pytest.approx(0.8 * stage.connections)
+    assert memory.threshold == pytest.approx(0.05 * instance_gib * GIB)
+    assert memory.below
+    assert not any(alarm.expression for alarm in (full, connections, memory))  # an instance does not sleep
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [*((aurora_stage(), name) for name in NAMES), *((rds_stage(), name) for name in ("storage", *NAMES[1:]))],
+)
+def test_each_alarm_of_the_database_can_be_off(stage: Stage, name: str) -> None:
     off: Any = {f"database_{name}_percent": "off"}
-    alarms = alarms_of_database(Monitoring(**off), Aurora(kind="aurora"), prefix="jobs", connections=100)
-    assert {alarm.name for alarm in in_use(alarms)} == OF_DATABASE - {f"database-{name}"}
+    names = {alarm.name for alarm in alarms_of_database(Monitoring(), stage)}
+    assert {alarm.name for alarm in in_use(alarms_of_database(Monitoring(**off), stage))} == names - {
+        f"database-{name}"
+    }
 
 
 def test_an_existing_database_has_no_alarms(synth: Synth) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -22,10 +22,10 @@ from joblane.cdk.constructs import nat_instance
 from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.settings.stage import Stage
-from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, in_use, longest_gap
+from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, longest_gap
 from joblane.cdk.watching.dashboard import DEPLOYS, FINDINGS
+from joblane.cdk.watching.database import alarms_of_database
 from joblane.cdk.watching.queries import QUERIES
-from joblane.cdk.watching.storage import storage_alarms
 from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
 from joblane.inspector.durations import duration
 from joblane.names import Queue
@@ -52,7 +52,14 @@ EVENTS |= {"events-refused", "events-dropped"}
 """Alarms that end by themselves while nothing is repaired."""
 OF_DATABASE = {"database-capacity", "database-connections", "database-memory"}
 OF_SWEEP = {"sweep", "sweep-fails", "sweep-lane"}
-URGENT = {"storage", "moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "health-check"} | OF_SWEEP
+URGENT = {
+    "database-storage",
+    "moved-by-sqs",
+    "waiting-critical",
+    "missed-tick",
+    "stuck-lease",
+    "health-check",
+} | OF_SWEEP
 SMALL = alarms_of_stage(Monitoring(), discover(), prefix="jobs", functions=[])
 MAX_RANGE_SECONDS, LONGEST_RANGE_SECONDS = 86_400, 604_800
 """Limits of all periods of an alarm together: with a period below an hour, and with a longer one."""
@@ -61,6 +68,11 @@ MAX_RANGE_SECONDS, LONGEST_RANGE_SECONDS = 86_400, 604_800
 def stack_of(done: Synthesised, name: str) -> Template:
     """A stack with its nested stacks."""
     return done.whole(f"{done.stage.prefix}-{name}")
+
+
+def rds_stage(**database: Any) -> Stage:
+    given = {"kind": "rds", **database}
+    return Stage.model_validate({"name": "dev", "prefix": "acme", "network": {"kind": "new"}, "database": given})
 
 
 @pytest.fixture(scope="module")
@@ -193,39 +205,12 @@ def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
     named = {TEXT.fullmatch(entry["AlarmDescription"])["heading"] for entry in alarms_of(prod).values()}  # type: ignore[index]
     tasks = discover(SENDERS, times={})
     alarms = alarms_of_stage(Monitoring(), tasks, prefix="acme", functions=[], webhook_bus="acme-events")
-    alarms = (*alarms, *storage_alarms(Monitoring(), rds_stage()))
+    alarms += alarms_of_database(Monitoring(), rds_stage())
     named |= {*(alarm.heading for alarm in alarms), nat_instance.HEADING}
     section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", entry.lower().replace(" ", "-")) for entry in re.findall(r"^### (.+)$", section, re.M)
     } == named
-
-
-def rds_stage(**database: Any) -> Stage:
-    given = {"kind": "rds", **database}
-    return Stage.model_validate({"name": "dev", "prefix": "acme", "network": {"kind": "new"}, "database": given})
-
-
-COPY = {"host": "acme-copy.c1.eu-central-1.rds.amazonaws.com", "resource_id": "db-COPY"}
-
-
-@pytest.mark.parametrize(
-    ("database", "percent", "instance", "gib"),
-    [
-        ({}, 15, "acme-database", 3),
-        ({"storage_gb": 100}, 20, "acme-database", 20),
-        ({"restored": COPY}, 10, "acme-copy", 2),
-    ],
-)
-def test_the_storage_of_the_instance_in_use_is_watched(
-    database: dict[str, Any], percent: int, instance: str, gib: int
-) -> None:
-    [alarm] = storage_alarms(Monitoring(storage_free_percent=percent), rds_stage(**database))
-    assert instance in alarm.says
-    assert (alarm.threshold, alarm.below) == (gib * 2**30, True)
-    assert cast(Any, alarm.metrics["free"]).dimensions == {"DBInstanceIdentifier": instance}
-    [off] = storage_alarms(Monitoring(storage_free_percent="off"), rds_stage())
-    assert in_use([off]) == []
 
 
 def test_every_section_of_an_alarm_says_what_customers_feel_and_what_is_safe() -> None:

@@ -202,10 +202,14 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         ({"network": NEW, "database": {**RDS, "user": "postgres"}}, "database: .*user: 'postgres' is the master"),
         *(
             (
-                {"network": network, "database": kind, "monitoring": {"storage_free_percent": 5}},
-                "monitoring.storage_free_percent: there is no such alarm with database.kind",
+                {"network": network, "database": kind, "monitoring": {"database_storage_percent": 5}},
+                "monitoring.database_storage_percent: there is no such alarm with database.kind",
             )
             for network, kind in ((NEW, AURORA), (EXISTING, DATABASE))
+        ),
+        (
+            {"network": NEW, "database": RDS, "monitoring": {"database_capacity_percent": 90}},
+            "monitoring.database_capacity_percent: there is no such alarm with database.kind rds; leave it out",
         ),
         # a restored copy
         *(
@@ -392,7 +396,7 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
         ({"budget": "20"}, "monitoring.budget: "),
         (
             {"email": "off", "database_memory_percent": 3},
-            "database_memory_percent: .* database.kind aurora only; leave",
+            "database_memory_percent: there is no such alarm with database.kind existing; leave it out",
         ),
     ],
 )

@@ -17,11 +17,14 @@ from joblane.cdk.preflight.plan import Wanted
 
 ACCESS: Any = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 STATE = {"accountPlanStatus": "ACTIVE"}
-AURORA = Wanted(("an Aurora cluster (database.kind aurora)",))
+AURORA = Wanted({"an Aurora cluster (database.kind aurora)": plan.SMALL_DATABASE})
 
 
 def template(**resources: dict[str, Any]) -> dict[str, Any]:
-    given = {f"AWS::RDS::{kind}": properties for kind, properties in resources.items()}
+    given = {
+        f"AWS::{'EC2' if kind == 'LaunchTemplate' else 'RDS'}::{kind}": properties
+        for kind, properties in resources.items()
+    }
     return {"data": {"Resources": {kind[-8:]: {"Type": kind, "Properties": each} for kind, each in given.items()}}}
 
 
@@ -49,6 +52,11 @@ def template(**resources: dict[str, Any]) -> dict[str, Any]:
             template(DBCluster={"BackupRetentionPeriod": 14}),
             ["an Aurora cluster (database.kind aurora)", "backups for 14 days (database.backup_days above 1)"],
         ),
+        (
+            template(LaunchTemplate={"LaunchTemplateData": {"InstanceType": "t4g.nano"}}),
+            ["an EC2 instance of type t4g.nano (network.egress nat_instance)"],
+        ),
+        (template(LaunchTemplate={"LaunchTemplateData": {"InstanceType": "t4g.micro"}}), []),
     ],
 )
 def test_what_a_free_plan_refuses_is_read_from_the_templates(templates: dict[str, Any], refused: list[str]) -> None:
@@ -90,9 +98,19 @@ def test_a_free_plan_refuses_the_deploy_with_the_command_that_upgrades(
     with answered(monkeypatch, {"accountPlanType": "FREE", "accountPlanStatus": status}) as session:
         (found,) = plan.findings_on_plan(session, AURORA)
     assert blocks_deploy([found])
-    assert found.why == "it is AWS's Free plan, on which RDS refuses an Aurora cluster (database.kind aurora)"
+    assert found.why == "it is AWS's Free plan, which refuses an Aurora cluster (database.kind aurora)"
     assert "aws freetier upgrade-account-plan --account-plan-type PAID --region us-east-1" in found.do
     assert '"database": {"kind": "rds"}' in found.do
+    assert "egress" not in found.do
+
+
+def test_each_setting_that_a_free_plan_accepts_is_named_once() -> None:
+    given: dict[str, Any] = {
+        "DBCluster": {"BackupRetentionPeriod": 14},
+        "LaunchTemplate": {"LaunchTemplateData": {"InstanceType": "t4g.nano"}},
+    }
+    (found,) = plan.plan(Wanted.of(template(**given)), plan.FREE)
+    assert found.do.endswith(f"before the first deploy of the stage, set {plan.SMALL_DATABASE} and {plan.OTHER_EGRESS}")
 
 
 @pytest.mark.parametrize("answer", [{"accountPlanType": "PAID"}, "ResourceNotFoundException"])
@@ -119,14 +137,14 @@ def test_a_plan_that_cannot_be_read_is_a_note(
     assert found.kind is FindingKind.NOTE
     assert not blocks_deploy([found], strict=True)
     assert found.why.startswith(f"it could not be read: {why}")
-    assert "RDS refuses an Aurora cluster" in found.why
+    assert "AWS refuses an Aurora cluster" in found.why
     assert "allow freetier:GetAccountPlanState" in found.do
 
 
 def test_the_plan_is_not_read_where_it_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "read_plan", lambda session: pytest.fail("it was read"))
     found: list[Finding] = []
-    for region, wanted in (("eu-central-1", Wanted(())), ("cn-north-1", AURORA), ("us-gov-west-1", AURORA)):
+    for region, wanted in (("eu-central-1", Wanted({})), ("cn-north-1", AURORA), ("us-gov-west-1", AURORA)):
         found += plan.findings_on_plan(boto3.session.Session(region_name=region), wanted)
     assert found == []
 

@@ -15,7 +15,7 @@ from joblane.cdk.database_access import Address, DatabaseAccess, by_iam
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.database import MASTER_USER, Aurora, OwnDatabase
 from joblane.cdk.settings.stage import Stage
-from joblane.names import cluster_name
+from joblane.names import database_id
 
 VERSION = rds.AuroraPostgresEngineVersion.VER_16_13
 """Versions from 16.3 pause at 0 ACU. Source: Aurora, *Aurora Serverless v2 capacity*. RDS upgrades minor versions
@@ -46,7 +46,7 @@ class AuroraDatabase(Construct):
             description=f"Joblane, {stage.name}: the database",
             allow_all_outbound=False,
         )
-        name = cluster_name(stage.prefix)
+        name = database_id(stage.prefix)
         # created before the cluster: a log group that RDS creates never expires
         logs = log_group(self, "Logs", stage=stage, name=f"/aws/rds/cluster/{name}/{LOG}")
         self.cluster = rds.DatabaseCluster(

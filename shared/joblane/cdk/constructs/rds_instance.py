@@ -16,6 +16,7 @@ from joblane.cdk.database_access import Address
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.database import MASTER_USER, Rds
 from joblane.cdk.settings.stage import Stage
+from joblane.names import database_id
 
 VERSION = rds.PostgresEngineVersion.VER_16_13
 """The version of the Aurora cluster, so that the same SQL is tested. RDS upgrades minor versions automatically."""
@@ -37,7 +38,7 @@ class RdsInstance(Construct):
             description=f"Joblane, {stage.name}: the database",
             allow_all_outbound=False,
         )
-        name = f"{stage.prefix}-database"
+        name = database_id(stage.prefix)
         # created before the instance: a log group that RDS creates never expires
         logs = log_group(self, "Logs", stage=stage, name=f"/aws/rds/instance/{name}/{LOG}")
         self.instance = rds.DatabaseInstance(

@@ -1,8 +1,9 @@
-"""The account's plan: on the Free plan RDS refuses some databases, and a deploy would fail after some minutes.
+"""The account's plan: on the Free plan AWS refuses some databases and instances, so a deploy would fail later.
 
 An account that was opened since July 2025 is on the Free plan until its owner upgrades it. Source: AWS Free Tier API,
 *GetAccountPlanState*. RDS answers ``FreeTierRestrictionError`` to what :data:`Wanted.refused` lists. Source: reports of
-users with AWS's words, yc-software/qm, issue 352, and ed-donner/alex, pull request 42; AWS has no list.
+users with AWS's words, yc-software/qm, issue 352, and ed-donner/alex, pull request 42; AWS has no list. EC2 refuses
+instances of most types. Source: the same, LinkedInLearning/learning-terraform-3087701, issue 345.
 """
 
 from __future__ import annotations
@@ -27,33 +28,41 @@ SECONDS = 5
 """The API may be out of reach where the other AWS services are not: then the check continues without it."""
 FREE_BACKUP_DAYS = 1
 FREE_CLASS = ".micro"
+FREE_INSTANCES = frozenset({"t3.micro", "t3.small", "t4g.micro", "t4g.small", "c7i-flex.large", "m7i-flex.large"})
+"""Source: ``aws ec2 describe-instance-types --filters Name=free-tier-eligible,Values=true``, as
+RhinoSecurityLabs/cloudgoat, issue 375, has it."""
+SMALL_DATABASE = '"database": {"kind": "rds"}, whose defaults the Free plan accepts'
+OTHER_EGRESS = '"egress" of network to "ipv6"'
 UPGRADE = f"aws freetier upgrade-account-plan --account-plan-type PAID --region {API_REGION}"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The parts of a stage that RDS refuses on the Free plan, each as a part of a sentence."""
+    """The parts of a stage that AWS refuses on the Free plan, as parts of a sentence → the setting without it."""
 
-    refused: tuple[str, ...]
+    refused: Mapping[str, str]
 
     @classmethod
     def of(cls, templates: Mapping[str, Template]) -> Wanted:
-        return cls(tuple(dict.fromkeys(found for template in templates.values() for found in _refused(template))))
+        return cls(dict(found for template in templates.values() for found in _refused(template)))
 
 
-def _refused(template: Template) -> Iterator[str]:
+def _refused(template: Template) -> Iterator[tuple[str, str]]:
     clusters, instances = (
         [properties for _, properties in of_type(template, f"AWS::RDS::{kind}")] for kind in ("DBCluster", "DBInstance")
     )
     if clusters:
-        yield "an Aurora cluster (database.kind aurora)"
+        yield "an Aurora cluster (database.kind aurora)", SMALL_DATABASE
     for found in (*clusters, *instances):
         if (days := found.get("BackupRetentionPeriod", 1)) > FREE_BACKUP_DAYS:
-            yield f"backups for {days} days (database.backup_days above {FREE_BACKUP_DAYS})"
+            yield f"backups for {days} days (database.backup_days above {FREE_BACKUP_DAYS})", SMALL_DATABASE
     for found in instances:
         class_ = str(found.get("DBInstanceClass"))
         if "DBClusterIdentifier" not in found and not class_.endswith(FREE_CLASS):
-            yield f"the class {class_} (database.instance_class other than db.t4g{FREE_CLASS})"
+            yield f"the class {class_} (database.instance_class other than db.t4g{FREE_CLASS})", SMALL_DATABASE
+    for _, found in of_type(template, "AWS::EC2::LaunchTemplate"):
+        if (type_ := found["LaunchTemplateData"]["InstanceType"]) not in FREE_INSTANCES:
+            yield f"an EC2 instance of type {type_} (network.egress nat_instance)", OTHER_EGRESS
 
 
 def plan(wanted: Wanted, found: str | None) -> Iterator[Finding]:
@@ -61,9 +70,9 @@ def plan(wanted: Wanted, found: str | None) -> Iterator[Finding]:
     if found == FREE and wanted.refused:
         yield refused(
             WHAT,
-            f"it is AWS's Free plan, on which RDS refuses {' and '.join(wanted.refused)}",
-            f"upgrade the account: {UPGRADE}; or, before the first deploy of the stage, write "
-            '"database": {"kind": "rds"}, whose defaults the Free plan accepts',
+            f"it is AWS's Free plan, which refuses {' and '.join(wanted.refused)}",
+            f"upgrade the account: {UPGRADE}; or, before the first deploy of the stage, set "
+            f"{' and '.join(dict.fromkeys(wanted.refused.values()))}",
         )
 
 
@@ -76,7 +85,7 @@ def findings_on_plan(session: Session, wanted: Wanted) -> Iterator[Finding]:
     except UnreadPlanError as error:
         yield note(
             WHAT,
-            f"it could not be read: {error}. If it is the Free plan, the deploy fails: RDS refuses "
+            f"it could not be read: {error}. If it is the Free plan, the deploy fails: AWS refuses "
             f"{' and '.join(wanted.refused)}",
             f"allow freetier:GetAccountPlanState, or look: aws freetier get-account-plan-state --region {API_REGION}",
         )

@@ -209,16 +209,16 @@ class Monitoring(Settings):
     """Successive runs of the sweep's schedule, or of a health check, that are missing or did not complete. If they take
     longer than an hour after the first, the alarm fires an hour after the first. ``"off"`` also leaves out the alarms
     of sweeps that fail, and of their lane if nothing reads it."""
-    storage_free_percent: Percent = 15
-    """Free storage of an RDS instance, in percent of its ``storage_gb``, below which an alarm fires that reads one more
-    metric. Only with ``database`` of kind ``rds``."""
-
     database_capacity_percent: Percent = 95
-    """Capacity of the stage's own Aurora, in percent of its ``max_capacity``, for 15 minutes."""
+    """Used capacity of the stage's own Aurora, in percent of its ``max_capacity``, for 15 minutes."""
     database_connections_percent: Percent = 80
-    """Connections of the stage's own Aurora, in percent of its ``max_connections``."""
+    """Connections of the stage's own database, in percent of its ``max_connections``."""
     database_memory_percent: Percent = 5
-    """Free memory of the writer of the stage's own Aurora, in percent of the memory at ``max_capacity``."""
+    """Free memory of the stage's own database, in percent of the memory of its ``instance_class``, or of its writer's
+    memory at ``max_capacity``."""
+    database_storage_percent: Percent = 15
+    """Free storage of the stage's own RDS instance, in percent of its ``storage_gb``. An Aurora cluster grows by
+    itself."""
     budget: Dollars | None = None
     """Dollars a month. AWS Budgets sends a notification to ``PREFIX-later`` at 80 and at 100 percent, and if it
     forecasts more than 100. It counts resources with the tag ``joblane:stage``, before credits, and nothing until you

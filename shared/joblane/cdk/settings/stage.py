@@ -11,12 +11,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
-from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase, Rds
+from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase
 from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
 from joblane.errors import DeclarationError
-from joblane.names import SWEEP, check_prefix
+from joblane.names import SWEEP, check_prefix, database_id
 from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY
 from joblane.tasks.schedule_overrides import minutes_of
 
@@ -38,8 +38,11 @@ NOT_LOCAL = {
     "events": "a local stage has a bus of its own, and sends to no webhook; leave it out",
 }
 """Setting that a local stage does not take → the reason."""
-OF_OWN_DATABASE = {"database_capacity_percent", "database_connections_percent", "database_memory_percent"}
-"""Settings of ``monitoring`` for a stage with a database of its own."""
+UNWATCHED: Mapping[str, frozenset[str]] = {
+    "aurora": frozenset({"database_storage_percent"}),
+    "rds": frozenset({"database_capacity_percent"}),
+}
+"""Kind of an own database → the settings of ``monitoring`` without an alarm. Another kind has none of them."""
 OWN_TAGS = "joblane:"
 STAGE_TAG = f"{OWN_TAGS}stage"
 """Tag of every resource: the name of the stage."""
@@ -157,7 +160,6 @@ class Stage(Settings):
             yield f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most"
         yield from self._unreachable()
         yield from self._without_effect()
-        yield from self._unwatched()
         if self.removal == "retain" and self.alarms_of_nobody:
             yield (
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
@@ -181,14 +183,6 @@ class Stage(Settings):
                 f"{f', or {enough}' if enough else ''}"
             )
 
-    def _without_effect(self) -> Iterator[str]:
-        given = self.monitoring.model_fields_set if self.monitoring else ()
-        if "storage_free_percent" in given and not isinstance(self.database, Rds):
-            yield (
-                f"monitoring.storage_free_percent: there is no such alarm with database.kind {self.database.kind}, "
-                "only with rds; leave it out"
-            )
-
     def _unreachable(self) -> Iterator[str]:
         if self.local != isinstance(self.database, LocalDatabase):
             yield "database: kind aurora, rds or existing is required; only a local stage uses DATABASE_URL"
@@ -202,7 +196,7 @@ class Stage(Settings):
             yield f'network: {{"kind": "new"}} or an existing network is required for database.kind {kind}'
         if isinstance(self.database, OwnDatabase) and (copy := self.database.restored) is not None:
             called = copy.host.partition(".")[0]
-            if not called.startswith(f"{self.prefix}-") or called == f"{self.prefix}-database":
+            if not called.startswith(f"{self.prefix}-") or called == database_id(self.prefix):
                 yield (
                     f"database.restored.host: {called} is not a copy of this stage's database: restore it under a name "
                     f"such as {self.prefix}-restored, and write its endpoint; to use the stage's own database, leave "
@@ -228,10 +222,12 @@ class Stage(Settings):
                     "the new VPC; set egress to nat, or network to the VPC of the database, with kind existing"
                 )
 
-    def _unwatched(self) -> Iterator[str]:
-        given = set() if self.monitoring is None else self.monitoring.model_fields_set & OF_OWN_DATABASE
-        if given and not isinstance(self.database, Aurora):
-            yield f"monitoring.{min(given)}: there is such an alarm for database.kind aurora only; leave it out"
+    def _without_effect(self) -> Iterator[str]:
+        kind = self.database.kind
+        of_database = {name for name in Monitoring.model_fields if name.startswith("database_")}
+        given = (self.monitoring.model_fields_set if self.monitoring else set()) & of_database
+        if without := given & UNWATCHED.get(kind, of_database):
+            yield f"monitoring.{min(without)}: there is no such alarm with database.kind {kind}; leave it out"
 
     @property
     def sweep_minutes(self) -> int:
@@ -266,6 +262,12 @@ class Stage(Settings):
                 "a task declares Grants(mail=True)"
             )
         return self.mail_from
+
+    @property
+    def database_id(self) -> str:
+        """Identifier of the stage's own cluster or instance, or of the restored copy that it uses."""
+        copy = self.database.restored if isinstance(self.database, OwnDatabase) else None
+        return copy.host.partition(".")[0] if copy else database_id(self.prefix)
 
     @property
     def connections(self) -> int:

@@ -19,12 +19,10 @@ from joblane.cdk.constructs.event_bus import bus_name
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.nested_stacks import part_of
 from joblane.cdk.settings.apis import Monitoring
-from joblane.cdk.settings.database import Aurora
 from joblane.cdk.watching import dashboard
 from joblane.cdk.watching.alarms import Alarm, Links, Silence, Topic, in_use
 from joblane.cdk.watching.database import alarms_of_database
 from joblane.cdk.watching.queries import queries_of
-from joblane.cdk.watching.storage import storage_alarms
 from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
 from joblane.names import PAGE_URL, function_name
 
@@ -66,12 +64,7 @@ class MonitoringStack(Stack):
         of_stage = alarms_of_stage(
             monitoring, jobs.tasks, prefix=stage.prefix, functions=others, webhook_bus=webhook_bus
         )
-        of_database = (
-            alarms_of_database(monitoring, stage.database, prefix=stage.prefix, connections=stage.connections)
-            if isinstance(stage.database, Aurora)
-            else []
-        )
-        alarms = in_use([*of_stage, *of_database, *storage_alarms(monitoring, stage), *more])
+        alarms = in_use([*of_stage, *alarms_of_database(monitoring, stage), *more])
         self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))
