@@ -37,8 +37,16 @@ def test_another_kind_of_database_is_refused_in_each_direction(before: str, afte
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_database_and_a_first_deploy_are_no_finding(kind: str) -> None:
     same = UsedDatabase(kind, None)
-    assert found(same, same) == found(same, None) == found(UsedDatabase("given", None), same) == []
+    assert found(same, same) == found(same, None) == []
     assert found(COPY, COPY) == found(COPY, None) == []
+
+
+@pytest.mark.parametrize("kind", ["given", "local"])
+def test_a_database_of_a_cdk_app_or_of_this_machine_is_compared_with_an_own_one_only(kind: str) -> None:
+    wanted = UsedDatabase(kind, None)
+    assert found(wanted, UsedDatabase("existing", None)) == []
+    (finding,) = found(wanted, OWN)
+    assert "CloudFormation would delete the aurora database with its tasks" in finding.why
 
 
 def test_a_first_restored_copy_is_a_note_that_says_that_the_deploy_pauses_it() -> None:

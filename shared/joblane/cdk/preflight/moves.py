@@ -21,6 +21,8 @@ OWN: Mapping[str, tuple[str, str]] = {
     "rds": ("AWS::RDS::DBInstance", "DatabaseInstance"),
 }
 """Kind of a stage's own database → type of its resource in the data stack, and the start of its logical id."""
+OF_OTHERS = {"existing", "given", "local"}
+"""Kinds without a resource of the stage. ``given``: by a CDK app. ``local``: of this machine."""
 PERMISSIONS = "cloudformation:ListStackResources and cloudformation:DescribeStacks"
 WHAT = "the database of the deployed stage"
 
@@ -46,9 +48,9 @@ def moves(
     ``leaves``: resource id of the copy that the operator has confirmed to leave. ``live``: a sentence on the tasks in
     the database of ``DATABASE_URL``, or an empty string.
     """
-    if deployed is None or "given" in (wanted.kind, deployed.kind):
+    if deployed is None:
         return
-    if wanted.kind != deployed.kind:
+    if wanted.kind != deployed.kind and {wanted.kind, deployed.kind} - OF_OTHERS:
         yield refused(
             "database.kind",
             f"it is {deployed.kind} in the deployed stage, by the resources of {prefix}-data, and {wanted.kind} in "
@@ -80,7 +82,7 @@ def moves(
 def _loss(wanted: str, deployed: str) -> str:
     if deployed == "existing":
         return f"the new {wanted} database would be empty, and all tasks would stay in the old one"
-    if wanted == "existing":
+    if wanted in OF_OTHERS:
         return f"CloudFormation would delete the {deployed} database with its tasks, or fail to"
     return f"CloudFormation would replace the {deployed} database by an empty one"
 
