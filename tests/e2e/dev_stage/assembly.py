@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def adapt(directory: Path, databases: Mapping[str, str]) -> None:
         shutil.copy(template.path, directory / ORIGINAL)
     _inline_nested_stacks(directory)
     for template in read_templates(directory):
-        _remove(template)
+        remove(template, is_refused)
         for function in template.of_type("AWS::Lambda::Function"):
             _set_variables(function["Properties"], databases)
         template.write()
@@ -144,8 +144,9 @@ def _inline_nested_stacks(directory: Path) -> None:
             template.path.unlink()
 
 
-def _remove(template: Template) -> None:
-    gone = {name for name, resource in template.resources.items() if is_refused(resource)}
+def remove(template: Template, is_gone: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Remove resources, and replace references to them by :data:`MISSING`."""
+    gone = {name for name, resource in template.resources.items() if is_gone(resource)}
     for name in gone:
         del template.resources[name]
     for resource in template.resources.values():
