@@ -13,11 +13,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grimp
 import pytest
 
 import joblane
+from joblane.inspector import views
 from tests.pages import ROOT
 
 LIBRARY = Path(joblane.__file__).parent
@@ -69,19 +71,17 @@ def test_a_function_on_aws_reads_no_project(package: str, graph: grimp.ImportGra
     assert "joblane.project" not in used
 
 
-def test_a_type_checker_sees_the_public_names_where_a_program_finds_them() -> None:
-    source = ast.parse(inspect.getsource(joblane))
+@pytest.mark.parametrize("package", [joblane, views])
+def test_a_type_checker_sees_the_public_names_where_a_program_finds_them(package: Any) -> None:
+    source = ast.parse(inspect.getsource(package))
     [block] = [node for node in source.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    seen = [
-        (each.module, [(one.name, one.asname) for one in each.names])
-        for each in ast.walk(block)
-        if isinstance(each, ast.ImportFrom)
-    ]
-    found = [(home, [(name, name)]) for home, names in joblane._HOMES.items() for name in names.split()]
+    imports = [each for each in ast.walk(block) if isinstance(each, ast.ImportFrom)]
+    seen = [(each.module, one.name) for each in imports for one in each.names]
+    found = [(home, name) for home, names in package._HOMES.items() for name in names.split()]
     assert sorted(seen) == sorted(found)
-    assert list(joblane.__all__) == sorted(name for _, [(name, _)] in found)
-    for home, [(name, _)] in found:
-        assert getattr(joblane, name) is getattr(importlib.import_module(home), name)
+    assert set(package.__all__) == {name for _, name in found}
+    for home, name in found:
+        assert getattr(package, name) is getattr(importlib.import_module(home), name)
 
 
 def test_a_client_without_a_database_imports_no_driver_of_it() -> None:
