@@ -34,6 +34,7 @@ from tests.builders.assembly import BEFORE, QUEUE, changed, write_assembly
         changed("acme-jobs/Part3", "Resources", "Lane", "Properties", "VisibilityTimeout", to=90),
         changed("acme-monitoring", "Resources", "Errors", "Properties", "Threshold", to=5),
         changed("acme-jobs", "Resources", "Role", to={"Type": "AWS::IAM::Role", "Properties": {}}),
+        changed("acme-jobs", "Resources", "Log", to={"Type": "AWS::Logs::LogGroup", "DeletionPolicy": "Delete"}),
     ],
 )
 def test_code_times_and_settings_can_be_taken_back(after: Mapping[str, Any]) -> None:
@@ -41,6 +42,7 @@ def test_code_times_and_settings_can_be_taken_back(after: Mapping[str, Any]) -> 
 
 
 BUCKET = {"Type": "AWS::S3::Bucket", "Properties": {}}
+SO = "so that it cannot create them"
 OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
 
 
@@ -87,6 +89,17 @@ OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
             changed("acme-data", "Resources", "Files", to=BUCKET),
             "it added or removed resources that hold data (acme-data/Files)",
         ),
+        (
+            changed("acme-data", "Resources", "Files", to={**BUCKET, "DeletionPolicy": "Retain"}),
+            "it added or removed resources that hold data (acme-data/Files)",
+        ),
+        *(
+            (
+                changed("acme-jobs", "Resources", "Log", to={"Type": "AWS::Logs::LogGroup", "DeletionPolicy": policy}),
+                f"it added or removed resources that CloudFormation keeps, {SO} (acme-jobs/Log)",
+            )
+            for policy in ("Retain", "RetainExceptOnCreate")
+        ),
     ],
 )
 def test_a_deploy_stays_for_each_reason(after: Mapping[str, Any], reason: str) -> None:
@@ -101,6 +114,8 @@ def test_a_deploy_stays_for_each_reason_that_lies_in_what_was_deployed() -> None
     assert reason == "the stack acme-new is new: there is no earlier template"
     (reason,) = reasons_to_stay(Deployed(BEFORE, unreadable=tuple("abcde")), BEFORE)
     assert "(a, b, c and 2 more)" in reason
+    (reason,) = reasons_to_stay(Deployed(BEFORE, unreadable=tuple("abc")), BEFORE)
+    assert "(a, b, c)" in reason
 
 
 # --- Alarms --------------------------------------------------------------------------------------------------------

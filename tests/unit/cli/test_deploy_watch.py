@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from rich.console import Console
 
 from joblane.cli import watched
 from joblane.cli.exits import Exit
@@ -127,6 +129,7 @@ class Ran:
     status: Exit
     text: str
     folder: Path
+    is_new: bool = True
 
     def taken_back(self) -> dict[str, str]:
         """Return what the earlier templates give to the audit."""
@@ -155,7 +158,7 @@ def deploy(aws: Aws, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call
             return first
 
         status = watch.run(lambda: rollout.deploy(session, approved=True), first_job)
-        return Ran(status, capsys.readouterr().err, tmp_path / "dev.before")
+        return Ran(status, capsys.readouterr().err, tmp_path / "dev.before", watch.is_new)
 
     return run
 
@@ -170,12 +173,13 @@ def fires_from(minutes: float, until: float = 1e9) -> Callable[[float], str]:
 def test_a_deploy_is_taken_back_if_an_alarm_fires(aws: Aws, deploy: Callable[..., Ran]) -> None:
     aws.states = fires_from(4)
     ran = deploy()
-    assert ran.status is Exit.TAKEN_BACK
+    assert (ran.status, ran.is_new) == (Exit.TAKEN_BACK, False)
     assert aws.ran == ["dev", "dev.before"]
     assert aws.seconds == 5 * MINUTES
     for text in (
         "Watch: 1 alarm counts, for 15m after the deploy.",
         "Alarm acme-errors fired 5m after the deploy: 5 > 1",
+        f"The deploy of v2 is taken back, with the earlier templates in {ran.folder}.",
         "The deploy of v2 was taken back: the stage has its earlier templates. The database keeps its schema.",
     ):
         assert text in ran.text
@@ -257,7 +261,7 @@ def test_a_deploy_stays_if_no_alarm_fires_for_a_minute(
 ) -> None:
     aws.states = states
     ran = deploy()
-    assert (ran.status, aws.seconds, aws.ran) == (Exit.DONE, minutes * MINUTES, ["dev"])
+    assert (ran.status, aws.seconds, aws.ran, ran.is_new) == (Exit.DONE, minutes * MINUTES, ["dev"], True)
     assert "Watch: no alarm fired within 15m." in ran.text
     assert ("without data at the end: acme-errors" in ran.text) is (states(900) == "INSUFFICIENT_DATA")
 
@@ -304,6 +308,33 @@ def test_the_first_job_decides_the_status_only_if_no_alarm_fires(aws: Aws, deplo
     ran = deploy(first=UnavailableError("no such API"))
     assert ran.status is Exit.TAKEN_BACK
     assert "no such API" in ran.text
+
+
+# --- Progress ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_a_line_every_five_minutes_says_how_it_is(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.states = fires_from(9.9, until=10.4)
+    aws.fails = {"cloudwatch": lambda: unreachable() if 299 < aws.seconds < 320 else None}
+    lines = [line for line in deploy().text.splitlines() if " left; " in line]
+    assert lines == [
+        "Watch: 15m left; 1 of 1 OK",
+        "Watch: 10m left; the alarms cannot be read now",
+        "Watch: 5m left; acme-errors fires, which must last for 1m",
+    ]
+
+
+def test_on_a_terminal_a_single_line_changes(
+    aws: Aws, deploy: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    console = Console(file=StringIO(), force_terminal=True)
+    monkeypatch.setattr("joblane.cli.terminal.messages", lambda: console)
+    monkeypatch.setattr("rich.status.Status.update", lambda self, text: shown.append(text))
+    ran = deploy()
+    assert shown[:2] == ["Watch: 15m left; 1 of 1 OK", "Watch: 15m left; 1 of 1 OK"]
+    assert len(shown) == 15 * 4
+    assert " left; " not in ran.text
 
 
 # --- Stopped in between --------------------------------------------------------------------------------------------

@@ -83,6 +83,9 @@ def _data(before: Templates, after: Templates) -> Iterator[str]:
     old, new = _resources(before, HOLDS_DATA), _resources(after, HOLDS_DATA)
     if changed := sorted({*old} ^ {*new}):
         yield f"it added or removed resources that hold data ({_some(changed)})"
+    kept = ({*_resources(each)} - {*_resources(each, deleted=True)} for each in (before, after))
+    if left := sorted(set.symmetric_difference(*kept) - {*changed}):
+        yield f"it added or removed resources that CloudFormation keeps, so that it cannot create them ({_some(left)})"
 
 
 def _characters(unreadable: Sequence[str]) -> Iterator[str]:
@@ -101,13 +104,17 @@ def _names(templates: Templates, kind: str, key: str) -> set[str]:
     }
 
 
-def _resources(templates: Templates, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """Return the resources of the kinds, by ``STACK/LOGICAL_ID``, without metadata."""
+def _resources(templates: Templates, kinds: tuple[str, ...] = ("",), *, deleted: bool = False) -> dict[str, Any]:
+    """Return type and properties of the resources of the kinds, by ``STACK/LOGICAL_ID``.
+
+    ``deleted``: only those that CloudFormation deletes when they are removed.
+    """
     return {
         f"{stack}/{logical_id}": [resource["Type"], resource.get("Properties")]
         for stack, template in templates.items()
         for logical_id, resource in template.get("Resources", {}).items()
         if resource["Type"].startswith(kinds)
+        if not deleted or resource.get("DeletionPolicy", "Delete") == "Delete"
     }
 
 
