@@ -122,8 +122,8 @@ STAGE ?= dev
 preflight: tools ## Compare this checkout with the deployed STAGE= (dev), before a deploy
 	@$(RUN) joblane.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict) $(if $(LEAVE),--leave $(LEAVE))
 
-deploy: tools ## Deploy STAGE= (dev) to AWS: preflight, cdk deploy and a first job; YES=1 asks nothing
-	@$(RUN) joblane.cli.main deploy --stage $(STAGE) $(if $(YES),--yes) $(if $(LEAVE),--leave $(LEAVE))
+deploy: tools ## Deploy STAGE= (dev) to AWS: preflight, cdk deploy and a first job; YES=1 asks nothing, WATCH=15m watches the alarms
+	@$(RUN) joblane.cli.main deploy --stage $(STAGE) $(if $(YES),--yes) $(if $(LEAVE),--leave $(LEAVE)) $(if $(WATCH),--watch $(WATCH))
 
 lock: $(UV) ## Renew all lock files
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -13,16 +13,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from joblane.cdk.templates import read_assembly
+from joblane.cli.exits import Exit
+from joblane.cli.rollout import Rollout
+from joblane.cli.watched import start
 from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment, environment_of
+from joblane.project import Project
 from joblane.record.driver.database import Database
 from tests.e2e.dev_stage import assembly
 from tests.e2e.dev_stage.aws_cli import installed_aws_cli, paid_plan, service_quotas
@@ -185,6 +192,44 @@ def test_a_changed_function_is_deployed_after_its_migration(account: Account) ->
     with closing(boto3.client("cloudformation")) as cloudformation:
         assert account.migrations(cloudformation) == ["CREATE_COMPLETE", "UPDATE_COMPLETE"]
     account.current = changed
+
+
+def test_a_watched_deploy_is_taken_back_when_an_alarm_fires(account: Account) -> None:
+    # given an alarm that is OK, and a deploy of a changed function
+    changed = account.copy("bad")
+    assembly.change_code(changed, HANDLER, "there is no such invitation", "taken back")
+    rollout = Rollout(Project(account.checkout.folder), PREFIX, changed, read_assembly(changed), "joblane")
+    seconds = [0.0]
+    with closing(boto3.client("cloudwatch")) as cloudwatch:
+
+        def becomes(state: Literal["OK", "ALARM"]) -> None:
+            cloudwatch.set_alarm_state(AlarmName=f"{PREFIX}-sweep", StateValue=state, StateReason="a test")
+
+        def sleep(_: float) -> None:
+            becomes("ALARM")
+            seconds[0] += 60
+
+        becomes("OK")
+        watch = start(rollout, boto3.session.Session(), timedelta(minutes=5))
+        assert watch is not None
+        assert watch.counted.names == {f"{PREFIX}-sweep"}
+        watch.now, watch.sleep = (lambda: seconds[0]), sleep
+        # when the alarm fires after the deploy
+        reasons: list[str] = []
+
+        def first_job() -> Exit:
+            reasons.append(account.run_job(UNKNOWN_INVITATION)["reason"])
+            return Exit.DONE
+
+        assert watch.run(partial(rollout.deploy, boto3.session.Session(), approved=True), first_job) is Exit.TAKEN_BACK
+    # then the earlier code runs, and the audit says why
+    reasons.append(account.run_job(UNKNOWN_INVITATION)["reason"])
+    assert reasons == ["SkipRetry: taken back", "SkipRetry: there is no such invitation"]
+    audit = "select action, reason from joblane.audit where action = 'take_back'"
+    await_true(lambda: bool(account.database.get().run(audit)), lambda: "there is no entry")
+    assert account.database.get().run(audit) == [["take_back", f"{PREFIX}-sweep fired 2m after the deploy"]]
+    # and a deploy of the earlier assembly changes nothing but the migration, which has nothing to do
+    account.deploy("a deploy after the way back", account.current)
 
 
 def test_a_failed_migration_is_rolled_back_while_the_database_is_stopped(account: Account) -> None:

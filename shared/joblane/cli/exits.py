@@ -16,6 +16,8 @@ class Exit(IntEnum):
     UNAVAILABLE = 5
     FORBIDDEN = 6
     TIMED_OUT = 7
+    TAKEN_BACK = 8
+    ALARM = 9
     INTERRUPTED = 130
 
 
@@ -33,6 +35,8 @@ MEANINGS = {
     ),
     Exit.FORBIDDEN: "a permission is missing",
     Exit.TIMED_OUT: "`wait`, `deploy`: the task has not ended in time; it continues",
+    Exit.TAKEN_BACK: "`deploy --watch`: an alarm fired, and the deploy was taken back",
+    Exit.ALARM: "`deploy --watch`: an alarm fired, and the deploy was not taken back, or not all of it",
     Exit.INTERRUPTED: "Ctrl-C",
 }
 

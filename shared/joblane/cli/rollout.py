@@ -47,18 +47,23 @@ class Rollout:
     command: str
 
     @property
+    def stacks(self) -> list[str]:
+        """The stacks that are not nested."""
+        return stacks_of(self.templates)
+
+    @property
     def has_control(self) -> bool:
         return any(CONTROL_URL in template.get("Outputs", {}) for template in self.templates.values())
 
-    def deploy(self, session: Session, *, approved: bool) -> None:
-        """Run `cdk deploy` in this terminal. ``approved``: the CDK asks no question.
+    def deploy(self, session: Session, *, approved: bool) -> bool:
+        """Run `cdk deploy` in this terminal. ``approved``: the CDK asks no question. Return True if a stack changed.
 
         Raises :class:`LocalError`, which names the failed stacks.
         """
         options = ["--require-approval", "never"] if approved else []
         command = cdk_command(self.project, "deploy", "--all", "--app", str(self.assembly), *options)
         environment = installing_environment(self.project) | cdk_variables(self.project)
-        started, stacks = time.monotonic(), stacks_of(self.templates)
+        started, stacks = time.monotonic(), self.stacks
         with closing(session.client("cloudformation")) as client:
             before = marks(client, stacks)
             done = subprocess.run(command, cwd=self.project.root, env=environment, check=False)  # noqa: S603
@@ -66,6 +71,7 @@ class Rollout:
             if done.returncode:
                 causes = self._causes(list(stack_failures(client, stacks, before)))
                 raise LocalError("\n".join([f"`cdk deploy` failed (exit status {done.returncode}).", *causes]))
+            return marks(client, stacks) != before
 
     def _causes(self, failures: Sequence[StackFailure]) -> Iterator[str]:
         for failure in failures:
@@ -170,6 +176,11 @@ class StackFailure:
 def marks(client: CloudFormationClient, stacks: Iterable[str]) -> Marks:
     """Return the marks of the stacks that exist, by which :func:`stack_failures` finds those that changed since."""
     return {name: _mark(found) for name, found in _described(client, stacks)}
+
+
+def statuses(client: CloudFormationClient, stacks: Iterable[str]) -> dict[str, str]:
+    """Return the statuses of the stacks that exist."""
+    return {name: str(found["StackStatus"]) for name, found in _described(client, stacks)}
 
 
 def stack_failures(client: CloudFormationClient, stacks: Iterable[str], before: Marks) -> Iterator[StackFailure]:

@@ -451,6 +451,27 @@ def test_a_rollback_registers_the_old_codes_types_again(empty: str, deploy: Depl
         assert connection.run("select count(*) from joblane.task_types where type = 'jobs:sweep'") == [[1]]
 
 
+def test_a_deploy_that_is_taken_back_is_in_the_audit(empty: str, deploy: Deploy) -> None:
+    # given two deploys
+    old, new = ({"ServiceToken": "arn", "Code": version, "Version": version} for version in ("v1", "v2"))
+    first = deploy(RequestType="Create", ResourceProperties=old)["PhysicalResourceId"]
+    id_ = deploy(ResourceProperties=new, OldResourceProperties=old, PhysicalResourceId=first)["PhysicalResourceId"]
+    # when the earlier template is deployed again because an alarm fired
+    why = "shop-errors fired 5m after the deploy"
+    taken_back = {**old, "By": "eva", "TakenBack": json.dumps({"from": "v2", "why": why})}
+    deploy(ResourceProperties=taken_back, OldResourceProperties=new, PhysicalResourceId=id_)
+    # then
+    with connected(empty) as connection:
+        found = connection.run("select who, action, target, reason, details from joblane.audit")
+        assert found == [["eva", "take_back", "deploy:v2", why, {"from": "v2", "to": "v1"}]]
+        latest = "select version, deployed_by from joblane.deploys order by number desc limit 1"
+        assert connection.run(latest) == [["v1", "eva"]]
+    # and a later deploy of the same code, without the reason, has nothing to migrate and writes nothing
+    deploy(ResourceProperties=old, OldResourceProperties=taken_back, PhysicalResourceId=id_)
+    with connected(empty) as connection:
+        assert connection.run("select count(*) from joblane.audit") == [[1]]
+
+
 PAUSED = [["queue", "critical"], ["queue", "default"], ["queue", "low"], ["type", "jobs:bulk"]]
 PLAIN, COPY_A, COPY_B = (
     {"ServiceToken": "arn", "Code": "1", **more} for more in ({}, {"Restored": "A"}, {"Restored": "B"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from botocore.stub import Stubber
 from typer.testing import CliRunner, Result
 
 from joblane.cdk.preflight.findings import Finding, FindingKind
-from joblane.cli import connect, terminal
+from joblane.cli import connect, terminal, watched
 from joblane.cli.commands import deploy
 from joblane.cli.exits import Exit
 from joblane.cli.main import app
@@ -155,6 +155,61 @@ def test_an_api_that_refuses_the_first_job_is_reported_after_the_deploy(
     with pytest.raises(UnavailableError, match="no such stack"):
         run("--yes")
     assert steps.ran
+
+
+# --- With a watch --------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A watch that ends with ``status``."""
+
+    def __init__(self, status: Exit) -> None:
+        self.is_new, self._status = status is Exit.DONE, status
+
+    def run(self, deploy: Callable[[], bool], first_job: Callable[[], Exit]) -> Exit:
+        deploy()
+        return first_job() if self.is_new else self._status
+
+
+@pytest.mark.parametrize("status", [Exit.DONE, Exit.TAKEN_BACK, Exit.ALARM, Exit.INTERRUPTED])
+def test_a_watched_deploy_has_the_status_of_its_watch(
+    steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, status: Exit
+) -> None:
+    lengths: list[timedelta] = []
+
+    def start(rollout: Rollout, session: Any, length: timedelta) -> Watch:
+        lengths.append(length)
+        return Watch(status)
+
+    monkeypatch.setattr(watched, "need_alarms", lambda templates: None)
+    monkeypatch.setattr(watched, "start", start)
+    result = run("--yes", "--watch", "15m")
+    assert (result.exit_code, lengths) == (status, [timedelta(minutes=15)])
+    assert len(steps.ran) == 1
+    assert ("Look at the stage" in result.output) is (status is Exit.DONE)
+
+
+def test_a_deploy_with_nothing_to_watch_is_a_plain_deploy(
+    steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "need_alarms", lambda templates: None)
+    monkeypatch.setattr(watched, "start", lambda rollout, session, length: None)
+    result = run("--yes", "--watch", "15m")
+    assert result.exit_code == Exit.DONE
+    assert "task first" in result.output
+
+
+def test_a_watch_of_a_stage_without_alarms_is_refused_before_the_preflight(steps: SimpleNamespace) -> None:
+    steps.findings = [Finding(FindingKind.REFUSED, "queue jobs-low", "it would be replaced", "keep it")]
+    result = run("--yes", "--watch", "15m")
+    assert result.exit_code == Exit.USAGE
+    assert "--watch: the stage has no alarms" in result.output
+    assert steps.left == steps.ran == []
+
+
+def test_the_local_stack_cannot_be_watched(steps: SimpleNamespace) -> None:
+    with pytest.raises(MisuseError, match="the local stack"):
+        run("--stage", "local", "--yes", "--watch", "15m")
 
 
 # --- Before anything is deployed -----------------------------------------------------------------------------------

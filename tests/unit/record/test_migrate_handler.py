@@ -9,7 +9,7 @@ import urllib.request
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -189,6 +189,36 @@ def test_a_move_to_a_restored_copy_is_rolled_back_while_the_own_database_is_down
         LambdaContext(),
     )
     assert deploys.answers[-1]["Status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_deploy_that_is_taken_back_does_not_wait_for_the_database(
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch, down: bool
+) -> None:
+    # given a deploy of newer code, and the audit
+    old = deploys.properties
+    deploys.update("2")
+    audit = Mock(side_effect=OSError("connection refused") if down else None)
+    monkeypatch.setattr("joblane.functions.migrate.handler._write_audit", audit)
+    deploys.down = down
+    # when the earlier template is deployed again, with the person and the reason
+    facts = {"from": "v2", "why": "acme-errors fired"}
+    event = {"RequestType": "Update", "RequestId": "r", "ResponseURL": "https://s3/x", **IDS}
+    taken_back = {**old, "By": "eva", "TakenBack": json.dumps(facts)}
+    before = len(deploys.answers)
+    handler(
+        {
+            **event,
+            "ResourceProperties": taken_back,
+            "OldResourceProperties": deploys.properties,
+            "PhysicalResourceId": deploys.id_,
+        },
+        LambdaContext(),
+    )
+    # then CloudFormation has one answer, and the audit is written if the database answers
+    (answer,) = deploys.answers[before:]
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", deploys.id_)
+    assert audit.call_args_list == ([] if down else [call(facts, {"version": None, "by": "eva"})])
 
 
 def test_a_failed_migration_fails_the_deploy_and_keeps_the_id(deploys: Deploys) -> None:

@@ -19,7 +19,7 @@ from joblane.cdk.constructs.code import Shared, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, add_schedules
 from joblane.cdk.constructs.event_bus import EventBus, bus_name, check_events
 from joblane.cdk.constructs.granted_bucket import GrantedBucket, grant_objects
-from joblane.cdk.constructs.migration import Migration
+from joblane.cdk.constructs.migration import Migration, digest_of_migrations
 from joblane.cdk.constructs.nested_stacks import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
@@ -30,12 +30,12 @@ from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.database import OwnDatabase
-from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
 from joblane.cdk.templates import COSTS, SETTINGS, Extra
 from joblane.inspector.person import PAGE_ROLE
 from joblane.names import SWEEP, SYSTEM_TYPES, Queue, dead_letter_name, front_door_name, lane_name, slug_of
 from joblane.quotas import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
+from joblane.record.migrations import newest
 from joblane.tasks.function import Function
 from joblane.tasks.task import EVERY_LANE, Task
 
@@ -79,8 +79,8 @@ class Jobs(Construct):
         if stage.control is None:  # nobody could call the function, and it has many permissions
             functions = {name: function for name, function in functions.items() if not function.inspects}
         options = Stack.of(self).template_options
-        options.metadata = {**(options.metadata or {}), **_metadata(stage, costs or {})}
         self._shared = Shared(self, "Code", workload, access)
+        options.metadata = {**(options.metadata or {}), **_metadata(self._shared, tasks, costs or {})}
         self.shares = shares(stage.prefix, stage.concurrency_budget, tasks.values())
         self.migration = Migration(self, "Migration", self._shared)
         if access.place and (role := self.migration.function.role):
@@ -344,8 +344,9 @@ class Jobs(Construct):
         return [lane_name(self.stage.prefix, queue, type_) for queue in task.lanes]
 
 
-def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
-    """Return the settings that ``joblane preflight`` and ``joblane costs`` read from the template."""
+def _metadata(shared: Shared, tasks: Mapping[str, Task[Any, Any]], costs: Mapping[str, Extra]) -> dict[str, Any]:
+    """Return what ``joblane preflight``, ``joblane costs`` and ``joblane deploy --watch`` read from the template."""
+    stage = shared.stage
     return {
         SETTINGS: {
             "stage": stage.name,
@@ -358,6 +359,13 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
             "restored": stage.database.restored.resource_id
             if isinstance(stage.database, OwnDatabase) and stage.database.restored
             else None,
+            "schema": {"revision": newest(), "own": digest_of_migrations(shared.project) or shared.hash},
+            "limits": {
+                type_: "|".join(name or "" for name in (*task.flow.names(task.type), *task.flow.key))
+                for task in tasks.values()
+                if task.flow
+                for type_ in task.types
+            },
         },
         COSTS: {
             "architecture": stage.architecture,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import cast
 
 from aws_cdk import CfnElement, CfnOutput, CustomResource, Duration, Stack
@@ -16,6 +18,7 @@ from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.preflight.moves import RESTORED_OUTPUT
 from joblane.local.git import DIRTY, deployer, version_of
 from joblane.names import SWEEP, Queue, lane_name
+from joblane.project import Project
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
@@ -24,6 +27,9 @@ MARGIN = timedelta(minutes=1)
 MEMORY_MB = 512
 SHORT = 7
 """Characters of a digest of the code in a version."""
+DIGEST = 16
+FOLDERS = frozenset({"migrations", "alembic"})
+"""Names of folders for migrations, as Django and Alembic call them."""
 
 
 class Migration(Construct):
@@ -82,6 +88,26 @@ class Migration(Construct):
         CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
         if self._restored:
             CfnOutput(scope, RESTORED_OUTPUT, value=self._restored)
+
+
+def digest_of_migrations(project: Project) -> str:
+    """Return a digest of the files of the project's own migrations: their module, and all folders for migrations.
+
+    Empty: they are in no folder of the project's code. A project without own migrations has a digest, too.
+    """
+    found = hashlib.sha256((project.migrations or "").encode())
+    if project.migrations is None:
+        return found.hexdigest()[:DIGEST]
+    module = Path(*project.migrations.partition(":")[0].split("."))
+    has_module = False
+    for folder in project.code_folders:
+        for path in sorted(folder.rglob("*")):
+            own = path.relative_to(folder.parent)
+            is_module = own.with_suffix("") == module or module in own.parents
+            if path.is_file() and "__pycache__" not in own.parts and (is_module or not FOLDERS.isdisjoint(own.parts)):
+                found.update(f"{own.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+                has_module |= is_module
+    return found.hexdigest()[:DIGEST] if has_module else ""
 
 
 def _version(shared: Shared) -> str:

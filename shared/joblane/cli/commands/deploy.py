@@ -6,6 +6,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,12 @@ from joblane.local.errors import LocalError
 from joblane.project import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from joblane.cdk.costs import Line
     from joblane.cdk.preflight.findings import Finding
+    from joblane.cli.rollout import Rollout
+    from joblane.inspector.inspector import Inspector
 
 Stage = Annotated[
     str | None, typer.Option(metavar="STAGE", help="Stage of cdk.json; without it, dev.", show_default=False)
@@ -153,11 +156,19 @@ def deploy(
         bool, typer.Option("--yes", "-y", help="Do not ask, as with --require-approval never of the CDK.")
     ] = False,
     leave: Leave = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Watch the stage's alarms after the deploy, from 1m to 3h, for example 15m. If an alarm that was OK "
+            "when the deploy began fires, deploy the earlier templates again.",
+        ),
+    ] = None,
 ) -> None:
     """Deploy a stage: preflight, `cdk deploy`, and a first job.
 
     The first job is a run of the sweep, by the control API. The first deploy of a stage with a new database takes about
-    half an hour.
+    half an hour. With --watch, exit status 8 if an alarm fired and the deploy was taken back, 9 if it was not.
     """
     extras.need("cdk")
     from rich.console import Console
@@ -165,13 +176,14 @@ def deploy(
     from joblane.cdk import costs as prices
     from joblane.cdk.preflight.findings import blocks_deploy
     from joblane.cdk.preflight.read import check_deploy, read_metadata, read_templates
+    from joblane.cli import watched
     from joblane.cli.connect import account_of, aws_session, connect, prefix_of, use_for_programs
     from joblane.cli.rollout import Rollout
     from joblane.local.tools import Checklist, Tools
     from joblane.tasks.discovery import discover
 
     given, project, steps = target.of(context), Project.here(), Checklist(Console(stderr=True))
-    stage = _stage(context, stage)
+    length, stage = watched.length_of(watch), _stage(context, stage)
     prefix_of(stage)  # raises for a stage that is not on AWS
     if not yes and not terminal.is_terminal():
         terminal.stop(
@@ -185,6 +197,8 @@ def deploy(
         assembly, printed = _synthesised(stage)
         templates = read_templates(assembly)
     terminal.say(printed)
+    if length is not None:
+        watched.need_alarms(templates)
     with steps.step("Preflight"):
         findings = check_deploy(stage, assembly, leaves=leave)
     _show_findings(stage, findings)
@@ -201,18 +215,28 @@ def deploy(
         templates=templates,
         command=target.command_for(replace(given, stage=stage)),
     )
-    rollout.deploy(session, approved=yes)
-    status = Exit.DONE
-    if rollout.has_control:
-        try:
-            status = rollout.run_first_job(connect(stage=stage, profile=given.profile, region=given.region))
-        except JobError:
-            terminal.say("The stage is deployed. The first job could not be run:")
-            raise
+    watching = None if length is None else watched.start(rollout, session, length)
+    first_job = partial(_first_job, rollout, partial(connect, stage=stage, profile=given.profile, region=given.region))
+    if watching is None:
+        rollout.deploy(session, approved=yes)
+        status = first_job()
     else:
-        terminal.say("There is no first job: the stage has no control API (the setting `control`).")
-    rollout.show_next(session.region_name)
+        status = watching.run(partial(rollout.deploy, session, approved=yes), first_job)
+    if watching is None or watching.is_new:
+        rollout.show_next(session.region_name)
     raise typer.Exit(status)
+
+
+def _first_job(rollout: Rollout, connected: Callable[[], Inspector]) -> Exit:
+    """Run the first job of a deployed stage. ``connected``: reads the address of its control API."""
+    if not rollout.has_control:
+        terminal.say("There is no first job: the stage has no control API (the setting `control`).")
+        return Exit.DONE
+    try:
+        return rollout.run_first_job(connected())
+    except JobError:
+        terminal.say("The stage is deployed. The first job could not be run:")
+        raise
 
 
 def preflight(

@@ -35,7 +35,9 @@ A rollback is an update to the old properties. It comes with the id from before 
 update returned, and both have the old digest. After a change of the id CloudFormation deletes the resource with the
 other id. Source: CloudFormation, *Custom resource request types*; aws/aws-cdk, pull request 29581.
 """
-NO_PROPERTIES = ("ServiceToken", "ServiceTimeout", "By")
+TAKEN_BACK = "TakenBack"
+"""Property of a deploy that `joblane deploy --watch` takes back: its version and the reason, as JSON."""
+NO_PROPERTIES = ("ServiceToken", "ServiceTimeout", "By", TAKEN_BACK)
 """Properties that do not concern the database."""
 
 
@@ -117,14 +119,30 @@ def _deploy_of(properties: Mapping[str, Any]) -> dict[str, str | None]:
 def _follow(properties: Mapping[str, Any]) -> None:
     """Register this code's task types and version again, after the answer. A later deploy had registered its own.
 
-    Nothing waits for this. If it fails, SQL can enqueue only the types that the later deploy declared.
+    Nothing waits for this. If it fails, SQL can enqueue only the types that the later deploy declared, and the audit
+    has no entry of a deploy that was taken back.
     """
-    logger = _logger()
-    logger.info("migrated by an earlier deploy; the database was not needed")
+    logger, taken_back = _logger(), properties.get(TAKEN_BACK)
+    extra = {"taken_back": taken_back, "by": properties.get("By")} if taken_back else {}
+    logger.info("migrated by an earlier deploy; the database was not needed", extra=extra)
     try:
         _migrate(timedelta(0), properties, None)
+        if taken_back:
+            _write_audit(json.loads(taken_back), _deploy_of(properties))
     except (Exception, SystemExit):
         logger.warning("the declared task types were not registered again; invoke this function", exc_info=True)
+
+
+def _write_audit(given: Mapping[str, str], deploy: Mapping[str, str | None]) -> None:
+    """Write that the deploy of a version was taken back. ``given``: that version and the reason."""
+    from joblane import settings
+    from joblane.record.audit import MAX_REASON, line_of, write
+    from joblane.record.driver.database import Database
+
+    who, reason = deploy["by"] or "deploy", line_of(given["why"][:MAX_REASON])
+    details = {"from": given["from"], "to": deploy["version"]}
+    with Database(settings.database_url()) as database:
+        write(database.get(), who, "take_back", f"deploy:{given['from']}", reason=reason, details=details)
 
 
 def _successes(id_: str) -> tuple[str, ...]:

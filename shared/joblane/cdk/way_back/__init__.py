@@ -1,0 +1,1 @@
+"""The way back from a deploy that `joblane deploy --watch` watches: earlier templates, rules, alarms."""

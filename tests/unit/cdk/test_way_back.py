@@ -1,0 +1,307 @@
+"""The way back from a deploy: what is read before it, the rules that keep it, the alarms that count, and the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from joblane.cdk.templates import read_assembly
+from joblane.cdk.way_back.alarms import AlarmState, Counted, Firing, has_alarms, read_states
+from joblane.cdk.way_back.deployed import Deployed, read_deployed
+from joblane.cdk.way_back.folder import PROPERTY, write_folder
+from joblane.cdk.way_back.judgement import reasons_to_stay
+from joblane.functions.migrate import handler
+from tests.builders.assembly import BEFORE, QUEUE, changed, write_assembly
+
+# --- The rules -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        BEFORE,
+        changed("acme-jobs", "Resources", "Run", "Properties", "Code", to="2"),
+        changed("acme-jobs", "Resources", "Run", "Properties", "Version", to="v2"),
+        changed("acme-jobs", "Resources", "Run", "Properties", "Schedules", to='{"jobs:sweep": 5}'),
+        changed("acme-jobs/Part3", "Resources", "Lane", "Properties", "VisibilityTimeout", to=90),
+        changed("acme-monitoring", "Resources", "Errors", "Properties", "Threshold", to=5),
+        changed("acme-jobs", "Resources", "Role", to={"Type": "AWS::IAM::Role", "Properties": {}}),
+        changed("acme-jobs", "Resources", "Log", to={"Type": "AWS::Logs::LogGroup", "DeletionPolicy": "Delete"}),
+    ],
+)
+def test_code_times_and_settings_can_be_taken_back(after: Mapping[str, Any]) -> None:
+    assert reasons_to_stay(Deployed(BEFORE), after) == []
+
+
+BUCKET = {"Type": "AWS::S3::Bucket", "Properties": {}}
+SO = "so that it cannot create them"
+OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        (
+            changed("acme-jobs/Part3", "Resources", "Lane", to=None),
+            "it dropped a task type or a lane (acme-low-data-export): CloudFormation cannot give its tasks back",
+        ),
+        (
+            changed("acme-jobs/Part3", "Resources", "Other", to=OTHER_QUEUE),
+            "it added a task type or a lane (acme-low-data-move), whose tasks the earlier code would lose",
+        ),
+        (
+            changed("acme-jobs", "Metadata", "Joblane", "schema", "revision", to="0002"),
+            "it migrated the schema from 0001 to 0002",
+        ),
+        (
+            changed("acme-jobs", "Metadata", "Joblane", "schema", "own", to="def"),
+            "it changed the project's own migrations",
+        ),
+        (
+            changed("acme-jobs", "Metadata", "Joblane", "limits", to={}),
+            "it changed the names or the key of limits (data:export): the earlier code would count other tasks",
+        ),
+        (
+            changed("acme-data", "Resources", "DB", "Properties", "Engine", to="other"),
+            "it changed the database (acme-data/DB)",
+        ),
+        (changed("acme-data", "Resources", "DB", to=None), "it changed the database (acme-data/DB)"),
+        (
+            changed("acme-data", "Resources", "Reader", to={"Type": "AWS::RDS::DBInstance"}),
+            "it changed the database (acme-data/Reader)",
+        ),
+        *(
+            (
+                changed("acme-jobs", "Resources", "Run", "Properties", name, to="other"),
+                f"it changed the settings of the database ({name} of the migration)",
+            )
+            for name in ("Database", "Functions", "User", "Restored")
+        ),
+        (
+            changed("acme-data", "Resources", "Files", to=BUCKET),
+            "it added or removed resources that hold data (acme-data/Files)",
+        ),
+        (
+            changed("acme-data", "Resources", "Files", to={**BUCKET, "DeletionPolicy": "Retain"}),
+            "it added or removed resources that hold data (acme-data/Files)",
+        ),
+        *(
+            (
+                changed("acme-jobs", "Resources", "Log", to={"Type": "AWS::Logs::LogGroup", "DeletionPolicy": policy}),
+                f"it added or removed resources that CloudFormation keeps, {SO} (acme-jobs/Log)",
+            )
+            for policy in ("Retain", "RetainExceptOnCreate")
+        ),
+    ],
+)
+def test_a_deploy_stays_for_each_reason(after: Mapping[str, Any], reason: str) -> None:
+    assert reasons_to_stay(Deployed(BEFORE), after) == [reason]
+
+
+def test_a_deploy_stays_for_each_reason_that_lies_in_what_was_deployed() -> None:
+    old = changed("acme-jobs", "Metadata", "Joblane", "schema", to=None)
+    (reason,) = reasons_to_stay(Deployed(old), BEFORE)
+    assert reason.startswith("the earlier templates do not name the schema")
+    (reason,) = reasons_to_stay(Deployed(BEFORE, missing=("acme-new", "acme-jobs/Part9")), BEFORE)
+    assert reason == "the stack acme-new is new: there is no earlier template"
+    (reason,) = reasons_to_stay(Deployed(BEFORE, unreadable=tuple("abcde")), BEFORE)
+    assert "(a, b, c and 2 more)" in reason
+    (reason,) = reasons_to_stay(Deployed(BEFORE, unreadable=tuple("abc")), BEFORE)
+    assert "(a, b, c)" in reason
+
+
+# --- Alarms --------------------------------------------------------------------------------------------------------
+
+OK = {"acme-errors": AlarmState("acme-errors", "OK")}
+PLACES = {("acme-monitoring", "Errors"): "acme-errors"}
+
+
+def counted(after: Mapping[str, Any] = BEFORE, states: Mapping[str, AlarmState] = OK) -> Counted:
+    return Counted.of(Deployed(BEFORE, alarms=PLACES), states, after)
+
+
+def test_an_alarm_counts_if_it_was_ok_and_keeps_its_definition() -> None:
+    assert counted() == Counted(frozenset({"acme-errors"}), {})
+    for name in ("AlarmDescription", "AlarmActions", "OKActions"):
+        after = changed("acme-monitoring", "Resources", "Errors", "Properties", name, to="other")
+        assert counted(after).names == {"acme-errors"}
+
+
+@pytest.mark.parametrize("state", ["ALARM", "INSUFFICIENT_DATA"])
+def test_an_alarm_that_was_not_ok_does_not_count(state: str) -> None:
+    found = counted(states={"acme-errors": AlarmState("acme-errors", state)})
+    assert found == Counted(frozenset(), {"acme-errors": f"was {state} when the deploy began"})
+
+
+def test_alarms_that_the_deploy_changes_do_not_count() -> None:
+    new = {"Type": "AWS::CloudWatch::Alarm", "Properties": {"AlarmName": "acme-new"}}
+    after = changed("acme-monitoring", "Resources", "Errors", "Properties", "Threshold", to=2)
+    after["acme-monitoring"]["Resources"] |= {"New": new, "Nameless": {**new, "Properties": {}}}
+    assert counted(after).left_out == {
+        "acme-errors": "gets another definition in this deploy",
+        "acme-monitoring/Nameless": "is new in this deploy",
+        "acme-new": "is new in this deploy",
+    }
+    removed = counted(changed("acme-monitoring", "Resources", "Errors", to=None))
+    assert removed.left_out == {"acme-errors": "is removed by this deploy"}
+    assert counted(states={}).left_out == {"acme-errors": "does not exist"}
+    assert [has_alarms(each) for each in (BEFORE, {"acme-jobs": BEFORE["acme-jobs"]})] == [True, False]
+
+
+def test_an_alarm_must_fire_for_a_minute_without_an_end() -> None:
+    firing, fires, ok = Firing(), AlarmState("a", "ALARM", "errors"), AlarmState("a", "OK")
+    assert firing.confirmed([fires], 0) == []
+    assert firing.names == ["a"]
+    assert firing.confirmed([fires], 59) == []
+    assert firing.confirmed([ok], 60) == []
+    assert firing.names == []
+    assert firing.confirmed([fires], 70) == []
+    assert firing.confirmed([AlarmState("a", "INSUFFICIENT_DATA")], 131) == []
+    assert firing.confirmed([fires], 140) == []
+    assert firing.confirmed([fires], 200) == [fires]
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+ACCESS: Any = {"region_name": "eu-central-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+
+
+@pytest.fixture
+def cloudformation() -> Iterator[tuple[Any, Stubber]]:
+    with closing(boto3.client("cloudformation", **ACCESS)) as client, Stubber(client) as stub:
+        yield client, stub
+        stub.assert_no_pending_responses()
+
+
+def answer(stub: Stubber, called: str, body: object, *resources: tuple[str, str, str], status: str = "OK") -> None:
+    described = {
+        "StackName": "x",
+        "CreationTime": "2026-01-01",
+        "StackStatus": "UPDATE_COMPLETE" if status == "OK" else status,
+        "Tags": [{"Key": "stage", "Value": "dev"}],
+    }
+    stub.add_response("describe_stacks", {"Stacks": [described]}, {"StackName": called})
+    if status != "OK":
+        return
+    text = body if isinstance(body, str) else json.dumps(body)
+    expected = {"StackName": called, "TemplateStage": "Original"}
+    stub.add_response("get_template", {"TemplateBody": text}, expected)
+    listed = [
+        {
+            "ResourceType": kind,
+            "LogicalResourceId": logical_id,
+            "PhysicalResourceId": name,
+            "ResourceStatus": "CREATE_COMPLETE",
+            "LastUpdatedTimestamp": "2026-01-01T00:00:00Z",
+        }
+        for kind, logical_id, name in resources
+    ]
+    if body != "no JSON":
+        stub.add_response("list_stack_resources", {"StackResourceSummaries": listed}, {"StackName": called})
+
+
+def test_the_deployed_stacks_are_read_with_nested_stacks_and_names(cloudformation: tuple[Any, Stubber]) -> None:
+    client, stub = cloudformation
+    nested = ("AWS::CloudFormation::Stack", "Part3", "arn:part3")
+    answer(stub, "acme-jobs", {"Resources": {"A": 1}}, nested)
+    answer(stub, "acme-monitoring", {"Resources": {}}, ("AWS::CloudWatch::Alarm", "Errors", "acme-errors"))
+    stub.add_client_error("describe_stacks", "ValidationError", "Stack with id acme-api does not exist")
+    answer(stub, "acme-new", {}, status="REVIEW_IN_PROGRESS")
+    answer(stub, "acme-yaml", "no JSON")
+    answer(stub, "arn:part3", {"Resources": {"B": 2}})
+    wanted: Any = {
+        name: {"Resources": {}} for name in ("acme-jobs", "acme-monitoring", "acme-api", "acme-new", "acme-yaml")
+    }
+    found = read_deployed(client, wanted)
+    assert found.templates["acme-jobs"] == {"Resources": {"A": 1}}
+    assert found.templates["acme-jobs/Part3"] == {"Resources": {"B": 2}}
+    assert found.tags == {name: {"stage": "dev"} for name in ("acme-jobs", "acme-monitoring")}
+    assert found.alarms == PLACES
+    assert found.missing == ("acme-api", "acme-new")
+    assert found.unreadable == ("acme-yaml: its template is not JSON",)
+
+
+def test_characters_that_cloudformation_loses_are_taken_from_the_checkout(cloudformation: tuple[Any, Stubber]) -> None:
+    """GetTemplate returns ``?`` for each character that is not ASCII."""
+    client, stub = cloudformation
+    body = {
+        "Description": "? changed",
+        "Resources": {"A": {"SAME": ["f?r", "a?b"], "OTHER": "Z?rich", "URL": "https://x?y", "By": "J?rg"}},
+    }
+    wanted = {
+        "Description": "",
+        "Resources": {"A": {"SAME": ["für", "a?b"], "OTHER": "Genève", "URL": "https://x?y", "By": "Eva"}},
+    }
+    answer(stub, "acme-jobs", body)
+    found = read_deployed(client, {"acme-jobs": wanted})
+    assert found.templates["acme-jobs"]["Resources"]["A"]["SAME"] == ["für", "a?b"]
+    assert found.unreadable == ("acme-jobs: Resources/A/OTHER",)
+
+
+def test_states_are_read_by_a_hundred_names_at_a_time() -> None:
+    names = [f"a{number:03}" for number in range(101)]
+    with closing(boto3.client("cloudwatch", **ACCESS)) as client, Stubber(client) as stub:
+        for some in (names[:100], names[100:]):
+            expected = {"AlarmNames": some, "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
+            alarm = {"AlarmName": some[0], "StateValue": "ALARM", "StateReason": "1 > 0"}
+            kinds = ("MetricAlarms", "CompositeAlarms")[:: 1 if len(some) > 1 else -1]
+            stub.add_response("describe_alarms", dict(zip(kinds, ([alarm], []), strict=True)), expected)
+        found = read_states(client, reversed(names))
+        stub.assert_no_pending_responses()
+    assert found == {name: AlarmState(name, "ALARM", "1 > 0") for name in ("a000", "a100")}
+
+
+# --- The folder ----------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_deploys_the_earlier_templates_those_that_use_exports_first(tmp_path: Path) -> None:
+    write_assembly(assembly := tmp_path / "prod")
+    deployed = Deployed(BEFORE, {"acme-jobs": {"stage": "old"}})
+    (old := tmp_path / "prod.before").mkdir()
+    (old / "left").touch()
+    folder = write_folder(deployed, assembly, by="eva", version="v2", why="acme-errors fired")
+    assert folder == old
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json",
+        *(f"acme-{stack}.{kind}.json" for stack in ("data", "jobs") for kind in ("template", "assets")),
+    }
+    # then the templates are those of before, with what the migration writes into the audit
+    found = read_assembly(folder)
+    run = found["acme-jobs"]["Resources"]["Run"]["Properties"]
+    assert json.loads(run.pop(PROPERTY)) == {"from": "v2", "why": "acme-errors fired"}
+    assert run.pop("By") == "eva"
+    assert found == {name: BEFORE[name] for name in ("acme-data", "acme-jobs")} | {
+        "acme-jobs": changed("acme-jobs", "Resources", "Run", "Properties", to=run)["acme-jobs"]
+    }
+    # and each is uploaded under the digest of its file, and deployed with the role and the tags of before
+    artifacts = json.loads((folder / "manifest.json").read_text())["artifacts"]
+    for stack in ("acme-data", "acme-jobs"):
+        digest = hashlib.sha256((folder / f"{stack}.template.json").read_bytes()).hexdigest()
+        assets = json.loads((folder / f"{stack}.assets.json").read_text())["files"]
+        assert assets[digest]["destinations"]["here"]["objectKey"] == f"{digest}.json"
+        assert [*assets] == [digest]
+        assert artifacts[stack]["properties"]["stackTemplateAssetObjectUrl"] == f"s3://assets/{digest}.json"
+        assert artifacts[stack]["properties"]["cloudFormationExecutionRoleArn"] == "arn:exec"
+        assert "additionalMetadataFile" not in artifacts[stack]
+    assert [artifacts[stack]["properties"]["tags"] for stack in ("acme-data", "acme-jobs")] == [{}, {"stage": "old"}]
+    assert artifacts["acme-data"]["dependencies"] == ["acme-jobs", "acme-data.assets"]
+    assert artifacts["acme-jobs"]["dependencies"] == ["acme-jobs.assets"]
+
+
+def test_a_stack_without_an_earlier_template_is_not_in_the_folder(tmp_path: Path) -> None:
+    write_assembly(assembly := tmp_path / "prod")
+    folder = write_folder(Deployed({"acme-data": BEFORE["acme-data"]}), assembly, by="eva", version="v2", why="x")
+    assert [*read_assembly(folder)] == ["acme-data"]
+
+
+def test_the_migration_knows_the_property_of_the_folder() -> None:
+    assert handler.TAKEN_BACK == PROPERTY
+    assert PROPERTY in handler.NO_PROPERTIES
