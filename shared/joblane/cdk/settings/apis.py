@@ -68,6 +68,17 @@ ISSUER = required(
 )
 
 
+def _is_address(text: str) -> bool:
+    where = urlsplit(text)
+    return text == f"https://{where.hostname}" and "." in text
+
+
+ADDRESS = required(
+    _is_address,
+    "https:// and a host in lower case are required, without a path, for example https://jobs.example.com",
+)
+
+
 PARAMETER_ARN = re.compile(r"arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./-]+", re.ASCII)
 
 
@@ -112,6 +123,9 @@ class PageSettings(HttpLimits):
 
     oidc: Oidc
     """The sign-in."""
+    address: Annotated[str, ADDRESS] | None = None
+    """Address of the page, if you give it a [domain of your own](../how-to/own-domain.md). None: the address of its
+    HTTP API. The page answers at this address only."""
 
 
 Count = Annotated[int, Field(ge=1)] | Literal["off"]
