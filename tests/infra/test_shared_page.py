@@ -83,7 +83,7 @@ def test_what_is_missing_is_named(synth: Synth) -> None:
         synth(page={"oidc": OIDC})
 
 
-def test_an_address_of_your_own_is_the_one_of_the_page_and_of_the_texts_of_alarms(synth: Synth) -> None:
+def test_an_address_of_your_own_is_that_of_the_page_and_of_alarms(synth: Synth) -> None:
     template = synth(control={}, page={"oidc": OIDC, "address": "https://jobs.acme.io"}).templates["acme-control"]
     ((name, value),) = templates.functions(template)["acme-page"]["Environment"]["Variables"].items()
     assert name == VARIABLE
