@@ -184,8 +184,9 @@ class Monitoring(Settings):
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
     """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 19
-    metrics at most (23 with events, and 4 more with Aurora), and a dashboard with at most 50 metrics, for any number of
-    types. The alarms of ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
+    metrics at most (23 with events; 4 more with a database of its own, 3 with a NAT instance), and a dashboard with at
+    most 50 metrics, for any number of types. The alarms of ``failing_percent`` and ``near_timeout_percent`` exist only
+    with ``lanes``."""
     topic_key: bool = True
     """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names
     of alarms, types and functions, and numbers."""
