@@ -32,7 +32,7 @@ from joblane.local.tools import clean_environment, environment_of
 from joblane.project import Project
 from joblane.record.driver.database import Database
 from tests.e2e.dev_stage import assembly
-from tests.e2e.dev_stage.aws_cli import installed_aws_cli, paid_plan, service_quotas
+from tests.e2e.dev_stage.aws_cli import account_plan, installed_aws_cli, service_quotas
 from tests.e2e.dev_stage.checkout import Checkout
 from tests.e2e.dev_stage.nested import STACK
 from tests.e2e.dev_stage.page import steps
@@ -111,7 +111,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
             **clean_environment(),
             "AWS_ENDPOINT_URL": emulator.endpoint,
             "AWS_ENDPOINT_URL_S3": emulator.endpoint,
-            "AWS_ENDPOINT_URL_FREETIER": cleanup.enter_context(paid_plan()),
+            "AWS_ENDPOINT_URL_FREETIER": cleanup.enter_context(account_plan("PAID")),
             "AWS_ENDPOINT_URL_SERVICE_QUOTAS": cleanup.enter_context(service_quotas()),
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
@@ -177,6 +177,17 @@ def test_an_alarm_of_several_metrics_is_refused_by_the_emulator(account: Account
             lambda: "ROLLBACK_COMPLETE" in states(cloudformation)["an-alarm"], lambda: str(states(cloudformation))
         )
         cloudformation.delete_stack(StackName="an-alarm")
+
+
+def test_on_a_free_plan_the_preflight_of_the_page_refuses_the_database(account: Account) -> None:
+    paid = account.checkout.environment
+    with account_plan("FREE") as address:
+        account.checkout.environment = {**paid, "AWS_ENDPOINT_URL_FREETIER": address}
+        script = "joblane preflight --stage dev --json"
+        output = account.checkout.run(script, name="the preflight on a Free plan", fails=True)
+    account.checkout.environment = paid
+    assert "which refuses an Aurora cluster (database.kind aurora)" in output
+    assert "aws freetier upgrade-account-plan --account-plan-type PAID" in output
 
 
 def test_a_job_runs_on_the_deployed_stage(account: Account) -> None:

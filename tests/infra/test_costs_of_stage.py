@@ -77,6 +77,11 @@ def test_a_reader_who_starts_sees_what_a_stage_costs(stages: page.Stages) -> Non
     assert f"`dev`: about ${total:,.0f} a month" in (ROOT / "docs" / "how-to" / "deploy.md").read_text()
 
 
+def test_the_page_says_how_many_metrics_the_alarms_of_dev_read(stages: page.Stages) -> None:
+    [read] = [line.amount for line in stages.platform["dev"] if line.price == "Alarm"]
+    assert f"so it reads {read:.0f}." in page.PAGE.read_text()
+
+
 def test_the_page_on_a_sleeping_database_has_its_costs(real_stages: RealStages) -> None:
     (asleep,) = (line.dollars for line in lines_of("dev", real_stages) if line.price == "Aurora ACU-hour")
     awake = costs.Line("always awake", costs.LEAST_AWAKE * costs.HOURS, "Aurora ACU-hour").dollars

@@ -81,3 +81,20 @@ def test_what_is_missing_is_named(synth: Synth) -> None:
         synth(control={}, page={})
     with pytest.raises(StageError, match=r'page: "control": \{\} is required with it'):
         synth(page={"oidc": OIDC})
+
+
+def test_an_address_of_your_own_is_that_of_the_page_and_of_alarms(synth: Synth) -> None:
+    template = synth(control={}, page={"oidc": OIDC, "address": "https://jobs.acme.io"}).templates["acme-control"]
+    ((name, value),) = templates.functions(template)["acme-page"]["Environment"]["Variables"].items()
+    assert name == VARIABLE
+    assert Configuration.of_text(templates.target(template, value)).url == "https://jobs.acme.io"
+    ((_, parameter),) = templates.of_type(template, "AWS::SSM::Parameter").items()
+    assert parameter["Value"] == template["Outputs"]["PageUrl"]["Value"] == "https://jobs.acme.io"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://jobs.acme.io", "https://jobs.acme.io/", "https://Jobs.acme.io", "https://", "jobs.acme.io"]
+)
+def test_an_address_that_is_none_is_refused(synth: Synth, address: str) -> None:
+    with pytest.raises(StageError, match=r"page\.address: https:// and a host in lower case are required"):
+        synth(control={}, page={"oidc": OIDC, "address": address})

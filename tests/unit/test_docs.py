@@ -115,6 +115,7 @@ PYTHON = {
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/event-targets.md": ("tests/infra/test_docs_events.py", "event-targets.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
+    "docs/how-to/own-domain.md": ("tests/infra/test_docs_domain.py", "own-domain.md"),
     "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "docs_page(name)"),
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_after.py", f'docs_page("{name}")')

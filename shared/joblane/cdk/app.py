@@ -93,7 +93,8 @@ class JoblaneApp(Generic[S]):
     """Function that creates the application's buckets in the data stack and returns them by the names that tasks
     declare in ``Grants.buckets``. The stack's ``network`` has the VPC, for further endpoints or routes."""
     stacks: Sequence[Callable[[App, Jobs, S], object]] = ()
-    """Functions that each create a stack of the application. They get the CDK app, the jobs and the stage."""
+    """Functions that each create a stack of the application. They get the CDK app, the jobs and the stage. The app
+    has the stack of the control API already."""
     alarms: Callable[[S, Tasks], Sequence[Alarm]] = lambda stage, tasks: ()
     """Function that returns further alarms, for a stage with ``monitoring``."""
     costs: Mapping[str, Extra] | None = None
@@ -186,8 +187,6 @@ class JoblaneApp(Generic[S]):
         stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
         jobs = Jobs(stack, "Jobs", workload, access=data.access_from(stack), buckets=buckets, costs=self.costs)
         jobs.migration.add_output(stack)
-        for add in self.stacks:
-            add(app, jobs, stage)
         control = None
         if stage.page is not None and PAGE in workload.functions:
             raise StageError(f"stage {stage.name!r}: page: the folder {PAGE} has a function of that name; rename it")
@@ -200,6 +199,8 @@ class JoblaneApp(Generic[S]):
                 function=jobs.function_of_api(CONTROL),
                 page=workload.packages.page,
             )
+        for add in self.stacks:
+            add(app, jobs, stage)
         if stage.monitoring is not None:
             monitoring = MonitoringStack(
                 app,

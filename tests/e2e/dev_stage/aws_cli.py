@@ -43,9 +43,9 @@ def service_quotas() -> Iterator[str]:
 
 
 @contextmanager
-def paid_plan() -> Iterator[str]:
-    """Yield the address of a service that answers as the AWS Free Tier API does: the account is on a paid plan."""
-    state = {"accountId": "000000000000", "accountPlanType": "PAID", "accountPlanStatus": "ACTIVE"}
+def account_plan(kind: str) -> Iterator[str]:
+    """Yield the address of a service that answers as the AWS Free Tier API does. ``kind``: ``FREE`` or ``PAID``."""
+    state = {"accountId": "000000000000", "accountPlanType": kind, "accountPlanStatus": "ACTIVE"}
     answer = status(200, json.dumps(state).encode(), **{"Content-Type": "application/x-amz-json-1.0"})
     server = HttpServer([answer])
     with server.running():

@@ -110,7 +110,7 @@ class SharedPage(Construct):
         http = add_http_api(self, stage, name=NAME, function=function, routes=ROUTES, authorizer=None)
         acknowledge(http, "APIG4", "A browser comes without a token; the function leads it to the sign-in.")
         add_http_stage(self, http, stage, settings, name=NAME)
-        url = http.api_endpoint
+        url = settings.address or http.api_endpoint
         configuration = _configuration(stage, settings.oidc, url, control_url, key.secret_arn)
         function.add_environment(VARIABLE, configuration.to_text())
         ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=url)

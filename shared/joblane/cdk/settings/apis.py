@@ -68,6 +68,17 @@ ISSUER = required(
 )
 
 
+def _is_address(text: str) -> bool:
+    where = urlsplit(text)
+    return text == f"https://{where.hostname}" and "." in text
+
+
+ADDRESS = required(
+    _is_address,
+    "https:// and a host in lower case are required, without a path, for example https://jobs.example.com",
+)
+
+
 PARAMETER_ARN = re.compile(r"arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./-]+", re.ASCII)
 
 
@@ -112,6 +123,9 @@ class PageSettings(HttpLimits):
 
     oidc: Oidc
     """The sign-in."""
+    address: Annotated[str, ADDRESS] | None = None
+    """Address of the page, if you give it a [domain of your own](../how-to/own-domain.md). None: the address of its
+    HTTP API. The page answers at this address only."""
 
 
 Count = Annotated[int, Field(ge=1)] | Literal["off"]
@@ -170,8 +184,9 @@ class Monitoring(Settings):
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
     """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 19
-    metrics at most (23 with events, and 4 more with Aurora), and a dashboard with at most 50 metrics, for any number of
-    types. The alarms of ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
+    metrics at most (23 with events; 4 more with a database of its own, 3 with a NAT instance), and a dashboard with at
+    most 50 metrics, for any number of types. The alarms of ``failing_percent`` and ``near_timeout_percent`` exist only
+    with ``lanes``."""
     topic_key: bool = True
     """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names
     of alarms, types and functions, and numbers."""
