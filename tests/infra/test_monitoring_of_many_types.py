@@ -59,7 +59,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
         functions = [f"{PREFIX}-migrate", f"{PREFIX}-router", *(function_name(PREFIX, type_) for type_ in tasks)]
         jobs: Any = SimpleNamespace(
             stage=SimpleNamespace(
-                prefix=PREFIX, name="many", events=None, database=Aurora(kind="aurora"), connections=99
+                kms_key=None, prefix=PREFIX, name="many", events=None, database=Aurora(kind="aurora"), connections=99
             ),
             tasks=tasks,
             function_names=sorted(functions),
