@@ -18,11 +18,13 @@ from aws_cdk import aws_kms as kms
 
 from infra.app import APP
 from infra.settings import PlatformStage
+from joblane.cdk import costs
 from joblane.cdk.app import Synthesised
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.stage_key import use_statement
-from joblane.cdk.key_policy import Place, services_of, statements
+from joblane.cdk.key_policy import BY_TYPE, Place, services_of, statements
 from joblane.cdk.packaging import Packages
+from joblane.tasks.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import DATABASE_KEY, NEXT_KEY, STAGE_KEY, STAGES, TASKS, Synth
 from tests.infra.templates import Properties, Template
@@ -36,6 +38,7 @@ NEEDS: Mapping[str, tuple[str, set[str]]] = {
     "sns:Publish": ("sns", WRITE),
 }
 """Action → the service that calls KMS for it, and what it calls."""
+PAGE = Path(__file__).parents[2] / "docs/how-to/own-keys.md"
 IAM_API = {"authorizer": {"kind": "iam"}}
 APPS = ("own_keys", "own_keys_of_events")
 
@@ -219,12 +222,30 @@ def test_cfn_lint_finds_nothing_in_the_templates(encrypted: Synthesised) -> None
     assert (len(files), ran.stdout, ran.returncode) == (len(encrypted.templates), "", 0)
 
 
+def test_keys_and_their_calls_have_a_price(synth: Synth) -> None:
+    done = synth.app("own_keys")
+    found = {line.price: line for line in costs.of_stage(done.templates.values(), discover("functions", times={}))}
+    queues = [queue for queue in of_type(done, "AWS::SQS::Queue") if "RedrivePolicy" in queue]
+    assert (found["Key"].amount, found["Key"].dollars) == (3, 3.0)
+    # three calls an hour for each lane and front door, in a month of 30 days
+    assert found["KMS call"].amount == len(queues) * 3 * 720
+    assert 0.01 < found["KMS call"].dollars < 0.10
+    without = costs.of_stage(synth.app("apis").templates.values(), discover("functions", times={}))
+    assert not [line for line in without if line.price == "KMS call" or "own KMS" in line.what]
+
+
 # --- The policy of the key -----------------------------------------------------------------------------------------
 
 
 def test_the_policy_covers_each_service_that_uses_the_key_without_a_role(synth: Synth) -> None:
     found = [services_of(synth.app(name).templates.values()) for name in APPS]
     assert found == [["budgets", "cloudwatch", "logs"], ["events", "logs"]]
+
+
+def test_the_page_has_the_whole_policy() -> None:
+    place, services = Place("aws", "eu-central-1", "111122223333", "jobs-prod"), BY_TYPE.values()
+    found = json.loads(PAGE.read_text().split("```json\n")[1].split("```")[0])
+    assert sorted(found["Statement"], key=str) == sorted(statements(place, services), key=str)
 
 
 def test_the_policy_names_every_log_group_of_a_stage(encrypted: Synthesised) -> None:

@@ -496,8 +496,8 @@ def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -
         ({"kms_key": SECRET}, "kms_key: the ARN of a KMS key is required"),
         ({"kms_key": f"{KEY}0"}, "kms_key: the ARN of a KMS key is required"),
         ({"kms_key": "${Token[TOKEN.7]}"}, "kms_key: the ARN of a KMS key is required"),
-        ({"kms_key": KEY.replace("arn:aws:", "arn:aws-cn:")}, "kms_key: the partition in the ARN is not that of its"),
-        ({"kms_key": KEY.replace("eu-central-1", "us-gov-west-1")}, "kms_key: the partition in the ARN is not that of"),
+        ({"kms_key": KEY.replace("arn:aws:", "arn:aws-cn:")}, "kms_key: the partition in the ARN does not have its"),
+        ({"kms_key": KEY.replace("eu-central-1", "us-gov-west-1")}, "kms_key: the partition in the ARN does not have"),
         ({"other_kms_keys": [KEY, "alias/jobs"]}, "other_kms_keys.1: an alias is refused"),
         ({"kms_key": KEY, "other_kms_keys": [KEY]}, "other_kms_keys: it has kms_key, .*leave it out there"),
         (

@@ -20,7 +20,7 @@ Statement = Mapping[str, Any]
 
 USE = ("kms:Decrypt", "kms:GenerateDataKey")
 OF_LOGS = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey")
-"""CloudWatch Logs encrypts for itself, so these are more than those of the other services."""
+"""CloudWatch Logs encrypts for itself, so it needs more actions than the other services."""
 BY_TYPE = {
     "AWS::Logs::LogGroup": "logs",
     "AWS::SNS::Topic": "cloudwatch",
@@ -53,7 +53,7 @@ def services_of(templates: Iterable[Template]) -> list[str]:
 
 
 def principal(service: str, region: str) -> str:
-    """Return the name of a service in a policy. That of CloudWatch Logs has the region."""
+    """Return the name of a service in a policy. The name of CloudWatch Logs has the region."""
     return f"logs.{region}.amazonaws.com" if service == "logs" else f"{service}.amazonaws.com"
 
 

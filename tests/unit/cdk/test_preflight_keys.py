@@ -156,7 +156,7 @@ def test_a_policy_is_compared_however_it_is_written(found: dict[str, Any], expec
 
 
 class Answers:
-    """What AWS answers to each permission that a reader names: a value, or a finding as if AWS denied the access."""
+    """Answers by the permission that a reader names: a value, or a finding as if AWS denied the access."""
 
     def __init__(self, **given: Any) -> None:
         self._given = {"DescribeStacks": None, "DescribeKey": META, "GetKeyPolicy": document(), **given}

@@ -30,7 +30,7 @@ Source: CloudFormation, *AWS::Chatbot::SlackChannelConfiguration*, GuardrailPoli
 class AlarmTopics(Construct):
     """``PREFIX-urgent`` and ``PREFIX-later``: reached by TLS only, open to the alarms of the stage, encrypted by a key.
 
-    ``topics``: the topics. They share one key, that of the settings or one of their own. CloudWatch may not use the AWS
+    ``topics``: the topics. They share one key, from the settings or of their own. CloudWatch may not use the AWS
     managed key for SNS, so there is no encryption by KMS without such a key, which costs money every month.
     Source: AWS re:Post, *Why didn't I receive an SNS notification for my CloudWatch alarm trigger?*
     """

@@ -19,7 +19,7 @@ from joblane.cdk.settings.stage import Stage as Settings
 
 READ = ("kms:Decrypt",)
 WRITE = ("kms:Decrypt", "kms:GenerateDataKey")
-"""A producer decrypts, too: it verifies the new data key. So does a multipart upload. Sources: those of the module."""
+"""A producer decrypts, too: it verifies the new data key. So does a multipart upload. Sources: as above."""
 OF_SQS = {"sqs:SendMessage": WRITE, "sqs:ReceiveMessage": READ}
 """Action → what it needs of the key of the queue."""
 REUSE = Duration.hours(1)

@@ -30,7 +30,7 @@ STAGE_KEY = "kms_key"
 
 @dataclass(frozen=True)
 class UsedKeys:
-    """``key``: that of the stage; None: keys of the services. ``others``: those that its roles may use, too."""
+    """``key``: of the stage; None: keys of the services. ``others``: keys that its roles may use, too."""
 
     key: str | None = None
     others: tuple[str, ...] = ()

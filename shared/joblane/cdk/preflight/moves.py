@@ -31,7 +31,7 @@ WHAT = "the database of the deployed stage"
 @dataclass(frozen=True)
 class UsedDatabase:
     """``kind``: of the settings. ``restored``: resource id of the copy in use; None: none. ``key``: ARN of the KMS key
-    with which the stage's own database was created; None: that of RDS."""
+    with which the stage's own database was created; None: the key of RDS."""
 
     kind: str
     restored: str | None

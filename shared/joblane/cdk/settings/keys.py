@@ -26,7 +26,7 @@ RIGHT = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-12345
 
 
 def _is_in_its_partition(arn: str) -> bool:
-    """True if the partition in the ARN is that of its region."""
+    """True if the region in the ARN is in its partition."""
     found = KEY_ARN.fullmatch(arn)
     if found is None:
         return False
@@ -42,7 +42,7 @@ KeyArn = Annotated[
         "of the key: aws kms describe-key --key-id alias/NAME --query KeyMetadata.Arn --output text",
     ),
     required(KEY_ARN.fullmatch, f"the ARN of a KMS key is required; {RIGHT}"),
-    required(_is_in_its_partition, "the partition in the ARN is not that of its region; copy the ARN from KMS"),
+    required(_is_in_its_partition, "the partition in the ARN does not have its region; copy the ARN from KMS"),
 ]
 """ARN of a key. A key that a template creates has no ARN before the deploy, and is refused."""
 
