@@ -9,6 +9,7 @@ from aws_cdk import aws_s3 as s3
 
 from infra.settings import PlatformStage
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
+from joblane.cdk.constructs.stage_key import stage_key
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import REMOVAL
 
@@ -24,11 +25,14 @@ VARIABLE = "EXPORT_BUCKET"
 
 def add_exports(data: Stack, stage: PlatformStage) -> Mapping[str, GrantedBucket]:
     """Add the bucket. Tasks write to ``exports`` and ``reports``, and remove objects of both with ``old-exports``."""
+    key = stage_key(data, stage)
     bucket = s3.Bucket(
         data,
         "Exports",
         bucket_name=stage.export_bucket,
-        encryption=s3.BucketEncryption.S3_MANAGED,
+        encryption=s3.BucketEncryption.KMS if key else s3.BucketEncryption.S3_MANAGED,
+        encryption_key=key,
+        bucket_key_enabled=True if key else None,  # fewer requests to KMS
         block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
         object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
         enforce_ssl=not stage.local,

@@ -16,7 +16,17 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from joblane.cdk.costs import HOURS, LEAST_AWAKE, RUN_LOG_KB, RUN_SECONDS, UNTIL_IDLE, Line, after_allowances, total
+from joblane.cdk.costs import (
+    CALLS_OF_DATA_KEY,
+    HOURS,
+    LEAST_AWAKE,
+    RUN_LOG_KB,
+    RUN_SECONDS,
+    UNTIL_IDLE,
+    Line,
+    after_allowances,
+    total,
+)
 from joblane.cdk.million import COMMITS, JOB_MB, JOB_ROWS_KB, JOB_SECONDS, JOB_WAL_KB, JOB_WRITES, RETENTION_WAL_KB
 from joblane.cli.scaffold import init
 from joblane.prices import ALLOWANCES, AS_OF, PRICES
@@ -139,6 +149,8 @@ def additions() -> list[Line]:
         Line("`page`: the same, GB-seconds", refreshes * seconds * (1024 + 512) / 1024, "Lambda GB-second"),
         Line("`monitoring.slack`: a channel of Slack", 0, "Key"),
         Line("`monitoring.budget`: a budget that only notifies", 0, "Key"),
+        Line("`kms_key` or `database.kms_key`: a key of your own", 1, "Key"),
+        Line("`kms_key`: a lane that is in use in each hour, with one sender", CALLS_OF_DATA_KEY * HOURS, "KMS call"),
         Line("A type whose due tasks wait for the whole month: its `OldestDueSeconds`", 1, "Metric"),
     ]
 

@@ -70,7 +70,10 @@ PRICES: Mapping[str, Price] = {
         "aws.amazon.com/secrets-manager/pricing, by hivebook.wiki, undated; calls, $0.05 for 10,000, are not counted "
         "here",
     ),
-    "Key": Price(1.00, "key-month", "aws.amazon.com/kms/pricing; no dated copy; calls are not counted here"),
+    "Key": Price(1.00, "key-month", "aws.amazon.com/kms/pricing, by cloudburn.io, 2026-03; a rotation adds as much"),
+    "KMS call": Price(
+        3.00, "million", "the same, by wring.co, 2026-03, and factualminds.com, 2026-06: $0.03 for 10,000"
+    ),
     "NAT instance hour": Price(
         0.0042, "hour", "aws.amazon.com/ec2/pricing/on-demand, a t4g.nano, by egresscost.com, 2026-03"
     ),
@@ -127,6 +130,7 @@ ALLOWANCES: Mapping[str, float] = {
     "Lambda GB-second, x86_64": 400_000,
     "Schedule invocation": 14e6,
     "Log ingestion": 5,
+    "KMS call": 20_000,
     "Metric": 10,
     "Alarm": 10,
     "Dashboard": 3,

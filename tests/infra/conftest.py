@@ -80,6 +80,14 @@ NAT_INSTANCE: dict[str, Any] = {"kind": "new", "egress": "nat_instance"}
 TWO_GATEWAYS = {**NAT, "nat_gateways": 2}
 ENDPOINTS = {"kind": "new", "egress": "endpoints"}
 NONE = {"kind": "new", "egress": "none", "reaches": ["sqs", "secretsmanager", "sesv2"]}
+STAGE_KEY, NEXT_KEY, DATABASE_KEY = (
+    f"arn:aws:kms:eu-central-1:111122223333:key/{id_}"
+    for id_ in (
+        "1234abcd-12ab-34cd-56ef-1234567890ab",
+        "mrk-1234abcd12ab34cd56ef1234567890ab",
+        "dddddddd-12ab-34cd-56ef-1234567890ab",
+    )
+)
 APPS: Mapping[str, Mapping[str, Any]] = {
     "dev": {},
     "local": {"stage": "local"},
@@ -139,6 +147,25 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "account_concurrency": 1000,
         "log_retention_days": 14,
         "monitoring": {"email": "off"},
+    },
+    "own_keys": {
+        "package": "functions",
+        "kms_key": STAGE_KEY,
+        "other_kms_keys": [NEXT_KEY],
+        "network": IPV6,
+        "database": {**AURORA, "kms_key": DATABASE_KEY},
+        "api": {"authorizer": {"kind": "iam"}},
+        "control": {},
+        "page": {"oidc": OIDC},
+        "account_concurrency": 1000,
+        "monitoring": {"email": "off", "detail": "stage", "budget": 12.5},
+    },
+    "own_keys_of_events": {
+        "package": SENDERS,
+        "settings": {},
+        "kms_key": STAGE_KEY,
+        "events": {"webhook": {**WEBHOOK, "types": ["order:paid"]}},
+        "removal": "destroy",
     },
     "signed": {
         "package": "functions",

@@ -44,6 +44,12 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
         "monitoring": "::(Alarm|Dashboard|Topic|Subscription|Key)",
     },
     "apis": {"api": "", "control": "", "jobs": "Jobscontrol|Jobsapi"},
+    "own_keys": {
+        "data": "RDS::DB|S3::Bucket|Logs",
+        "jobs": "(Queue|Policy|Role)(Policy)? (Jobs(FrontDoorLow|Router)|jobssweep)",
+        "control": "Kms|kms",
+        "monitoring": "SNS|KMS",
+    },
     "signed": {"api": "::(Api|Stage|Authorizer|LogGroup)"},
 }
 """App → its stacks without their prefix → pattern of the resources. An empty pattern shows all, and the outputs."""

@@ -65,6 +65,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
                 database=Aurora(kind="aurora"),
                 connections=99,
                 database_id="jobs-database",
+                kms_key=None,
             ),
             tasks=tasks,
             function_names=sorted(functions),

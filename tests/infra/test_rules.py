@@ -45,7 +45,8 @@ def is_denied_without_tls(statement: Mapping[str, Any], actions: str) -> bool:
 
 def test_queues_are_encrypted_take_the_largest_message_and_have_a_dlq(every: Synthesised) -> None:
     for template, name, queue in resources(every, "AWS::SQS::Queue"):
-        assert queue["SqsManagedSseEnabled"] is True
+        keys = [queue.get(name) for name in ("SqsManagedSseEnabled", "KmsMasterKeyId")]
+        assert keys == ([None, every.stage.kms_key] if every.stage.kms_key else [True, None])
         # a queue without the property has SQS's default, which was lower in the past
         assert queue["MaximumMessageSize"] == MAX_MESSAGE_BYTES
         is_dlq = name.endswith("-dlq")
@@ -127,7 +128,8 @@ def test_buckets_are_private_encrypted_and_refuse_plain_http(every: Synthesised)
     for bucket in buckets:
         assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
         (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
-        assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+        algorithm = "aws:kms" if every.stage.kms_key else "AES256"
+        assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == algorithm
     policies = [item["PolicyDocument"]["Statement"] for _, _, item in resources(every, "AWS::S3::BucketPolicy")]
     assert len(policies) == len(buckets)
     assert all(is_denied_without_tls(statement, "s3:*") for (statement,) in policies)
@@ -191,7 +193,9 @@ def test_a_tick_is_retried_for_an_hour_and_then_sent_to_the_dlq(every: Synthesis
         assert to["RetryPolicy"] == {"MaximumEventAgeInSeconds": 3600, "MaximumRetryAttempts": 10}
         assert templates.target(template, to["DeadLetterConfig"]["Arn"]) == f"{prefix}-cron-dlq"
         lane = templates.target(template, to["Arn"])
-        assert templates.allowed_to_role(template, to["RoleArn"]) == {"sqs:SendMessage": {lane, f"{prefix}-cron-dlq"}}
+        uses = {use: {*every.stage.usable_keys} for use in ("kms:Decrypt", "kms:GenerateDataKey")}
+        sends = {"sqs:SendMessage": {lane, f"{prefix}-cron-dlq"}}
+        assert templates.allowed_to_role(template, to["RoleArn"]) == sends | (uses if every.stage.kms_key else {})
         (trust,) = template["Resources"][to["RoleArn"]["Fn::GetAtt"][0]]["Properties"]["AssumeRolePolicyDocument"][
             "Statement"
         ]

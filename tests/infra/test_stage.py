@@ -39,6 +39,9 @@ EXISTING = {
 SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": SECRET}
 IAM = {"kind": "existing", "host": RDS_HOST, "name": "jobs", "user": "jobs", "resource_id": "cluster-A"}
+ZONES = ["eu-central-1a", "eu-central-1b"]
+KEY = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+ELSEWHERE = KEY.replace("eu-central-1", "eu-west-1")
 DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD", "TENANT_INIT_SERVICES"]
 
 
@@ -486,6 +489,71 @@ def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -
         load(network=NEW, database=database, environ={"CDK_DEFAULT_REGION": "us-east-1"})
     load(network=NEW, database=database, environ={"CDK_DEFAULT_REGION": "eu-central-1"})
     assert load(network=NEW, database={**RDS, "restored": COPY_OF_INSTANCE}).database.restored is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"kms_key": "alias/jobs"}, r"kms_key: an alias is refused, .*aws kms describe-key --key-id alias/NAME"),
+        ({"kms_key": KEY.replace("key/", "alias/")}, "kms_key: an alias is refused"),
+        ({"kms_key": "1234abcd-12ab-34cd-56ef-1234567890ab"}, "kms_key: the ARN of a KMS key is required; arn:aws:kms"),
+        ({"kms_key": SECRET}, "kms_key: the ARN of a KMS key is required"),
+        ({"kms_key": f"{KEY}0"}, "kms_key: the ARN of a KMS key is required"),
+        ({"kms_key": "${Token[TOKEN.7]}"}, "kms_key: the ARN of a KMS key is required"),
+        ({"kms_key": KEY.replace("arn:aws:", "arn:aws-cn:")}, "kms_key: the partition in the ARN does not have its"),
+        ({"kms_key": KEY.replace("eu-central-1", "us-gov-west-1")}, "kms_key: the partition in the ARN does not have"),
+        ({"other_kms_keys": [KEY, "alias/jobs"]}, "other_kms_keys.1: an alias is refused"),
+        ({"kms_key": KEY, "other_kms_keys": [KEY]}, "other_kms_keys: it has kms_key, .*leave it out there"),
+        (
+            {"kms_key": KEY, "other_kms_keys": [ELSEWHERE]},
+            "other_kms_keys.0: the key is in eu-west-1, and the stage in",
+        ),
+        (
+            {"database": {**AURORA, "kms_key": ELSEWHERE}, "network": {**NEW, "availability_zones": ZONES}},
+            "database.kms_key: the key is in eu-west-1, and the stage in eu-central-1; a key of eu-central-1 is req",
+        ),
+        ({"database": {**DATABASE, "kms_key": KEY}}, "database.kms_key: Extra inputs are not permitted"),
+        (
+            {"kms_key": KEY, "monitoring": {"email": "off", "topic_key": False}},
+            "monitoring.topic_key: kms_key encrypts the topics; leave topic_key out",
+        ),
+        ({"local": True, "kms_key": KEY}, "kms_key: an emulator has no keys; leave it out"),
+        ({"local": True, "other_kms_keys": [KEY]}, "other_kms_keys: an emulator has no keys; leave it out"),
+    ],
+)
+def test_a_key_that_aws_would_not_accept_or_nothing_would_use_is_refused(
+    settings: dict[str, Any], problem: str
+) -> None:
+    environ = {"DATABASE_URL": "postgresql://jobs@127.0.0.1/jobs"}
+    with pytest.raises(StageError, match=problem):
+        load(environ=environ, **settings)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        KEY,
+        KEY.replace("1234abcd-12ab-34cd-56ef-1234567890ab", "mrk-1234abcd12ab34cd56ef1234567890ab"),
+        KEY.replace("aws:kms:eu-central-1", "aws-cn:kms:cn-north-1"),
+        KEY.replace("aws:kms:eu-central-1", "aws-us-gov:kms:us-gov-west-1"),
+    ],
+)
+def test_a_key_and_a_multi_region_key_of_each_partition_are_accepted(key: str) -> None:
+    assert load(kms_key=key).keys == {"kms_key": key}
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"kms_key": KEY}, "kms_key"),
+        ({"other_kms_keys": [KEY]}, "other_kms_keys.0"),
+        ({"database": {**RDS, "kms_key": KEY}, "network": NEW}, "database.kms_key"),
+    ],
+)
+def test_a_key_of_another_region_is_refused_if_the_region_is_known(settings: dict[str, Any], name: str) -> None:
+    load(environ={"CDK_DEFAULT_REGION": "eu-central-1"}, **settings)
+    with pytest.raises(StageError, match=f"{name}: the key is in eu-central-1, and the stage in eu-west-1; a key of"):
+        load(environ={"CDK_DEFAULT_REGION": "eu-west-1"}, **settings)
 
 
 def test_the_database_is_required() -> None:

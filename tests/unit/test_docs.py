@@ -87,7 +87,12 @@ S3 = {"ls": {"recursive", "summarize"}, "rm": {"recursive"}}
 TOKEN = ("rds", "generate-db-auth-token", {"hostname", "port", "username"})
 """A command without a call to AWS. Source: AWS CLI command reference, *rds*."""
 CDK = {
-    "bootstrap": {"qualifier", "toolkit-stack-name", "cloudformation-execution-policies"},
+    "bootstrap": {
+        "qualifier",
+        "toolkit-stack-name",
+        "cloudformation-execution-policies",
+        "custom-permissions-boundary",
+    },
     "deploy": {"all", "context", "require-approval"},
     "destroy": {"all", "context"},
     "rollback": {"context", "orphan"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
@@ -119,6 +119,8 @@ class StageSettings(TypedDict, total=False):
     settings: Mapping[str, str | SecretReference]
     mail_from: str
     architecture: Architecture
+    kms_key: str
+    other_kms_keys: Sequence[str]
 
 
 class Joblane(Construct):
@@ -161,8 +163,8 @@ class Joblane(Construct):
             build: Function that builds the functions' packages.
             settings: Settings of a stage: ``prefix``, ``concurrency_budget``, ``account_concurrency``,
                 ``database_connections``, ``reserved_connections``, ``log_retention_days``, ``log_level``, ``removal``,
-                ``control``, ``events``, ``sweep``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``,
-                with their defaults.
+                ``control``, ``events``, ``sweep``, ``schedules``, ``settings``, ``mail_from``, ``architecture``,
+                ``kms_key`` and ``other_kms_keys``, with their defaults.
 
         Raises:
             SynthError: an argument or a setting is wrong. The message has its name.

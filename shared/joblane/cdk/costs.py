@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from joblane.cdk.errors import SynthError
-from joblane.cdk.templates import COSTS, Extra, Properties, Template, metadata, of_type
+from joblane.cdk.templates import COSTS, SETTINGS, Extra, Properties, Template, metadata, of_type
 from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
 from joblane.names import SWEEP, Queue
 from joblane.prices import ALLOWANCES, MONTH, PRICES
@@ -38,6 +38,8 @@ SERVERLESS = "db.serverless"
 """Class of the instances of an Aurora Serverless v2 cluster."""
 SECONDS_UNTIL_PAUSE = 300
 """Default of a cluster that may pause. Source: CloudFormation, *ServerlessV2ScalingConfiguration*."""
+CALLS_OF_DATA_KEY = 3
+"""Calls of KMS in a reuse period of a queue: two of a sender and one of a receiver. Source: SQS, *Key management*."""
 FREE_METRICS = 50
 """Metrics of a dashboard that an account's allowance covers. Source: CloudWatch pricing."""
 RUN_SECONDS, RUN_LOG_KB = 1, 1.5
@@ -163,8 +165,25 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
         ),
         *_dashboards(all_of("CloudWatch::Dashboard")),
         Line("KMS keys", len(all_of("KMS::Key")), "Key", "`topic_key`: it encrypts the mails of alarms"),
+        *_own_keys(templates, all_of("SQS::Queue")),
     ]
     return [line for line in lines if line.amount]
+
+
+def _own_keys(templates: Templates, queues: Iterable[Properties]) -> list[Line]:
+    """Return the lines of the keys in the settings, and of the calls of KMS for lanes and front doors, as if each had a
+    sender in every hour."""
+    keys = {*(metadata(templates, SETTINGS) or {}).get("keys", {}).values()}
+    each = [
+        found["KmsDataKeyReusePeriodSeconds"]
+        for found in queues
+        if "KmsDataKeyReusePeriodSeconds" in found and "RedrivePolicy" in found
+    ]
+    calls = sum(CALLS_OF_DATA_KEY * HOURS * 3600 / seconds for seconds in each)
+    return [
+        Line("Your own KMS keys", len(keys), "Key", "`kms_key`, `other_kms_keys`, `database.kms_key`"),
+        Line(f"KMS calls of {len(each)} queues in use", calls, "KMS call", "a data key for each sender and hour"),
+    ]
 
 
 def _disk_gb(launch: Properties) -> float:

@@ -76,6 +76,44 @@ def test_leaving_a_copy_needs_a_confirmation_that_names_it(wanted: UsedDatabase,
     assert after in finding.why
 
 
+OF_RDS, ONE, TWO = (UsedDatabase("aurora", None, key) for key in (None, "arn:one", "arn:two"))
+
+
+@pytest.mark.parametrize(
+    ("deployed", "wanted", "compared", "do"),
+    [
+        (
+            OF_RDS,
+            ONE,
+            "has the key of RDS, by the outputs of jobs-data, and arn:one is in cdk.json",
+            "leave kms_key of",
+        ),
+        (
+            ONE,
+            TWO,
+            "has arn:one, by the outputs of jobs-data, and arn:two is in cdk.json",
+            'write "kms_key": "arn:one"',
+        ),
+        (
+            ONE,
+            OF_RDS,
+            "has arn:one, by the outputs of jobs-data, and no key is in cdk.json",
+            'write "kms_key": "arn:one"',
+        ),
+    ],
+    ids=["added", "changed", "removed"],
+)
+def test_another_key_of_a_deployed_database_is_refused(
+    deployed: UsedDatabase, wanted: UsedDatabase, compared: str, do: str
+) -> None:
+    (finding,) = found(wanted, deployed, "cluster-X")  # nothing confirms it
+    assert (finding.kind, finding.what) == (FindingKind.REFUSED, "database.kms_key")
+    assert compared in finding.why
+    assert finding.why.endswith("CloudFormation would replace the aurora database by an empty one")
+    assert finding.do.startswith(do)
+    assert found(wanted, None) == found(wanted, wanted) == []
+
+
 # --- Reading -------------------------------------------------------------------------------------------------------
 
 
@@ -87,8 +125,11 @@ def cloudformation() -> Iterator[tuple[Any, Stubber]]:
         stub.assert_no_pending_responses()
 
 
-def answer(stub: Stubber, jobs: dict[str, Any] | None, data: list[tuple[str, str, str]] | None) -> None:
-    """``jobs``: outputs of the jobs stack; ``data``: resources of the data stack; None: there is no stack."""
+def answer(
+    stub: Stubber, jobs: dict[str, Any] | None, data: list[tuple[str, str, str]] | None, key: str | None = None
+) -> None:
+    """``jobs``: outputs of the jobs stack; ``data``: resources of the data stack; None: there is no stack. ``key``: of
+    the database."""
     missing = ("ValidationError", "Stack with id X does not exist")
     if jobs is None:
         stub.add_client_error("describe_stacks", *missing, expected_params={"StackName": "jobs-jobs"})
@@ -109,6 +150,10 @@ def answer(stub: Stubber, jobs: dict[str, Any] | None, data: list[tuple[str, str
         for type_, id_, status in data
     ]
     stub.add_response("list_stack_resources", {"StackResourceSummaries": resources}, {"StackName": "jobs-data"})
+    if any(each in (CLUSTER, INSTANCE) for each in data):
+        stack = {"StackName": "jobs-data", "CreationTime": "2026-01-01", "StackStatus": "UPDATE_COMPLETE"}
+        outputs = [{"OutputKey": "DatabaseKmsKey", "OutputValue": key}] if key else []
+        stub.add_response("describe_stacks", {"Stacks": [{**stack, "Outputs": outputs}]}, {"StackName": "jobs-data"})
 
 
 CLUSTER = ("AWS::RDS::DBCluster", "DatabaseCluster5B53A178", "UPDATE_COMPLETE")
@@ -139,6 +184,14 @@ def test_the_deployed_database_is_known_by_the_resources_of_the_data_stack(
     client, stub = cloudformation
     answer(stub, jobs, data)
     assert read_deployed(client, "jobs") == expected
+
+
+def test_the_key_of_the_deployed_database_is_known_by_the_output_of_the_data_stack(
+    cloudformation: tuple[Any, Stubber],
+) -> None:
+    client, stub = cloudformation
+    answer(stub, {}, [CLUSTER, WRITER], "arn:one")
+    assert read_deployed(client, "jobs") == UsedDatabase("aurora", None, "arn:one")
 
 
 @pytest.mark.parametrize("operation", ["describe_stacks", "list_stack_resources"])

@@ -15,7 +15,7 @@ from botocore.stub import Stubber
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from joblane.cdk.preflight import moves
+from joblane.cdk.preflight import keys, moves
 from joblane.cdk.preflight import read as preflight
 from joblane.cdk.preflight.concurrency import Account
 from joblane.cdk.preflight.findings import Finding, FindingKind
@@ -261,6 +261,7 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     monkeypatch.setattr(preflight, "deployed", lambda client, stacks: refused("AccessDenied")(client))
     monkeypatch.setattr(preflight, "account", lambda client, prefix, functions: Account(10, 20, {}))
     monkeypatch.setattr(moves, "read_deployed", lambda client, prefix: moves.UsedDatabase("existing", None))
+    monkeypatch.setattr(keys, "read_deployed", lambda client, prefix: keys.UsedKeys("arn:one"))
     client = boto3.client("sqs")
     client.send_message(QueueUrl=client.create_queue(QueueName="jobs-low-long-gone")["QueueUrl"], MessageBody="x")
     client.close()
@@ -269,6 +270,7 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     # then
     assert [(finding.kind, finding.what) for finding in found] == [
         (FindingKind.REFUSED, "queue jobs-low-long-gone"),
+        (FindingKind.REFUSED, "kms_key"),
         (FindingKind.REFUSED, "database.kind"),
         (FindingKind.UNCHECKED, "the stacks"),
         (FindingKind.UNCHECKED, "DATABASE_URL"),

@@ -6,6 +6,7 @@ from typing import cast
 
 from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_rds as rds
 from constructs import Construct
 
@@ -73,6 +74,7 @@ class AuroraDatabase(Construct):
             manage_master_user_password=True,  # otherwise the construct creates a secret; see _without_password
             iam_authentication=True,
             storage_encrypted=True,
+            storage_encryption_key=kms.Key.from_key_arn(self, "Key", settings.kms_key) if settings.kms_key else None,
             backup=rds.BackupProps(retention=Duration.days(settings.backup_days)),
             copy_tags_to_snapshot=True,
             deletion_protection=settings.deletion_protection,

@@ -11,6 +11,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from joblane.cdk.constructs.queue_pair import dead_letter_queue, queue_arn
+from joblane.cdk.constructs.stage_key import with_keys
 from joblane.cdk.errors import SynthError
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import Stage
@@ -47,6 +48,7 @@ class CronGroup(Construct):
         """
         group_arn = Stack.of(self).format_arn(service="scheduler", resource="schedule-group", resource_name=self.name)
         queues = [queue_arn(lane), queue_arn(self.dead_letters)]
+        sends = iam.PolicyStatement(actions=["sqs:SendMessage"], resources=queues)
         return iam.Role(
             scope,
             "Role",
@@ -54,11 +56,7 @@ class CronGroup(Construct):
                 "scheduler.amazonaws.com",
                 conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID, "aws:SourceArn": group_arn}},
             ),
-            inline_policies={
-                "Send": iam.PolicyDocument(
-                    statements=[iam.PolicyStatement(actions=["sqs:SendMessage"], resources=queues)]
-                )
-            },
+            inline_policies={"Send": iam.PolicyDocument(statements=[*with_keys(self.stage, sends)])},
         )
 
 

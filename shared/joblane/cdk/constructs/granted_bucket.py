@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
+from joblane.cdk.constructs.stage_key import READ, WRITE, use_statement
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 
@@ -20,7 +22,7 @@ class GrantedBucket:
     """
 
     bucket: s3.IBucket
-    """The bucket."""
+    """The bucket. If it has a KMS key, give it as ``encryption_key``, even of an imported one."""
     variable: str
     """Name of the functions' environment variable that holds the bucket's name."""
     folders: tuple[str, ...] = ("",)
@@ -49,6 +51,10 @@ def grant_objects(to: JobFunction, granted: GrantedBucket, *, reads: bool) -> No
         )
     else:
         to.allow(["s3:PutObject", "s3:AbortMultipartUpload"], granted.objects)
+    key = granted.bucket.encryption_key
+    keys = [*([key.key_arn] if key else []), *to.stage.other_kms_keys]
+    if keys and not granted.removes:
+        to.permit(use_statement("s3", READ if reads else WRITE, keys, region=Stack.of(to).region))
     to.function.add_environment(granted.variable, granted.bucket.bucket_name)
     reason = "Object keys are created at run time; only their folder is known at the deploy."
     acknowledge_wildcards(to.role, granted.objects, reason)

@@ -24,6 +24,7 @@ from joblane.cdk.constructs.nested_stacks import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
 from joblane.cdk.constructs.shared_page import page_url, role_session
+from joblane.cdk.constructs.stage_key import with_keys
 from joblane.cdk.constructs.task_function import OWN_VARIABLES, JobFunction, TaskFunction
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.errors import StageError, SynthError
@@ -132,9 +133,13 @@ class Jobs(Construct):
         known = {type_: task for task in self.tasks.values() for type_ in task.types}
         for type_ in types:
             lanes = self._with_sweep(self._lanes_of(_look_up(known, type_, "grant_enqueue: no task"), type_))
-            iam.Grant.add_to_principal(
-                grantee=grantee, actions=SENDING, resource_arns=[queue_arn(lane) for lane in lanes]
-            )
+            for statement in with_keys(self.stage, send_statement(lanes)):
+                iam.Grant.add_to_principal(
+                    grantee=grantee,
+                    actions=statement.actions,
+                    resource_arns=statement.resources,
+                    conditions=statement.conditions,
+                )
 
     def _add_front_door(self, queue: Queue) -> QueuePair:
         front_door = QueuePair(
@@ -229,7 +234,7 @@ class Jobs(Construct):
             f"Producer-{name}",
             managed_policy_name=f"{self.stage.prefix}-send-{name}-{Aws.REGION}",
             description=f"Joblane, {self.stage.name}: sends {name}",
-            statements=[send_statement(queues)],
+            statements=[*with_keys(self.stage, send_statement(queues))],
         )
 
     def _grant(self, task: Task[Any, Any], function: TaskFunction) -> None:
@@ -366,6 +371,7 @@ def _metadata(shared: Shared, tasks: Mapping[str, Task[Any, Any]], costs: Mappin
                 if task.flow
                 for type_ in task.types
             },
+            "keys": dict(stage.keys),
         },
         COSTS: {
             "architecture": stage.architecture,

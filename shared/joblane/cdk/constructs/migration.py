@@ -15,6 +15,7 @@ from joblane.cdk.constructs.code import Shared
 from joblane.cdk.constructs.queue_pair import send_statement
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
+from joblane.cdk.preflight.keys import KEYS_OUTPUT, UsedKeys
 from joblane.cdk.preflight.moves import RESTORED_OUTPUT
 from joblane.local.git import DIRTY, deployer, version_of
 from joblane.names import SWEEP, Queue, lane_name
@@ -79,15 +80,17 @@ class Migration(Construct):
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
             run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
-        self._restored = access.restored
+        self._restored, self._keys = access.restored, UsedKeys.of(stage.keys).text
         self._resource = cast(CfnElement, run.node.default_child)
 
     def add_output(self, scope: Construct) -> None:
         """Print the logical id of the resource in a deploy, with which a rollback can skip it, and the restored copy
-        that the stage uses, with which the preflight compares the next deploy."""
+        and the KMS keys that the stage uses, with which the preflight compares the next deploy."""
         CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
         if self._restored:
             CfnOutput(scope, RESTORED_OUTPUT, value=self._restored)
+        if self._keys:
+            CfnOutput(scope, KEYS_OUTPUT, value=self._keys)
 
 
 def digest_of_migrations(project: Project) -> str:

@@ -13,6 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from joblane.cdk.constructs.stage_key import REUSE, stage_key
 from joblane.cdk.settings.stage import REMOVAL, Stage
 from joblane.names import dead_letter_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
@@ -33,7 +34,8 @@ RECEIVING = [
 
 
 class QueuePair(Construct):
-    """The queues ``name`` and ``name-dlq``: encrypted, and reached by TLS only if the stage is not local.
+    """The queues ``name`` and ``name-dlq``: encrypted by a key of SQS or of the stage, and reached by TLS only if the
+    stage is not local.
 
     ``max_receive_count``: receives after which SQS itself moves a message, for failures that the code cannot handle.
     ``closed_to``: ARN of a role that may send to neither queue, whatever its own policies allow.
@@ -136,11 +138,14 @@ def _dead_letters(scope: Construct, id_: str, *, stage: Stage, name: str) -> sqs
 
 
 def _queue(scope: Construct, id_: str, *, stage: Stage, name: str, retention: timedelta, **more: Any) -> sqs.Queue:
+    key = stage_key(scope, stage)
     return sqs.Queue(
         scope,
         id_,
         queue_name=name,
-        encryption=sqs.QueueEncryption.SQS_MANAGED,
+        encryption=sqs.QueueEncryption.KMS if key else sqs.QueueEncryption.SQS_MANAGED,
+        encryption_master_key=key,
+        data_key_reuse=REUSE if key else None,
         max_message_size_bytes=MAX_MESSAGE_BYTES,
         retention_period=seconds(retention),
         removal_policy=REMOVAL[stage.removal],  # removing or renaming a job deletes no messages

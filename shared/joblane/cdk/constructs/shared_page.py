@@ -18,9 +18,11 @@ from constructs import Construct
 from joblane.cdk.constructs.code import ARCHITECTURES, RUNTIME
 from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.constructs.stage_key import READ, stage_key, use_statement
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.packaging import Package
 from joblane.cdk.settings.apis import Oidc, PageSettings
+from joblane.cdk.settings.keys import region_of
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.permission import Permission
 from joblane.inspector.shared_page import KEY_LENGTH, VARIABLE, Configuration
@@ -79,6 +81,7 @@ class SharedPage(Construct):
             generate_secret_string=secretsmanager.SecretStringGenerator(
                 password_length=KEY_LENGTH, exclude_punctuation=True
             ),
+            encryption_key=stage_key(self, stage),
             removal_policy=RemovalPolicy.DESTROY,
         )
         acknowledge(key, "SMG4", "A new key ends all sessions; the page about it says how to make one.")
@@ -124,6 +127,9 @@ class SharedPage(Construct):
         statements = [
             iam.PolicyStatement(actions=list(actions), resources=resources) for actions, resources in allowed.items()
         ]
+        if stage.usable_keys:
+            region = region_of(stage.usable_keys[0])
+            statements.append(use_statement("secretsmanager", READ, stage.usable_keys, region=region))
         role = iam.Role(
             self,
             "Role",

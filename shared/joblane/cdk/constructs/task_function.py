@@ -15,6 +15,7 @@ from constructs import Construct
 from joblane.cdk.constructs.code import RUNTIME, Shared
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.constructs.queue_pair import seconds
+from joblane.cdk.constructs.stage_key import with_keys
 from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
@@ -59,7 +60,8 @@ class JobFunction(Construct):
         recursive: bool = False,
     ) -> None:
         super().__init__(scope, id_)
-        self.name, stage = name, shared.stage
+        self.name, self.stage = name, shared.stage
+        stage = self.stage
         logs = log_group(self, "Logs", stage=stage, name=log_group_name(name))
         place, package = shared.access.place if login else None, shared.project.functions
         self._permissions = iam.PolicyDocument()
@@ -120,8 +122,9 @@ class JobFunction(Construct):
         self.permit(iam.PolicyStatement(actions=list(actions), resources=list(resources)))
 
     def permit(self, *statements: iam.PolicyStatement) -> None:
-        """Add ``statements`` to the permissions of the function."""
-        self._permissions.add_statements(*statements)
+        """Add ``statements`` to the permissions of the function, with the use of the stage's keys that they need."""
+        for statement in statements:
+            self._permissions.add_statements(*with_keys(self.stage, statement))
 
     def _arn(self, reference: SecretReference) -> str:
         """Return the secret's ARN. Secrets Manager adds six characters to a name, which are not known here.

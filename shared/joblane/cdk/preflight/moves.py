@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 RESTORED_OUTPUT = "RestoredDatabase"
 """Output of the jobs stack: resource id of the restored copy that the stage uses."""
+DATABASE_KEY = "database.kms_key"
+DATABASE_KEY_OUTPUT = "DatabaseKmsKey"
+"""Output of the data stack: ARN of the database's own KMS key."""
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 NO_STACK = ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "DELETE_COMPLETE")
 """Statuses of a stack that has no resources. Source: CloudFormation, *Stack status codes*."""
@@ -29,15 +32,18 @@ WHAT = "the database of the deployed stage"
 
 @dataclass(frozen=True)
 class UsedDatabase:
-    """``kind``: of the settings. ``restored``: resource id of the copy in use; None: none."""
+    """``kind``: of the settings. ``restored``: resource id of the copy in use; None: none. ``key``: ARN of the KMS key
+    with which the stage's own database was created; None: the key of RDS."""
 
     kind: str
     restored: str | None
+    key: str | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> UsedDatabase:
         """Return the database of the checkout. ``settings``: the metadata of its jobs stack."""
-        return cls(settings.get("database", "given"), settings.get("restored"))
+        key = settings.get("keys", {}).get(DATABASE_KEY)
+        return cls(settings.get("database", "given"), settings.get("restored"), key)
 
 
 def moves(
@@ -59,6 +65,14 @@ def moves(
             "docs/how-to/change-safely.md describes how",
         )
         return
+    if wanted.key != deployed.key:
+        yield refused(
+            DATABASE_KEY,
+            f"the database of the deployed stage has {deployed.key or 'the key of RDS'}, by the outputs of "
+            f"{prefix}-data, and {wanted.key or 'no key'} is in cdk.json: {_loss(wanted.kind, deployed.kind)}",
+            f"{_write(deployed.key)}; AWS cannot change the key of a database: to move, restore a copy with another "
+            "key, docs/how-to/own-keys.md describes how",
+        )
     if wanted.restored == deployed.restored:
         return
     own = f"its own database {prefix}-database"
@@ -79,6 +93,10 @@ def moves(
         yield note("database.restored", why, f"{pauses}; docs/how-to/restore.md has the steps")
 
 
+def _write(key: str | None) -> str:
+    return f'write "kms_key": "{key}" into database again' if key else "leave kms_key of database out"
+
+
 def _loss(wanted: str, deployed: str) -> str:
     if deployed == "existing":
         return f"the new {wanted} database would be empty, and all tasks would stay in the old one"
@@ -89,15 +107,22 @@ def _loss(wanted: str, deployed: str) -> str:
 
 def read_deployed(client: CloudFormationClient, prefix: str) -> UsedDatabase | None:
     """Return the database of the deployed stage, by the resources of its data stack; None: it is not deployed."""
-    jobs = _stack(client, f"{prefix}-jobs")
+    jobs = stack_of(client, f"{prefix}-jobs")
     kind = next(_own_kinds(client, f"{prefix}-data"), None)
     if kind is None and jobs is None:
         return None
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in (jobs or {}).get("Outputs", ())}
-    return UsedDatabase(kind or "existing", outputs.get(RESTORED_OUTPUT))
+    data = stack_of(client, f"{prefix}-data") if kind else None
+    return UsedDatabase(
+        kind or "existing", _outputs(jobs).get(RESTORED_OUTPUT), _outputs(data).get(DATABASE_KEY_OUTPUT)
+    )
 
 
-def _stack(client: CloudFormationClient, name: str) -> Mapping[str, Any] | None:
+def _outputs(stack: Mapping[str, Any] | None) -> dict[str, str]:
+    return {each["OutputKey"]: each["OutputValue"] for each in (stack or {}).get("Outputs", ())}
+
+
+def stack_of(client: CloudFormationClient, name: str) -> Mapping[str, Any] | None:
+    """Return the stack as CloudFormation describes it; None: it is not deployed."""
     from botocore.exceptions import ClientError
 
     try:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from joblane.cdk.settings.keys import KeyArn
 from joblane.cdk.settings.section import SecretArn, Settings, required
 from joblane.record.driver.login import RDS_HOST
 
@@ -101,6 +102,9 @@ class Aurora(Settings):
     """True: a second instance in the other zone, for a failover."""
     restored: Restored | None = None
     """A restored copy that the stage uses instead of its cluster, which stays. None: the cluster."""
+    kms_key: KeyArn | None = None
+    """ARN of a symmetric KMS key of your own, in the region of the stage, for a new cluster. AWS cannot change the key
+    of a database, so the preflight refuses to add, change or remove it later. None: the key of RDS in your account."""
 
     def problems(self) -> Iterator[str]:
         if self.max_capacity < self.min_capacity:
@@ -168,6 +172,9 @@ class Rds(Settings):
     """True: AWS refuses to delete the instance."""
     restored: Restored | None = None
     """A restored copy that the stage uses instead of its instance, which stays. None: the instance."""
+    kms_key: KeyArn | None = None
+    """ARN of a symmetric KMS key of your own, in the region of the stage, for a new instance. AWS cannot change the key
+    of a database, so the preflight refuses to add, change or remove it later. None: the key of RDS in your account."""
 
     def problems(self) -> Iterator[str]:
         yield from _own_problems(self.name, self.user)

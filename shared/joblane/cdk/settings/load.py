@@ -17,7 +17,8 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.services import budget_problem, dual_stack_problem
 from joblane.cdk.settings import apis, events
 from joblane.cdk.settings.database import GivenDatabase, OwnDatabase
-from joblane.cdk.settings.stage import VERSION, Architecture, Stage
+from joblane.cdk.settings.keys import region_of
+from joblane.cdk.settings.stage import VERSION, Architecture, Stage, key_region_problem
 from joblane.cdk.templates import strings
 from joblane.errors import DeclarationError
 from joblane.tasks import schedule_overrides as schedules
@@ -96,8 +97,11 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 
 
 def _check_region(stage: Stage, region: str) -> None:
-    """Refuse zones and restored copies outside of the region of the credentials, ``ipv6`` where it is not known to
-    work, and a budget that CloudFormation does not know."""
+    """Refuse zones, keys and restored copies outside of the region of the credentials, ``ipv6`` where it is not known
+    to work, and a budget that CloudFormation does not know."""
+    for name, arn in stage.keys.items():
+        if region_of(arn) != region:
+            raise StageError(f"cdk.json: stage {stage.name!r}: {name}: {key_region_problem(arn, region)}")
     if stage.monitoring and stage.monitoring.budget and (problem := budget_problem(region)):
         raise StageError(f"cdk.json: stage {stage.name!r}: monitoring.budget: {problem}")
     if stage.network is None:

@@ -13,6 +13,7 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
 from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase
 from joblane.cdk.settings.events import Events
+from joblane.cdk.settings.keys import KeyArn, region_of
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
 from joblane.errors import DeclarationError
@@ -36,6 +37,7 @@ NOT_LOCAL = {
     "network": "a local stage has no network; leave it out",
     "monitoring": "a local stage has no metrics; leave it out",
     "events": "a local stage has a bus of its own, and sends to no webhook; leave it out",
+    "kms_key": "an emulator has no keys; leave it out",
 }
 """Setting that a local stage does not take → the reason."""
 UNWATCHED: Mapping[str, frozenset[str]] = {
@@ -58,6 +60,10 @@ REMOVAL = {
 
 
 Value = str | SecretReference
+
+
+def key_region_problem(arn: str, region: str) -> str:
+    return f"the key is in {region_of(arn)}, and the stage in {region}; a key of {region} is required"
 
 
 def _interval(given: object) -> object:
@@ -131,7 +137,7 @@ class Stage(Settings):
     ``type:name`` if the type has several schedules. The value is Unix cron text or ``"off"``. Name, time zone and
     payload stay as declared. ``sweep`` has the interval of ``jobs:sweep``."""
     settings: Mapping[str, Value] = {}
-    """Values of the names that tasks declare in ``environment``: texts, or references to secrets. A
+    """Values of the names that tasks declare in ``environment``: strings, or references to secrets. A
     name that ends in ``_PASSWORD``, ``_SECRET``, ``_TOKEN`` or ``_KEY`` takes a reference only."""
     mail_from: str | None = Field(None, pattern=EMAIL)
     """Sender address of tasks that declare ``mail`` in their ``Grants`` and send by Amazon SES. Required if there is
@@ -141,6 +147,14 @@ class Stage(Settings):
     version: str | None = Field(None, pattern=VERSION)
     """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
+    kms_key: KeyArn | None = None
+    """ARN of a symmetric KMS key of your own, in the region of the stage, for its queues, logs and topics, for the key
+    of the page's sessions, and for the buckets of an application that uses it. You write its policy:
+    [Use your own KMS keys](../how-to/own-keys.md). None: keys of each service, and with ``monitoring`` a key for the
+    topics. The database has a setting of its own, ``database.kms_key``."""
+    other_kms_keys: Annotated[tuple[KeyArn, ...], Field(max_length=4, strict=False)] = ()
+    """ARNs of further keys that the functions and the producers' policies may use: the next ``kms_key``, one deploy
+    before it, and a former one for as long as messages or objects are encrypted with it."""
 
     def problems(self) -> Iterator[str]:
         if not self.local:
@@ -160,6 +174,7 @@ class Stage(Settings):
             yield f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most"
         yield from self._unreachable()
         yield from self._without_effect()
+        yield from self._wrong_keys()
         if self.removal == "retain" and self.alarms_of_nobody:
             yield (
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
@@ -182,6 +197,19 @@ class Stage(Settings):
                 f"connections of {self.database.size}: leave it out"
                 f"{f', or {enough}' if enough else ''}"
             )
+
+    def _wrong_keys(self) -> Iterator[str]:
+        if self.kms_key in self.other_kms_keys:
+            yield "other_kms_keys: it has kms_key, which the functions may use in any case; leave it out there"
+        if self.kms_key and self.monitoring and not self.monitoring.topic_key:
+            yield "monitoring.topic_key: kms_key encrypts the topics; leave topic_key out"
+        if self.local and self.other_kms_keys:
+            yield f"other_kms_keys: {NOT_LOCAL['kms_key']}"
+        zones = (self.network and self.network.availability_zones) or ()
+        regions = [zone[:-1] for zone in zones] + [region_of(arn) for arn in self.keys.values()]
+        for name, arn in self.keys.items():
+            if region_of(arn) != regions[0]:
+                yield f"{name}: {key_region_problem(arn, regions[0])}"
 
     def _unreachable(self) -> Iterator[str]:
         if self.local != isinstance(self.database, LocalDatabase):
@@ -228,6 +256,21 @@ class Stage(Settings):
         given = (self.monitoring.model_fields_set if self.monitoring else set()) & of_database
         if without := given & UNWATCHED.get(kind, of_database):
             yield f"monitoring.{min(without)}: there is no such alarm with database.kind {kind}; leave it out"
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """The ARNs of all KMS keys in the settings, by the names of their settings."""
+        given = {
+            "kms_key": self.kms_key,
+            **{f"other_kms_keys.{place}": arn for place, arn in enumerate(self.other_kms_keys)},
+            "database.kms_key": self.database.kms_key if isinstance(self.database, OwnDatabase) else None,
+        }
+        return {name: arn for name, arn in given.items() if arn}
+
+    @property
+    def usable_keys(self) -> tuple[str, ...]:
+        """The ARNs of the keys that functions and producers may use."""
+        return ((self.kms_key,) if self.kms_key else ()) + self.other_kms_keys
 
     @property
     def sweep_minutes(self) -> int:

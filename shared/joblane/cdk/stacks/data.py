@@ -15,6 +15,7 @@ from joblane.cdk.constructs.rds_instance import RdsInstance
 from joblane.cdk.database_access import DatabaseAccess, Login, existing_access
 from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import StageError
+from joblane.cdk.preflight.moves import DATABASE_KEY_OUTPUT
 from joblane.cdk.settings.database import (
     Aurora,
     ExistingDatabase,
@@ -100,5 +101,7 @@ class DataStack(Stack):
             database = RdsInstance(self, "Database", stage=stage, settings=settings, network=self.network)
         self._targets.append(NetworkTarget(PORT, "functions to database", database.security_group))
         self._exported = database.own
+        if settings.kms_key:
+            CfnOutput(self, DATABASE_KEY_OUTPUT, value=settings.kms_key)
         CfnOutput(self, "DatabaseHost", value=settings.restored.host if settings.restored else database.own[0])
         return database.access

@@ -54,7 +54,7 @@ class MonitoringStack(Stack):
         super().__init__(scope, id_, description=describes)
         self._prefix = stage.prefix
         self._links = Links(stage.name, monitoring.runbook_url, page_url)
-        topics = AlarmTopics(self, "Alarms", prefix=stage.prefix, monitoring=monitoring).topics
+        topics = AlarmTopics(self, "Alarms", stage=stage, monitoring=monitoring).topics
         if monitoring.budget is not None:
             StageBudget(self, "Budget", stage=stage, dollars=monitoring.budget, topic=topics[Topic.LATER])
         self._actions = {kind: actions.SnsAction(topic) for kind, topic in topics.items()}

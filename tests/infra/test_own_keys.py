@@ -1,0 +1,258 @@
+"""A stage with KMS keys of its own: what the keys encrypt, and that each role that sends or receives may use them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_cdk import App, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+
+from infra.app import APP
+from infra.settings import PlatformStage
+from joblane.cdk import costs
+from joblane.cdk.app import Synthesised
+from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.constructs.stage_key import use_statement
+from joblane.cdk.key_policy import BY_TYPE, Place, services_of, statements
+from joblane.cdk.packaging import Packages
+from joblane.tasks.discovery import discover
+from tests.infra import templates
+from tests.infra.conftest import DATABASE_KEY, NEXT_KEY, STAGE_KEY, STAGES, TASKS, Synth
+from tests.infra.templates import Properties, Template
+
+READ, WRITE = {"kms:Decrypt"}, {"kms:Decrypt", "kms:GenerateDataKey"}
+NEEDS: Mapping[str, tuple[str, set[str]]] = {
+    "sqs:SendMessage": ("sqs", WRITE),
+    "sqs:ReceiveMessage": ("sqs", READ),
+    "s3:PutObject": ("s3", WRITE),
+    "s3:GetObject": ("s3", READ),
+    "sns:Publish": ("sns", WRITE),
+}
+"""Action → the service that calls KMS for it, and what it calls."""
+PAGE = Path(__file__).parents[2] / "docs/how-to/own-keys.md"
+IAM_API = {"authorizer": {"kind": "iam"}}
+APPS = ("own_keys", "own_keys_of_events")
+
+
+@pytest.fixture(params=APPS)
+def encrypted(request: pytest.FixtureRequest, synth: Synth) -> Synthesised:
+    return synth.app(request.param)
+
+
+def documents(template: Template) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """Yield the statements of each principal or managed policy, by logical id. Policies of resources have no grants."""
+    attached: dict[str, list[Mapping[str, Any]]] = {}
+    for logical_id, resource in template["Resources"].items():
+        properties = resource.get("Properties", {})
+        for policy in properties.get("Policies", ()):
+            attached.setdefault(logical_id, []).extend(policy["PolicyDocument"]["Statement"])
+        if resource["Type"] == "AWS::IAM::ManagedPolicy":
+            attached.setdefault(logical_id, []).extend(properties["PolicyDocument"]["Statement"])
+        if resource["Type"] == "AWS::IAM::Policy":
+            for principal in properties.get("Roles", []) + properties.get("Users", []):
+                attached.setdefault(principal["Ref"], []).extend(properties["PolicyDocument"]["Statement"])
+    yield from attached.items()
+
+
+def many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def lacking(template: Template, keys: set[str]) -> Iterator[str]:
+    """Yield each principal that may send, receive, read or write, and may not use all ``keys`` for it."""
+    for logical_id, allowances in documents(template):
+        allowed = [each for each in allowances if each["Effect"] == "Allow"]
+        needed: dict[str, set[str]] = {}
+        for action in (action for each in allowed for action in many(each["Action"])):
+            if action in NEEDS:
+                service, uses = NEEDS[action]
+                needed.setdefault(service, set()).update(uses)
+        for service, uses in needed.items():
+            for arn in sorted(keys):
+                found = {
+                    action
+                    for each in allowed
+                    if arn in many(each["Resource"]) and f"{service}.eu-central-1.amazonaws.com" in via(each)
+                    for action in many(each["Action"])
+                }
+                if uses - found:
+                    yield f"{logical_id} lacks {', '.join(sorted(uses - found))} by {service} with {arn}"
+
+
+def via(statement: Mapping[str, Any]) -> list[str]:
+    hosts = statement.get("Condition", {}).get("StringEquals", {}).get("kms:ViaService", ())
+    return [str(templates.target({"Resources": {}}, host)).replace("${AWS::Region}", "eu-central-1") for host in hosts]
+
+
+def wholes(done: Synthesised) -> Iterator[Template]:
+    return (done.whole(stack) for stack in done.templates if "/" not in stack)
+
+
+def test_every_role_that_sends_or_receives_may_use_all_keys_of_the_stage(encrypted: Synthesised) -> None:
+    keys = set(encrypted.stage.usable_keys)
+    assert [problem for template in wholes(encrypted) for problem in lacking(template, keys)] == []
+
+
+def test_each_removed_grant_is_found(encrypted: Synthesised) -> None:
+    keys, planted = set(encrypted.stage.usable_keys), 0
+    for template in wholes(encrypted):
+        for logical_id, statement, action in grants(template):
+            # given a template without one of its grants
+            broken = json.loads(json.dumps(template))
+            remove(broken["Resources"], statement, action)
+            # then the rule of the test above names its principal and the grant
+            found = [*lacking(broken, keys)]
+            assert any(problem.startswith(f"{logical_id} lacks {action} by ") for problem in found)
+            planted += 1
+    assert planted > len(NEEDS)
+
+
+def grants(template: Template) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Yield principal, statement and action of each use of a key. The last test has that of the page's secret."""
+    for logical_id, allowances in documents(template):
+        for statement in allowances:
+            for action in many(statement["Action"]):
+                if action.startswith("kms:") and "secretsmanager" not in via(statement)[0]:
+                    yield logical_id, statement, action
+
+
+def remove(value: Any, statement: Mapping[str, Any], action: str) -> None:
+    if value == statement:
+        value["Action"] = [each for each in many(value["Action"]) if each != action]
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        remove(inner, statement, action)
+
+
+def of_type(done: Synthesised, kind: str) -> list[Properties]:
+    return [item for template in wholes(done) for item in templates.of_type(template, kind).values()]
+
+
+def test_the_key_encrypts_queues_logs_topics_bucket_and_the_key_of_sessions(synth: Synth) -> None:
+    done = synth.app("own_keys")
+    for queue in of_type(done, "AWS::SQS::Queue"):
+        assert (queue["KmsMasterKeyId"], queue["KmsDataKeyReusePeriodSeconds"]) == (STAGE_KEY, 3600)
+        assert "SqsManagedSseEnabled" not in queue
+    assert {each["KmsKeyId"] for each in of_type(done, "AWS::Logs::LogGroup")} == {STAGE_KEY}
+    assert [each["KmsMasterKeyId"] for each in of_type(done, "AWS::SNS::Topic")] == [STAGE_KEY] * 2
+    assert [each["KmsKeyId"] for each in of_type(done, "AWS::SecretsManager::Secret")] == [STAGE_KEY]
+    (bucket,) = of_type(done, "AWS::S3::Bucket")
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule == {
+        "BucketKeyEnabled": True,
+        "ServerSideEncryptionByDefault": {"KMSMasterKeyID": STAGE_KEY, "SSEAlgorithm": "aws:kms"},
+    }
+    assert of_type(done, "AWS::KMS::Key") == []  # nor a second one for the topics
+
+
+@pytest.mark.parametrize("kind", ["aurora", "rds"])
+def test_the_database_has_a_key_of_its_own(kind: str, synth: Synth) -> None:
+    done = synth(network={"kind": "new"}, database={"kind": kind, "name": "acme", "kms_key": DATABASE_KEY})
+    resource = {"aurora": "AWS::RDS::DBCluster", "rds": "AWS::RDS::DBInstance"}[kind]
+    found = next(each for each in of_type(done, resource) if "StorageEncrypted" in each)
+    assert found["KmsKeyId"] == DATABASE_KEY
+    assert done.templates["acme-data"]["Outputs"]["DatabaseKmsKey"]["Value"] == DATABASE_KEY
+    assert STAGE_KEY not in json.dumps(done.templates)
+    assert "SqsManagedSseEnabled" in of_type(done, "AWS::SQS::Queue")[0]
+
+
+def test_the_page_may_decrypt_the_key_of_its_sessions(synth: Synth) -> None:
+    template = synth.app("own_keys").whole("acme-control")
+    (role,) = (each for each in templates.of_type(template, "AWS::IAM::Role").values() if "page" in str(each))
+    (use,) = (each for each in role["Policies"][0]["PolicyDocument"]["Statement"] if each["Action"] == "kms:Decrypt")
+    assert (via(use), use["Resource"]) == (["secretsmanager.eu-central-1.amazonaws.com"], [STAGE_KEY, NEXT_KEY])
+
+
+def test_objects_of_a_former_key_stay_readable_without_a_key_of_the_stage(synth: Synth) -> None:
+    done = synth(package="functions", api=IAM_API, account_concurrency=1000, other_kms_keys=[STAGE_KEY])
+    problems = [*lacking(done.whole("acme-jobs"), {STAGE_KEY})]
+    assert problems == []
+    assert done.templates["acme-jobs"]["Outputs"]["KmsKeys"]["Value"] == f"none {STAGE_KEY}"
+
+
+def test_a_producer_of_the_application_may_use_the_key_too(no_packages: Packages, tmp_path: Path) -> None:
+    def add(app: App, jobs: Jobs, stage: PlatformStage) -> None:
+        stack = Stack(app, "acme-shop")
+        role = iam.Role(stack, "Shop", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
+        jobs.grant_enqueue(role, "report:build")
+
+    settings = {**STAGES["dev"], "kms_key": STAGE_KEY}
+    done = replace(APP, functions=TASKS, stacks=[add]).synthesise(
+        {"stage": "dev", "stages": {"dev": settings}}, output=tmp_path, environ={}, build=lambda *_: no_packages
+    )
+    template = done.templates["acme-shop"]
+    assert [statement["Action"] for _, each in documents(template) for statement in each if "Condition" in statement]
+    assert [*lacking(template, {STAGE_KEY})] == []
+
+
+def test_a_bucket_with_its_own_key_is_read_with_this_key_and_through_s3_only() -> None:
+    app = App()
+    stack = Stack(app, "own")
+    key = kms.Key(stack, "Key", enable_key_rotation=True)
+    (statement,) = (use_statement("s3", ["kms:Decrypt"], [key.key_arn], region=stack.region),)
+    iam.ManagedPolicy(stack, "Policy", statements=[statement])
+    (policy,) = templates.of_type(app.synth().get_stack_by_name("own").template, "AWS::IAM::ManagedPolicy").values()
+    (found,) = policy["PolicyDocument"]["Statement"]
+    assert via(found) == ["s3.eu-central-1.amazonaws.com", "s3.eu-central-1.${AWS::URLSuffix}"]
+
+
+def test_a_stage_in_china_accepts_both_forms_of_a_services_host() -> None:
+    statement = use_statement("sqs", ["kms:Decrypt"], ["a", "a"], region="cn-north-1")
+    assert statement.resources == ["a"]
+    assert statement.conditions["StringEquals"]["kms:ViaService"] == [
+        "sqs.cn-north-1.amazonaws.com",
+        "sqs.cn-north-1.amazonaws.com.cn",
+    ]
+
+
+def test_cfn_lint_finds_nothing_in_the_templates(encrypted: Synthesised) -> None:
+    program = str(Path(sys.executable).with_name("cfn-lint"))
+    files = [str(file) for file in encrypted.directory.glob("*.template.json")]
+    # W3005: the CDK adds a DependsOn in addition to the reference
+    command = [program, "--ignore-checks", "W3005", "--regions", "eu-central-1", "us-east-1", "--", *files]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (len(files), ran.stdout, ran.returncode) == (len(encrypted.templates), "", 0)
+
+
+def test_keys_and_their_calls_have_a_price(synth: Synth) -> None:
+    done = synth.app("own_keys")
+    found = {line.price: line for line in costs.of_stage(done.templates.values(), discover("functions", times={}))}
+    queues = [queue for queue in of_type(done, "AWS::SQS::Queue") if "RedrivePolicy" in queue]
+    assert (found["Key"].amount, found["Key"].dollars) == (3, 3.0)
+    # three calls an hour for each lane and front door, in a month of 30 days
+    assert found["KMS call"].amount == len(queues) * 3 * 720
+    assert 0.01 < found["KMS call"].dollars < 0.10
+    without = costs.of_stage(synth.app("apis").templates.values(), discover("functions", times={}))
+    assert not [line for line in without if line.price == "KMS call" or "own KMS" in line.what]
+
+
+# --- The policy of the key -----------------------------------------------------------------------------------------
+
+
+def test_the_policy_covers_each_service_that_uses_the_key_without_a_role(synth: Synth) -> None:
+    found = [services_of(synth.app(name).templates.values()) for name in APPS]
+    assert found == [["budgets", "cloudwatch", "logs"], ["events", "logs"]]
+
+
+def test_the_page_has_the_whole_policy() -> None:
+    place, services = Place("aws", "eu-central-1", "111122223333", "jobs-prod"), BY_TYPE.values()
+    found = json.loads(PAGE.read_text().split("```json\n")[1].split("```")[0])
+    assert sorted(found["Statement"], key=str) == sorted(statements(place, services), key=str)
+
+
+def test_the_policy_names_every_log_group_of_a_stage(encrypted: Synthesised) -> None:
+    place = Place("aws", "eu-central-1", "111122223333", "acme")
+    logs = next(each for each in statements(place, ["logs"]) if each["Sid"] == "Logs")
+    patterns = logs["Condition"]["ArnLike"]["kms:EncryptionContext:aws:logs:arn"]
+    names = [name for template in wholes(encrypted) for name in templates.of_type(template, "AWS::Logs::LogGroup")]
+    assert names
+    for name in names:
+        assert any(fnmatchcase(place.arn("logs", f"log-group:{name}"), pattern) for pattern in patterns), name
