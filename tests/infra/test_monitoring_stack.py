@@ -193,7 +193,7 @@ def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
     named = {TEXT.fullmatch(entry["AlarmDescription"])["heading"] for entry in alarms_of(prod).values()}  # type: ignore[index]
     tasks = discover(SENDERS, times={})
     alarms = alarms_of_stage(Monitoring(), tasks, prefix="acme", functions=[], webhook_bus="acme-events")
-    alarms = (*alarms, *storage_alarms(Monitoring(), rds_stage()))
+    alarms += storage_alarms(Monitoring(), rds_stage())
     named |= {*(alarm.heading for alarm in alarms), nat_instance.HEADING}
     section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {

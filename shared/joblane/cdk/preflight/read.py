@@ -88,7 +88,7 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     """
     import boto3
 
-    from joblane.cdk.preflight import moves, plan
+    from joblane.cdk.preflight import moves, plan, restored
     from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
@@ -122,8 +122,12 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     pauses = findings_on_pauses(templates.values(), tasks)
     findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
     findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
+    settings = read_metadata(templates)
+    if (copy := restored.Wanted.of(settings, templates)) is not None:
+        found = read("rds", "the restored copy", restored.PERMISSIONS, lambda c: restored.read_restored(c, copy))
+        findings += [found] if isinstance(found, Finding) else restored.restored(copy, *found)
     if not isinstance(used, Finding):
-        wanted, live = moves.UsedDatabase.of(read_metadata(templates)), _live(known["database"])
+        wanted, live = moves.UsedDatabase.of(settings), _live(known["database"])
         findings += moves.moves(wanted, used, prefix=declared.prefix, leaves=leaves, live=live)
     return sorted(findings, key=lambda finding: [*FindingKind].index(finding.kind))
 
