@@ -85,7 +85,7 @@ def _jobs(options: argparse.Namespace) -> Iterator[Result]:
 def _restored(options: argparse.Namespace) -> Iterator[Result]:
     print(f"Seed {options.seed}: {options.restored} jobs, and a restored copy of their database", flush=True)
     with TemporaryDirectory() as folder, own_server(Path(folder)) as server:
-        given = {"seed": options.seed, "jobs": options.restored, "minutes": options.minutes}
+        given = {"seed": options.seed, "jobs": options.restored, "minutes": options.minutes, "plant": options.plant}
         yield _printed(run(Path(folder), server, database(server, "faults"), kind=RestoreRun, **given))
 
 

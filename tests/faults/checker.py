@@ -38,13 +38,17 @@ select t.id, e.found
                        (select count(*) from joblane.task_steps where task_id = t.id) as steps) as w
  where not case
          when t.type in ('mix:row', 'mix:child', 'mix:parent', 'mix:only', 'mix:alert', 'mix:watched', 'mix:tick',
-                         'mix:overlap') then found = is_done::int
+                         'mix:overlap', 'mix:ordered', 'mix:single', 'mix:after') then found = is_done::int
          when t.type = 'mix:batch' then found = case when is_done then wanted else 0 end
          when t.type = 'mix:each' then found = w.items and (not is_done or found = wanted)
          when t.type = 'mix:steps' then found = w.steps and (not is_done or found = wanted)
          when t.type in ('mix:long', 'mix:select', 'mix:pages')
            then found = w.moved and (w.moved = wanted or not is_done and w.moved % {CHUNK} = 0)
          else true end""",
+    "one job as two tasks, {1} and {history}": """
+select max(id), min(id) from joblane.tasks
+ where type like 'mix:%' and state = 'completed' and payload ->> 'nonce' is not null
+ group by payload ->> 'nonce' having count(*) > 1""",
     "called after its commit: step {1} of {history}": """
 select distinct c.task, c.step from public.calls c join joblane.task_steps s on s.task_id = c.task
    and s.name = c.step and c.at > s.created_at order by 1, 2""",

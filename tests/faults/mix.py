@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from joblane.names import Queue, front_door_name, lane_name
@@ -19,10 +20,12 @@ KINDS = {
     "mix:batch": 20, "mix:row": 14, "mix:each": 6, "mix:steps": 10, "mix:long": 3, "mix:select": 3, "mix:pages": 3,
     "mix:parent": 6, "mix:only": 12, "mix:watched": 6,
 }  # fmt: skip
+LIMITED = KINDS | {"mix:watched": 12, "mix:ordered": 12, "mix:single": 5, "mix:after": 10}
+"""The kinds of a run with limits, with an order, and with tasks that wait for other tasks."""
 LONG = (15, 60)
 ITEMS = {
     "mix:each": (3, 12), "mix:long": LONG, "mix:select": LONG, "mix:pages": LONG, "mix:parent": (1, 5),
-    "mix:batch": (0, 1), "mix:steps": (1, 4),
+    "mix:batch": (0, 1), "mix:steps": (1, 4), "mix:ordered": (0, 2),
 }  # fmt: skip
 MODES = {"session": 45, "rollback": 8, "savepoint": 8, "alone": 18, "many": 16, "direct": 5}
 FIRST_TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,8 +45,9 @@ class Mix:
     keys: set[str] = field(default_factory=set)
 
 
-def make_mix(seed: int, jobs: int) -> Mix:
-    return _Maker(seed).make(jobs)
+def make_mix(seed: int, jobs: int, kinds: Mapping[str, int] = KINDS) -> Mix:
+    """Return the acts. ``kinds``: type → its share of the jobs."""
+    return _Maker(seed, kinds).make(jobs)
 
 
 SCRIPTS: dict[str, tuple[int, Callable[[random.Random, int], list[str]]]] = {
@@ -64,8 +68,9 @@ SCRIPTS: dict[str, tuple[int, Callable[[random.Random, int], list[str]]]] = {
 
 
 class _Maker:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: Mapping[str, int] = KINDS) -> None:
         self._random = random.Random(f"mix {seed}")
+        self._kinds = kinds
         self._mix = Mix()
         self._numbers = iter(range(10**9))
 
@@ -76,7 +81,7 @@ class _Maker:
             mix.acts += getattr(self, f"_{kind}")()
         return mix
 
-    def _choose(self, weights: dict[str, int]) -> str:
+    def _choose(self, weights: Mapping[str, int]) -> str:
         return self._random.choices(list(weights), list(weights.values()))[0]
 
     # --- Clients ---------------------------------------------------------------------------------------------------
@@ -84,6 +89,7 @@ class _Maker:
     def _produce(self) -> Iterator[Act]:
         mode = self._choose(MODES)
         jobs = [self._job(mode) for _ in range(self._random.randint(1, 8))]
+        self._wait_for_others(mode, jobs)
         self._mix.jobs |= {job["id"]: job | {"mode": mode} for job in jobs}
         if mode == "rollback":
             self._mix.rolled_back |= {job["id"] for job in jobs}
@@ -91,8 +97,14 @@ class _Maker:
             self._mix.rolled_back |= {job["id"] for job in jobs[1::2]}
         yield {"produce": mode, "jobs": jobs}
 
+    def _wait_for_others(self, mode: str, jobs: list[Act]) -> None:
+        """Let each ``mix:after`` wait for the task above it, unless that may be rolled back or refused."""
+        for parent, child in pairwise(jobs):
+            if child["type"] == "mix:after" and parent["type"] != "mix:only" and mode in ("session", "alone"):
+                child["options"] |= {"after": [parent["id"]], "on_parent_dead": self._random.choice(["run", "cancel"])}
+
     def _job(self, mode: str) -> Act:
-        type_ = self._choose(KINDS)
+        type_ = self._choose(self._kinds)
         options: dict[str, Any] = {}
         if self._random.random() < 0.3:
             options["process_in"] = self._random.choice([2, 5, 30, 200, 899, 901, 1200, 7200, 3 * 86400])
@@ -214,4 +226,4 @@ def sweep_call(number: int) -> Act:
     return {"send": lane_name(PREFIX, jobs_sweep.queue, jobs_sweep.type), "body": body}
 
 
-assert set(KINDS) < set(TASKS)
+assert set(KINDS) < set(LIMITED) < set(TASKS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sweep import next_sweep, ticks
 from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.tasks.task import Task
+from joblane.worker import worker
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Batch
 from tests.faults.limit_storm import Storm
@@ -206,6 +207,20 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     "step-before": ("jobs", _around(Steps, "_begin", _stores_before)),
     # each attempt of a step has another key
     "step-key": ("jobs", Code(Steps, "_key", lambda *_: str(uuid4()))),
+    # the dead letter of an earlier generation revives its task
+    "restored-generation": (
+        "restored",
+        Text("claim", "if t.generation is distinct from m.dead_generation then", "if m.dead_generation is null then"),
+    ),
+    # a message without an id gets another one in each delivery
+    "restored-ids": (
+        "restored",
+        _around(
+            worker,
+            "with_id",
+            lambda with_id, delivery, queue: with_id(replace(delivery, message_id=str(uuid4())), queue),
+        ),
+    ),
     "the claim takes no lock": ("tasks", Text("claim", f"{LOCK}locked_limits);", "null;")),
     "serving takes no lock": ("tasks", Text("serve_limits", LOCK, "perform cardinality(")),
     "only one task is served": (

@@ -60,6 +60,7 @@ class Process:
         self._socket: socket.socket | None = None
         self._lines: Any = None
         self._pid = 0
+        self._is_old = False
         self._lock = threading.Lock()
         self.busy = False
 
@@ -68,6 +69,9 @@ class Process:
 
         Return None if the process was killed, for example after ``seconds``, as by Lambda.
         """
+        if self._is_old:
+            self._is_old = False
+            self.close()
         if self._socket is None:
             self._start()
         assert self._socket is not None
@@ -95,10 +99,11 @@ class Process:
                     os.kill(self._pid, signal.SIGKILL)
                 self._pid = 0
 
-    def move(self, address: Path) -> None:
-        """End the process. The next one is of another fork server."""
-        self._address = address
-        self.kill()
+    def move(self, address: Path, *, kills: bool) -> None:
+        """Let the next order start a process of another fork server. ``kills``: else the present order ends first."""
+        self._address, self._is_old = address, True
+        if kills:
+            self.kill()
 
     def close(self) -> None:
         """Close the connection, which ends the process."""

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,18 @@ class Queues:
                 moved += 1
         self.counts["dead letters redriven"] += moved
         return moved
+
+    def take_dead(self, queue: str, receipts: Collection[str]) -> None:
+        """Delete dead letters, by their receipts."""
+        with self._changed:
+            messages = self._lanes[queue].messages
+            for message in [message for message in messages.values() if message.receipt in receipts]:
+                self.redriven.append((queue, messages.pop(message.id)))
+
+    def present_dead(self) -> dict[str, list[Message]]:
+        """Return the messages in each dead-letter queue."""
+        with self._changed:
+            return {name: [*lane.messages.values()] for name, lane in self._lanes.items() if name.endswith("-dlq")}
 
     def _redriven_already(self) -> set[str]:
         return {dead_letter.about for _, dead_letter in self.redriven}

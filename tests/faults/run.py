@@ -17,10 +17,11 @@ from joblane.local.postgres import Postgres
 from joblane.names import Queue, front_door_name, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.driver.stage import take_stage
+from joblane.record.task_types import register
 from tests.faults.checker import Evidence, check
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice
-from tests.faults.mix import Mix, key_probe, make_mix, sweep_call
+from tests.faults.mix import KINDS, Mix, key_probe, make_mix, sweep_call
 from tests.faults.processes import fork_server
 from tests.faults.queues import Queues
 from tests.faults.result import Result
@@ -40,7 +41,7 @@ MAX_JUMPS_WITH_FAULTS = 40
 LIVE = """
 select id from joblane.tasks
  where state = 'active' or (type <> 'jobs:sweep' and (
-         state in ('scheduled', 'pending', 'retry') or (state = 'archived' and dead_sent_at is null))) limit 1
+         state in ('scheduled', 'pending', 'retry', 'held') or (state = 'archived' and dead_sent_at is null))) limit 1
 """
 """The tasks that have to end before the run does. A sweep always plans the next one; only one that runs has to end."""
 HELD = "No task was lost, no work was done twice, no message was left."
@@ -89,6 +90,7 @@ class Run:
 
     jumps_with_faults = MAX_JUMPS_WITH_FAULTS
     least_first_runs = LEAST_FIRST_RUNS
+    kinds = KINDS
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class Run:
         self.clock = Clock(self.sql)
         self._fixed_at = self.clock.now() + FIXED_SECONDS
         self.queues = Queues(self.clock, self.dice)
-        self.mix: Mix = make_mix(seed, jobs)
+        self.mix: Mix = make_mix(seed, jobs, self.kinds)
         self.slots: list[Slot] = []
         self.producers: list[Producer] = []
         self.cancelled: dict[str, str] = {}
@@ -128,6 +130,7 @@ class Run:
             self.sql(statement)
         self.clock.install()
         take_stage(self._observer.get(), PREFIX, None)  # the time of the planned sweep is in its row
+        register(self._observer.get(), ALL_TASKS)
         self._observer.drop()
         seconds = self._make_queues()
         with ExitStack() as stack:

@@ -40,7 +40,7 @@ TABLES = (
     # The rows that some long tasks read.
     "create table public.numbers (n integer primary key)",
     "insert into public.numbers select generate_series(0, 99)",
-    # A key, or a schedule without overlap, that two live tasks had at the same time.
+    # A key, or a schedule without overlap, that two live tasks had at the same time; a limit of 1 with two runs.
     "create table public.conflicts (what text, task text, other text)",
     f"""create function public.record_conflict() returns trigger language plpgsql as $$ begin
       insert into public.conflicts
@@ -52,6 +52,16 @@ TABLES = (
     f"""create trigger record_conflict after insert or update on joblane.tasks for each row
       when (new.state in {LIVE_SQL} and (new.unique_key is not null or new.type = 'mix:tick'))
       execute function public.record_conflict()""",
+    """create function public.record_excess() returns trigger language plpgsql as $$ begin
+      insert into public.conflicts
+      select coalesce(new.key_limit, new.total_limit), new.id, t.id from joblane.tasks t
+       where t.id <> new.id and t.state = 'active' and t.type = new.type
+         and t.key_limit is not distinct from new.key_limit and t.total_limit is not distinct from new.total_limit;
+      return null;
+    end $$""",
+    """create trigger record_excess after insert or update on joblane.tasks for each row
+      when (new.state = 'active' and new.type in ('mix:ordered', 'mix:single'))
+      execute function public.record_excess()""",
 )
 START = """
 with leased as (
@@ -253,6 +263,9 @@ TASKS = declared(
         "mix:watched": {"max_retry": 1, "on_archived": "mix:alert"},
         "mix:tick": TICKED,
         "mix:overlap": TICKED | {"overlap": "allow"},
+        "mix:ordered": {"key": "items", "max_per_key": 1, "order": "first-due"},
+        "mix:single": {"max_total": 1},
+        "mix:after": {},
     },
     max_retry=6,
     retry_delay=[SECONDS, 15 * SECONDS, 1200 * SECONDS, 60 * SECONDS],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind
 from joblane.local.postgres import Postgres
 from tests.faults.plants import PLANTS
-from tests.faults.restore_run import RestoreRun
+from tests.faults.restore_run import ENOUGH_JOBS, RestoreRun
 from tests.faults.result import Result
 from tests.faults.run import Run, run
 from tests.faults.server_of_its_own import database, own_server
@@ -49,11 +51,9 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 def test_a_stage_that_moves_to_a_restored_copy_behaves_as_its_page_says(storm: Storm) -> None:
-    result = storm(seed=7, jobs=80, kind=RestoreRun)
+    result = storm(seed=7, jobs=ENOUGH_JOBS, kind=RestoreRun)
 
-    assert not result.wrong, result.table()
-    for row in ("enqueued after it, in a session", "completed after it"):
-        assert result.counts[f"row: {row}"] > 3, result.table()
+    assert not result.wrong, result.table()  # with an example of each row, else the run says so
 
 
 class UnpausedCopy(RestoreRun):
@@ -63,10 +63,57 @@ class UnpausedCopy(RestoreRun):
         pass
 
 
+class LatePause(RestoreRun):
+    """A move whose pause comes after the functions read the copy."""
+
+    def _move(self, move_functions: Callable[[], None]) -> None:
+        self._note_messages()
+        move_functions()
+        self._sweep()
+        self._until(self._idle)
+        self._pause_copy()
+
+
+class OneQueueResumed(RestoreRun):
+    """A restore after which an operator resumes one queue only."""
+
+    def _resume(self) -> None:
+        self.sql("delete from joblane.pauses where scope = 'queue' and name = 'critical'")
+
+
+class LiveRedriven(RestoreRun):
+    """A redrive that sends back the dead letters of tasks that live again."""
+
+    def _redrive_as_joblane(self, share: float) -> None:
+        def kind(dead_letter: DeadLetter) -> DeadLetterKind:
+            found = is_kind(dead_letter)
+            return DeadLetterKind.MOVED if found is DeadLetterKind.OBSOLETE else found
+
+        is_kind = DeadLetter.__dict__["kind"].func
+        with patch.object(DeadLetter, "kind", property(kind)):
+            super()._redrive_as_joblane(share)
+
+
 @pytest.mark.plants
-def test_a_move_without_a_pause_in_the_copy_is_found(storm: Storm) -> None:
-    result = storm(seed=3, jobs=100, kind=UnpausedCopy)
-    assert any("began in the copy while it was paused" in line for line in result.wrong), result.table()
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (UnpausedCopy, "began in the copy while it was paused"),
+        (LatePause, "began in the copy while it was paused"),
+        (OneQueueResumed, "has not ended"),
+        (LiveRedriven, "the dead letter of a task that lives was sent back"),
+        ("restored-generation", "its dead letters revived it"),
+        ("restored-ids", "one job as two tasks"),
+    ],
+)
+def test_a_wrong_move_to_a_copy_is_found(storm: Storm, kind: type[RestoreRun] | str, found: str) -> None:
+    # the timing of the processes depends on the machine, not on the seed: another run may find a missed bug
+    for seed in range(3, 9):
+        plant, of = (kind, RestoreRun) if isinstance(kind, str) else (None, kind)
+        result = storm(seed=seed, jobs=250, kind=of, plant=plant)
+        if any(found in line for line in result.wrong):
+            return
+    pytest.fail(f"not found\n{result.table()}")
 
 
 BUGS: list[tuple[dict[str, str], int]] = [
@@ -109,4 +156,5 @@ def test_a_storm_finds_planted_bugs(storm: Storm, bugs: dict[str, str], jobs: in
 
 
 def test_every_planted_bug_has_a_storm() -> None:
-    assert {bug for bugs, _ in BUGS for bug in bugs} == {bug for bug, (part, *_) in PLANTS.items() if part == "jobs"}
+    storms = {bug for bugs, _ in BUGS for bug in bugs} | {bug for bug in PLANTS if bug.startswith("restored-")}
+    assert storms == {bug for bug, (part, *_) in PLANTS.items() if part in ("jobs", "restored")}

@@ -9,8 +9,10 @@ import typer
 
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
-from joblane.inspector.sentences import report
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.sentences import pause_line, report
 from joblane.inspector.shell import argument
+from joblane.names import BULK
 from joblane.record.row.states import ENDED
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def follow(
     view, id_ = started, argument(started.id)
     if just_started:
         terminal.say(f"Started bulk action {view.id}.")
+        for pause in inspector.pauses():
+            if (pause.scope, pause.name) == (PauseScope.TYPE, BULK):
+                terminal.say(f"It waits: {pause_line(pause)}.\nResume:  {command} resume type {BULK}")
     try:
         with bar() as progress:
             line = progress.add_task(view.action, total=view.total)

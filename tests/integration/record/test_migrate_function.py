@@ -502,7 +502,8 @@ def test_a_deploy_that_moves_the_stage_to_another_copy_pauses_everything_there(
         assert connection.run("select scope, name from joblane.pauses order by 1, 2") == (PAUSED if reason else [])
         for table, by in (("pauses", "paused_by"), ("audit", "who")):
             found = connection.run(f"select distinct reason, {by} from joblane.{table}")
-            assert found == ([[reason, "ann"]] if reason else [])
+            said = f"{reason}. Look what will run again, then resume each queue: docs/how-to/restore.md"
+            assert found == ([[said, "ann"]] if reason else [])
 
 
 def test_a_resumed_copy_stays_resumed_in_later_deploys(empty: str, deploy: Deploy) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
+from moto import mock_aws
 
+from joblane.cdk.preflight.concurrency import Account
 from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.moves import UsedDatabase, moves, read_deployed
+from joblane.cdk.preflight.read import check_deploy
+from tests.unit.cdk.test_preflight_read import assembly
 
 KINDS = ("aurora", "rds", "existing")
 OWN, COPY, OTHER = (UsedDatabase("aurora", restored) for restored in (None, "cluster-COPY", "cluster-OTHER"))
@@ -204,3 +210,70 @@ def test_only_a_missing_stack_counts_as_one_that_is_not_deployed(
     stub.add_client_error(operation, "AccessDenied", "no")
     with pytest.raises(ClientError, match="AccessDenied"):
         read_deployed(client, "jobs")
+
+
+# --- A whole check -------------------------------------------------------------------------------------------------
+
+HOST = "jobs-restored.cluster-c1.eu-central-1.rds.amazonaws.com"
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str | None], None]]:
+    """Deploys a stage with the kind of database and the copy. An account in moto, and a shell without a database."""
+    for name, value in {"DEFAULT_REGION": "eu-central-1", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    for name in ("AWS_REGION", "AWS_PROFILE", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def deploy(kind: str, copy: str | None) -> None:
+        monkeypatch.setattr(
+            "joblane.cdk.preflight.moves.read_deployed", lambda client, prefix: UsedDatabase(kind, copy)
+        )
+
+    monkeypatch.setattr("joblane.cdk.preflight.read.deployed", lambda client, stacks: ({}, set()))
+    monkeypatch.setattr("joblane.cdk.preflight.read.account", lambda client, *_: Account(1000, 0, {}))
+    with mock_aws():
+        yield deploy
+
+
+def checked(folder: Path, kind: str, copy: str | None, leaves: str | None = None) -> list[str]:
+    """Return what the check of a checkout refuses about its database."""
+    (folder / "jobs-data.template.json").write_text(
+        json.dumps({"Resources": {}, "Outputs": {"DatabaseHost": {"Value": HOST}}})
+    )
+    assembly(folder, database=kind, restored=copy)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stack = {"type": "aws:cloudformation:stack", "properties": {"templateFile": "jobs-data.template.json"}}
+    manifest["artifacts"]["jobs-data"] = stack
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    findings = check_deploy("dev", folder, leaves=leaves)
+    return [each.why for each in findings if each.kind is FindingKind.REFUSED and each.what.startswith("database.")]
+
+
+@pytest.mark.parametrize(("before", "after"), [*permutations(KINDS, 2)])
+def test_a_whole_check_refuses_another_kind_in_each_direction(
+    tmp_path: Path, deployed: Callable[[str, str | None], None], before: str, after: str
+) -> None:
+    deployed(before, None)
+    (why,) = checked(tmp_path, after, None)
+    assert why.startswith(f"it is {before} in the deployed stage")
+    assert checked(tmp_path, before, None) == []
+
+
+def test_a_whole_check_of_a_copy_that_is_left_or_unknown(
+    tmp_path: Path, deployed: Callable[[str, str | None], None]
+) -> None:
+    deployed("aurora", "cluster-COPY")
+    unknown = "the account has no cluster with the resource id {} in this region"
+    # the copy of the deployed stage was deleted
+    assert checked(tmp_path, "aurora", "cluster-COPY") == [unknown.format("cluster-COPY")]
+    # restored is removed
+    (why,) = checked(tmp_path, "aurora", None)
+    assert why.startswith("the stage uses the restored copy cluster-COPY, and would use its own database jobs-database")
+    (why,) = checked(tmp_path, "aurora", None, "cluster-OTHER")
+    assert checked(tmp_path, "aurora", None, "cluster-COPY") == []
+    # restored is changed
+    copy, why = sorted(checked(tmp_path, "aurora", "cluster-OTHER"))
+    assert copy == unknown.format("cluster-OTHER")
+    assert "cluster-COPY, and would use the restored copy cluster-OTHER" in why
+    assert checked(tmp_path, "aurora", "cluster-OTHER", "cluster-COPY") == [unknown.format("cluster-OTHER")]

@@ -88,7 +88,7 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     """
     import boto3
 
-    from joblane.cdk.preflight import keys, moves, plan
+    from joblane.cdk.preflight import keys, moves, plan, restored
     from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
@@ -124,6 +124,9 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
     settings, region = read_metadata(templates), session.region_name
     findings += keys.findings_on_keys(settings.get("keys", {}), templates, declared.prefix, region, read)
+    if (copy := restored.Wanted.of(settings, templates)) is not None:
+        found = read("rds", "the restored copy", restored.PERMISSIONS, lambda c: restored.read_restored(c, copy))
+        findings += [found] if isinstance(found, Finding) else restored.restored(copy, *found)
     if not isinstance(used, Finding):
         wanted, live = moves.UsedDatabase.of(settings), _live(known["database"])
         findings += moves.moves(wanted, used, prefix=declared.prefix, leaves=leaves, live=live)

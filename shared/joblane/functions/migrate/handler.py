@@ -74,7 +74,8 @@ def _moved(event: Mapping[str, Any]) -> str | None:
     new, old = (event.get(key, {}).get("Restored") for key in ("ResourceProperties", "OldResourceProperties"))
     if new == old:
         return None
-    return f"the stage uses the restored copy {new}" if new else f"the stage has left the restored copy {old}"
+    why = f"the stage uses the restored copy {new}" if new else f"the stage has left the restored copy {old}"
+    return f"{why}. Look what will run again, then resume each queue: docs/how-to/restore.md"
 
 
 def _pause_if_moved(event: Mapping[str, Any]) -> None:

@@ -17,13 +17,14 @@ from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade, Pause, SchedulePause
-from joblane.names import SWEEP, full_schedule_name
+from joblane.names import SWEEP, Queue, full_schedule_name
 from joblane.record import migrations
 from joblane.record import sql_functions as functions
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 from joblane.record.flow.limit_changes import undeclared_names
 from joblane.record.flow.limit_status import status_of
 from joblane.record.migrations.catalogue import Severity, differences
+from joblane.record.pauses import EVERYTHING
 from joblane.record.row.states import LIVE_SQL
 from joblane.record.schedules import UNDELIVERED
 from joblane.sweep.old_snapshot import old_snapshot
@@ -247,6 +248,11 @@ def pauses(scope: Scope) -> Iterator[Check]:
             yield Check(Grade.WARNING, what, found, do)
         else:
             yield Check(Grade.GOOD, what, found)
+    endless = {(str(one.scope), one.name) for one in current(scope.connection) if one.until is None}
+    if endless >= {("queue", str(queue)) for queue in Queue}:
+        resume = ", ".join(f"`joblane resume {kind} {name}`" for kind, name in EVERYTHING if (kind, name) in endless)
+        found = "every queue is paused, and no task starts until they are resumed"
+        yield Check(Grade.WARNING, "pauses", found, f"look what will run, then {resume}")
 
 
 def limits(scope: Scope) -> Iterator[Check]:
