@@ -70,6 +70,10 @@ OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
             "it changed the names or the key of limits (data:export): the earlier code would count other tasks",
         ),
         (
+            changed("acme-jobs", "Metadata", "Joblane", "keys", to={"kms_key": "arn:new"}),
+            "it added a KMS key (kms_key): the earlier functions cannot read what it encrypted",
+        ),
+        (
             changed("acme-data", "Resources", "DB", "Properties", "Engine", to="other"),
             "it changed the database (acme-data/DB)",
         ),

@@ -39,6 +39,7 @@ def reasons_to_stay(deployed: Deployed, after: Templates) -> list[str]:
         *_queues(deployed.templates, after),
         *_schema(deployed.templates, after),
         *_limits(deployed.templates, after),
+        *_keys(deployed.templates, after),
         *_database(deployed.templates, after),
         *_data(deployed.templates, after),
         *_characters(deployed.unreadable),
@@ -65,9 +66,15 @@ def _schema(before: Templates, after: Templates) -> Iterator[str]:
 
 
 def _limits(before: Templates, after: Templates) -> Iterator[str]:
-    old, new = ((metadata(each.values(), SETTINGS) or {}).get("limits", {}) for each in (before, after))
+    old, new = (_setting(each, "limits") for each in (before, after))
     if changed := sorted(type_ for type_ in {*old, *new} if old.get(type_) != new.get(type_)):
         yield f"it changed the names or the key of limits ({_some(changed)}): the earlier code would count other tasks"
+
+
+def _keys(before: Templates, after: Templates) -> Iterator[str]:
+    old, new = (_setting(each, "keys") for each in (before, after))
+    if unreadable := sorted(name for name, arn in new.items() if arn not in old.values()):
+        yield f"it added a KMS key ({_some(unreadable)}): the earlier functions cannot read what it encrypted"
 
 
 def _database(before: Templates, after: Templates) -> Iterator[str]:
@@ -94,6 +101,10 @@ def _characters(unreadable: Sequence[str]) -> Iterator[str]:
             "CloudFormation does not return the earlier templates as they were "
             f"({_some(unreadable)}): each character that is not ASCII is a ?"
         )
+
+
+def _setting(templates: Templates, name: str) -> dict[str, Any]:
+    return (metadata(templates.values(), SETTINGS) or {}).get(name) or {}
 
 
 def _names(templates: Templates, kind: str, key: str) -> set[str]:
