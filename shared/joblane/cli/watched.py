@@ -25,7 +25,7 @@ from joblane.cdk.way_back.deployed import PERMISSIONS, Deployed, read_deployed
 from joblane.cdk.way_back.folder import write_folder
 from joblane.cdk.way_back.judgement import migration_of, reasons_to_stay
 from joblane.cli import filters, terminal
-from joblane.cli.exits import Exit
+from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.rollout import Marks, Rollout, marks, statuses
 from joblane.errors import JobError
 from joblane.inspector.durations import written
@@ -123,8 +123,6 @@ class WatchedDeploy:
 
     def run(self, deploy: Callable[[], bool], first_job: Callable[[], Exit]) -> Exit:
         """Deploy, run the first job, watch, and return the exit status. ``deploy``: True if a stack changed."""
-        failed: JobError | None = None
-        status = Exit.FAILED
         try:
             with _terminable():
                 changed = deploy()
@@ -132,7 +130,8 @@ class WatchedDeploy:
                 try:
                     status = first_job()
                 except JobError as error:
-                    failed = error
+                    terminal.say(f"joblane: {message_of(error)}")
+                    status = exit_of(error) or Exit.FAILED
                 if status is Exit.INTERRUPTED:
                     raise KeyboardInterrupt
                 if not changed:
@@ -143,10 +142,6 @@ class WatchedDeploy:
             terminal.say("\nStopped.")
             self._say_deployed()
             return Exit.INTERRUPTED
-        if failed is not None:
-            if outcome is Exit.DONE:
-                raise failed
-            terminal.say(f"joblane: {failed}")
         return status if outcome is Exit.DONE else outcome
 
     # --- Alarms -------------------------------------------------------------------------------------------------------
@@ -158,7 +153,8 @@ class WatchedDeploy:
             while True:
                 states = self._states(client)
                 now = self.now()
-                if fired := firing.confirmed((states or {}).values(), now) if states is not None else []:
+                fired = [] if states is None else firing.confirmed(states.values(), now)
+                if fired:
                     break
                 left = started + self.length.total_seconds() - now
                 if left <= 0 and (states is None or not firing.names):

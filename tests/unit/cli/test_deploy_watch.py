@@ -302,12 +302,16 @@ def test_a_deploy_that_fails_is_not_watched(aws: Aws, deploy: Callable[..., Ran]
 def test_the_first_job_decides_the_status_only_if_no_alarm_fires(aws: Aws, deploy: Callable[..., Ran]) -> None:
     assert deploy(first=Exit.FAILED).status is Exit.FAILED
     assert aws.seconds == 15 * MINUTES
-    with pytest.raises(UnavailableError, match="no such API"):
-        deploy(first=UnavailableError("no such API"))
+    ran = deploy(first=UnavailableError("no such API"))
+    assert ran.status is Exit.UNAVAILABLE
+    assert "joblane: no such API\nWatch: 15m left" in ran.text
     aws.before, aws.states = True, fires_from(31)
     ran = deploy(first=UnavailableError("no such API"))
     assert ran.status is Exit.TAKEN_BACK
     assert "no such API" in ran.text
+    aws.before, aws.states, aws.fails = True, (lambda _: "OK"), {"cloudwatch": lambda: None if aws.before else denied()}
+    with pytest.raises(UnavailableError, match="could not be read"):
+        deploy(first=UnavailableError("no such API"))
 
 
 # --- Progress ------------------------------------------------------------------------------------------------------
