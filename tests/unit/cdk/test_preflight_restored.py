@@ -119,7 +119,7 @@ def test_a_copy_that_functions_cannot_use_is_refused_with_the_command_that_fixes
         ),
     ],
 )
-def test_what_else_differs_is_a_note_with_the_command_that_mends_it(changes: dict[str, Any], why: str, do: str) -> None:
+def test_what_else_differs_is_a_note_with_the_command_that_fixes_it(changes: dict[str, Any], why: str, do: str) -> None:
     (finding,) = found(replace(COPY, **changes))
     assert finding.kind is FindingKind.NOTE
     assert why in finding.why
