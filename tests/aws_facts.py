@@ -214,6 +214,18 @@ FACTS = (
         DECEMBER,
         "[webhooks](../how-to/event-targets.md#call-a-webhook) do not work there",
     ),
+    Fact(
+        "the KMS key of a database can change",
+        False,
+        lambda: (
+            field("rds", "ModifyDBCluster", "KmsKeyId") is not None
+            or field("rds", "ModifyDBInstance", "KmsKeyId") is not None
+            or "/properties/KmsKeyId" not in schema("AWS::RDS::DBCluster", "createOnlyProperties")
+        ),
+        f"{API}`ModifyDBCluster` and `ModifyDBInstance`; {SCHEMA}`AWS::RDS::DBCluster`",
+        DECEMBER,
+        "the preflight refuses to [change it](../how-to/own-keys.md#the-database)",
+    ),
 )
 
 

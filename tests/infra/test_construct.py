@@ -30,7 +30,7 @@ from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages
 from joblane.cdk.templates import read_assembly, whole
 from tests.infra import templates
-from tests.infra.conftest import TASKS
+from tests.infra.conftest import NEXT_KEY, STAGE_KEY, TASKS
 from tests.infra.templates import Template
 from tests.pages import ROOT, blocks
 
@@ -265,6 +265,23 @@ def test_ipv6_is_refused_where_the_dual_stack_hosts_are_not_known(no_packages: P
             database=JobDatabase.of_url(secretsmanager.Secret(stack, "Address")),
             build=lambda *_: no_packages,
             **SETTINGS,
+        )
+
+
+def test_a_key_encrypts_the_queues_and_one_of_another_region_is_refused(shop: Shop, no_packages: Packages) -> None:
+    jobs = shop.add_jobs(kms_key=STAGE_KEY, other_kms_keys=[NEXT_KEY])
+    assert jobs.queues["default"].encryption_master_key is not None
+    template = shop.template()
+    assert {queue["KmsMasterKeyId"] for queue in templates.queues(template).values()} == {STAGE_KEY}
+    stack = Stack(App(), "elsewhere", env={"region": "eu-west-1"})
+    with pytest.raises(SynthError, match="elsewhere/Jobs: kms_key: the key is in eu-central-1, and the stage in eu-we"):
+        Joblane(
+            stack,
+            "Jobs",
+            functions=TASKS,
+            database=JobDatabase.of_url(secretsmanager.Secret(stack, "Url")),
+            build=lambda *_: no_packages,
+            **{**SETTINGS, "kms_key": STAGE_KEY},
         )
 
 

@@ -15,18 +15,20 @@ import pytest
 from aws_cdk import App, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
 
 from infra.app import APP
 from infra.settings import PlatformStage
 from joblane.cdk import costs
 from joblane.cdk.app import Synthesised
+from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.cdk.constructs.stage_key import use_statement
+from joblane.cdk.constructs.stage_key import use_statement, with_keys
 from joblane.cdk.key_policy import BY_TYPE, Place, services_of, statements
 from joblane.cdk.packaging import Packages
 from joblane.tasks.discovery import discover
 from tests.infra import templates
-from tests.infra.conftest import DATABASE_KEY, NEXT_KEY, STAGE_KEY, STAGES, TASKS, Synth
+from tests.infra.conftest import DATABASE_KEY, DATABASE_SECRET, NEXT_KEY, STAGE_KEY, STAGES, TASKS, Synth
 from tests.infra.templates import Properties, Template
 
 READ, WRITE = {"kms:Decrypt"}, {"kms:Decrypt", "kms:GenerateDataKey"}
@@ -39,6 +41,7 @@ NEEDS: Mapping[str, tuple[str, set[str]]] = {
 }
 """Action → the service that calls KMS for it, and what it calls."""
 PAGE = Path(__file__).parents[2] / "docs/how-to/own-keys.md"
+EXISTING = {"kind": "existing", "host": "db.internal", "name": "acme", "secret": DATABASE_SECRET}
 IAM_API = {"authorizer": {"kind": "iam"}}
 APPS = ("own_keys", "own_keys_of_events")
 
@@ -193,15 +196,34 @@ def test_a_producer_of_the_application_may_use_the_key_too(no_packages: Packages
     assert [*lacking(template, {STAGE_KEY})] == []
 
 
-def test_a_bucket_with_its_own_key_is_read_with_this_key_and_through_s3_only() -> None:
-    app = App()
-    stack = Stack(app, "own")
-    key = kms.Key(stack, "Key", enable_key_rotation=True)
-    (statement,) = (use_statement("s3", ["kms:Decrypt"], [key.key_arn], region=stack.region),)
-    iam.ManagedPolicy(stack, "Policy", statements=[statement])
-    (policy,) = templates.of_type(app.synth().get_stack_by_name("own").template, "AWS::IAM::ManagedPolicy").values()
-    (found,) = policy["PolicyDocument"]["Statement"]
-    assert via(found) == ["s3.eu-central-1.amazonaws.com", "s3.eu-central-1.${AWS::URLSuffix}"]
+@pytest.mark.parametrize("bucket", ["created", "imported"])
+def test_a_task_may_use_the_key_of_a_bucket_of_the_application(
+    bucket: str, no_packages: Packages, tmp_path: Path
+) -> None:
+    # given an application whose bucket has a key of its own, on a stage without keys
+    def add(data: Stack, stage: PlatformStage) -> Mapping[str, GrantedBucket]:
+        if bucket == "created":
+            made = s3.Bucket(data, "Files", encryption_key=kms.Key(data, "Key"))
+            return dict.fromkeys(("exports", "reports"), GrantedBucket(made, "FILES"))
+        key = kms.Key.from_key_arn(data, "Key", NEXT_KEY)
+        known = s3.Bucket.from_bucket_attributes(data, "Files", bucket_name="files", encryption_key=key)
+        return dict.fromkeys(("exports", "reports"), GrantedBucket(known, "FILES"))
+
+    done = replace(APP, functions=TASKS, buckets=add).synthesise(
+        {"stage": "dev", "stages": {"dev": STAGES["dev"]}},
+        output=tmp_path,
+        environ={},
+        build=lambda *_: no_packages,
+        findings=False,
+    )
+    # then each role that writes objects may encrypt them with this key, through S3
+    writes = [each for _, each in documents(done.whole("acme-jobs")) if "s3:PutObject" in json.dumps(each)]
+    assert writes
+    for statements_ in writes:
+        (use,) = (each for each in statements_ if "kms:GenerateDataKey" in many(each["Action"]))
+        assert set(use["Action"]) == WRITE
+        assert (use["Resource"] == NEXT_KEY) is (bucket == "imported")
+        assert via(use) == ["s3.eu-central-1.amazonaws.com", "s3.eu-central-1.${AWS::URLSuffix}"]
 
 
 def test_a_stage_in_china_accepts_both_forms_of_a_services_host() -> None:
@@ -232,6 +254,21 @@ def test_keys_and_their_calls_have_a_price(synth: Synth) -> None:
     assert 0.01 < found["KMS call"].dollars < 0.10
     without = costs.of_stage(synth.app("apis").templates.values(), discover("functions", times={}))
     assert not [line for line in without if line.price == "KMS call" or "own KMS" in line.what]
+
+
+def test_a_role_that_only_receives_may_only_decrypt() -> None:
+    stage = PlatformStage.model_validate({"name": "dev", "database": EXISTING, "kms_key": STAGE_KEY})
+    given = [
+        (iam.Effect.ALLOW, ["sqs:ReceiveMessage", "sqs:DeleteMessage"], ["kms:Decrypt"]),
+        (iam.Effect.ALLOW, ["sqs:SendMessage"], ["kms:Decrypt", "kms:GenerateDataKey"]),
+        (iam.Effect.ALLOW, ["sqs:GetQueueAttributes"], None),
+        (iam.Effect.DENY, ["sqs:SendMessage"], None),
+    ]
+    for effect, actions, uses in given:
+        statement = iam.PolicyStatement(effect=effect, actions=actions, resources=["arn:q"])
+        first, *more = with_keys(stage, statement)
+        assert first is statement
+        assert [each.actions for each in more] == ([uses] if uses else [])
 
 
 # --- The policy of the key -----------------------------------------------------------------------------------------

@@ -42,10 +42,11 @@ from joblane.cdk.packaging import build_packages
 from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.events import Events
+from joblane.cdk.settings.keys import region_of
 from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
-from joblane.cdk.settings.stage import STAGE_TAG, Architecture, LogLevel, LogRetentionDays, Stage
+from joblane.cdk.settings.stage import STAGE_TAG, Architecture, LogLevel, LogRetentionDays, Stage, key_region_problem
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import Template, read_assembly
 from joblane.project import Project
@@ -178,8 +179,11 @@ class Joblane(Construct):
         stage = make_stage(Stage, self.node.path, given, declared_settings(tasks, own))
         workload = Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project))
         check_services(workload)
+        region = Stack.of(self).region
+        for name, arn in stage.keys.items():
+            if not Token.is_unresolved(region) and region_of(arn) != region:
+                raise SynthError(f"{self.node.path}: {name}: {key_region_problem(arn, region)}")
         if vpc is not None:
-            region = Stack.of(self).region
             if ipv6 and not Token.is_unresolved(region) and (problem := dual_stack_problem(region)):
                 raise SynthError(f"{self.node.path}: ipv6: {problem}; use subnets that reach everything by IPv4")
             needs = needs_of(workload, secret_login=database.login.reads_secret)

@@ -42,6 +42,10 @@ ADVICE = {
     "OSError": "Check the files and commands that the configuration of AWS names",
 }
 """Name of an error, or of a base class → the sentence."""
+KMS = (
+    "Check the KMS key of the queue: it is enabled, and the process may call kms:Decrypt and kms:GenerateDataKey with "
+    "it through SQS"
+)
 ADVICE_BY_CODE = {
     "ExpiredToken": RENEW,
     "RequestExpired": f"{RENEW}, and check the clock of the machine",
@@ -49,11 +53,14 @@ ADVICE_BY_CODE = {
     "UnrecognizedClient": "Check AWS_ACCESS_KEY_ID, and AWS_SESSION_TOKEN of temporary keys",
     "InvalidSignature": "Check AWS_SECRET_ACCESS_KEY, and the clock of the machine",
     "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY, and the clock of the machine",
+    "Kms": KMS,
+    "KMS.": KMS,
     "AccessDenied": "Allow the process sqs:GetQueueUrl and sqs:SendMessage on the queue",
     "NonExistentQueue": DEPLOY,
     "QueueDoesNotExist": DEPLOY,
 }
-"""Part of an error code of AWS → the sentence."""
+"""Part of an error code of AWS → the sentence. The first that is found counts: ``KmsAccessDenied`` is an error of KMS,
+and ``KMS.AccessDeniedException`` the same error in SQS's older protocol. Source: API model of SQS."""
 
 HEADER_VALUE = re.compile(r"(Invalid header value) .*", re.DOTALL)
 """The end of http.client's text for a header with a line end. The header can be the session token."""

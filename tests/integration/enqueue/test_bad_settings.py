@@ -52,6 +52,12 @@ SETTINGS = {
         errors.ClientError, "Check AWS_SECRET_ACCESS_KEY", answer=refusal(403, "SignatureDoesNotMatch", "no")
     ),
     "no permission": Bad(errors.ClientError, "sqs:SendMessage", answer=refusal(403, "AccessDeniedException")),
+    "no use of the queue's key": Bad(
+        errors.ClientError, "the process may call kms:Decrypt and kms:Gen", answer=refusal(400, "KmsAccessDenied", "no")
+    ),
+    "no use of the key, as the older protocol says it": Bad(
+        errors.ClientError, "Check the KMS key", answer=refusal(400, "KMS.AccessDeniedException", "no")
+    ),
     "no queue": Bad(errors.ClientError, "JOBLANE_PREFIX", answer=refusal(400, "QueueDoesNotExist", "no queue")),
     "a profile that does not exist": Bad(errors.ProfileNotFound, "Check AWS_PROFILE", {"AWS_PROFILE": "p"}),
     "a broken configuration": Bad(errors.ConfigParseError, "AWS_CONFIG_FILE", config="no section"),

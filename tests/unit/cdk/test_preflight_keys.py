@@ -198,6 +198,8 @@ def test_a_policy_that_may_not_be_read_is_a_note_and_a_key_that_may_not_is_unche
     assert finding.kind is FindingKind.NOTE
     assert finding.do.startswith("allow kms:GetKeyPolicy, or compare it by hand")
     assert found(Answers(DescribeKey=denied), kms_key=OLD) == [denied]
+    (finding,) = found(Answers(GetKeyPolicy=None), kms_key=OLD)  # the key is in another account
+    assert (finding.kind, finding.what) == (FindingKind.NOTE, "the policy of kms_key")
 
 
 def test_keys_and_policies_are_read_as_aws_models_them() -> None:

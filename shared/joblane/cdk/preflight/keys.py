@@ -137,8 +137,12 @@ def findings_on_keys(
         yield from wrong
         if name == STAGE_KEY and not wrong:
             found = read("kms", f"the policy of {name}", "kms:GetKeyPolicy", partial(_policy, arn))
-            if isinstance(found, Finding):  # the policy is not needed for a deploy, and may be in another account
+            if isinstance(found, Finding):  # the policy is not needed for a deploy
                 yield Finding(FindingKind.NOTE, found.what, found.why, f"{found.do}, or compare it by hand; {HOW}")
+            elif found is None:
+                yield note(
+                    f"the policy of {name}", "KMS does not show it to this account", f"compare it by hand; {HOW}"
+                )
             else:
                 yield from policy(name, arn, services_of(templates.values()), region, found)
 
@@ -148,7 +152,11 @@ def _describe(arn: str, client: Any) -> Mapping[str, Any] | None:
     return None if found is None else found["KeyMetadata"]
 
 
-def _policy(arn: str, client: Any) -> Mapping[str, Any]:
-    """Source: GetKeyPolicy, KMS API reference: ``default`` is the only name."""
-    found: Mapping[str, Any] = json.loads(client.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
-    return found
+def _policy(arn: str, client: Any) -> Mapping[str, Any] | None:
+    """Return the policy of a key. None: the key is in another account.
+
+    Source: GetKeyPolicy, KMS API reference: ``default`` is the only name, and no account reads another's policy.
+    """
+    found = existing("get_key_policy", "NotFoundException", client, KeyId=arn, PolicyName="default")
+    policy: Mapping[str, Any] | None = None if found is None else json.loads(found["Policy"])
+    return policy
