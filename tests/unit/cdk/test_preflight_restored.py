@@ -82,7 +82,7 @@ def test_an_unknown_resource_id_is_refused() -> None:
         ({"version": "17.5"}, "has PostgreSQL 17.5, and jobs-database 16.13", "restore the copy again"),
     ],
 )
-def test_a_copy_that_functions_cannot_use_is_refused_with_the_command_that_mends_it(
+def test_a_copy_that_functions_cannot_use_is_refused_with_the_command_that_fixes_it(
     changes: dict[str, Any], why: str, do: str
 ) -> None:
     (finding,) = found(replace(COPY, **changes))
@@ -119,7 +119,7 @@ def test_a_copy_that_functions_cannot_use_is_refused_with_the_command_that_mends
         ),
     ],
 )
-def test_what_else_differs_is_a_note_with_the_command_that_mends_it(changes: dict[str, Any], why: str, do: str) -> None:
+def test_what_else_differs_is_a_note_with_the_command_that_fixes_it(changes: dict[str, Any], why: str, do: str) -> None:
     (finding,) = found(replace(COPY, **changes))
     assert finding.kind is FindingKind.NOTE
     assert why in finding.why
