@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,6 +89,13 @@ select t.id, found, wanted
 select distinct task, what, other from public.conflicts order by 1, 2, 3""",
 }
 """The line of a violated rule → the statement that finds its tasks, the id first."""
+BEFORE_PARENT = """
+select distinct x.child
+  from jsonb_to_recordset($1::jsonb) as x(child text, parent text)
+  join joblane.tasks p on p.id = x.parent and p.generation = 0
+  join public.starts s on s.task = x.child and (s.at < p.finished_at or p.finished_at is null)
+"""
+"""A parent of a later generation was revived after its child had started."""
 MORE_RUNS = f"""
 select t.id, t.max_attempts from joblane.tasks t
  where t.type not in ('mix:batch', 'mix:only') and t.id <> all ($1::text[])
@@ -171,6 +179,10 @@ def _of_producers(e: Evidence) -> dict[str, Iterable[str]]:
             for id_ in sorted(e.mix.rolled_back & (rows.keys() | started))
         ),
         "external messages": _of_external_messages(e),
+        "parents": (
+            f"ran before the end of its parent: {e.history(id_)}"
+            for (id_,) in e.sql(BEFORE_PARENT, json.dumps(list(_pairs(e.mix))))
+        ),
         "ticks": (f"lost: the tick {id_}" for id_ in sorted(e.mix.ticks - rows.keys())),
         "children": (
             f"{len(found[id_])} children: {e.history(id_)}"
@@ -193,6 +205,12 @@ def _of_producers(e: Evidence) -> dict[str, Iterable[str]]:
             for key, holder in held.items()
         ),
     }
+
+
+def _pairs(mix: Mix) -> Iterator[Mapping[str, str]]:
+    """Yield each task that waits for another one, with that one."""
+    for id_, job in mix.jobs.items():
+        yield from ({"child": id_, "parent": parent} for parent in job["options"].get("after", ()))
 
 
 def _of_external_messages(e: Evidence) -> Iterator[str]:

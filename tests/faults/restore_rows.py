@@ -108,7 +108,8 @@ class Holds:
     def how(self) -> Counter[str]:
         """Count who did the work for the tasks of the last row, after the move."""
         run, found = self._run, Counter[str]()
-        for id_ in self.seen:
+        of_nonce = {row.nonce: id_ for id_, row in self.final.items()}
+        for id_ in (of_nonce.get(each, each) for each in self.seen):
             if id_ not in self.again:
                 found["no run" if id_ in self.final else "no row"] += 1
             elif run.queues.sent_by_sweep[id_] > run.sent_by_sweep[id_]:

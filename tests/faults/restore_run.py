@@ -38,7 +38,7 @@ from tests.faults.restore_rows import ROWS, Holds, Table, changed_while_paused, 
 from tests.faults.run import REDRIVEN_SHARE, Run
 from tests.faults.worker import ALL_TASKS, PREFIX, SWEEP_LANE
 
-BEFORE_COPY, COPY = 0.35, 0.5
+BEFORE_COPY, COPY = 0.4, 0.6
 """The shares of the acts that are done at a redrive, and at the copy."""
 PAUSED_JUMPS, PAUSED_HOURS = 4, 7
 """The time for which the copy is paused: several intervals of the sweep's schedule."""
@@ -47,7 +47,8 @@ LATE_MESSAGES, LATE_JOBS, LATE_SECONDS = 12, 8, 900
 """Messages of another program without a row, and jobs of a session, with SQS's longest delay, just before the move."""
 OPEN = 6
 """Transactions that are open at the time of the copy. Half of them commit afterwards."""
-ENOUGH_JOBS = 300
+REDRIVEN_AFTER_COPY = 0.7
+ENOUGH_JOBS = 250
 """A run with so many jobs needs an example of each row."""
 TWICE = "tasks with two dead letters of a generation"
 ENQUEUE = """
@@ -235,6 +236,12 @@ class RestoreRun(Run):
 
     # --- Redrives --------------------------------------------------------------------------------------------------
 
+    def _redrive(self) -> None:
+        for task in ALL_TASKS.values():
+            for queue in task.lanes:
+                share = REDRIVEN_AFTER_COPY if self.copied else REDRIVEN_SHARE
+                self.queues.redrive(lane_name(PREFIX, queue, task.type), share)
+
     def _redrive_in_console(self, share: float, wanted: Callable[[Message], bool] = lambda _: True) -> None:
         """Move dead letters back, whatever their rows are, as StartMessageMoveTask does."""
         for task in ALL_TASKS.values():
@@ -301,7 +308,7 @@ class RestoreRun(Run):
             for how, number in table.how().items():
                 self.result.counts[f"row: {row}: {how}"] += number
             wrong += [f"{row}: {evidence.history(id_)}" for id_ in ids[:12]]
-            if not table.seen and len(self.mix.jobs) >= ENOUGH_JOBS:
+            if not table.seen and len(self.mix.jobs) + len(self.mix.external) >= ENOUGH_JOBS:
                 wrong.append(f"no example of the row: {row}")
         return wrong
 

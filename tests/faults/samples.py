@@ -56,6 +56,7 @@ TABLES = (
       insert into public.conflicts
       select coalesce(new.key_limit, new.total_limit), new.id, t.id from joblane.tasks t
        where t.id <> new.id and t.state = 'active' and t.type = new.type
+         and t.lease_until > clock_timestamp()  -- else it is lost, and a pause has taken its slot back
          and t.key_limit is not distinct from new.key_limit and t.total_limit is not distinct from new.total_limit;
       return null;
     end $$""",

@@ -12,7 +12,8 @@ import pytest
 from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind
 from joblane.local.postgres import Postgres
 from tests.faults.plants import PLANTS
-from tests.faults.restore_run import ENOUGH_JOBS, RestoreRun
+from tests.faults.restore_rows import ROWS
+from tests.faults.restore_run import RestoreRun
 from tests.faults.result import Result
 from tests.faults.run import Run, run
 from tests.faults.server_of_its_own import database, own_server
@@ -51,9 +52,11 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 def test_a_stage_that_moves_to_a_restored_copy_behaves_as_its_page_says(storm: Storm) -> None:
-    result = storm(seed=7, jobs=ENOUGH_JOBS, kind=RestoreRun)
+    result = storm(seed=7, jobs=300, kind=RestoreRun)
 
-    assert not result.wrong, result.table()  # with an example of each row, else the run says so
+    assert not result.wrong, result.table()
+    for row in ROWS:
+        assert result.counts[f"row: {row}"] > 0, f"no example of: {row}\n{result.table()}"
 
 
 class UnpausedCopy(RestoreRun):

@@ -31,12 +31,26 @@ EVERYTHING = (*(("queue", str(queue)) for queue in Queue), ("type", BULK))
 tasks would continue on tasks and dead letters that are not those for which it was started."""
 
 
+REASON_WITH_BEFORE = """
+select case when p.name is null or starts_with(p.reason, $3) then coalesce(p.reason, $3)
+            else $3 || '. It was paused before' || coalesce(', by ' || p.paused_by, '')
+                 || coalesce(' until ' || to_char(p.until at time zone 'UTC', 'YYYY-MM-DD HH24:MI"Z"'), '')
+                 || coalesce(': ' || p.reason, '') end
+  from (select) as one left join joblane.pauses p
+    on p.scope = $1 and p.name = $2 and (p.until is null or p.until > clock_timestamp())
+"""
+
+
 def pause_everything(connection: Connection, reason: str, by: str) -> None:
-    """Pause every queue, and actions on many tasks, in one transaction with the entries of the audit."""
+    """Pause every queue, and actions on many tasks, in one transaction with the entries of the audit.
+
+    The reason of a pause that is replaced is kept in the new reason, since a resume ends both.
+    """
     connection.execute_simple("begin")
     connection.run(ONE_AT_A_TIME)
     for scope, name in EVERYTHING:
-        [[*_, replaced, _]] = connection.run(PAUSE, scope, name, reason, by, None)
+        [[why]] = connection.run(REASON_WITH_BEFORE, scope, name, reason)
+        [[*_, replaced, _]] = connection.run(PAUSE, scope, name, why, by, None)
         details: dict[str, Any] = {"until": None, "replaced": replaced}
         write(connection, by, "pause", f"{scope}:{name}", reason=reason, details=details)
     connection.commit()

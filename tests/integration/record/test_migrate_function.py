@@ -506,6 +506,26 @@ def test_a_deploy_that_moves_the_stage_to_another_copy_pauses_everything_there(
             assert found == ([[said, "ann"]] if reason else [])
 
 
+def test_an_earlier_pause_in_the_copy_is_in_the_reason_so_that_no_resume_forgets_it(empty: str, deploy: Deploy) -> None:
+    # given a copy of a time at which an operator had paused a queue, and a deploy that was repeated
+    id_ = deploy(RequestType="Create", ResourceProperties=PLAIN)["PhysicalResourceId"]
+    with connected(empty) as connection:
+        pause = "insert into joblane.pauses (scope, name, reason, paused_by) values ('queue', $1, $2, $3)"
+        connection.run(pause, "low", "the provider is down", "bob")
+        connection.run(pause, "critical", None, None)
+        # when
+        for _ in range(2):
+            deploy(ResourceProperties=COPY_A, OldResourceProperties=PLAIN, PhysicalResourceId=id_)
+        # then
+        found = dict(connection.run("select name, reason from joblane.pauses"))
+    start = (
+        "the stage uses the restored copy A. Look what will run again, then resume each queue: docs/how-to/restore.md"
+    )
+    assert found["default"] == start
+    assert found["low"] == f"{start}. It was paused before, by bob: the provider is down"
+    assert found["critical"] == f"{start}. It was paused before"
+
+
 def test_a_resumed_copy_stays_resumed_in_later_deploys(empty: str, deploy: Deploy) -> None:
     # given a stage that was moved to a copy, and resumed
     id_ = deploy(ResourceProperties=COPY_A, OldResourceProperties=PLAIN)["PhysicalResourceId"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -18,7 +19,7 @@ from moto import mock_aws
 from joblane.cdk.preflight.concurrency import Account
 from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.moves import UsedDatabase, moves, read_deployed
-from joblane.cdk.preflight.read import check_deploy
+from joblane.cdk.preflight.read import _live, check_deploy
 from tests.unit.cdk.test_preflight_read import assembly
 
 KINDS = ("aurora", "rds", "existing")
@@ -118,6 +119,18 @@ def test_another_key_of_a_deployed_database_is_refused(
     assert finding.why.endswith("CloudFormation would replace the aurora database by an empty one")
     assert finding.do.startswith(do)
     assert found(wanted, None) == found(wanted, wanted) == []
+
+
+def test_the_database_that_is_left_is_described_by_its_live_tasks() -> None:
+    def described(*types: str) -> str:
+        live = {("mail:send", "low"): 1200, ("mail:send", "default"): 34, **{(type_, "low"): 1 for type_ in types}}
+        database: Any = SimpleNamespace(address="db:5432/jobs", live=live)
+        return _live(database)
+
+    start = ". db:5432/jobs, of DATABASE_URL, has"
+    assert _live(None) == ""
+    assert described() == f"{start} 1,234 live tasks: 1,234 of mail:send"
+    assert described(*"abcde") == f"{start} 1,239 live tasks: 1,234 of mail:send, 1 of a, 1 of b, 1 of c, 1 of d, …"
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,13 @@ def test_the_command_shows_each_finding_and_its_status_says_whether_to_deploy(
             text in result.output for found in findings for text in (found.kind, found.what, found.why, found.do)
         )
         assert ("ready to deploy" in result.output) is (findings == [])
+
+
+def test_the_role_of_the_page_on_ci_has_every_permission_of_the_preflight() -> None:
+    root = Path(__file__).parents[3]
+    permission = r"\b[a-z0-9]+:(?:Describe|Get|List)[A-Za-z]+\b"
+    code = (file.read_text() for file in (root / "shared/joblane/cdk/preflight").glob("*.py"))
+    wanted = {found for text in code for found in re.findall(permission, text)}
+    page = (root / "docs/how-to/deploy-from-ci.md").read_text()
+    assert "rds:DescribeDBClusters" in wanted
+    assert wanted <= set(re.findall(rf'"({permission})"', page))

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 """Without a page size, SQS returns no second page. Source: ListQueues, SQS API reference."""
+TYPES_SHOWN = 5
 AT_ONCE = 16
 """Queues and functions read at the same time."""
 AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|(cron|events)-dlq)")
@@ -136,7 +137,13 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
 def _live(database: DatabaseState | None) -> str:
     if database is None:
         return ""
-    return f". {database.address}, of DATABASE_URL, has {sum(database.live.values()):,} live tasks"
+    types = Counter[str]()
+    for (type_, _), number in database.live.items():
+        types[type_] += number
+    shown = ", ".join(f"{number:,} of {type_}" for type_, number in types.most_common(TYPES_SHOWN))
+    more = ", …" if len(types) > TYPES_SHOWN else ""
+    text = f". {database.address}, of DATABASE_URL, has {types.total():,} live tasks"
+    return f"{text}: {shown}{more}" if shown else text
 
 
 # --- The checkout --------------------------------------------------------------------------------------------------

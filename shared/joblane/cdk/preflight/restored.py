@@ -221,7 +221,7 @@ def _different(copy: RestoredState, own: RestoredState, modify: str) -> Iterator
 
 
 def _settings(copy: RestoredState, own: RestoredState) -> Iterator[tuple[bool, str, str]]:
-    """Yield for each setting that can be changed at any time: is it different, in words, and the option that mends."""
+    """Yield for each setting that can be changed at any time: whether it differs, why, and the option that fixes it."""
     group = "--db-parameter-group-name" if own.capacity is None else "--db-cluster-parameter-group-name"
     restarts = [f"aws rds reboot-db-instance --db-instance-identifier {id_}" for id_ in copy.instances]
     yield (
