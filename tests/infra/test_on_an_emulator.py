@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REGION: Final = "eu-central-1"
 STACKS = ("data", "jobs", "api", "control", "page", "monitoring")
 """In the order of their dependencies."""
-STAGES = ("rds", "nat_instance", "restored", "watched", "robust", "apis")
+STAGES = ("rds", "nat_instance", "restored", "watched", "robust", "apis", "own_keys", "own_keys_of_events")
 REFUSED = assembly.REFUSED | {
     "AWS::Budgets::Budget",
     "AWS::Chatbot::SlackChannelConfiguration",
