@@ -2,7 +2,8 @@
 
 SQS, S3 and Secrets Manager call KMS in the name of their caller, so each role that sends or receives needs the key.
 Sources: SQS, *Key management*, permissions of producers and consumers; S3, *Using server-side encryption with AWS KMS
-keys*; Lambda, *Using Lambda with Amazon SQS*; KMS, *kms:ViaService*.
+keys*; Lambda, *Using Lambda with Amazon SQS*; KMS, *kms:ViaService*. The execution role of Amazon MWAA has the same
+condition for its queues: public copies of its policy.
 """
 
 from __future__ import annotations
