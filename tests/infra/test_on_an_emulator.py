@@ -39,6 +39,8 @@ REFUSED = assembly.REFUSED | {
     "AWS::EC2::EIP",
     "AWS::EC2::Instance",
     "AWS::EC2::NatGateway",
+    "AWS::Events::ApiDestination",
+    "AWS::Events::Connection",
 }
 """Types of resources that the emulator does not know."""
 WITHOUT_CODE = {"Custom::Migration", "AWS::Lambda::LayerVersion"}
