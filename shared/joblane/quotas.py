@@ -40,10 +40,15 @@ Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
 
 FINISH_MARGIN = timedelta(seconds=10)
 """The time between the timeout of the last task in a batch and Lambda's kill, for finish, sends and acknowledgement."""
-LEASE_MARGIN = timedelta(seconds=5)
-"""A lease ends this long after the invocation."""
+LEASE_MARGIN = timedelta(seconds=1)
+"""A lease ends this long after the invocation. The database adds what is left of the invocation to its own clock, which
+it reads later than the function reads its clock. So the lease never ends before Lambda's kill."""
 VISIBILITY_MARGIN = timedelta(seconds=10)
-"""A queue's visibility timeout ends at least this long after the lease."""
+"""A message returns this long after the lease if the invocation starts with the receive. If it starts up to this much
+later, as after a cold start, the message still returns after the lease. If it starts later than that, as after a
+throttle, the claim answers ``leased``, and the message is hidden until the lease has ended.
+
+Source: Lambda, *Lambda execution environments*: the Init phase is limited to 10 seconds."""
 RESUMED_FUNCTION_TIMEOUT = timedelta(minutes=5)
 """The timeout of a function whose task continues in the next invocation."""
 RESUME_RESERVE = timedelta(seconds=60)
@@ -60,9 +65,16 @@ RECEIVES_PER_OUTAGE_HOUR = 4
 """The visibility timeout grows to 15 minutes while the database is unavailable."""
 SCHEMA_RECEIVES = 8
 """Receives of a message that waits an hour for code that knows the schema of its payload."""
-RECEIVE_HEADROOM = 20
-"""Receives that never reach the code: throttles, failed starts, pollers that were scaled in."""
-EARLY_RECEIVES = RECEIVE_HEADROOM // 2
+THROTTLED_TIME = timedelta(hours=3)
+"""Receives that never reach the code last at least this long: throttles, failed starts, pollers that were scaled in.
+Each hides the message for one visibility timeout: Lambda retries a throttled message until then.
+
+Source: Lambda, *Handling errors for an SQS event source in Lambda*."""
+MIN_HEADROOM = 120
+"""The smallest number of receives that never reach the code."""
+FRONT_DOOR_WAITS = 100
+"""Receives of a message whose type is unknown, about an hour, or whose lane did not accept it."""
+EARLY_RECEIVES = 10
 """A message that was received more often, and is early again, is replaced by a copy, whose receives are counted anew.
 The message of a debounced task arrives early after each push."""
 SHORTEST_DEBOUNCE, LONGEST_DEBOUNCE = timedelta(seconds=5), timedelta(days=1)
@@ -73,13 +85,6 @@ LONGEST_LIMIT_DELAY = timedelta(days=1)
 """The longest time for which a handler's ``RateLimited`` delays the other tasks of its limit."""
 CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
 """An id is kept this long after the task has ended. After that, none of its messages can return."""
-VISIBILITY_FACTOR = 6
-"""Least visibility timeout, in timeouts of the function: Lambda needs the time to try throttled messages again.
-
-Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
-SWEEP_VISIBILITY_FACTOR = 1
-"""The same for ``jobs:sweep``. A sweep that is killed, or whose function does not start, is tried again within five
-minutes. A message that Lambda throttles that long is delivered again, and a second sweep does no harm."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,12 @@ class Numbers:
         max_retry: int,
         what: str,
         resumable: bool = False,
-        factor: int = VISIBILITY_FACTOR,
     ) -> Numbers:
         """Calculate the function's timeout, the visibility timeout and maxReceiveCount from the declaration.
 
-        function timeout = batch size · task timeout + margin; visibility timeout ≥ ``factor`` · function timeout, and
-        longer than the lease; both are whole seconds. A resumable task that is longer than one invocation gets short
-        invocations. Each continuation counts as a receive.
+        function timeout = batch size · task timeout + margin, in whole seconds; for the visibility timeout see
+        :func:`visibility_of`. A resumable task that is longer than one invocation gets short invocations. Each
+        continuation counts as a receive.
 
         Raises :class:`DeclarationError` if the values do not fit AWS's limits.
         """
@@ -121,20 +125,50 @@ class Numbers:
                 f"{function_timeout}, and Lambda's maximum is {MAX_FUNCTION_TIMEOUT}; the longest timeout here is "
                 f"{longest}, or loop over ctx.resume(…) and declare resumable=True"
             )
-        visibility = max(factor * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
+        visibility = visibility_of(function_timeout)
         outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
-        others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + RECEIVE_HEADROOM
+        others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + headroom_of(visibility)
         receives = (max_retry + 1) * (1 + continuations) + others
-        if receives > MAX_RECEIVE_COUNT or receives * visibility >= QUEUE_RETENTION:
-            room = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - others
-            most = room // (1 + continuations) - 1
+        fitting = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1)
+        if receives > fitting:
+            most = (fitting - others) // (1 + continuations) - 1
             advice = f"lower max_retry to {most}, or shorten" if most >= 0 else "even without a retry; shorten"
             raise DeclarationError(
                 f"{what}: max_retry {max_retry} needs {receives} receives of {visibility} each"
-                f"{f', with {continuations} continuations per attempt' if continuations else ''}. That is longer than "
-                f"the {QUEUE_RETENTION.days} days that a queue keeps a message; {advice} the timeout"
+                f"{f', with {continuations} continuations per attempt' if continuations else ''}. {fitting} are "
+                f"possible: SQS counts to {MAX_RECEIVE_COUNT}, and a queue keeps a message for "
+                f"{QUEUE_RETENTION.days} days; {advice} the timeout"
             )
         return cls(function_timeout, visibility, receives)
+
+
+def visibility_of(function_timeout: timedelta) -> timedelta:
+    """Return the visibility timeout of a queue: its messages return after the lease of a run that was killed.
+
+    AWS advises six timeouts of the function, so that Lambda can retry throttled messages, and requires one. Here each
+    mapping has a maximum concurrency: it reads no message that it may not run, and Lambda throttles only at the limit
+    of the account. A throttled message has enough receives (:func:`headroom_of`). If it is delivered a second time
+    during its run, the claim answers ``leased``.
+
+    Sources: Lambda, *Creating and configuring an Amazon SQS event source mapping*; Z. Charles, *Does Maximum
+    Concurrency Solve the Lambda+SQS Issue?*, who deployed AWS's demo.
+    """
+    return function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN
+
+
+def headroom_of(visibility: timedelta) -> int:
+    """Return the number of receives that never reach the code, for :data:`THROTTLED_TIME`."""
+    return max(MIN_HEADROOM, math.ceil(THROTTLED_TIME / visibility))
+
+
+ROUTER_TIMEOUT = timedelta(seconds=30)
+"""Enough for ten messages: one SendMessageBatch for each of their lanes."""
+FRONT_DOOR = Numbers(
+    ROUTER_TIMEOUT,
+    visibility_of(ROUTER_TIMEOUT),
+    FRONT_DOOR_WAITS + headroom_of(visibility_of(ROUTER_TIMEOUT)),
+)
+"""The numbers of the router and of each front door."""
 
 
 def rounded_up(duration: timedelta) -> timedelta:

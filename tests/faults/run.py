@@ -15,6 +15,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.local.postgres import Postgres
 from joblane.names import Queue, front_door_name, lane_name
+from joblane.quotas import FRONT_DOOR, MAX_BATCH
 from joblane.record.driver.database import Database
 from joblane.record.driver.stage import take_stage
 from joblane.record.task_types import register
@@ -197,8 +198,9 @@ class Run:
                 )
                 seconds[name] = RESUMED_SECONDS if task.resumable else numbers.function_timeout.total_seconds()
         for queue in Queue:
-            self.queues.make(front_door_name(PREFIX, queue), visibility=180, batch=10)
-            seconds[front_door_name(PREFIX, queue)] = 30
+            name = front_door_name(PREFIX, queue)
+            self.queues.make(name, visibility=FRONT_DOOR.visibility.total_seconds(), batch=MAX_BATCH)
+            seconds[name] = FRONT_DOOR.function_timeout.total_seconds()
         return seconds
 
     # --- The parts of a run ----------------------------------------------------------------------------------------

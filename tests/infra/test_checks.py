@@ -104,8 +104,8 @@ FILTER = {"body": {"type": lambda_.FilterRule.is_equal("data:export")}}
             "function worker: its reserved concurrency of 3 is below the 5 of the mapping of mine",
         ),
         (
-            lambda: Written(visibility=59).consume(),
-            "queue mine: a visibility timeout of 59 s is less than 6 times the 10 s timeout of functio",
+            lambda: Written(visibility=20).consume(),
+            "queue mine: a visibility timeout of 20 s is not 11 s longer than the 10 s timeout of functio",
         ),
         *(
             (
@@ -156,7 +156,15 @@ def in_variables(**variables: Any) -> Callable[[dict[str, Any]], object]:
         (
             SWEEP,
             lambda it: it.update(VisibilityTimeout=it["VisibilityTimeout"] - 1),  # it is beyond its lease
-            f"queue {SWEEP}: a visibility timeout of 264 s is not 15 s longer than the 250 s ",
+            f"queue {SWEEP}: a visibility timeout of 260 s is not 11 s longer than the 250 s ",
+        ),
+        *(
+            (
+                name,
+                lambda it: it["RedrivePolicy"].update(maxReceiveCount=9),
+                f"queue {name}: 9 receives last {seconds} s, and messages that Lambda throttles for 3:00:00 must not",
+            )
+            for name, seconds in ((SHIP, 5589), ("acme-default", 369))
         ),
         (
             "acme-router",

@@ -18,7 +18,7 @@ from joblane.cdk.shares import shares
 from joblane.local.tools import Tools, clean_environment
 from joblane.names import Queue
 from joblane.project import Project
-from joblane.quotas import MIN_CONCURRENCY, Numbers
+from joblane.quotas import FRONT_DOOR, MIN_CONCURRENCY, Numbers
 from joblane.tasks.discovery import discover
 from tests.pages import ROOT, Block, blocks, table
 from tests.unit.test_docs import CDK
@@ -105,3 +105,19 @@ def test_a_queues_default_numbers_are_those_of_the_page() -> None:
     shown = [row[2] for row in table(HOW_TO / "size.md", "Memory and time of a function")]
     times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]
     assert shown == [*times, str(numbers.max_receive_count)]
+
+
+def test_the_hours_until_a_dead_letter_are_those_of_the_page() -> None:
+    found = [
+        Numbers.of(timeout=timedelta(seconds=seconds), batch_size=batch, max_retry=5, what="")
+        for seconds, batch in ((2, 1), (2, 10), (60, 1), (890, 1))
+    ]
+    shown = [row[1:] for row in table(HOW_TO / "size.md", "Functions that never start")]
+    assert shown == [
+        [
+            f"{numbers.visibility.total_seconds():.0f} s",
+            str(numbers.max_receive_count),
+            f"{numbers.max_receive_count * numbers.visibility / timedelta(hours=1):.1f} hours",
+        ]
+        for numbers in (*found, FRONT_DOOR)
+    ]

@@ -19,13 +19,13 @@ from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
 from joblane.cdk.templates import Properties, Template, name_of, of_type, stacks_of, variables, whole
-from joblane.names import SWEEP, Queue, dead_letter_name, lane_name
-from joblane.quotas import LEASE_MARGIN, MIN_CONCURRENCY, VISIBILITY_FACTOR, VISIBILITY_MARGIN
+from joblane.names import Queue, dead_letter_name, front_door_name
+from joblane.quotas import LEASE_MARGIN, MIN_CONCURRENCY, THROTTLED_TIME, VISIBILITY_MARGIN
 
 CONNECTIONS_PER_SLOT = 2
 """The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""
 AFTER_TIMEOUT = round((LEASE_MARGIN + VISIBILITY_MARGIN).total_seconds())
-"""Seconds from a timeout of the sweep's function to the least visibility timeout of its lane."""
+"""Seconds from the timeout of a function to the least visibility timeout of its queue."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Seconds that apply if a template has no value.
 
@@ -112,14 +112,17 @@ def _mapping(mapped: Mapped, stage: Stage) -> Iterator[str]:
         )
     timeout = mapped.function.get("Timeout", DEFAULT_TIMEOUT)
     visibility = mapped.queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
-    if mapped.source == lane_name(stage.prefix, Queue.LOW, SWEEP):
-        least, is_less = timeout + AFTER_TIMEOUT, f"not {AFTER_TIMEOUT} s longer than"
-    else:
-        least, is_less = VISIBILITY_FACTOR * timeout, f"less than {VISIBILITY_FACTOR} times"
-    if mapped.queue and visibility < least:
+    if mapped.queue and visibility < timeout + AFTER_TIMEOUT:
         yield (
-            f"{queue}: a visibility timeout of {visibility} s is {is_less} the "
+            f"{queue}: a visibility timeout of {visibility} s is not {AFTER_TIMEOUT} s longer than the "
             f"{timeout} s timeout of function {mapped.function_name}: messages become visible again during their run"
+        )
+    receives = mapped.queue.get("RedrivePolicy", {}).get("maxReceiveCount")
+    is_own = any(f"{mapped.source}-".startswith(f"{front_door_name(stage.prefix, queue)}-") for queue in Queue)
+    if is_own and receives is not None and receives * visibility < THROTTLED_TIME.total_seconds():
+        yield (
+            f"{queue}: {receives} receives last {receives * visibility} s, and messages that Lambda throttles for "
+            f"{THROTTLED_TIME} must not become dead letters"
         )
     if mapped.queue and "RedrivePolicy" not in mapped.queue:
         yield f"{queue}: has a consumer and no dead-letter queue: a message that always fails expires unnoticed"

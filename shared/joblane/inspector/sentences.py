@@ -262,7 +262,7 @@ NO_BATCH = {
     "resumable": "a resumable task has its function for itself",
     "limited": "jobs that wait in a batch would keep the slots of its limits",
     "lost": "some of its runs were lost, and a lost run loses its whole batch",
-    "timeout": "timeout or visibility of a larger batch would be too long",
+    "timeout": "the timeout of a larger batch would be too long",
     "waits": "the last job of a batch would wait longer than target_wait",
     "alone": "few of its messages wait at the same time, so a batch would hardly have more than one",
 }

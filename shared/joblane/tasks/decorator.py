@@ -14,15 +14,8 @@ from pydantic import ValidationError
 
 from joblane.errors import DeclarationError, MessageError
 from joblane.json_values import check_tree
-from joblane.names import OWN_TYPES, SWEEP, SYSTEM_TYPES, Queue, folder_of
-from joblane.quotas import (
-    MAX_CONCURRENCY,
-    MAX_RETENTION,
-    MIN_CONCURRENCY,
-    SWEEP_VISIBILITY_FACTOR,
-    VISIBILITY_FACTOR,
-    Numbers,
-)
+from joblane.names import OWN_TYPES, SYSTEM_TYPES, Queue, folder_of
+from joblane.quotas import MAX_CONCURRENCY, MAX_RETENTION, MIN_CONCURRENCY, Numbers
 from joblane.tasks import retry
 from joblane.tasks.event_kinds import Kind, check_kinds
 from joblane.tasks.limit import Limit, Rate, check_key_fields, flow_of
@@ -91,16 +84,17 @@ def task(
         queue: Home queue: a task is enqueued there, unless the enqueue names another queue.
         also: Further queues in which the type can be enqueued. The type has a lane, an SQS queue of its own, in each of
             its queues. Each queue can be named once.
-        max_retry: Number of attempts after the first. 0: one attempt. With a long ``timeout`` the maximum is lower:
-            all deliveries have to fit into the 10 days for which a queue keeps a message. Range: 0 to 100.
+        max_retry: Number of attempts after the first. 0: one attempt. For a ``resumable`` task with a long ``timeout``
+            the maximum is lower, because SQS counts 1,000 receives of a message at most. Range: 0 to 100.
         retry_delay: Wait before the next attempt, 0 to 365 days. A timedelta: the same wait each time. A list: a wait
             for each failed attempt; its last entry is repeated. A function ``(attempt, error) -> timedelta``:
             ``attempt`` is the number of the failed attempt, from 1. If the function raises, the default applies. None:
             ``(n-1)⁴ + 15 + random(0..29)·n`` seconds after the failed attempt n.
         timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler, and the attempt fails.
             ``timeout`` times ``batch_size`` is 890 seconds at most: the 900 seconds of Lambda's on-demand functions
-            less 10. With ``resumable`` it can be longer: up to 22 hours with ``max_retry`` 0, 5.4 hours with 3, 3.6
-            hours with 5.
+            less 10. With ``resumable`` it can be longer: up to 24 hours with ``max_retry`` 0 or 1, 12.5 hours with
+            3, 8.3 hours with 5. The message of a killed run returns when the timeout of its function has passed, so a
+            short timeout lets it run again sooner.
             Range: 1 second to 890 seconds.
         retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are
             removed at once. Archived tasks keep payload and error for 90 days. Range: 0 seconds to 3650 days.
@@ -201,7 +195,6 @@ def task(
         max_retry=max_retry,
         what=what,
         resumable=resumable,
-        factor=SWEEP_VISIBILITY_FACTOR if type_ == SWEEP else VISIBILITY_FACTOR,
     )
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
 

@@ -62,7 +62,6 @@ def test_a_saving_is_that_of_invocations_by_their_prices_and_time() -> None:
     ("changes", "rows", "size", "latest"),
     [
         pytest.param({"timeout": timedelta(seconds=120)}, [runs(10)], 7, 60, id="its timeout"),
-        pytest.param({"max_retry": 100, "timeout": timedelta(seconds=100)}, [runs(10)], 5, 40, id="its visibility"),
         pytest.param({"target_wait": timedelta(seconds=4)}, [runs(10, ms=1000, cost=1e-6)], 5, 4000, id="its target"),
         pytest.param({"batch_size": 4}, [runs(10)], 10, 60, id="more than now"),
     ],

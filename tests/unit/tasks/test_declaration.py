@@ -298,18 +298,24 @@ def test_a_schedule_with_an_incomplete_payload_is_refused() -> None:
     assert made.schedules[0].payload == {"tenant_id": str(UUID(int=1))}
 
 
-@pytest.mark.parametrize(("timeout", "fits"), [(timedelta(seconds=890), 14), (timedelta(seconds=840), 24)])
-def test_the_visibility_of_all_receives_stays_below_the_retention_of_the_queue(timeout: timedelta, fits: int) -> None:
-    declared(timeout=timeout, max_retry=fits)
-    why = refusal(timeout=timeout, max_retry=fits + 1)
-    assert f"longer than the 10 days that a queue keeps a message; lower max_retry to {fits}," in why
+@pytest.mark.parametrize(("timeout", "fits"), [(timedelta(hours=10), 4), (timedelta(hours=1), 46)])
+def test_all_receives_of_a_resumable_task_fit_the_count_of_sqs(timeout: timedelta, fits: int) -> None:
+    declared(timeout=timeout, max_retry=fits, resumable=True)
+    why = refusal(timeout=timeout, max_retry=fits + 1, resumable=True)
+    assert (
+        f"1000 are possible: SQS counts to 1000, and a queue keeps a message for 10 days; lower max_retry to {fits},"
+        in why
+    )
 
 
-@given(st.integers(1, 890), st.integers(0, 100), st.integers(1, 10))
-def test_the_max_retry_that_a_refusal_names_is_the_largest_accepted(
-    seconds: int, max_retry: int, batch_size: int
-) -> None:
-    options = {"timeout": timedelta(seconds=seconds), "batch_size": batch_size}
+@pytest.mark.parametrize("seconds", [1, 890])
+def test_a_task_of_one_invocation_may_have_the_most_retries(seconds: int) -> None:
+    assert declared(timeout=timedelta(seconds=seconds), max_retry=100).max_retry == 100
+
+
+@given(st.integers(891, 200_000), st.integers(0, 100))
+def test_the_max_retry_that_a_refusal_names_is_the_largest_accepted(seconds: int, max_retry: int) -> None:
+    options = {"timeout": timedelta(seconds=seconds), "resumable": True}
     try:
         declared(max_retry=max_retry, **options)
     except DeclarationError as error:

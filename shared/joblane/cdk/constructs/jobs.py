@@ -22,7 +22,7 @@ from joblane.cdk.constructs.granted_bucket import GrantedBucket, grant_objects
 from joblane.cdk.constructs.migration import Migration, digest_of_migrations
 from joblane.cdk.constructs.nested_stacks import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
-from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
+from joblane.cdk.constructs.router import Router
 from joblane.cdk.constructs.shared_page import page_url, role_session
 from joblane.cdk.constructs.stage_key import with_keys
 from joblane.cdk.constructs.task_function import OWN_VARIABLES, JobFunction, TaskFunction
@@ -35,7 +35,7 @@ from joblane.cdk.shares import shares
 from joblane.cdk.templates import COSTS, SETTINGS, Extra
 from joblane.inspector.person import PAGE_ROLE
 from joblane.names import SWEEP, SYSTEM_TYPES, Queue, dead_letter_name, front_door_name, lane_name, slug_of
-from joblane.quotas import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
+from joblane.quotas import FRONT_DOOR, MAX_BATCH, MIN_CONCURRENCY
 from joblane.record.migrations import newest
 from joblane.tasks.function import Function
 from joblane.tasks.task import EVERY_LANE, Task
@@ -147,8 +147,8 @@ class Jobs(Construct):
             f"FrontDoor{queue.capitalize()}",
             stage=self.stage,
             name=front_door_name(self.stage.prefix, queue),
-            visibility=VISIBILITY,
-            max_receive_count=WAITS + RECEIVE_HEADROOM,
+            visibility=FRONT_DOOR.visibility,
+            max_receive_count=FRONT_DOOR.max_receive_count,
         )
         router = self._router.function.function_arn
         front_door.add_mapping(router, batch_size=MAX_BATCH, max_concurrency=MIN_CONCURRENCY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
@@ -12,16 +10,11 @@ from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, queue_arn
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.names import Queue, dead_letter_name, front_door_name
+from joblane.quotas import FRONT_DOOR
 from joblane.worker.routes import encode, routes_of
 
 HANDLER = "joblane.functions.router.handler.handler"
-TIMEOUT = timedelta(seconds=30)
-"""Enough for ten messages: one SendMessageBatch for each of their lanes."""
 MEMORY_MB = 256
-VISIBILITY = 6 * TIMEOUT
-"""Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
-WAITS = 100
-"""Receives of a message whose type is unknown, about an hour, or whose lane did not accept it."""
 
 
 class Router(JobFunction):
@@ -41,7 +34,7 @@ class Router(JobFunction):
             name=f"{prefix}-router",
             description="Passes messages from the front doors to the lanes",
             handler=HANDLER,
-            timeout=TIMEOUT,
+            timeout=FRONT_DOOR.function_timeout,
             memory_mb=MEMORY_MB,
             environment={"JOBLANE_ROUTES": encode(routes_of(tasks))},
         )

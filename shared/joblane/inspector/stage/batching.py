@@ -131,7 +131,7 @@ def _largest(task: Task[Any, Any], mean_ms: float, lost: float) -> tuple[int, Ob
 
 
 def _fits(task: Task[Any, Any], size: int) -> bool:
-    """True if a declaration with this batch would be accepted: timeouts and visibility cover the whole batch."""
+    """True if a declaration with this batch would be accepted: the function's timeout covers the whole batch."""
     try:
         Numbers.of(timeout=task.timeout, batch_size=size, max_retry=task.max_retry, what=task.type)
     except DeclarationError:

@@ -9,11 +9,9 @@ from typing import Any
 from joblane.errors import SendError
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
 from joblane.names import Queue, cron_group_name, dead_letter_name, front_door_name
+from joblane.quotas import FRONT_DOOR
 from joblane.sqs.client import Entry
 
-FRONT_DOOR_SECONDS = 180
-"""Visibility timeout of a front door, as on AWS."""
-FRONT_DOOR_RECEIVES = 100
 DEAD_LETTER_SECONDS = 30
 """Visibility timeout of a dead-letter queue: SQS's default."""
 NO_LIMIT = 1 << 30
@@ -37,7 +35,7 @@ class DevQueues(MemoryQueues):
         self._on_change = on_change
         self.front_doors = [front_door_name(prefix, queue) for queue in Queue]
         for name in self.front_doors:
-            self._add(name, Rule(FRONT_DOOR_SECONDS, FRONT_DOOR_RECEIVES))
+            self._add(name, Rule(FRONT_DOOR.visibility.total_seconds(), FRONT_DOOR.max_receive_count))
         self.rules[dead_letter_name(cron_group_name(prefix))] = Rule(DEAD_LETTER_SECONDS)
 
     def declare(self, types: Mapping[str, Mapping[str, Any]]) -> None:
