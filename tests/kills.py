@@ -37,7 +37,7 @@ from joblane.settings import SWEEP_MINUTES
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext
+from tests.builders.events import invoke
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_async, sample_batch, sample_forgotten, sample_one
 from tests.samples_events import Bus, sample_heard
@@ -205,7 +205,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
     vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of a killed run are visible again soon
     worker = Worker(TASKS[order["type"]], database, sqs, PREFIX, bus=DeadlyBus(when))
-    return worker.handle({"Records": order["records"]}, LambdaContext())
+    return {"kept": invoke(worker.handle, *order["records"])}
 
 
 async def enqueue_in_session(client: JobClient, id_: str, driver: str) -> None:
@@ -275,7 +275,7 @@ class Workers:
     def handle(self, type_: str, *records: dict[str, Any], dies: str = "") -> list[str] | None:
         """Invoke a new worker. Return the ids of the messages that stay in the queue, or None if it was killed."""
         answer = self._order({"type": type_, "records": records, "dies": dies})
-        return [item["itemIdentifier"] for item in answer["batchItemFailures"]] if answer else None
+        return answer["kept"] if answer else None
 
     def enqueue(self, id_: str, *, dies: str, driver: str | None = None) -> None:
         """Enqueue a task. ``driver``: the driver of an ``AsyncSession``. None: without a session."""

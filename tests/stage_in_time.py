@@ -30,7 +30,7 @@ from joblane.testing.clock import Clock, age
 from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext
+from tests.builders.events import invocation
 from tests.samples import Sample, behaviour
 from tests.world import PREFIX
 
@@ -207,12 +207,12 @@ class Stage:
         if self.is_fresh or task.type not in self._workers:
             self._workers[task.type] = worker_of(task, self.database, self.queues, PREFIX)
         try:
-            answer = self._workers[task.type].handle({"Records": [message.record()]}, LambdaContext(seconds=seconds))
+            response = self._workers[task.type].handle([message.received()], invocation(seconds))
         except Kill:
             self.database.drop()
             del self._workers[task.type]
             return
-        if not answer["batchItemFailures"]:
+        if not response.kept:
             self.queues.delete(message)
 
     def _is_early(self, message: QueuedMessage) -> bool:

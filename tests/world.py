@@ -28,7 +28,7 @@ from joblane.testing.faults import Hook, HookedDatabase
 from joblane.worker.of_type import worker_of
 from joblane.worker.worker import Worker
 from tests import fast_moto
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 from tests.sends import is_before_commit
 
 PREFIX = "jobs"
@@ -88,8 +88,7 @@ class RecordingSqs(Sqs):
 
 def handle(worker: Worker, *records: dict[str, Any], seconds: float = 60.0) -> list[str]:
     """Invoke a worker. Return the ids of the messages that stay in the queue."""
-    answer = worker.handle(event(*records), LambdaContext(seconds=seconds))
-    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+    return invoke(worker.handle, *records, seconds=seconds)
 
 
 @dataclass

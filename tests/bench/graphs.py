@@ -74,7 +74,7 @@ def _ends_per_second(records: list[Record], size: int, *, in_batch: bool) -> flo
             except IndexError:
                 break
             record.sqs.bodies = []
-            assert record.worker.handle(event, LambdaContext()) == {"batchItemFailures": []}
+            assert record.handler(event, LambdaContext()) == {"batchItemFailures": []}
             lane.extend(record.events(record.sqs.bodies, size))
 
     with silent():

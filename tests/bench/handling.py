@@ -23,6 +23,7 @@ from joblane.record.row.options import AS_DECLARED
 from joblane.record.task.claim import Claim, Verdict
 from joblane.sqs.client import Sqs
 from joblane.worker import worker
+from joblane.worker.invocation import lambda_handler
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio, in_turns
 from tests.builders.events import LambdaContext, event
@@ -88,10 +89,11 @@ def events(batch: int, count: int) -> list[dict[str, Any]]:
 def ours(events: list[dict[str, Any]], sqs: Sqs) -> float:
     """Handle the events. Return the processor time in seconds."""
     measured = worker.Worker(bench_work, Database("postgresql://nobody@127.0.0.1/none"), sqs, "jobs")
+    handler = lambda_handler(measured.handle)
     with _without_database(), silent():
         started = time.process_time()
         for event_ in events:
-            measured.handle(event_, LambdaContext())
+            handler(event_, LambdaContext())
         return time.process_time() - started
 
 

@@ -26,7 +26,7 @@ from joblane.sqs.depth import queue_depth
 from joblane.tasks.discovery import discover
 from tests.bench.dead_letters import stage
 from tests.bench.report import Ratio, within
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 
 NUMBER = 100
 BYTES = 1024 * 1024 - 1024  # a redrive adds an id
@@ -100,7 +100,7 @@ def _redrive() -> None:
     worker = Worker(jobs_bulk, Database(settings.database_url()), Sqs(), settings.prefix())
     message = record({"type": "jobs:bulk", "id": view.id, "rec": True}, f"{settings.prefix()}-low-jobs-bulk")
     while (found := inspector.bulk_view(view.id)).state not in ENDED:  # it continues in the next invocation
-        assert worker.handle(event(message), LambdaContext(seconds=800))["batchItemFailures"] == []
+        assert invoke(worker.handle, message, seconds=800) == []
     assert (found.done, found.failed) == (NUMBER * len(Queue), 0), found
 
 

@@ -235,7 +235,7 @@ def _busy(url: str, task: Task[Work, None], slots: int) -> Iterator[list[float]]
             except IndexError:
                 time.sleep(0.001)
                 continue
-            answer = record.worker.handle(record.events([body], 1)[0], LambdaContext())
+            answer = record.handler(record.events([body], 1)[0], LambdaContext())
             if answer["batchItemFailures"]:  # its limits were locked
                 lane.append(body)
             lane.extend(record.sqs.bodies)

@@ -2,8 +2,8 @@
 
 ``sys.setprofile`` counts them during ``Worker.handle`` on a warm worker, for a task with an existing row. Calls of
 functions of the library and of the handler count. A move is a call of a function in another file, or a return from one.
-What the connection and other packages (SQLAlchemy, boto3) call does not count, and SQS is a fake. Until Python 3.11 a
-comprehension is a call too. `python -m tests.bench.moves` prints the paths.
+What the connection and other packages (SQLAlchemy, boto3) call does not count, and SQS is a fake. The message is read
+before. Until Python 3.11 a comprehension is a call too. `python -m tests.bench.moves` prints the paths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.worker.worker import Worker
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio, within
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import deliveries, invocation, record
 
 LIBRARY = Path(joblane.__file__).parent
 HANDLER = Path(__file__)
@@ -51,7 +51,7 @@ def bench_end(payload: Ending, ctx: TaskContext) -> None:
         raise SkipRetry("the account is closed")
 
 
-BOUNDS = {"completed": (13, 40), "written": (14, 82), "archived": (21, 80), "retried": (18, 60)}
+BOUNDS = {"completed": (12, 38), "written": (13, 80), "archived": (21, 78), "retried": (17, 58)}
 """The end of a delivery → the maximum numbers of files and of moves. ``written``: the handler has written a row, and is
 completed."""
 
@@ -123,10 +123,10 @@ def traces(url: str) -> dict[str, Trace]:
 
 def _trace(worker: Worker, body: str) -> Trace:
     trace = Trace()
-    delivery, context = event(record(body, LANE)), LambdaContext()
+    received, given = deliveries([record(body, LANE)]), invocation()
     sys.setprofile(trace)
     try:
-        worker.handle(delivery, context)
+        worker.handle(received, given)
     finally:
         sys.setprofile(None)
     return trace

@@ -25,6 +25,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.tasks.job import Job
 from joblane.testing.databases import Databases
 from joblane.worker import worker
+from joblane.worker.invocation import lambda_handler
 from tests.bench import backends
 from tests.bench.quiet import silent
 from tests.builders.events import LambdaContext, event, record
@@ -87,7 +88,7 @@ class Record:
         self.pid = backends.pid_of(self.connection)
         self.sqs = Accepting()
         self._client = client_within(self.database, self.sqs, PREFIX)
-        self.worker = worker.Worker(task_, self.database, self.sqs, PREFIX)
+        self.handler = lambda_handler(worker.Worker(task_, self.database, self.sqs, PREFIX).handle)
         self._numbers = itertools.count()
 
     def enqueue(self, count: int, batch: int) -> list[str]:
@@ -116,7 +117,7 @@ class Record:
         """Deliver the events to the worker, which claims, runs and finishes their tasks."""
         with silent():
             for event_ in events:
-                assert self.worker.handle(event_, LambdaContext()) == {"batchItemFailures": []}
+                assert self.handler(event_, LambdaContext()) == {"batchItemFailures": []}
 
     def deliver(self, bodies: Sequence[str], batch: int) -> None:
         self.handle(self.events(bodies, batch))

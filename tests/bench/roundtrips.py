@@ -19,7 +19,7 @@ from joblane.sqs.client import Sqs
 from joblane.worker.worker import Worker
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 from tests.freezing import FreezingProxy
 
 TASKS = 200
@@ -105,4 +105,4 @@ def _deliver(worker: Worker, count: int, batch: int, *, write: bool) -> None:
     ]
     with silent():
         for start in range(0, count, batch):
-            assert worker.handle(event(*records[start : start + batch]), LambdaContext()) == {"batchItemFailures": []}
+            assert invoke(worker.handle, *records[start : start + batch]) == []

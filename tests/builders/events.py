@@ -1,13 +1,16 @@
-"""Builds the SQS events that Lambda passes to a function. Only this module knows their shape."""
+"""Builds the SQS events that Lambda passes to a function, and invokes workers. Only this module knows their shape."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from joblane.sqs.message import Received
+from joblane.worker.invocation import Handle, Invocation
 
 _numbers = itertools.count(1)
 
@@ -57,6 +60,20 @@ def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:one"
 
 def event(*records: dict[str, Any]) -> dict[str, Any]:
     return {"Records": list(records)}
+
+
+def deliveries(records: Iterable[Mapping[str, Any]]) -> list[Received]:
+    return [Received.read(each) for each in records]
+
+
+def invocation(seconds: float = 60.0, id_: str = "11111111-2222-4333-8444-555555555555") -> Invocation:
+    """Return an invocation that starts now."""
+    return Invocation(id_, seconds)
+
+
+def invoke(handle: Handle, *records: Mapping[str, Any], seconds: float = 60.0) -> list[str]:
+    """Invoke a worker or the router. Return the ids of the messages that stay in the queue."""
+    return handle(deliveries(records), invocation(seconds)).kept
 
 
 @dataclass

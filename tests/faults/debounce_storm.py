@@ -26,7 +26,6 @@ from joblane.record.row.conditions import EARLY_SECONDS
 from joblane.record.sql_functions import VERSION
 from joblane.sqs.client import Entry
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext
 from tests.faults.clock import Clock
 from tests.faults.declared import declared, follow
 from tests.faults.limit_lanes import Lanes, is_of_sweep
@@ -213,7 +212,7 @@ class DebounceStorm(ThreadStorm):
         with Database(self._url, limits=PATIENT) as database:
             workers = [Worker(each, database, self._lanes, PREFIX) for each in TASKS.values()]
             while not self._over.is_set():
-                received = sum(self._deliver(worker, LambdaContext(seconds=600)) for worker in workers)
+                received = sum(self._deliver(worker, 600) for worker in workers)
                 self.count("messages received", received)
                 if not received:
                     time.sleep(0.005)

@@ -31,7 +31,6 @@ from joblane.testing.faults import HookedDatabase
 from joblane.worker import run as worker_run
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext
 from tests.faults.limit_lanes import attributes_of
 from tests.faults.thread_storm import ThreadStorm
 
@@ -193,15 +192,14 @@ class DyingWorkers(ThreadStorm):
                     dies = dice.random() < self._deaths
                     fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
                     dice.shuffle(workers)
-                    context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
-                    if not any(self._deliver(worker, context) for worker in workers):
+                    if not any(self._deliver(worker, LEASE_SECONDS) for worker in workers):
                         time.sleep(0.01)
                     elif self._lanes.dead and dice.random() < 0.5:
                         self._redrive()
             database.drop()
 
-    def _deliver(self, worker: Worker, context: LambdaContext) -> int:
-        number = super()._deliver(worker, context)
+    def _deliver(self, worker: Worker, seconds: float) -> int:
+        number = super()._deliver(worker, seconds)
         self.count("invocations", number > 0)
         return number
 

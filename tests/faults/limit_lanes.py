@@ -6,7 +6,7 @@ import heapq
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -17,7 +17,6 @@ from tests.builders.events import record
 
 SPEED = 10.0
 VISIBILITY_SECONDS = 0.8
-NOTHING_FAILED: Mapping[str, Any] = {"batchItemFailures": ()}
 
 
 @dataclass(slots=True)
@@ -106,16 +105,15 @@ class Lanes:
                 self._received[made["receiptHandle"]] = (message, message.number)
         return records
 
-    def answer(self, records: Sequence[dict[str, Any]], response: Mapping[str, Any] = NOTHING_FAILED) -> None:
-        """Delete the messages that have not failed. The others come again as their visibility says."""
-        failed = {item["itemIdentifier"] for item in response["batchItemFailures"]}
+    def answer(self, records: Sequence[dict[str, Any]], kept: Collection[str] = ()) -> None:
+        """Delete the messages that are not kept. The others come again as their visibility says."""
         with self._lock:
             for one in records:
                 receipt = one["receiptHandle"]
                 message, number = self._received.pop(receipt)
                 if number != message.number:  # it has come again since
                     continue
-                if one["messageId"] in failed:
+                if one["messageId"] in kept:
                     self._push(message, self._visibility.pop(receipt, 0) / self._speed)
                 else:
                     message.number = 0

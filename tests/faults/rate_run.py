@@ -33,7 +33,6 @@ from joblane.worker import verdict as verdict_module
 from joblane.worker import worker as worker_module
 from joblane.worker.verdict import LOCKED_SECONDS
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext
 from tests.faults.limit_lanes import Lanes
 from tests.faults.thread_storm import ThreadStorm
 
@@ -144,7 +143,7 @@ class RateRun(ThreadStorm):
             worker = Worker(rate_call, database, self._lanes, PREFIX)
             while not self._over.is_set():
                 begins = self._enqueued >= min(self._number, PRODUCERS * AT_ONCE)
-                if not begins or not self._deliver(worker, LambdaContext(seconds=60)):
+                if not begins or not self._deliver(worker, 60):
                     time.sleep(0.002)
 
     def _note(self, statement: str, send: Callable[[], Any]) -> Any:

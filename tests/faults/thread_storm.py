@@ -18,7 +18,7 @@ from joblane.record.driver.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.tasks.task import Task
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event
+from tests.builders.events import invoke
 from tests.faults.limit_lanes import Lanes
 from tests.faults.result import Result
 from tests.patience import PATIENT
@@ -155,11 +155,11 @@ class ThreadStorm:
     def _lane(self, type_: str) -> str:
         return lane_name(self.prefix, Queue.DEFAULT, type_)
 
-    def _deliver(self, worker: Worker, context: LambdaContext) -> int:
+    def _deliver(self, worker: Worker, seconds: float) -> int:
         """Deliver the next messages of a worker's lane. Return their number."""
         records = self._lanes.receive(self._lane(worker.task.type), worker.task.batch_size)
         if records:
             with self._gate.open():
-                answer = worker.handle(event(*records), context)
-            self._lanes.answer(records, answer)
+                kept = invoke(worker.handle, *records, seconds=seconds)
+            self._lanes.answer(records, kept)
         return len(records)

@@ -33,7 +33,7 @@ from joblane.worker.of_type import worker_of
 from joblane.worker.router import Router
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext
+from tests.builders.events import invoke
 from tests.faults.fates import NONE, SWEEP, CurrentFate, Fate, FaultyDatabase, FaultySqs
 from tests.faults.plants import planted
 from tests.faults.samples import TASKS, SideConnection, Work
@@ -82,13 +82,11 @@ class Process:
     def _do(self, order: Mapping[str, Any]) -> dict[str, Any]:
         if "invoke" in order:
             try:
-                answer = self._functions[order["invoke"]].handle(
-                    {"Records": order["records"]}, LambdaContext(seconds=order["seconds"])
-                )
+                handle = self._functions[order["invoke"]].handle
+                return {"failed": invoke(handle, *order["records"], seconds=order["seconds"])}
             except BaseException:  # a function must not raise, because SQS would deliver the whole batch again
                 failed = [record["messageId"] for record in order["records"]]
                 return {"failed": failed, "raised": traceback.format_exc()}
-            return {"failed": [item["itemIdentifier"] for item in answer["batchItemFailures"]]}
         try:
             if "cancel" in order:
                 return {"states": {id_: self._client.cancel(id_) for id_ in order["cancel"]}}

@@ -23,8 +23,9 @@ from joblane.record.driver.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.tasks.task import Task
 from joblane.testing import JobTester
+from joblane.worker.invocation import Invocation
 from tests import fast_typer
-from tests.builders.events import LambdaContext
+from tests.builders import events
 from tests.builders.handlers import Clock
 from tests.bulks import TASKS, Bulks
 from tests.integration.docs_page import WHO, Page
@@ -48,10 +49,21 @@ def each_sweep(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(settings.SWEEP_MINUTES, str(request.param))
 
 
+class Standing(Invocation):
+    """An invocation whose time does not pass."""
+
+    def __init__(self, id_: str, seconds: float) -> None:
+        self.id, self._seconds = id_, seconds
+
+    @property
+    def ends(self) -> float:  # type: ignore[override]
+        return time.monotonic() + self._seconds
+
+
 @pytest.fixture
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler or a listener has all the time that its invocation had at first: a slow claim takes none of it."""
-    monkeypatch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda context: int(context.seconds * 1000))
+    monkeypatch.setattr(events, "Invocation", Standing)
 
 
 @pytest.fixture

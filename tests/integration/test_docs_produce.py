@@ -27,7 +27,7 @@ from joblane.project import Project
 from joblane.record.task_types import register
 from joblane.testing import JobTester
 from joblane.worker.router import Router
-from tests.builders.events import record
+from tests.builders.events import invoke, record
 from tests.django_database import django_database
 from tests.pages import ROOT, blocks
 from tests.world import PREFIX, World
@@ -229,10 +229,7 @@ def through_the_front_door(world: World, body: str, message_id: str) -> Any:
     """Hand a message to the router, and what it forwards to a worker."""
     task = sys.modules[HANDLER].invoice_remind
     router = Router({task.type: ["default"]}, world.sqs, PREFIX)
-    assert (
-        router.handle({"Records": [record(body, "jobs-default", message_id=message_id)]}, None)["batchItemFailures"]
-        == []
-    )
+    assert invoke(router.handle, record(body, "jobs-default", message_id=message_id)) == []
     return ran(world, message_id)
 
 

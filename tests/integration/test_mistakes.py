@@ -17,7 +17,7 @@ from joblane.errors import DeclarationError
 from joblane.tasks.discovery import discover
 from joblane.testing import JobTester
 from joblane.worker.router import Router
-from tests.builders.events import record
+from tests.builders.events import invoke, record
 from tests.logs import lines
 from tests.world import PREFIX, World
 
@@ -230,7 +230,7 @@ def test_a_misspelt_type_at_a_front_door_is_logged_with_the_type_that_was_meant(
     with lines() as found:
         for receives in (1, 2):
             message = record({"type": "report:export_cvs"}, "jobs-default", receives=receives)
-            router.handle({"Records": [message]}, None)
+            invoke(router.handle, message)
     [line] = found.fields
     assert line["message"] == (
         "no task 'report:export_cvs' takes messages from a front door; did you mean 'report:export_csv'?; the message "

@@ -1,4 +1,4 @@
-"""SQS in memory, with delays, visibility timeouts, receive counts and dead letters; and Lambda's context object."""
+"""SQS in memory, with delays, visibility timeouts, receive counts and dead letters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from joblane.names import dead_letter_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
-from joblane.sqs.message import TRACE_ATTRIBUTE
+from joblane.sqs.message import TRACE_ATTRIBUTE, Received
 
 DEAD_LETTERS = dead_letter_name("")
 """The end of the names of dead-letter queues."""
@@ -48,18 +48,19 @@ class QueuedMessage:
             system[TRACE_ATTRIBUTE] = self.trace
         return system
 
-    def record(self, *, receipt: str | None = None) -> dict[str, Any]:
-        """Return a record of a Lambda event. Source: Lambda, *Using Lambda with Amazon SQS*, example event."""
+    def parts(self) -> dict[str, Any]:
+        """Return what :meth:`Received.of` reads."""
         return {
-            "messageId": self.message_id,
-            "receiptHandle": self.receipt if receipt is None else receipt,
+            "message_id": self.message_id,
+            "receipt": self.receipt,
+            "queue": self.entry.queue,
             "body": self.entry.body,
-            "attributes": self.system_attributes,
-            "messageAttributes": {name: _in_event(value) for name, value in self.entry.attributes.items()},
-            "eventSource": "aws:sqs",
-            "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{self.entry.queue}",
-            "awsRegion": "us-east-1",
+            "system": self.system_attributes,
+            "attributes": self.entry.attributes,
         }
+
+    def received(self) -> Received:
+        return Received.of(**self.parts())
 
 
 class MemoryQueues(Sqs):
@@ -147,13 +148,12 @@ class MemoryQueues(Sqs):
         """Delete a message from the queue that it was sent to. Does nothing if it is not there."""
         self.queues[message.entry.queue].pop(message.message_id, None)
 
-    def delete_handled(self, batch: Sequence[QueuedMessage], response: Mapping[str, Any]) -> list[QueuedMessage]:
-        """Delete the messages of an invocation. Return those that its response names as failures, which stay."""
-        failed = {item["itemIdentifier"] for item in response["batchItemFailures"]}
+    def delete_handled(self, batch: Sequence[QueuedMessage], kept: Collection[str]) -> list[QueuedMessage]:
+        """Delete the messages of an invocation. ``kept``: the ids of those that stay, which are returned."""
         for message in batch:
-            if message.message_id not in failed:
+            if message.message_id not in kept:
                 self.delete(message)
-        return [message for message in batch if message.message_id in failed]
+        return [message for message in batch if message.message_id in kept]
 
     def next_visible_at(self, queue: str) -> float | None:
         """Return the time from which the queue has a visible message, maybe in the past; None if it is empty."""
@@ -166,24 +166,3 @@ class MemoryQueues(Sqs):
             oldest, queue = self.seconds() - retention.total_seconds(), self.queues[name]
             for message in [message for message in queue.values() if message.sent_at < oldest]:
                 del queue[message.message_id]
-
-
-def _in_event(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert an attribute from the form of SendMessage to the form of a Lambda event."""
-    if value.get("BinaryValue") is not None:
-        import base64
-
-        return {"dataType": value["DataType"], "binaryValue": base64.b64encode(value["BinaryValue"]).decode()}
-    return {"dataType": value["DataType"], "stringValue": value.get("StringValue")}
-
-
-class LambdaContext:
-    """The attributes of Lambda's context object that the library reads. ``seconds``: until the function's timeout."""
-
-    def __init__(self, seconds: float, request_id: str) -> None:
-        self._ends = time.monotonic() + seconds
-        self.aws_request_id = request_id
-        self.memory_limit_in_mb = "512"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - time.monotonic()) * 1000)

@@ -221,14 +221,16 @@ def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
 class Received:
     """A received message. ``message`` is None if the body is refused, and ``refusal`` is the reason.
 
-    ``receipt`` is valid for this receive only. ``sent_at``: seconds since 1970. ``dead_generation``: the generation on
-    a dead letter, None for any other message. ``group``: the tenant. ``trace``: the trace header.
+    ``receipt`` is valid for this receive only. ``system``: the attributes that SQS adds. ``sent_at``: seconds since
+    1970. ``dead_generation``: the generation on a dead letter, None for any other message. ``group``: the tenant.
+    ``trace``: the trace header.
     """
 
     message_id: str
     receipt: str
     queue: str
     body: str
+    system: Mapping[str, str]
     receives: int
     sent_at: float
     group: str | None
@@ -244,7 +246,7 @@ class Received:
 
         Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
         """
-        return cls._of(
+        return cls.of(
             message_id=record["messageId"],
             receipt=record["receiptHandle"],
             queue=record["eventSourceARN"].rpartition(":")[2],
@@ -258,7 +260,7 @@ class Received:
         cls, message: Mapping[str, Any], queue: str, *, read: Callable[[str], Message] = decode
     ) -> Received:
         """Read a message from the response of ReceiveMessage. ``read``: reads its body."""
-        return cls._of(
+        return cls.of(
             read=read,
             message_id=message["MessageId"],
             receipt=message["ReceiptHandle"],
@@ -272,7 +274,7 @@ class Received:
         )
 
     @classmethod
-    def _of(
+    def of(
         cls,
         *,
         message_id: str,
@@ -283,6 +285,7 @@ class Received:
         attributes: Attributes,
         read: Callable[[str], Message] = decode,
     ) -> Received:
+        """Read the parts of a message. ``attributes``: in the form of SendMessage."""
         message, refusal = None, None
         try:
             message = read(body)
@@ -295,6 +298,7 @@ class Received:
             receipt=receipt,
             queue=queue,
             body=body,
+            system=system,
             receives=int(system.get("ApproximateReceiveCount", 1)),
             sent_at=int(system.get("SentTimestamp", 0)) / 1000,
             group=system.get("MessageGroupId"),
@@ -304,6 +308,11 @@ class Received:
             message=message,
             refusal=refusal,
         )
+
+    @property
+    def first_received_at(self) -> float:
+        """The time of the first receive, in seconds since 1970; 0 if it is unknown. Only the sweep needs it."""
+        return int(self.system.get("ApproximateFirstReceiveTimestamp", 0)) / 1000
 
 
 def _traced(message: Message, attributes: Attributes) -> Message:

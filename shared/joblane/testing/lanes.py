@@ -15,11 +15,11 @@ from joblane.enqueue.event_bus import EventBus
 from joblane.errors import DeclarationError, JobError
 from joblane.handler.context import TaskContext, close_context, read_at_next_check, session_of
 from joblane.local.chains import REFUSED, invocation_header
-from joblane.local.memory_queues import LambdaContext, QueuedMessage
+from joblane.local.memory_queues import QueuedMessage
 from joblane.names import Queue, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.row.transitions import CANCEL
-from joblane.sqs.message import decode
+from joblane.sqs.message import Received, decode
 from joblane.sqs.tick import tick_id
 from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
@@ -28,6 +28,7 @@ from joblane.testing.faults import FaultKind, Faults, Killer
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
+from joblane.worker.invocation import Invocation
 from joblane.worker.of_type import worker_of
 
 
@@ -142,31 +143,32 @@ class Lanes:
 
     def _handle(self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage]) -> None:
         """Invoke the function in a process, and delete the messages that it acknowledges."""
-        response = self._invoke(task, database, batch, [message.record() for message in batch])
-        self._queues.delete_handled(batch, response)
+        kept = self._invoke(task, database, batch, [message.received() for message in batch])
+        self._queues.delete_handled(batch, kept)
 
     def _handle_copy(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """Deliver the same messages to another process, with receipts for which its response has no effect."""
         with Database(self._url) as database:  # the other process's
-            self._invoke(task, database, batch, [message.record(receipt="a copy's") for message in batch])
+            self._invoke(task, database, batch, [replace(each.received(), receipt="a copy's") for each in batch])
 
     def _invoke(
-        self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage], records: list[dict[str, Any]]
-    ) -> dict[str, list[dict[str, str]]]:
+        self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage], deliveries: Sequence[Received]
+    ) -> list[str]:
+        """Return the ids of the messages that stay in the queue."""
         if task.is_async:
             refuse_running_loop()
         outer, traces = self._queues.trace, [message.trace for message in batch]
         trace = invocation_header(task.type, traces, allows_loops=task.allows_loops)
         if trace is None:
             telemetry.logger().error(REFUSED.format(function=task.type), extra={"task_ids": self._ids(task, batch)})
-            return {"batchItemFailures": [{"itemIdentifier": message.message_id} for message in batch]}
+            return [message.message_id for message in batch]
         worker = worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
-        context = LambdaContext(seconds, f"00000000-0000-4000-8000-{next(self._numbers):012}")
+        invocation = Invocation(f"00000000-0000-4000-8000-{next(self._numbers):012}", seconds)
         self._queues.trace = trace
         try:
             with alarm_restored():
-                return worker.handle({"Records": records}, context)
+                return worker.handle(deliveries, invocation).kept
         finally:
             self._queues.trace = outer
 

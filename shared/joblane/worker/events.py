@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from joblane.record.row.states import State
     from joblane.record.task.claim import Claim
     from joblane.tasks.task import Task
+    from joblane.worker.invocation import Invocation
     from joblane.worker.printed import Printed
     from joblane.worker.run import Alarm
 
@@ -41,7 +42,7 @@ class Ends:
         self._alarm, self._printed = alarm, printed
         self._paused_until = 0.0
 
-    def follow(self, ends: Iterable[tuple[Claim, State]], lambda_context: Any) -> None:
+    def follow(self, ends: Iterable[tuple[Claim, State]], invocation: Invocation) -> None:
         """Send the events of committed ends, and call the listeners. Raises only KeyboardInterrupt."""
         to_send: list[str] = []
         to_hear: dict[str, str] = {}
@@ -50,15 +51,14 @@ class Ends:
                 to_send.append(event_id(claim.id, claim.generation, state))
             if LISTENERS and state in ENDED:
                 to_hear[event_id(claim.id, claim.generation, state)] = claim.id
-        is_paused = time.monotonic() < self._paused_until
-        seconds = lambda_context.get_remaining_time_in_millis() / 1000
-        if to_send and self._bus is not None and not is_paused and seconds >= SEND_SECONDS:
+        now = time.monotonic()
+        if to_send and self._bus is not None and self._paused_until <= now <= invocation.ends - SEND_SECONDS:
             self._send(to_send, self._bus)
         if to_hear:
             from joblane.worker.listening import Listening
 
             listening = Listening(self._task, self._database, self._alarm, self._printed)
-            listening.hear(to_hear, lambda_context)
+            listening.hear(to_hear, invocation)
 
     def _send(self, ids: list[str], bus: EventBus) -> None:
         from joblane.record.events import events_by_id, remove_events

@@ -15,6 +15,7 @@ from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import load
+from joblane.worker.invocation import lambda_handler
 from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
 
@@ -43,11 +44,13 @@ def _task() -> Task[Any, Any]:
         raise ModuleNotFoundError(text_of(error), name=error.name) from error
 
 
-handler = worker_of(
-    _task(),
-    Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
-    Sqs(),
-    settings.prefix(),
-    printed=Printed(),
-    bus=_bus(),
-).handle
+handler = lambda_handler(
+    worker_of(
+        _task(),
+        Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
+        Sqs(),
+        settings.prefix(),
+        printed=Printed(),
+        bus=_bus(),
+    ).handle
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from joblane.worker.run import KILL_MARGIN_SECONDS, LOOP_SECONDS
 if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.tasks.task import Task
+    from joblane.worker.invocation import Invocation
     from joblane.worker.printed import Printed
     from joblane.worker.run import Alarm
 
@@ -27,7 +29,7 @@ class Listening:
     def __init__(self, task: Task[Any, Any], database: Database, alarm: Alarm, printed: Printed | None) -> None:
         self._task, self._database, self._alarm, self._printed = task, database, alarm, printed
 
-    def hear(self, ends: Mapping[str, str], lambda_context: Any) -> None:
+    def hear(self, ends: Mapping[str, str], invocation: Invocation) -> None:
         """Call the listeners of ends, given as id of the event → id of the task. Raises only KeyboardInterrupt."""
         by_id = {id_: listeners(id_.rpartition(":")[2], self._task) for id_ in ends}
         task_ids = [ends[id_] for id_, found in by_id.items() if found]
@@ -43,11 +45,11 @@ class Listening:
             return
         for detail in details:
             for listener in by_id.get(detail["id"], ()):  # an operator may have retried the task in between
-                self._call(listener, Event.read(detail), lambda_context)
+                self._call(listener, Event.read(detail), invocation)
 
-    def _call(self, listener: Listener, event: Event, lambda_context: Any) -> None:
+    def _call(self, listener: Listener, event: Event, invocation: Invocation) -> None:
         fields = {"task_id": event.task_id, "task_type": self._task.type, "listener": listener.name}
-        seconds = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        seconds = invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS
         if self._printed:
             self._printed.begin(fields)
         try:

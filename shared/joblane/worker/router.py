@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from joblane import telemetry
 from joblane.names import Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, TICK_ID_REFUSED, Received
+from joblane.worker.invocation import BatchResponse, Invocation
 
 PATIENCE_SECONDS = 3600
 WAIT_SECONDS = 60
@@ -34,30 +34,30 @@ class Router:
         """The types that the front doors accept."""
         return self._routes.keys()
 
-    def handle(self, event: Mapping[str, Any], _context: Any) -> dict[str, list[dict[str, str]]]:
-        """Lambda's entry: an SQS event in, a partial batch response out."""
-        deliveries = [Received.read(record) for record in event["Records"]]
-        kept = {delivery.message_id: delivery for delivery in deliveries if self._is_early(delivery)}
-        for delivery in kept.values():
+    def handle(self, deliveries: Sequence[Received], _invocation: Invocation | None = None) -> BatchResponse:
+        """Forward the messages of one front door. It runs no task, so that it needs no invocation."""
+        response, forwarded = BatchResponse(), list[Received]()
+        for delivery in deliveries:
+            if not self._is_early(delivery):
+                forwarded.append(delivery)
+                continue
+            response.keep(delivery, WAIT_SECONDS)
             if delivery.receives == 1 and delivery.message is not None:
                 self._logger.warning(
                     f"{self._unknown(delivery.message.type)}; the message waits an hour for a deploy of the type, then "
                     "it is a dead letter",
                     extra={"message_id": delivery.message_id, "queue": delivery.queue},
                 )
-        forwarded = [delivery for delivery in deliveries if delivery.message_id not in kept]
         failed = self._sqs.send_many([self._entry(delivery) for delivery in forwarded]) if forwarded else {}
         for position, why in failed.items():
             delivery = forwarded[position]
             self._logger.error(
                 "a message could not be forwarded", extra={"message_id": delivery.message_id, "error": why}
             )
-            kept[delivery.message_id] = delivery
-        if kept:
-            self._sqs.set_visibility(
-                deliveries[0].queue, {delivery.receipt: WAIT_SECONDS for delivery in kept.values()}
-            )
-        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(kept)]}
+            response.keep(delivery, WAIT_SECONDS)
+        if response.visibility:
+            self._sqs.set_visibility(deliveries[0].queue, response.visibility)
+        return response
 
     def _is_early(self, delivery: Received) -> bool:
         """True if the message's type may still be deployed."""

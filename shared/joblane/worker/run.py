@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from joblane.sqs.message import Received
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
+    from joblane.worker.invocation import Invocation
     from joblane.worker.printed import Printed
     from joblane.worker.run_log import RunLog
 
 KILL_MARGIN_SECONDS = 3.0
-"""The alarm fires at least this long before Lambda kills the function."""
+"""The alarm fires at least this long before the host kills the process."""
 LOOP_SECONDS = 1.0
 """An ``async def`` handler is cancelled at its timeout, and the alarm fires this much later if it has not ended."""
 REPEAT_SECONDS = 1.0
@@ -91,13 +92,13 @@ class Run:
         """Return a copy of the message for this many seconds later. Its receives are counted anew."""
         return Entry(self.received.queue, self.message().encode(), seconds, self.received.group)
 
-    def execute(self, runner: Runner, queue: Queue, lambda_context: Any) -> None:
+    def execute(self, runner: Runner, queue: Queue, invocation: Invocation) -> None:
         """Call the handler and decide what its end means. Raises only KeyboardInterrupt."""
         task, claim, alarm = runner.task, self.claim, runner.alarm
-        lambda_seconds = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        seconds_left = invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS
         attempt_seconds = _attempt_seconds(task, claim)
-        seconds = min(attempt_seconds, lambda_seconds)
-        continues = task.resumable and lambda_seconds < attempt_seconds
+        seconds = min(attempt_seconds, seconds_left)
+        continues = task.resumable and seconds_left < attempt_seconds
         work = RunSession(runner.database, runner.side, claim.id, claim.token, uninterrupted=alarm.deferred)
         context = TaskContext(task, claim, queue, work, runner.producer, seconds=seconds, continues=continues)
         alarm.fired = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
@@ -25,13 +25,14 @@ from joblane.enqueue.wake import (
     planned_entry,
 )
 from joblane.names import SWEEP
-from joblane.sqs.message import Message, Received
-from joblane.worker.batch_response import BatchResponse, growing_seconds
+from joblane.sqs.message import Message
+from joblane.worker.invocation import BatchResponse, Invocation, growing_seconds
 from joblane.worker.worker import Worker
 
 if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
+    from joblane.sqs.message import Received
     from joblane.tasks.task import Task
     from joblane.worker.worker import WorkerOptions
 
@@ -54,21 +55,22 @@ class SweepWorker:
         self._served: tuple[float, float] | None = None
         """The start of the last sweep of this process that is completed."""
 
-    def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
-        """Lambda's entry, see :meth:`Worker.handle`."""
+    def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
+        """Handle the messages of an invocation, see :meth:`Worker.handle`."""
         response = BatchResponse()
-        due = [found for record in event["Records"] if (found := self._due(record, response)) is not None]
+        due = [found for delivery in deliveries if (found := self._due(delivery, response)) is not None]
         if response.visibility:
-            self._sqs.set_visibility(_queue(event["Records"][0]), response.visibility)
+            self._sqs.set_visibility(deliveries[0].queue, response.visibility)
         if not due:
-            return {"batchItemFailures": response.failures}
+            return response
         self._returned = None
-        failures = self._worker.handle({"Records": due}, lambda_context)["batchItemFailures"]
-        if failures:
-            _count_failures(len(failures))
+        kept = self._worker.handle(due, invocation).kept
+        if kept:
+            _count_failures(len(kept))
         elif self._returned is not None:
             self._served = self._returned
-        return {"batchItemFailures": response.failures + failures}
+        response.kept += kept
+        return response
 
     def _noted(self, task: Task[Any, Any]) -> Task[Any, Any]:
         """Return the task with a function that notes the start of each sweep that returns."""
@@ -82,13 +84,12 @@ class SweepWorker:
 
         return replace(task, function=function)
 
-    def _due(self, record: Mapping[str, Any], response: BatchResponse) -> Mapping[str, Any] | None:
+    def _due(self, received: Received, response: BatchResponse) -> Received | None:
         """Return the message for the worker. None: it is served already, or was sent again, or is kept."""
-        received = Received.read(record)
         message = received.message
         found = ARRIVAL.fullmatch(message.id or "") if message is not None and not message.rec else None
         if found is None:  # a tick, an immediate wake-up, or the message of a row
-            return record
+            return received
         now, at = self._sqs.now(), 0
         if found["kind"] == PLANNED:
             at = int(found["time"])
@@ -97,10 +98,9 @@ class SweepWorker:
                 return None
         if self._is_served(received, at, now):
             return None
-        first = record["attributes"].get("ApproximateFirstReceiveTimestamp")
-        arrived = max(int(first) / 1000 if first else now, at)
-        id_ = f"{AT}{int(arrived // AT_ONCE_SECONDS * AT_ONCE_SECONDS)}"
-        return {**record, "body": Message(SWEEP, id_).encode()}
+        arrived = max(received.first_received_at or now, at)
+        sweep = Message(SWEEP, f"{AT}{int(arrived // AT_ONCE_SECONDS * AT_ONCE_SECONDS)}")
+        return replace(received, message=sweep, body=sweep.encode())
 
     def _send_on(self, received: Received, at: int, now: float, response: BatchResponse) -> None:
         """Send a planned sweep again, before its message is deleted."""
@@ -124,8 +124,3 @@ def _count_failures(number: int) -> None:
     tally = telemetry.Tally()
     tally.count("SweepFailures", number)
     tally.flush(task_type=SWEEP)
-
-
-def _queue(record: Mapping[str, Any]) -> str:
-    queue: str = record["eventSourceARN"].rpartition(":")[2]
-    return queue

@@ -8,7 +8,7 @@ from joblane import telemetry
 from joblane.quotas import EARLY_RECEIVES, MAX_DELAY_SECONDS
 from joblane.record.task.claim import Verdict
 from joblane.sqs.dead_letter import refused_dead_letter
-from joblane.worker.batch_response import growing_seconds
+from joblane.worker.invocation import growing_seconds
 
 if TYPE_CHECKING:
     from joblane.sqs.client import Entry

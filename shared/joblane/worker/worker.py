@@ -27,13 +27,12 @@ from joblane.record.task.finish import cancel_requested, finish
 from joblane.record.task.run_session import CANCELLED
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
-from joblane.sqs.message import Received
 from joblane.sqs.tick import tick_id
 from joblane.tasks.event_kinds import LISTENERS
 from joblane.worker import outcome
-from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.call import call_of
 from joblane.worker.events import Ends
+from joblane.worker.invocation import BatchResponse, Invocation, growing_seconds
 from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner
 from joblane.worker.run_log import Ended, RunLog, fields_of
 from joblane.worker.verdict import decide
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from joblane.record.flow.free_slots import LimitNames
     from joblane.record.task.finish import Finish
     from joblane.sqs.client import Sqs
+    from joblane.sqs.message import Received
     from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
 
@@ -81,13 +81,12 @@ class Worker:
         self.ends = Ends(task, database, options.get("bus"), alarm, printed)
         self.lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
-    def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
-        """Lambda's entry: an SQS event in, a partial batch response out."""
-        deliveries = [Received.read(record) for record in event["Records"]]
+    def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
+        """Handle the messages of an invocation, which are in one lane."""
         if not deliveries:
-            return {"batchItemFailures": []}
+            return BatchResponse()
         self.runner.producer.keeps_chain = len(deliveries) == 1
-        batch = Batch(self, lambda_context)
+        batch = Batch(self, invocation)
         batch.handle(deliveries)
         return batch.respond(deliveries[0].queue)
 
@@ -105,8 +104,8 @@ class Worker:
 class Batch:
     """The messages of one invocation: it reads, claims, runs and finishes them, and responds."""
 
-    def __init__(self, worker: Worker, lambda_context: Any) -> None:
-        self._worker, self._task, self._context = worker, worker.task, lambda_context
+    def __init__(self, worker: Worker, invocation: Invocation) -> None:
+        self._worker, self._task, self._invocation = worker, worker.task, invocation
         self._response = BatchResponse()
         self._slow_claims = 0
         """Claims that have exceeded the time limit of a statement."""
@@ -131,20 +130,20 @@ class Batch:
             for undecided in self._run({id_: delivery}).values():
                 self._response.keep(undecided, 0)
 
-    def respond(self, queue: str) -> dict[str, list[dict[str, str]]]:
+    def respond(self, queue: str) -> BatchResponse:
         """Report the ends, and return the response. ``queue``: the lane of the messages."""
         worker, response = self._worker, self._response
         if response.visibility:
             worker.sqs.set_visibility(queue, response.visibility)
         worker.log.write(worker.lanes[queue], self._recorded, self._archived)
         if self._ends:
-            worker.ends.follow(self._ends, self._context)
-        return {"batchItemFailures": response.failures}
+            worker.ends.follow(self._ends, self._invocation)
+        return response
 
     def _has_no_time(self) -> bool:
         """True if the database is slow, not a row, or if slow claims have left too little time for a run."""
         needed = min(self._task.timeout, self._task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
-        left = self._context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        left = self._invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS
         return self._slow_claims > MOST_SLOW_CLAIMS or left < needed
 
     # --- Read ------------------------------------------------------------------------------------------------------
@@ -195,7 +194,7 @@ class Batch:
         runs = [run for run in claimed if run.claim.verdict is Verdict.RUN]
         worker.log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
-            run.execute(worker.runner, worker.lanes[run.received.queue], self._context)
+            run.execute(worker.runner, worker.lanes[run.received.queue], self._invocation)
             if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
                 self._finish([run])
                 self._free(run, run.claim.limits)
@@ -230,11 +229,11 @@ class Batch:
             for id_, each in deliveries.items()
             if each.message is not None
         ]
-        lease = timedelta(milliseconds=self._context.get_remaining_time_in_millis()) + LEASE_MARGIN
+        lease = timedelta(seconds=self._invocation.ends - time.monotonic()) + LEASE_MARGIN
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(claim, arrivals, lease, self._context.aws_request_id, token)
+            claims = self._worker.database.call_again(claim, arrivals, lease, self._invocation.id, token)
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out

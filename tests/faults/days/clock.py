@@ -50,19 +50,6 @@ class Clock:
             self._synced = self.now
 
 
-class VirtualContext:
-    """Lambda's context object. ``now``: returns the time. ``number``: of the invocation."""
-
-    memory_limit_in_mb = "512"
-
-    def __init__(self, now: Callable[[], float], seconds: float, number: int) -> None:
-        self._now, self._ends = now, now() + seconds
-        self.aws_request_id = f"00000000-0000-4000-8000-{number:012}"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - self._now()) * 1000)
-
-
 class _Time:
     """The module ``time``, with another clock."""
 

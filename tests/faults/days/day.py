@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -36,11 +36,12 @@ from joblane.record import task_types
 from joblane.record.driver.database import Database
 from joblane.record.task.claim import CLAIMS
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.message import decode
+from joblane.sqs.message import Received, decode
 from joblane.sqs.tick import tick_entry
 from joblane.sweep.walk import PLANNING, RESET_PLANNING
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.task import Task
+from joblane.worker.invocation import Invocation
 from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
@@ -208,14 +209,14 @@ class Day(ABC):
         )
         if not batch:
             return
-        records = [message.record() for message in batch]
+        deliveries = [message.received() for message in batch]
         if task is SWEEP:
             self._delivered_at = self.loop.now
             self.note(f"delivered: {decode(batch[0].entry.body).id}, receive {batch[0].receives}")
         self.deliver(task, batch)
-        self._invoke(task, batch, records)
+        self._invoke(task, batch, deliveries)
         if self.dice.random() < 0.02 * self.faults:
-            copies = [message.record(receipt="a copy's") for message in batch]
+            copies = [replace(message.received(), receipt="a copy's") for message in batch]
             self.loop.at(self.loop.now + self.dice.choice((0, 5, 400)), lambda: self._invoke(task, (), copies))
             self.result.counts["duplicate deliveries"] += 1
 
@@ -223,7 +224,7 @@ class Day(ABC):
         """Note a delivery."""
         self.result.counts["deliveries"] += len(batch)
 
-    def _invoke(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], records: list[dict[str, Any]]) -> None:
+    def _invoke(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], deliveries: Sequence[Received]) -> None:
         self.result.counts["invocations"] += 1
         environment = self._environment(task)
         environment.is_busy = True
@@ -231,12 +232,11 @@ class Day(ABC):
         steps = 60 if task is SWEEP else 16
         self.draw_fate(environment.process, 0.1, steps, self.dice.uniform(1, 100 if task is SWEEP else 25))
         seconds = task.numbers.function_timeout.total_seconds()
-        context = clock.VirtualContext(lambda: self.loop.now, seconds, next(self._numbers))
+        invocation = Invocation(f"00000000-0000-4000-8000-{next(self._numbers):012}", seconds)
 
         def handle() -> None:
-            response = environment.worker.handle({"Records": records}, context)
+            kept = environment.worker.handle(deliveries, invocation).kept
             environment.process.step()
-            kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
             for message in batch:
                 if message.message_id not in kept:
                     self.queues.delete(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
@@ -76,7 +77,7 @@ class ModelQueues(MemoryQueues):
             self.take(message, task.numbers.visibility.total_seconds())
         return taken
 
-    def delete_answered(self, taken: list[QueuedMessage], kept: set[str]) -> None:
+    def delete_answered(self, taken: list[QueuedMessage], kept: Collection[str]) -> None:
         """Delete the messages that a worker does not keep. Some deletions are lost."""
         for message in taken:
             if message.message_id in kept:

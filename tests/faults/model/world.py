@@ -12,8 +12,9 @@ from joblane.local.postgres import Postgres
 from joblane.names import lane_name
 from joblane.sqs.tick import tick_entry
 from joblane.tasks.task import Task
+from joblane.worker.invocation import Invocation
 from joblane.worker.of_type import worker_of
-from tests.faults.days.clock import Clock, VirtualContext
+from tests.faults.days.clock import Clock
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.actors import Actors, Faults
 from tests.faults.model.processes import pool
@@ -118,15 +119,13 @@ class World:
         if not hasattr(process, "worker"):
             bus: Any = Bus(self)
             process.worker = worker_of(task, process.database, process.sqs, PREFIX, bus=bus)
-        records = [message.record() for message in taken]
+        deliveries = [message.received() for message in taken]
         self.counts["deliveries"] += len(taken)
 
         def handle() -> None:
             seconds = task.numbers.function_timeout.total_seconds()
-            context = VirtualContext(lambda: self.now, seconds, self.actors.number())
-            answer = process.worker.handle({"Records": records}, context)
-            kept = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
-            self.queues.delete_answered(taken, kept)
+            invocation = Invocation(f"00000000-0000-4000-8000-{self.actors.number():012}", seconds)
+            self.queues.delete_answered(taken, process.worker.handle(deliveries, invocation).kept)
 
         role = "the sweep" if task is SWEEP else "a run"
         self.actors.start(name, process, handle, role=role, messages=dict(map(self.queues.role, taken)))

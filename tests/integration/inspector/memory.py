@@ -16,7 +16,7 @@ from joblane.quotas import MAX_BATCH
 from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one
 from tests.sends import is_before_commit
@@ -85,7 +85,7 @@ def redrive(url: str, id_: str) -> None:
     vars(handler).update(Sqs=lambda: sqs, discover=lambda: tasks)
     worker = Worker(handler.jobs_bulk, Database(url), sqs, "jobs")
     message = record({"type": "jobs:bulk", "id": id_, "rec": True}, "jobs-low-jobs-bulk")
-    kept = worker.handle(event(message), LambdaContext(seconds=300))["batchItemFailures"]
+    kept = invoke(worker.handle, message, seconds=300)
     assert (kept, sqs.sent, sqs.deleted, sqs.visible) == ([], MESSAGES, MESSAGES, [])
 
 

@@ -44,7 +44,7 @@ from joblane.sweep.sweep import sweep
 from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 from tests.faults.dying_workers import Death, Fate
 from tests.faults.limit_lanes import attributes_of
 from tests.faults.limit_storm import FILLED, LimitFate, kept, slots_of
@@ -182,9 +182,8 @@ class Process:
     def _handle(self, workers: Mapping[str, Worker], task: Task[Any, Any], sent: list[Sent]) -> list[Sent]:
         """Return the messages that stay in the queue."""
         records = [record(one.body, one.lane, group=one.group, attributes=one.attributes) for one in sent]
-        answer = workers[task.type].handle(event(*records), LambdaContext())
-        failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
-        return [one for one, made in zip(sent, records, strict=True) if made["messageId"] in failed]
+        kept = invoke(workers[task.type].handle, *records)
+        return [one for one, made in zip(sent, records, strict=True) if made["messageId"] in kept]
 
     def _answered(self, kept: list[Sent]) -> Callable[[], None]:
         def answered() -> None:

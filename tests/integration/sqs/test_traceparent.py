@@ -14,7 +14,7 @@ from joblane.sqs.traceparent import HEADER
 from joblane.sweep.sweep import sweep
 from joblane.worker.router import Router
 from tests import logs
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 from tests.builders.rows import In, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
@@ -166,7 +166,7 @@ def test_a_trace_passes_a_front_door(world: World) -> None:
     world.lane(sample_one)
     router = Router({sample_one.type: ["default"]}, Sqs(), PREFIX)
     body = Message(sample_one.type, payload={"do": "tells", "number": 0}).encode()
-    router.handle(event(record(body, "jobs-default", attributes=ATTRIBUTE)), LambdaContext())
+    invoke(router.handle, record(body, "jobs-default", attributes=ATTRIBUTE))
     lines = delivered(world, world.take(sample_one)[0]["Body"])
     assert words(lines[0]) == (TRACE, PARENT)
 

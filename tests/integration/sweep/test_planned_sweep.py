@@ -33,7 +33,7 @@ from joblane.sweep.sweep import sweep
 from joblane.tasks.task import Task
 from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
-from tests.builders.events import LambdaContext
+from tests.builders.events import invocation
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_sharing, sample_single
 from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time, runs
@@ -448,7 +448,7 @@ def test_a_turn_whose_message_does_not_arrive_gets_another_within_seven_minutes(
 def claim_second(stage: Stage, task: Task[Any, Any]) -> None:
     with Database(stage.url) as other:
         (message,) = stage.queues.receive(lane_of(task), 1, 60, 10)
-        worker_of(task, other, stage.queues, PREFIX).handle({"Records": [message.record()]}, LambdaContext(seconds=60))
+        worker_of(task, other, stage.queues, PREFIX).handle([message.received()], invocation())
         stage.queues.delete(message)
 
 

@@ -29,7 +29,7 @@ from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 from joblane.worker.router import Router
-from tests.builders.events import event, record
+from tests.builders.events import invoke, record
 from tests.builders.rows import In, archived, put
 from tests.samples import (
     LIMITED,
@@ -269,7 +269,7 @@ def copied(world: World, chains: Chains, trace: str) -> list[dict[str, Any]]:
         delivery = record({"type": "sample:one", **body}, queue)
         delivery["attributes"]["AWSTraceHeader"] = trace
         if body:
-            router.handle(event(delivery), None)
+            invoke(router.handle, delivery)
         else:
             handle(world.worker(sample_one), delivery)
     assert chains.of("sample:one") == {False}

@@ -21,7 +21,7 @@ from joblane.record.driver.time_limits import TimeLimits
 from joblane.record.task.claim import CLAIM_ONE, CLAIMS
 from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase
-from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
+from joblane.worker.invocation import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
 from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.handlers import run, write, written

@@ -19,8 +19,9 @@ from joblane import Payload, RetryAfter, Snooze, TaskContext, task
 from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.record.task.claim import EARLY_TICK
 from joblane.sqs.message import decode
+from joblane.worker.invocation import Handle, lambda_handler
 from joblane.worker.router import Router
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import LambdaContext, event, invoke, record
 from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_one
 from tests.sends import REFUSED, Sends
@@ -216,8 +217,9 @@ def sends(world: World) -> Sends:
     return Sends.of(world.sqs)
 
 
-def kept(answer: Any, records: list[dict[str, Any]]) -> set[str]:
-    """Check the form of the response, and return the ids of the messages that stay in the queue."""
+def kept(handle: Handle, records: list[dict[str, Any]]) -> set[str]:
+    """Invoke a function, check the form of its response, and return the ids of the messages that stay in the queue."""
+    answer = lambda_handler(handle)(event(*records), LambdaContext())
     assert list(answer) == ["batchItemFailures"]
     assert isinstance(answer["batchItemFailures"], list)
     ids = [item["itemIdentifier"] for item in answer["batchItemFailures"]]
@@ -257,7 +259,7 @@ def test_the_front_door_forwards_valid_messages_and_refuses_the_others(world: Wo
             for one in records:
                 one["eventSourceARN"] += FRONT_DOOR
                 came[one["body"]] = came.get(one["body"], 0) + 1
-            assert kept(router.handle(event(*records), LambdaContext()), records) == set()
+            assert kept(router.handle, records) == set()
     on = [decode(entry["MessageBody"]) for entry in sends.to(LANE)]
     dead_letters = reasons(sends, FRONT_DOOR)
     assert len(on) + len(dead_letters) == sum(came.values()), "each goes to one place, and once"
@@ -285,11 +287,11 @@ def test_a_lane_completes_valid_messages_and_refuses_the_others(world: World, se
             given += len(records)
             for one in records:
                 one["eventSourceARN"] += LANE
-            assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
+            assert kept(worker.handle, records) == set()
         again = sends.to(LANE)
         for number, entry in enumerate(again):  # those that came without an id
             copy = record(entry["MessageBody"], LANE, message_id=f"copy-{number}")
-            assert kept(worker.handle(event(copy), LambdaContext()), [copy]) == set()
+            assert kept(worker.handle, [copy]) == set()
     assert len(again) == len(sends.to(LANE)), "no message goes round"
     completed = {row[0]: row[1] for row in world.run("select id, result from joblane.tasks where state = 'completed'")}
     for number in range(COUNT // 5):
@@ -316,7 +318,7 @@ def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(
     bodies = list(Hostile(3).bodies(90))
     records = [record(body, LANE, message_id=f"first-{number}") for number, body in enumerate(bodies)]
     for start in range(0, 90, 10):
-        worker.handle(event(*records[start : start + 10]), LambdaContext())
+        invoke(worker.handle, *records[start : start + 10])
     for life in range(3):
         dead_letters = sends.to(LANE + "-dlq") + sends.to(LANE)
         sends.clear()
@@ -326,7 +328,7 @@ def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(
                 name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
                 for name, value in entry.get("MessageAttributes", {}).items()
             }
-            assert kept(worker.handle(event(again), LambdaContext()), [again]) == set()
+            assert kept(worker.handle, [again]) == set()
         assert len(sends.to(LANE + "-dlq")) == len(
             [entry for entry in dead_letters if not is_good(entry["MessageBody"])]
         )
@@ -349,7 +351,7 @@ def test_a_tick_from_an_external_producer_gets_only_an_id(world: World, sends: S
     for number, at in enumerate(("", "x" * 5000, "٢٠٢٦-٠٣-٠١T٠٢:٠٠", "<aws.scheduler.scheduled-time>")):
         body = envelope(tick={"schedule": f"s{number}", "at": at})
         records = [record(body, LANE)]
-        assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
+        assert kept(worker.handle, records) == set()
     assert world.run(
         "select count(*) from joblane.tasks where state = 'completed' and schedule like type || ':s_'"
     ) == [[4]]
@@ -362,7 +364,7 @@ def test_a_sender_cannot_use_up_a_later_tick(world: World, sends: Sends) -> None
         for seconds in (30, 86_400 * 365 * 9):
             at = f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
             delivery = record(envelope(tick={"schedule": schedule, "at": at}), LANE)
-            assert kept(worker.handle(event(delivery), LambdaContext()), []) == set()
+            assert kept(worker.handle, [delivery]) == set()
     assert world.run("select id from joblane.tasks") == []
     reasons = [entry["MessageAttributes"]["joblane-reason"]["StringValue"] for entry in sends.to(f"{LANE}-dlq")]
     assert reasons == [EARLY_TICK] * 4
@@ -373,10 +375,10 @@ def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, s
     for number, text in enumerate(("1e308", "-1.7976931348623157e308", "5e-324", "1e-400", "-0.0", "9" * 4300)):
         body = f'{{"type":"order:ship","id":"edge-{number}","payload":{{"number":1}},"extra":{text}}}'
         records = [record(body, LANE)]
-        assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
+        assert kept(worker.handle, records) == set()
         body = f'{{"type":"order:ship","id":"inside-{number}","payload":{{"number":{text}}}}}'
         records = [record(body, LANE)]
-        assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
+        assert kept(worker.handle, records) == set()
     assert world.run("select count(*) from joblane.tasks where id like 'edge-%' and state = 'completed'") == [[6]]
     assert world.run("select count(*) from joblane.tasks where state not in ('completed', 'archived')") == [[0]]
 
@@ -384,9 +386,9 @@ def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, s
 def test_a_batch_runs_only_the_first_of_two_payloads_with_the_same_id(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     records = [record(envelope({"number": number}, id="same"), LANE) for number in (1, 2)]
-    left = kept(worker.handle(event(*records), LambdaContext()), records)
+    left = kept(worker.handle, records)
     assert left == {records[1]["messageId"]}
-    assert kept(worker.handle(event(records[1]), LambdaContext()), records) == set()
+    assert kept(worker.handle, records[1:]) == set()
     assert world.row("same")["result"] == 1
     ((body, reason),) = reasons(sends, LANE)
     assert (body, reason) == (records[1]["body"], "IdConflict: 'same' is the id of another task, or of another payload")

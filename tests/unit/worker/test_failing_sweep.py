@@ -10,14 +10,14 @@ from joblane.local.memory_queues import MemoryQueues
 from joblane.record.driver.database import Database
 from joblane.sqs.message import Message
 from joblane.worker.sweep_worker import SweepWorker
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import invoke, record
 
 
 def test_a_sweep_without_its_database_writes_the_metric_of_its_alarm(capsys: pytest.CaptureFixture[str]) -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     message = record(Message("jobs:sweep", f"{AFTER_COMMIT}1").encode(), "jobs-low-jobs-sweep")
 
-    response = SweepWorker(jobs_sweep, database, MemoryQueues(), "jobs").handle(event(message), LambdaContext())
+    kept = invoke(SweepWorker(jobs_sweep, database, MemoryQueues(), "jobs").handle, message)
 
-    assert len(response["batchItemFailures"]) == 1
+    assert kept == [message["messageId"]]
     assert '"SweepFailures":1' in capsys.readouterr().out.replace(" ", "")

@@ -10,9 +10,10 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.local.memory_queues import MemoryQueues
 from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry
+from joblane.worker.invocation import lambda_handler
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import LambdaContext, event, invoke, record
 
 
 class RefusingQueues(MemoryQueues):
@@ -32,7 +33,7 @@ class RefusingQueues(MemoryQueues):
 def test_an_event_without_messages_has_no_failures() -> None:
     database, queues = Database("postgresql://nobody@127.0.0.1:1/none"), RefusingQueues()
     for worker in (Worker(jobs_sweep, database, queues, "jobs"), SweepWorker(jobs_sweep, database, queues, "jobs")):
-        assert worker.handle(event(), LambdaContext()) == {"batchItemFailures": []}
+        assert lambda_handler(worker.handle)(event(), LambdaContext()) == {"batchItemFailures": []}
 
 
 def test_a_hop_that_sqs_refuses_for_long_comes_back_at_its_time() -> None:
@@ -41,7 +42,7 @@ def test_a_hop_that_sqs_refuses_for_long_comes_back_at_its_time() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
 
     worker = SweepWorker(jobs_sweep, database, queues, "jobs")
-    response = worker.handle(event(record(entry.body, entry.queue, receives=20)), LambdaContext())
+    kept = invoke(worker.handle, record(entry.body, entry.queue, receives=20))
 
-    assert len(response["batchItemFailures"]) == 1
+    assert len(kept) == 1
     assert 0 < queues.visibilities[0] <= 61

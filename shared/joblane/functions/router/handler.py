@@ -6,12 +6,13 @@ from typing import Any
 
 from joblane import settings
 from joblane.sqs.client import Sqs
+from joblane.worker.invocation import lambda_handler
 from joblane.worker.router import Router
 from joblane.worker.routes import decode
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return _router().handle(event, context)
+    return lambda_handler(_router().handle)(event, context)
 
 
 @cache

@@ -7,6 +7,7 @@ import select
 import socket
 import sys
 import traceback
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,20 @@ from threading import Timer, get_ident
 from typing import Any
 
 Message = Mapping[str, Any]
-"""A JSON object. Its key ``kind`` says which."""
+"""A JSON object. Its key ``kind`` says which. It may contain bytes."""
+BYTES = "bytes in base 64"
 
 
 def encoded(message: Message) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+    return json.dumps(message, default=lambda value: {BYTES: b64encode(value).decode()}).encode() + b"\n"
+
+
+def decoded(line: bytes) -> Message:
+    def read(found: dict[str, Any]) -> Any:
+        return b64decode(found[BYTES]) if BYTES in found else found
+
+    message: Message = json.loads(line, object_hook=read)
+    return message
 
 
 class Channel:
@@ -44,8 +54,7 @@ class Channel:
                 raise SystemExit(0)
             self._rest += more
         line, _, self._rest = self._rest.partition(b"\n")
-        message: Message = json.loads(line)
-        return message
+        return decoded(line)
 
     def __iter__(self) -> Iterator[Message]:
         while (message := self.receive()) is not None:

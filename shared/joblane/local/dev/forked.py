@@ -21,7 +21,6 @@ from joblane.enqueue.event_bus import bus_of_environment
 from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel, named_if_slow
 from joblane.local.git import deployer, version_of
-from joblane.local.memory_queues import LambdaContext
 from joblane.local.ticker import Ticker
 from joblane.names import SWEEP, Queue, folder_of, function_name, lane_name
 from joblane.project import Project
@@ -32,11 +31,13 @@ from joblane.record.driver.time_limits import WORKER
 from joblane.record.migrate import is_migrated, migrate, upgrade_project
 from joblane.record.row.transitions import UNSENT_SWEEP
 from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import Received
 from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.sweep.sweep import sweep
 from joblane.tasks import discovery
 from joblane.tasks.task import Task
 from joblane.telemetry import TRACE_VARIABLE
+from joblane.worker.invocation import Invocation
 from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
 from joblane.worker.routes import routes_of
@@ -172,15 +173,14 @@ LOST_MESSAGES = f"""
 update joblane.tasks t set sweep_at = {UNSENT_SWEEP.format(due="t.due_at")}
  where t.finished_at is null and t.state in ('scheduled', 'pending', 'retry') and t.sweep_at >= t.due_at
 """
-LEASES = """
+LEASES = f"""
 update joblane.tasks t set lease_until = clock_timestamp(), sweep_at = clock_timestamp()
   from joblane.runs a
  where t.finished_at is null and t.state = 'active' and t.lease_until > clock_timestamp()
-   and a.task_id = t.id and a.run = t.runs and {which}
+   and a.task_id = t.id and a.run = t.runs
+   and case when $1::text is null then a.request_id <> '{INVOKED}' else a.request_id = $1 end
 returning t.id
 """
-ALL_LEASES = LEASES.format(which=f"a.request_id <> '{INVOKED}'")
-LEASES_OF_RUN = LEASES.format(which="a.request_id = $1")
 
 
 class Collected(Sqs):
@@ -208,16 +208,19 @@ def recover(connection: Connection, prefix: str) -> list[Entry]:
     task runs."""
     connection.run(NO_PLAN)
     connection.run(LOST_MESSAGES)
-    connection.run(ALL_LEASES)
+    end_leases(connection)
     collected, following = Collected(), NextSweep()
     sweep(connection, collected, prefix, following=following)
     plan(connection, collected, prefix, following)
     return collected.entries
 
 
-def end_leases(connection: Connection, request_id: str) -> list[str]:
-    """End the leases of an invocation whose process has ended. Return the ids of its tasks that had not ended."""
-    return [id_ for (id_,) in connection.run(LEASES_OF_RUN, request_id)]
+def end_leases(connection: Connection, request_id: str | None = None) -> list[str]:
+    """End the leases of an invocation whose process has ended. Return the ids of its tasks that had not ended.
+
+    ``request_id`` None: of all invocations. A process of `joblane invoke` may still run.
+    """
+    return [id_ for (id_,) in connection.run(LEASES, request_id)]
 
 
 # --- A worker -------------------------------------------------------------------------------------------------------
@@ -253,7 +256,8 @@ def serve_worker(channel: Channel, _files: Sequence[int], *, type: str) -> None:
     worker = worker_of(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task), bus=bus)
     seconds = task.numbers.function_timeout.total_seconds()
     channel.send({"kind": "ready"})
-    for invocation in channel:
-        os.environ[TRACE_VARIABLE] = invocation["trace"]
-        context = LambdaContext(seconds, invocation["request_id"])
-        channel.send({"kind": "done", "response": worker.handle({"Records": invocation["records"]}, context)})
+    for given in channel:
+        os.environ[TRACE_VARIABLE] = given["trace"]
+        deliveries = [Received.of(**parts) for parts in given["messages"]]
+        response = worker.handle(deliveries, Invocation(given["request_id"], seconds))
+        channel.send({"kind": "done", "kept": response.kept})

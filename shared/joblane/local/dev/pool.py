@@ -186,8 +186,8 @@ class Pool:
 
     async def _invoke(self, process: Process, request_id: str, batch: Sequence[QueuedMessage], trace: str) -> None:
         seconds = self.declared["function_seconds"]
-        records = [message.record() for message in batch]
-        process.send({"request_id": request_id, "trace": trace, "records": records})
+        messages = [message.parts() for message in batch]
+        process.send({"request_id": request_id, "trace": trace, "messages": messages})
         answer: Mapping[str, Any] | None = None
         try:
             answer = await asyncio.wait_for(process.receive(), seconds)
@@ -196,7 +196,7 @@ class Pool:
             self._log.say(f"{self.type}: process {process.pid} is killed: {why}.", RED)
             process.kill()
         if answer is not None:
-            self._queues.delete_handled(batch, answer["response"])
+            self._queues.delete_handled(batch, answer["kept"])
             return
         await process.close()
         if self._closing:

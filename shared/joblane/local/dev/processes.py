@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -14,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from joblane.local.dev.channel import Message, encoded
+from joblane.local.dev.channel import Message, decoded, encoded
 from joblane.local.errors import LocalError
 
 MAX_MESSAGE, MAX_LINE = 64 << 20, 1 << 20
@@ -42,7 +41,7 @@ class Process:
             except ConnectionError:
                 line = b""
             with suppress(ValueError):  # an empty line, or half a message of a process that was killed
-                message: Message = json.loads(line)
+                message = decoded(line)
                 if message["kind"] != "ended":
                     return message
                 self.code = message["code"]

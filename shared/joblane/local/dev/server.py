@@ -310,8 +310,8 @@ class Dev:
         if not self._endpoint.ready.is_set():
             return
         while batch := self._queues.receive_some(front_door, ROUTED):
-            response = self._router.handle({"Records": [message.record() for message in batch]}, None)
-            for message in self._queues.delete_handled(batch, response):
+            response = self._router.handle([message.received() for message in batch])
+            for message in self._queues.delete_handled(batch, response.kept):
                 if message.receives == 1:
                     self._log.say(
                         f"A message in {front_door} is of no declared type that takes messages from a front door. It "
