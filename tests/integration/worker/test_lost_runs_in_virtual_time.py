@@ -29,7 +29,8 @@ from joblane.record.task.claim import claim
 from joblane.tasks.task import Task
 from joblane.worker import worker as worker_module
 from joblane.worker.of_type import worker_of
-from tests.builders.events import LambdaContext, record
+from tests.builders.events import deliveries, invocation, record
+from tests.integration.conftest import Standing
 from tests.samples import Sample, behaviour, sample_one
 from tests.stage_in_time import Kill, Stage, lane_of, note_time
 from tests.world import PREFIX
@@ -110,8 +111,8 @@ class Lane(Stage):
         (message,) = self.queues.receive(LANE, 1, seconds, self.numbers.max_receive_count)
         with Database(self.url) as database:
             worker = worker_of(self.task, database, self.queues, PREFIX)
-            context = LambdaContext(seconds=self.numbers.function_timeout.total_seconds())
-            if worker.handle({"Records": [message.record()]}, context)["batchItemFailures"]:
+            seconds_left = self.numbers.function_timeout.total_seconds()
+            if worker.handle([message.received()], invocation(seconds_left)).kept:
                 return round(message.visible_at - self.clock.seconds())
             self.queues.delete(message)
             return 0
@@ -179,13 +180,6 @@ def test_the_message_of_a_killed_run_returns_when_its_lease_has_ended(
     assert lane.row() == ("completed", 2, 2)
 
 
-class Still(LambdaContext):
-    """The context of an invocation for which no time passes."""
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 12_000
-
-
 def lease_of_an_invocation(lane: Lane) -> timedelta:
     """Return the time from a claim to the end of its lease. The invocation has 12 s left."""
     leases: list[timedelta] = []
@@ -198,7 +192,7 @@ def lease_of_an_invocation(lane: Lane) -> timedelta:
         patch.setattr(worker_module, "claim", noted)
         body = {"type": "sample:one", "id": lane.enqueue(sample_one), "rec": True}
         worker = worker_of(lane.task, lane.database, lane.queues, PREFIX)
-        assert worker.handle({"Records": [record(body, LANE)]}, Still())["batchItemFailures"] == []
+        assert worker.handle(deliveries([record(body, LANE)]), Standing("i", 12)).kept == []
     (lease,) = leases
     return lease
 
