@@ -42,7 +42,7 @@ travels: list[timedelta] = []
 """How far time has travelled at each run. The time that a test takes is not part of it."""
 traveller: list[Lane] = []
 during: list[Callable[[], object]] = []
-"""What happens while the first run is under way."""
+"""Called while the first run is under way."""
 
 
 @behaviour
@@ -194,7 +194,7 @@ def lease_of_an_invocation(lane: Lane) -> timedelta:
         worker = worker_of(lane.task, lane.database, lane.queues, PREFIX)
         assert worker.handle(deliveries([record(body, LANE)]), Standing("i", 12)).kept == []
     (lease,) = leases
-    return lease
+    return timedelta(seconds=round(lease.total_seconds(), 3))
 
 
 def test_a_lease_lasts_a_second_longer_than_its_invocation(lane: Lane) -> None:
