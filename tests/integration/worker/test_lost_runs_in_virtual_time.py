@@ -41,7 +41,7 @@ travels: list[timedelta] = []
 """How far time has travelled at each run. The time that a test takes is not part of it."""
 traveller: list[Lane] = []
 during: list[Callable[[], object]] = []
-"""What happens while the first run is under way."""
+"""Calls that the first run makes while it is under way."""
 
 
 @behaviour
