@@ -27,6 +27,7 @@ from joblane.quotas import (
 from joblane.record.driver.database import Database
 from joblane.record.task.claim import claim
 from joblane.tasks.task import Task
+from joblane.testing.clock import age
 from joblane.worker import worker as worker_module
 from joblane.worker.of_type import worker_of
 from tests.builders.events import deliveries, invocation, record
@@ -42,7 +43,7 @@ travels: list[timedelta] = []
 """How far time has travelled at each run. The time that a test takes is not part of it."""
 traveller: list[Lane] = []
 during: list[Callable[[], object]] = []
-"""Called while the first run is under way."""
+"""Calls that the first run makes while it is under way."""
 
 
 @behaviour
@@ -91,6 +92,11 @@ class Lane(Stage):
         self.tasks[sample_one.type] = replace(
             sample_one, timeout=timeout, batch_size=batch, numbers=replace(numbers, **changes)
         )
+
+    def age(self) -> None:
+        if self._not_aged:  # the minutes of statistics are unique, and would be equal for a moment
+            age(self._observer.get(), self._not_aged, ("run_statistics",))
+            self._not_aged = timedelta(0)
 
     def deliver(self, lane: str) -> None:
         if lane != LANE or not (self.never_starts or self.late):

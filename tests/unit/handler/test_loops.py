@@ -145,10 +145,10 @@ def test_without_resumable_a_long_timeout_is_refused_with_advice() -> None:
         task("data:import", timeout=timedelta(minutes=30))(data_import)
 
 
-def test_a_timeout_of_five_hours_limits_the_retries() -> None:
-    with pytest.raises(DeclarationError, match=r"with 75 continuations per attempt.* lower max_retry to 3,"):
-        task("data:import", timeout=timedelta(hours=5), resumable=True)(data_import)
-    task("data:import", timeout=timedelta(hours=5), resumable=True, max_retry=3)(data_import)
+def test_a_timeout_of_ten_hours_limits_the_retries() -> None:
+    with pytest.raises(DeclarationError, match=r"with 150 continuations per attempt.* lower max_retry to 4,"):
+        task("data:import", timeout=timedelta(hours=10), resumable=True)(data_import)
+    task("data:import", timeout=timedelta(hours=10), resumable=True, max_retry=4)(data_import)
 
 
 def test_a_resumable_task_has_a_batch_size_of_one() -> None:
