@@ -99,7 +99,7 @@ class SweepWorker:
         if self._is_served(received, at, now):
             return None
         arrived = max(received.first_received_at or now, at)
-        sweep = Message(SWEEP, f"{AT}{int(arrived // AT_ONCE_SECONDS * AT_ONCE_SECONDS)}")
+        sweep = Message(SWEEP, f"{AT}{int(arrived // AT_ONCE_SECONDS * AT_ONCE_SECONDS)}", payload={})
         return replace(received, message=sweep, body=sweep.encode())
 
     def _send_on(self, received: Received, at: int, now: float, response: BatchResponse) -> None:

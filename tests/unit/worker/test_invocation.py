@@ -10,7 +10,7 @@ from joblane.worker.invocation import BatchResponse, Invocation, lambda_handler
 from tests.builders.events import LambdaContext, event, record
 
 
-def test_a_lambda_handler_reads_event_and_context_and_writes_a_batch_response() -> None:
+def test_a_function_reads_its_event_and_context_and_writes_a_batch_response() -> None:
     calls: list[tuple[Sequence[Received], Invocation]] = []
 
     def handle(deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
