@@ -48,7 +48,7 @@ LATE_MESSAGES, LATE_JOBS, LATE_SECONDS = 12, 8, 900
 OPEN = 6
 """Transactions that are open at the time of the copy. Half of them commit afterwards."""
 REDRIVEN_AFTER_COPY = 0.7
-ENOUGH_JOBS = 250
+ENOUGH_JOBS = 800
 """A run with so many jobs needs an example of each row."""
 TWICE = "tasks with two dead letters of a generation"
 ENQUEUE = """
