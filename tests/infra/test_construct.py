@@ -28,6 +28,7 @@ from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages
+from joblane.cdk.preflight.keys import jobs_of, keys_output
 from joblane.cdk.templates import read_assembly, whole
 from tests.infra import templates
 from tests.infra.conftest import NEXT_KEY, STAGE_KEY, TASKS
@@ -273,6 +274,9 @@ def test_a_key_encrypts_the_queues_and_one_of_another_region_is_refused(shop: Sh
     assert jobs.queues["default"].encryption_master_key is not None
     template = shop.template()
     assert {queue["KmsMasterKeyId"] for queue in templates.queues(template).values()} == {STAGE_KEY}
+    # the preflight finds the keys of the deployed stack, by names in the template
+    assert (found := jobs_of({"shop": template})) is not None
+    assert template["Outputs"][keys_output(found[1])]["Value"] == f"{STAGE_KEY} {NEXT_KEY}"
     stack = Stack(App(), "elsewhere", env={"region": "eu-west-1"})
     with pytest.raises(SynthError, match="elsewhere/Jobs: kms_key: the key is in eu-central-1, and the stage in eu-we"):
         Joblane(

@@ -504,6 +504,11 @@ def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -
         ({"kms_key": KEY.replace("eu-central-1", "us-gov-west-1")}, "kms_key: the partition in the ARN does not have"),
         ({"other_kms_keys": [KEY, "alias/jobs"]}, "other_kms_keys.1: an alias is refused"),
         ({"kms_key": KEY, "other_kms_keys": [KEY]}, "other_kms_keys: it has kms_key, .*leave it out there"),
+        ({"other_kms_keys": [KEY, KEY]}, "other_kms_keys.1: it is the key of other_kms_keys.0; leave one of them out"),
+        (
+            {"other_kms_keys": [f"{KEY[:-1]}{place}" for place in range(5)]},
+            "other_kms_keys: 4 keys at most are allowed: the next kms_key, and former ones; leave out a key with",
+        ),
         (
             {"kms_key": KEY, "other_kms_keys": [ELSEWHERE]},
             "other_kms_keys.0: the key is in eu-west-1, and the stage in",

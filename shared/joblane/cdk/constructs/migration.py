@@ -15,8 +15,9 @@ from joblane.cdk.constructs.code import Shared
 from joblane.cdk.constructs.queue_pair import send_statement
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
-from joblane.cdk.preflight.keys import KEYS_OUTPUT, UsedKeys
+from joblane.cdk.preflight.keys import KEYS_OUTPUT, MIGRATION_OUTPUT, UsedKeys, keys_output
 from joblane.cdk.preflight.moves import RESTORED_OUTPUT
+from joblane.cdk.templates import MIGRATION
 from joblane.local.git import DIRTY, deployer, version_of
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
@@ -61,7 +62,7 @@ class Migration(Construct):
         self.run = run = CustomResource(
             self,
             "Run",
-            resource_type="Custom::Migration",
+            resource_type=MIGRATION,
             service_token=function.function_arn,
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
             properties={
@@ -86,11 +87,13 @@ class Migration(Construct):
     def add_output(self, scope: Construct) -> None:
         """Print the logical id of the resource in a deploy, with which a rollback can skip it, and the restored copy
         and the KMS keys that the stage uses, with which the preflight compares the next deploy."""
-        CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
+        stack = Stack.of(self)
+        migration = CfnOutput(scope, MIGRATION_OUTPUT, value=stack.get_logical_id(self._resource))
         if self._restored:
             CfnOutput(scope, RESTORED_OUTPUT, value=self._restored)
         if self._keys:
-            CfnOutput(scope, KEYS_OUTPUT, value=self._keys)
+            keys = CfnOutput(scope, KEYS_OUTPUT, value=self._keys)
+            keys.override_logical_id(keys_output(stack.get_logical_id(migration)))
 
 
 def digest_of_migrations(project: Project) -> str:

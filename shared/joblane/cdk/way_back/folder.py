@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from joblane.cdk.templates import Template
+from joblane.cdk.templates import MIGRATION, Template
 from joblane.cdk.way_back.deployed import Deployed
-from joblane.cdk.way_back.judgement import MIGRATION
 
 STACK, ASSETS = "aws:cloudformation:stack", "cdk:asset-manifest"
 PROPERTY = "TakenBack"

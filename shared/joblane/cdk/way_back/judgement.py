@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from joblane.cdk.templates import SETTINGS, Template, metadata, name_of, of_type, stacks_of
+from joblane.cdk.templates import MIGRATION, SETTINGS, Template, metadata, name_of, of_type, stacks_of
 from joblane.cdk.way_back.deployed import Deployed
 
-MIGRATION = "Custom::Migration"
 OF_DATABASE = ("Database", "Functions", "User", "Restored")
 """Properties of the migration that say which database it migrates, and for which user."""
 DATABASES = ("AWS::RDS::", "AWS::DocDB::", "AWS::Neptune::")
