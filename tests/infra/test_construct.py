@@ -289,6 +289,29 @@ def test_a_key_encrypts_the_queues_and_one_of_another_region_is_refused(shop: Sh
         )
 
 
+def test_a_key_of_another_account_is_named_by_its_arn(no_packages: Packages, tmp_path: Path) -> None:
+    # given a stage and a key in two accounts: a key id alone would be looked up in the account of the stage
+    key = STAGE_KEY.replace("111122223333", "999999999999")
+    app = App(outdir=str(tmp_path), analytics_reporting=False)
+    stack = Stack(app, "shop", env={"account": "111122223333", "region": "eu-central-1"})
+    bucket = s3.Bucket(stack, "Files")
+    Joblane(
+        stack,
+        "Jobs",
+        functions=TASKS,
+        database=JobDatabase.of_url(secretsmanager.Secret(stack, "Url")),
+        buckets={name: GrantedBucket(bucket, "FILES") for name in ("reports", "exports")},
+        build=lambda *_: no_packages,
+        **{**SETTINGS, "kms_key": key},
+    )
+    # then queues, logs and the permissions of roles have its ARN
+    template = whole(read_assembly(Path(app.synth().directory)), "shop")
+    assert {queue["KmsMasterKeyId"] for queue in templates.queues(template).values()} == {key}
+    assert {group["KmsKeyId"] for group in templates.of_type(template, "AWS::Logs::LogGroup").values()} == {key}
+    roles = json.dumps([*templates.of_type(template, "AWS::IAM::Role").values()])
+    assert set(re.findall(r"arn:aws:kms:[^\"]+", roles)) == {key}
+
+
 def test_an_unknown_bucket_in_grants_is_refused(shop: Shop, no_packages: Packages) -> None:
     with pytest.raises(SynthError, match=r"task 'report:build': grants.buckets: no bucket 'exports'; there are none"):
         Joblane(
