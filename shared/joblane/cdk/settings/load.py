@@ -217,12 +217,18 @@ def _problem(item: ErrorDetails) -> str:
         case "union_tag_invalid":
             return f"{kind}: one of {known['expected_tags']} is required"
         case "union_tag_not_found":
-            return f"{kind}: Field required"
+            return f"{kind}: it is required"
+        case "missing":
+            return "it is required"
+        case "extra_forbidden":
+            return "there is no such setting here; leave it out"
         case "model_type" | "model_attributes_type" | "dict_type":
             return "an object is required"
         case "tuple_type":
             return "a list is required"
         case "too_short":
             return f"{known['min_length']} at least are required"
+        case "too_long":
+            return f"{known['max_length']} at most are possible"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
     return RIGHT.get(known.get("pattern", ""), text)
