@@ -51,7 +51,7 @@ class Wanted:
 
 
 def _refused(template: Template, nat: str) -> Iterator[tuple[str, str]]:
-    """Yield what is refused, as far as the template has values: those of a CDK app may be references.
+    """Yield what is refused by the values in the template. A CDK app may have references instead.
 
     ``nat``: description of the launch template of the NAT instance.
     """
