@@ -50,7 +50,7 @@ CEILINGS = {
     r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (104, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (32, "even if, including"),
     r"by (?:SQL|IAM|the API|Amazon SES)": (67, "with, through, using"),
-    r"nobody|somebody": (69, "no process, an operator, a user"),
+    r"nobody|somebody": (68, "no process, an operator, a user"),
     r"begun|begins to": (58, "started, starts to"),
     r"the most \w+(?: \w+)? that": (7, "the maximum number of"),
     r"(?:is|are|was) over": (21, "has expired, has ended"),

@@ -157,8 +157,7 @@ def _unusable(wanted: Wanted, copy: RestoredState, kind: str, modify: str) -> It
         yield refused(
             WHAT,
             f"the cluster {copy.id} has no instance, so that nothing answers at its endpoint",
-            f"aws rds create-db-instance --db-instance-identifier {copy.id}-1 --db-cluster-identifier {copy.id} "
-            "--engine aurora-postgresql --db-instance-class db.serverless",
+            _add_instance(copy.id, 1),
         )
     waiting = {copy.id: copy.status, **copy.instances}
     for id_, status in waiting.items():
@@ -177,6 +176,14 @@ def _unusable(wanted: Wanted, copy: RestoredState, kind: str, modify: str) -> It
         )
 
 
+def _add_instance(cluster: str, number: int) -> str:
+    """Return the command that adds a serverless instance to the cluster."""
+    return (
+        f"aws rds create-db-instance --db-instance-identifier {cluster}-{number} --db-cluster-identifier {cluster} "
+        "--engine aurora-postgresql --db-instance-class db.serverless"
+    )
+
+
 def _different(copy: RestoredState, own: RestoredState, modify: str) -> Iterator[Finding]:
     """Find what the copy does not have in common with the database of the stage."""
     if copy.instances and len(copy.instances) < len(own.instances):
@@ -184,8 +191,7 @@ def _different(copy: RestoredState, own: RestoredState, modify: str) -> Iterator
             WHAT,
             f"{copy.id} has {len(copy.instances)} instance, and {own.id} {len(own.instances)} (database.standby): a "
             "failure of the only instance is an outage until RDS has replaced it",
-            f"aws rds create-db-instance --db-instance-identifier {copy.id}-2 --db-cluster-identifier {copy.id} "
-            f"--engine aurora-postgresql --db-instance-class db.serverless --promotion-tier {STANDBY_TIER}",
+            f"{_add_instance(copy.id, 2)} --promotion-tier {STANDBY_TIER}",
         )
     if missing := own.groups - copy.groups:
         yield refused(
