@@ -185,7 +185,10 @@ def newest_event(client: CloudFormationClient, stack: str) -> str:
 
 
 def operations_since(client: CloudFormationClient, stack: str, event_id: str) -> int:
-    """Return the number of operations on ``stack`` that started after the event. Raises botocore's errors."""
+    """Return the number of operations on ``stack`` that started after the event. Raises botocore's errors.
+
+    The newest event is first. Source: DescribeStackEvents, CloudFormation API reference.
+    """
     count = 0
     for page in client.get_paginator("describe_stack_events").paginate(StackName=stack):
         for event in page["StackEvents"]:

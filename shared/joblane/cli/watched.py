@@ -123,7 +123,7 @@ def start(rollout: Rollout, session: Session, length: timedelta) -> WatchedDeplo
 class WatchedDeploy:
     """A deploy whose alarms are watched for ``length``.
 
-    ``before``, ``events``: the mark and the newest event of each stack, from before its template was read.
+    ``before``, ``events``: the mark and the newest event of each stack when it began.
     """
 
     rollout: Rollout
@@ -178,7 +178,7 @@ class WatchedDeploy:
                 if status is Exit.INTERRUPTED:
                     raise KeyboardInterrupt
                 if not changed:
-                    terminal.say("Watch: no stack changed, so nothing is watched.")
+                    terminal.say(f"Watch: no stack in {self.session.region_name} changed, so nothing is watched.")
                 outcome = self._watch() if changed else Exit.DONE
                 self.is_new = outcome is Exit.DONE
         except KeyboardInterrupt:
@@ -359,7 +359,10 @@ class WatchedDeploy:
             stack = name.partition("/")[0]
             if self._after is not None and self._after.get(stack) == self.before.get(stack):
                 continue  # this stack has not changed
-            if now is not None and now.templates.get(name, {}).get("Resources") != wanted.get("Resources"):
+            if now is not None and (
+                now.statuses.get(stack) == "UPDATE_IN_PROGRESS"
+                or now.templates.get(name, {}).get("Resources") != wanted.get("Resources")
+            ):
                 many.append(stack)
         if not many:
             return None

@@ -292,6 +292,17 @@ def test_a_stack_with_the_template_of_another_process_is_not_taken_back(aws: Aws
     assert "another deploy has changed the stage meanwhile (acme-data)" in ran.text
 
 
+def test_a_deploy_by_another_process_that_runs_when_the_cdk_ends_is_seen(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    def during(folder: str) -> int:
+        aws.operate("acme-data", "UPDATE_IN_PROGRESS")
+        return 0
+
+    aws.states, aws.during = fires_from(4), during
+    ran = deploy()
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
+    assert "another deploy has changed the stage meanwhile (acme-data)" in ran.text
+
+
 def test_stacks_that_cannot_be_read_after_the_deploy_are_not_taken_back(aws: Aws, deploy: Callable[..., Ran]) -> None:
     aws.states, aws.fails = fires_from(4), {"cloudformation": lambda: throttled() if aws.ran else None}
     ran = deploy()
@@ -412,7 +423,7 @@ def test_a_deploy_without_changes_is_not_watched(aws: Aws, deploy: Callable[...,
     aws.changes = ()
     ran = deploy()
     assert (ran.status, aws.seconds) == (Exit.DONE, 0)
-    assert "no stack changed, so nothing is watched" in ran.text
+    assert "no stack in eu-central-1 changed, so nothing is watched" in ran.text
 
 
 def fails_at_monitoring(aws: Aws, *changed_before: str) -> Callable[[str], int]:
