@@ -23,7 +23,7 @@ from joblane.cdk.way_back.alarms import (
     has_alarms,
     read_states,
 )
-from joblane.cdk.way_back.deployed import PERMISSIONS, Deployed, read_deployed
+from joblane.cdk.way_back.deployed import PERMISSIONS, Deployed, other_stacks, read_deployed
 from joblane.cdk.way_back.folder import folder_of, regions_of, write_folder
 from joblane.cdk.way_back.judgement import migration_of, reasons_to_stay
 from joblane.cli import filters, terminal
@@ -347,26 +347,20 @@ class WatchedDeploy:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        now: Deployed | None = None
+        after, stacks = self._after or {}, self.rollout.stacks
+        changed = {stack for stack in stacks if after.get(stack) != self.before.get(stack)}
         try:
             with closing(self.session.client("cloudformation")) as client:
-                many = [stack for stack, event in self.events.items() if operations_since(client, stack, event) > 1]
+                many = {stack for stack, event in self.events.items() if operations_since(client, stack, event) > 1}
                 if self._after is not None:
-                    now = read_deployed(client, self.rollout.templates)
+                    many |= changed & other_stacks(
+                        read_deployed(client, self.rollout.templates), self.rollout.templates
+                    )
         except (BotoCoreError, ClientError) as error:
             return f"it is not known whether another deploy has changed the stage meanwhile: {error}"
-        for name, wanted in self.rollout.templates.items() if now is not None else ():
-            stack = name.partition("/")[0]
-            if self._after is not None and self._after.get(stack) == self.before.get(stack):
-                continue  # this stack has not changed
-            if now is not None and (
-                now.statuses.get(stack) == "UPDATE_IN_PROGRESS"
-                or now.templates.get(name, {}).get("Resources") != wanted.get("Resources")
-            ):
-                many.append(stack)
         if not many:
             return None
-        return f"another deploy has changed the stage meanwhile ({', '.join(dict.fromkeys(many))})"
+        return f"another deploy has changed the stage meanwhile ({', '.join(sorted(many))})"
 
     def _by_hand(self) -> str:
         if self.reasons:

@@ -162,6 +162,8 @@ LANE_PROPERTIES = {
         ("AWS::ApiGatewayV2::Api", {"ProtocolType": "HTTP"}, {"ProtocolType": "WEBSOCKET"}, True),
         ("AWS::EC2::SecurityGroup", {"VpcId": "a"}, {"SecurityGroupEgress": [{"FromPort": 443}]}, False),
         ("AWS::EC2::SecurityGroup", {"VpcId": "a"}, {"VpcId": "b"}, True),
+        ("AWS::CloudFormation::Stack", {"TemplateURL": "a"}, {"TemplateURL": "b", "Parameters": {"B": 1}}, False),
+        ("AWS::CloudFormation::Stack", {"Parameters": {"A": 1}}, {"Parameters": {"A": 2}}, True),
     ],
 )
 def test_some_properties_of_a_resource_can_be_taken_back(

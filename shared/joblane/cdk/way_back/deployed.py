@@ -75,6 +75,17 @@ def read_deployed(client: CloudFormationClient, wanted: Mapping[str, Template]) 
     return Deployed(templates, tags, alarms, tuple(missing), tuple(unreadable), statuses)
 
 
+def other_stacks(now: Deployed, wanted: Mapping[str, Template]) -> set[str]:
+    """Return the stacks that do not have the resources of ``wanted``, or that an operation changes now."""
+    return {
+        stack
+        for name, template in wanted.items()
+        for stack in [name.partition("/")[0]]
+        if now.statuses.get(stack) == "UPDATE_IN_PROGRESS"
+        or now.templates.get(name, {}).get("Resources") != template.get("Resources")
+    }
+
+
 def _described(client: CloudFormationClient, called: str) -> Mapping[str, Any] | None:
     from botocore.exceptions import ClientError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from joblane.cdk.templates import SETTINGS, Template, metadata, name_of, of_type, stacks_of
+from joblane.cdk.templates import NESTED, SETTINGS, Template, metadata, name_of, of_type, stacks_of
 from joblane.cdk.way_back.deployed import Deployed
 
 MIGRATION = "Custom::Migration"
@@ -15,7 +15,6 @@ DATABASES = ("AWS::RDS::", "AWS::DocDB::", "AWS::Neptune::")
 STATELESS = {
     "Custom::Migration",
     "AWS::CDK::Metadata",
-    "AWS::CloudFormation::Stack",
     *(f"AWS::ApiGateway::{each}" for each in ("Authorizer", "Deployment", "GatewayResponse", "Method", "Model")),
     *(f"AWS::ApiGateway::{each}" for each in ("RequestValidator", "Resource", "Stage")),
     *(f"AWS::ApiGatewayV2::{each}" for each in ("Authorizer", "Deployment", "Integration", "Route", "Stage")),
@@ -33,7 +32,7 @@ STATELESS = {
 }
 """Types of resources that the way back may create, change and delete, because they hold no data.
 
-A nested stack counts by its resources, and the migration has rules of its own.
+The migration has rules of its own.
 """
 QUEUE = "AWS::SQS::Queue"
 IN_PLACE: Mapping[str, set[str]] = {
@@ -138,7 +137,10 @@ def _may_differ(old: Resource | None, new: Resource | None) -> bool:
     if old == new or kinds <= STATELESS or all(kind.startswith(DATABASES) for kind in kinds):
         return True
     if old is None or new is None:
-        return kinds == {QUEUE}  # has a rule of its own, as databases
+        return kinds in ({QUEUE}, {NESTED})  # a queue has a rule of its own, as databases; a nested stack has resources
+    if kinds == {NESTED}:
+        was, now = (each[1].get("Parameters", {}) for each in (old, new))
+        return all(was[name] == now[name] for name in was.keys() & now.keys())
     return kinds <= IN_PLACE.keys() and _fixed(old) == _fixed(new)
 
 
