@@ -240,7 +240,7 @@ def test_a_database_without_a_secret_is_refused(shop: Shop) -> None:
     [
         ({"prefix": "Shop"}, "shop/Jobs: prefix: "),
         ({"concurrency_budget": 1}, "shop/Jobs: concurrency_budget: .*greater than or equal to 2"),
-        ({"concurency_budget": 20}, "shop/Jobs: concurency_budget: Extra inputs are not permitted"),
+        ({"concurency_budget": 20}, "shop/Jobs: concurency_budget: there is no such setting here"),
         ({"settings": {"NO_SUCH": "x"}}, "shop/Jobs: settings: no task declares NO_SUCH"),
         ({"schedules": {"jobs:swep": "off"}}, "schedules: jobs:swep: no task with a schedule"),
         ({"mail_from": "Shop"}, "shop/Jobs: mail_from: "),
