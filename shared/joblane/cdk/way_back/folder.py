@@ -28,6 +28,17 @@ def folder_of(assembly: Path) -> Path:
     return assembly.with_name(f"{assembly.name}.before")
 
 
+def regions_of(assembly: Path) -> dict[str, str]:
+    """Return stack → region, of the stacks in the assembly that name a region."""
+    artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    found = {
+        _stack_of(name, artifact): artifact["environment"].rpartition("/")[2]  # aws://ACCOUNT/REGION
+        for name, artifact in artifacts.items()
+        if artifact["type"] == STACK
+    }
+    return {stack: region for stack, region in found.items() if region != "unknown-region"}
+
+
 def write_folder(deployed: Deployed, assembly: Path, *, by: str, version: str, why: str) -> Path:
     """Write the stacks of ``deployed`` into an assembly that is otherwise as ``assembly``, and return its folder.
 
