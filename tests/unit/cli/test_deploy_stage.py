@@ -312,7 +312,7 @@ def test_a_failed_move_to_another_database_says_to_resume_nothing_yet(
 ) -> None:
     steps.status, properties = 1, {"Move": "2026-12-01T09:30:00+00:00"} if moves_database else {}
     run_of = {"Type": "Custom::Migration", "Properties": properties}
-    steps.templates = {**TEMPLATES, "acme-jobs": {"Resources": {"Run": run_of}}}
+    steps.templates = {**TEMPLATES, "acme-jobs": {**TEMPLATES["acme-jobs"], "Resources": {"Run": run_of}}}
     failure = StackFailure("acme-api", "UPDATE_ROLLBACK_COMPLETE", "Function", "no such image", ())
     monkeypatch.setattr("joblane.cli.rollout.stack_failures", lambda client, stacks, before: [failure])
     with pytest.raises(LocalError) as raised:
