@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblane.cdk.templates import stacks_of
+from joblane.cdk.way_back.judgement import migration_of
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.local.deployment import cdk_command, cdk_variables
@@ -78,6 +79,11 @@ class Rollout:
             yield f"{failure.text}. Next: {failure.next_step(self.assembly)}"
             if "MigrationRun" in failure.resource:
                 yield f"Log of the migration: aws logs tail /aws/lambda/{self.prefix}-migrate --since 1h"
+        if failures and "Move" in migration_of(self.templates):
+            yield (
+                "This deploy moves the stage to another database. Resume no queue before all its stacks use the same "
+                "database: docs/how-to/restore.md, If a stack fails"
+            )
         if not failures:
             yield "No stack is in a failed state: the lines above name the cause. Fix it and repeat the command."
 

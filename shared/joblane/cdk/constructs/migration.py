@@ -30,6 +30,9 @@ MEMORY_MB = 512
 SHORT = 7
 """Characters of a digest of the code in a version."""
 DIGEST = 16
+MOVE = "move"
+"""Key of the context: the time at which `joblane deploy` moves the stage to another database, as a person wants it.
+Without it, a second move to a database would send the request of a rollback."""
 FOLDERS = frozenset({"migrations", "alembic"})
 """Names of folders for migrations, as Django and Alembic call them."""
 
@@ -72,6 +75,7 @@ class Migration(Construct):
                 "Schedules": json.dumps({**stage.schedules, SWEEP: stage.sweep_minutes}, sort_keys=True),
                 "User": access.user or "",
                 **({"Restored": access.restored} if access.restored else {}),
+                **({"Move": move} if (move := self.node.try_get_context(MOVE)) else {}),
                 "Version": _version(shared),
                 "By": "" if stage.local else deployer(shared.project.root) or "",
             },

@@ -149,15 +149,17 @@ def _live(database: DatabaseState | None) -> str:
 # --- The checkout --------------------------------------------------------------------------------------------------
 
 
-def synthesise(stage: str, folder: Path, *, deploys: bool = False) -> str:
-    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy.
+def synthesise(stage: str, folder: Path, *, deploys: bool = False, move: str | None = None) -> str:
+    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy. ``move``: the
+    time of a deploy that moves the stage to another database.
 
     Return the text that the app prints: the concurrency of each lane, and settings that are still open.
     """
     project = Project.here()
     given = cdk_json(project)
+    moved = {"move": move} if move else {}
     variables = {
-        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys}),
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys} | moved),
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json
