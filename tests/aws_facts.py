@@ -114,7 +114,7 @@ FACTS = (
         lambda: number(schema("AWS::Lambda::Function", "properties", "Timeout", "description"), MOST),
         f"{SCHEMA}`AWS::Lambda::Function.Timeout`",
         DECEMBER,
-        f"`{LIBRARY}MAX_FUNCTION_TIMEOUT`: the day that it is 1,800, the constant can be too",
+        f"`{LIBRARY}MAX_FUNCTION_TIMEOUT`: when it is 1,800, raise the constant",
         int(MAX_FUNCTION_TIMEOUT.total_seconds()),
     ),
     Fact(

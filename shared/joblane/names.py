@@ -114,6 +114,11 @@ def database_id(prefix: str) -> str:
     return f"{prefix}-database"
 
 
+def nat_name(prefix: str) -> str:
+    """The description of the launch template of a stage's NAT instance."""
+    return f"{prefix}-nat"
+
+
 def full_schedule_name(type_: str, name: str) -> str:
     """Return the name of a schedule of the code in ``joblane.schedules``. The ids of its ticks begin with it."""
     return f"{type_}:{name}"

@@ -58,7 +58,7 @@ def write_assembly(folder: Path) -> None:
         }
         artifacts[stack] = {
             "type": "aws:cloudformation:stack",
-            "environment": "aws://x/y",
+            "environment": "aws://111122223333/eu-central-1",
             "properties": properties,
             "dependencies": [*on, f"{stack}.assets"],
             "additionalMetadataFile": f"{stack}.metadata.json",

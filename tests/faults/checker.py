@@ -197,7 +197,7 @@ def _of_producers(e: Evidence) -> dict[str, Iterable[str]]:
         "cancels": (
             f"cancelled while {state}: {e.history(id_)}"
             for id_, state in e.cancelled.items()
-            if rows[id_]["state"] != "cancelled"
+            if rows.get(id_, {}).get("state") != "cancelled"
         ),
         "keys": (
             f"{key} is held by a task that has ended: one of "

@@ -53,6 +53,15 @@ def generation_of(dead_letter: Message) -> int | None:
     return None if found is None else int(found["StringValue"])
 
 
+def revive(id_: str, before: int, after: int, dead: Mapping[tuple[str, int | None], int]) -> bool:
+    """True if dead letters can revive the task from generation ``before`` to ``after``: it had one of each in between.
+
+    The dead letter of a later generation stays in its lane while the task lives, and revives the task once that
+    generation is archived.
+    """
+    return all((id_, generation) in dead for generation in range(before, after))
+
+
 def without_later(copied: Table, found: Evidence) -> Evidence:
     """Return the facts without those of tasks that the copy does not know."""
 
@@ -146,7 +155,7 @@ class Holds:
         yield from (id_ for id_ in self.seen if id_ in gone or id_ in self.again)
 
     def waiting(self) -> Iterator[str]:
-        """Its message was without a row, and still in a queue."""
+        """Its message was without a row, and still in a queue: not received, or it waits for its next attempt."""
         ended = {row.nonce for row in self.final.values() if row.has_ended}
         self.seen = sorted(self._run.waiting)
         yield from (nonce for nonce in self.seen if nonce not in ended and not self._is_dead(nonce))
@@ -246,8 +255,8 @@ ROWS: Mapping[str, Callable[[Holds], Iterator[str]]] = {
     "enqueued after it, in a session": Holds.gone,
     "enqueued after it, and its message is in a queue": Holds.gone_with_message,
     "enqueued in a transaction that was open": Holds.open,
-    "sent after it without a row, and not received yet": Holds.waiting,
-    "sent after it without a row, and received": Holds.received,
+    "sent after it without a row, and its message is in a queue": Holds.waiting,
+    "sent after it without a row, and its message is gone": Holds.received,
     "completed after it": Holds.completed,
     "archived after it": Holds.archived,
     "cancelled after it": Holds.cancelled,

@@ -52,11 +52,24 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 def test_a_stage_that_moves_to_a_restored_copy_behaves_as_its_page_says(storm: Storm) -> None:
-    result = storm(seed=7, jobs=300, kind=RestoreRun)
+    result = storm(seed=7, jobs=100, kind=RestoreRun)
 
     assert not result.wrong, result.table()
-    for row in ROWS:
-        assert result.counts[f"row: {row}"] > 0, f"no example of: {row}\n{result.table()}"
+    for row in ("in a session", "and its message is in a queue"):
+        assert result.counts[f"row: enqueued after it, {row}"] > 3, result.table()
+    assert result.counts["row: completed after it"] > 0, result.table()
+
+
+@pytest.mark.plants
+def test_a_restored_copy_has_an_example_of_each_row_of_its_page(storm: Storm) -> None:
+    missing = set(ROWS)
+    for seed in range(7, 10):  # which tasks have ended at the copy depends on the machine, not on the seed
+        result = storm(seed=seed, jobs=300, kind=RestoreRun)
+        assert not result.wrong, result.table()
+        missing -= {row for row in ROWS if result.counts[f"row: {row}"]}
+        if not missing:
+            return
+    pytest.fail(f"no example of: {', '.join(missing)}")
 
 
 class UnpausedCopy(RestoreRun):

@@ -234,11 +234,20 @@ class Synth:
             self._known[key] = self.anew(stage, **given)
         return self._known[key]
 
-    def anew(self, stage: str = "dev", *, package: str = TASKS, findings: bool = False, **changes: Any) -> Synthesised:
+    def anew(
+        self,
+        stage: str = "dev",
+        *,
+        package: str = TASKS,
+        findings: bool = False,
+        move: str | None = None,
+        **changes: Any,
+    ) -> Synthesised:
         self._count += 1
         return replace(APP, functions=package).synthesise(
             context_of_file(Project.here())
-            | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}},
+            | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}}
+            | ({"move": move} if move else {}),
             output=self._folder / f"{stage}-{self._count}",
             environ={"DATABASE_URL": DATABASE_URL, "SMTP_HOST": "127.0.0.1"},
             build=lambda stage, project: self._packages,

@@ -62,9 +62,9 @@ def test_an_api_without_a_function_is_refused(synth: Synth) -> None:
 @pytest.mark.parametrize(
     ("api", "problem"),
     [
-        ({}, "api.authorizer: Field required"),
+        ({}, "api.authorizer: it is required"),
         ({"authorizer": {"kind": "none"}}, "api.authorizer: .*'jwt', 'iam'"),
-        ({"authorizer": {"kind": "jwt", "audience": ["web"]}}, "api.authorizer.issuer: Field required"),
+        ({"authorizer": {"kind": "jwt", "audience": ["web"]}}, "api.authorizer.issuer: it is required"),
         ({"authorizer": {**JWT["authorizer"], "issuer": "http://id.example.com"}}, "api.authorizer.issuer: "),
         ({"authorizer": {**JWT["authorizer"], "audience": []}}, "api.authorizer.audience: 1 at least"),
         ({**JWT, "rate_per_second": 0}, "api.rate_per_second: .*greater than or equal to 1"),

@@ -28,6 +28,7 @@ from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages
+from joblane.cdk.preflight.keys import jobs_of, keys_output
 from joblane.cdk.templates import read_assembly, whole
 from tests.infra import templates
 from tests.infra.conftest import NEXT_KEY, STAGE_KEY, TASKS
@@ -240,7 +241,7 @@ def test_a_database_without_a_secret_is_refused(shop: Shop) -> None:
     [
         ({"prefix": "Shop"}, "shop/Jobs: prefix: "),
         ({"concurrency_budget": 1}, "shop/Jobs: concurrency_budget: .*greater than or equal to 2"),
-        ({"concurency_budget": 20}, "shop/Jobs: concurency_budget: Extra inputs are not permitted"),
+        ({"concurency_budget": 20}, "shop/Jobs: concurency_budget: there is no such setting here"),
         ({"settings": {"NO_SUCH": "x"}}, "shop/Jobs: settings: no task declares NO_SUCH"),
         ({"schedules": {"jobs:swep": "off"}}, "schedules: jobs:swep: no task with a schedule"),
         ({"mail_from": "Shop"}, "shop/Jobs: mail_from: "),
@@ -273,6 +274,9 @@ def test_a_key_encrypts_the_queues_and_one_of_another_region_is_refused(shop: Sh
     assert jobs.queues["default"].encryption_master_key is not None
     template = shop.template()
     assert {queue["KmsMasterKeyId"] for queue in templates.queues(template).values()} == {STAGE_KEY}
+    # the preflight finds the keys of the deployed stack, by names in the template
+    assert (found := jobs_of({"shop": template})) is not None
+    assert template["Outputs"][keys_output(found[1])]["Value"] == f"{STAGE_KEY} {NEXT_KEY}"
     stack = Stack(App(), "elsewhere", env={"region": "eu-west-1"})
     with pytest.raises(SynthError, match="elsewhere/Jobs: kms_key: the key is in eu-central-1, and the stage in eu-we"):
         Joblane(
@@ -283,6 +287,29 @@ def test_a_key_encrypts_the_queues_and_one_of_another_region_is_refused(shop: Sh
             build=lambda *_: no_packages,
             **{**SETTINGS, "kms_key": STAGE_KEY},
         )
+
+
+def test_a_key_of_another_account_is_named_by_its_arn(no_packages: Packages, tmp_path: Path) -> None:
+    # given a stage and a key in two accounts: a key id alone would be looked up in the account of the stage
+    key = STAGE_KEY.replace("111122223333", "999999999999")
+    app = App(outdir=str(tmp_path), analytics_reporting=False)
+    stack = Stack(app, "shop", env={"account": "111122223333", "region": "eu-central-1"})
+    bucket = s3.Bucket(stack, "Files")
+    Joblane(
+        stack,
+        "Jobs",
+        functions=TASKS,
+        database=JobDatabase.of_url(secretsmanager.Secret(stack, "Url")),
+        buckets={name: GrantedBucket(bucket, "FILES") for name in ("reports", "exports")},
+        build=lambda *_: no_packages,
+        **{**SETTINGS, "kms_key": key},
+    )
+    # then queues, logs and the permissions of roles have its ARN
+    template = whole(read_assembly(Path(app.synth().directory)), "shop")
+    assert {queue["KmsMasterKeyId"] for queue in templates.queues(template).values()} == {key}
+    assert {group["KmsKeyId"] for group in templates.of_type(template, "AWS::Logs::LogGroup").values()} == {key}
+    roles = json.dumps([*templates.of_type(template, "AWS::IAM::Role").values()])
+    assert set(re.findall(r"arn:aws:kms:[^\"]+", roles)) == {key}
 
 
 def test_an_unknown_bucket_in_grants_is_refused(shop: Shop, no_packages: Packages) -> None:

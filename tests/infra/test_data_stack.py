@@ -53,10 +53,16 @@ def test_a_stage_uses_its_restored_copy_and_keeps_its_own_database(synth: Synth)
         templates.of_type(done.whole("acme-jobs"), "Custom::Migration").values() for done in (restored, own)
     )
     assert run["Restored"] == RESTORED["resource_id"]
-    assert "Restored" not in before
+    assert {"Restored", "Move"}.isdisjoint(before)
     # and everything else of the functions is as it was: network and security group
     groups = [templates.of_type(each.whole("acme-jobs"), "AWS::EC2::SecurityGroup") for each in (own, restored)]
     assert groups[0] == groups[1]
+
+
+def test_a_move_that_a_person_wants_is_in_the_properties_of_the_migration(synth: Synth) -> None:
+    done = synth(**APPS["restored"], move="2026-12-01T09:30:00+00:00")
+    (run,) = templates.of_type(done.whole("acme-jobs"), "Custom::Migration").values()
+    assert run["Move"] == "2026-12-01T09:30:00+00:00"
 
 
 def test_an_rds_instance_is_restored_by_its_own_resource_id(synth: Synth) -> None:

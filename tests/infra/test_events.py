@@ -111,7 +111,7 @@ def test_without_kinds_and_types_the_webhook_gets_every_event_of_the_stage(synth
     ("events", "problem"),
     [
         ({"bus": "arn:aws:events:eu-central-1:111122223333:event-bus/x"}, "events.bus: the name of an event bus in"),
-        ({"webhook": {"url": WEBHOOK["url"]}}, "events.webhook.secret: Field required"),
+        ({"webhook": {"url": WEBHOOK["url"]}}, "events.webhook.secret: it is required"),
         ({"webhook": {**WEBHOOK, "secret": "s3cret-value"}}, "events.webhook.secret: an object is required"),
         ({"webhook": {**WEBHOOK, "url": "http://hooks.acme.io/x"}}, "events.webhook.url: https:// and a host are"),
         ({"webhook": {**WEBHOOK, "url": "https://"}}, "events.webhook.url: https:// and a host are required"),
@@ -132,7 +132,7 @@ def test_without_kinds_and_types_the_webhook_gets_every_event_of_the_stage(synth
             "events.webhook.kinds.0: it must be 'completed', 'archived' or",
         ),
         ({"webhook": {**WEBHOOK, "rate_per_second": 301}}, "events.webhook.rate_per_second: .*less than or equal to"),
-        ({"webhook": {**WEBHOOK, "retries": 3}}, "events.webhook.retries: Extra inputs are not permitted"),
+        ({"webhook": {**WEBHOOK, "retries": 3}}, "events.webhook.retries: there is no such setting here"),
     ],
 )
 def test_a_wrong_setting_of_events_is_refused_by_its_name(

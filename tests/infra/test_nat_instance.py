@@ -14,6 +14,7 @@ import pytest
 from joblane.cdk import costs
 from joblane.cdk.app import Synthesised
 from joblane.cdk.constructs.nat_instance import DISK_GB, SAYS
+from joblane.prices import PRICES
 from joblane.settings import NO_IPV4
 from tests import costs as page
 from tests.infra import templates
@@ -156,7 +157,9 @@ def test_the_pages_have_its_price(done: Synthesised) -> None:
     assert page.DISK_GB == DISK_GB
     assert [round(each, 2) for each in shown] == [3.02, 0.64, 3.60]
     text = (PAGE.parent / "network.md").read_text()
-    assert f"| ${sum(shown):.2f} |" in text
+    alarms = [name for name in alarms_of(done.templates["acme-data"]) if "-nat-" in name]
+    price = sum(shown) + len(alarms) * PRICES["Alarm"].each
+    assert f"| ${price:.2f} with its alarms |" in text
     assert "$3.02 for the instance, $3.60 for its address, $0.64 for its disk of 8 GB" in text
 
 

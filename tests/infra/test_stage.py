@@ -82,8 +82,8 @@ def test_stages_that_are_no_object_are_refused(stages: object) -> None:
         ({"removal": "keep"}, "removal: "),
         ({"architecture": "riscv"}, "architecture: "),
         ({"export_bucket": "No Bucket"}, "export_bucket: "),
-        ({"concurency_budget": 20}, "concurency_budget: Extra inputs are not permitted"),
-        ({"database": {**DATABASE, "password": "x"}}, "database.password: Extra inputs"),
+        ({"concurency_budget": 20}, "concurency_budget: there is no such setting here"),
+        ({"database": {**DATABASE, "password": "x"}}, "database.password: there is no such setting here"),
         (
             {"settings": {"EMAIL_PROVIDR": "ses"}},
             "settings: no task declares EMAIL_PROVIDR .*declared are EMAIL_PROVIDER",
@@ -165,7 +165,7 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
             for network in (NEW, EXISTING)
         ),
         ({"network": {**NEW, "egress_ports": [0]}}, "network.egress_ports.0: .*greater than or equal to 1"),
-        ({"network": {**NEW, "vpc_id": "vpc-1"}}, "network.vpc_id: Extra inputs"),
+        ({"network": {**NEW, "vpc_id": "vpc-1"}}, "network.vpc_id: there is no such setting here"),
         ({"network": {"kind": "shared"}}, "network: .*'new', 'existing'"),
         ({"network": {**EXISTING, "subnet_ids": ["subnet-1"]}}, "network.subnet_ids: .*2 at least are required"),
         (
@@ -199,7 +199,7 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
                 ("instance_class", "db.m7g.large", "'db.t4g.micro', 'db.t4g.small' or 'db.t4g.medium'"),
                 ("storage_gb", 10, "greater than or equal to 20"),
                 ("backup_days", 0, "greater than or equal to 1"),
-                ("standby", True, "Extra inputs"),
+                ("standby", True, "there is no such setting here"),
             )
         ),
         ({"network": NEW, "database": {**RDS, "user": "postgres"}}, "database: .*user: 'postgres' is the master"),
@@ -219,6 +219,7 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
             ({"network": NEW, "database": {**kind, "restored": {**copy, **wrong}}}, problem)
             for kind, copy in ((AURORA, COPY), (RDS, COPY_OF_INSTANCE))
             for wrong, problem in (
+                ({"host": "x.cluster-c1.rds.amazonaws.com"}, "database.restored: .*host: the endpoint of the copy"),
                 ({"host": "db.internal"}, "database.restored: .*host: the endpoint of the copy is required, NAME.ID."),
                 ({"resource_id": "prx-1"}, "database.restored.resource_id: "),
                 ({"host": copy["host"].replace("jobs-copy", "other-copy")}, "database.*other-copy is not a copy of t"),
@@ -231,7 +232,7 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         *(
             (
                 {"network": NEW, "database": {**AURORA, "restored": {field: COPY[field]}}},
-                f"database.restored.{other}: Field",
+                f"database.restored.{other}: it is required",
             )
             for field, other in (("host", "resource_id"), ("resource_id", "host"))
         ),
@@ -393,9 +394,12 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
         ({"failing_percent": 101}, r"monitoring\.failing_percent: "),
         ({"silence": 1}, r"monitoring\.silence: "),
         ({"threshold": 1}, "monitoring.threshold: "),
-        ({"budget": 0}, "monitoring.budget: more than 0 dollars a month are required, for example 20; leave it out"),
-        ({"budget": -1.5}, "monitoring.budget: more than 0 dollars"),
-        ({"budget": float("nan")}, "monitoring.budget: more than 0 dollars"),
+        (
+            {"budget": 0},
+            "monitoring.budget: more than 0 and less than a billion dollars a month are required, for example 20",
+        ),
+        ({"budget": -1.5}, "monitoring.budget: more than 0 and"),
+        ({"budget": float("nan")}, "monitoring.budget: more than 0 and"),
         ({"budget": "20"}, "monitoring.budget: "),
         (
             {"email": "off", "database_memory_percent": 3},
@@ -504,6 +508,11 @@ def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -
         ({"kms_key": KEY.replace("eu-central-1", "us-gov-west-1")}, "kms_key: the partition in the ARN does not have"),
         ({"other_kms_keys": [KEY, "alias/jobs"]}, "other_kms_keys.1: an alias is refused"),
         ({"kms_key": KEY, "other_kms_keys": [KEY]}, "other_kms_keys: it has kms_key, .*leave it out there"),
+        ({"other_kms_keys": [KEY, KEY]}, "other_kms_keys.1: it is the key of other_kms_keys.0; leave one of them out"),
+        (
+            {"other_kms_keys": [f"{KEY[:-1]}{place}" for place in range(5)]},
+            "other_kms_keys: 4 keys at most are allowed: the next kms_key, and former ones; leave out a key with",
+        ),
         (
             {"kms_key": KEY, "other_kms_keys": [ELSEWHERE]},
             "other_kms_keys.0: the key is in eu-west-1, and the stage in",
@@ -512,7 +521,7 @@ def test_a_restored_copy_of_another_region_is_refused_if_the_region_is_known() -
             {"database": {**AURORA, "kms_key": ELSEWHERE}, "network": {**NEW, "availability_zones": ZONES}},
             "database.kms_key: the key is in eu-west-1, and the stage in eu-central-1; a key of eu-central-1 is req",
         ),
-        ({"database": {**DATABASE, "kms_key": KEY}}, "database.kms_key: Extra inputs are not permitted"),
+        ({"database": {**DATABASE, "kms_key": KEY}}, "database.kms_key: there is no such setting here"),
         (
             {"kms_key": KEY, "monitoring": {"email": "off", "topic_key": False}},
             "monitoring.topic_key: kms_key encrypts the topics; leave topic_key out",
@@ -557,7 +566,7 @@ def test_a_key_of_another_region_is_refused_if_the_region_is_known(settings: dic
 
 
 def test_the_database_is_required() -> None:
-    with pytest.raises(StageError, match="database: Field required"):
+    with pytest.raises(StageError, match="database: it is required"):
         load_stage("dev", {"dev": {}}, kind=PlatformStage, declared=(), environ={})
 
 
@@ -681,7 +690,7 @@ def test_names_of_the_examples_are_refused_with_the_setting(settings: dict[str, 
         ({"settings": {"EMAIL_PROVIDER": 5}}, "settings.EMAIL_PROVIDER: it must be a valid string"),
         ({"network": {**NEW, "egress": "ipv6", "nat_gateways": 2}}, "network: nat_gateways: "),
         ({"network": {**NEW, "availability_zones": ["a", "eu-central-1b"]}}, "network.availability_zones.0: 'a' is "),
-        ({"network": {}}, "network: kind: Field required"),
+        ({"network": {}}, "network: kind: it is required"),
         ({"network": "new"}, "network: an object is required"),
     ],
 )
@@ -711,6 +720,10 @@ def test_a_budget_is_refused_where_cloudformation_has_none() -> None:
         StageError, match=r"monitoring.budget: CloudFormation has no budgets in eu-north-1; leave it out"
     ):
         load(monitoring=budget, environ={"CDK_DEFAULT_REGION": "eu-north-1"})
+    with pytest.raises(
+        StageError, match=r"monitoring.budget: it is in US dollars, .* partition aws-cn can have another"
+    ):
+        load(monitoring=budget, environ={"CDK_DEFAULT_REGION": "cn-north-1"})
     load(monitoring=budget, environ={"CDK_DEFAULT_REGION": "eu-west-1"})
     load(monitoring={"email": "off"}, environ={"CDK_DEFAULT_REGION": "eu-north-1"})
 

@@ -12,7 +12,8 @@ import pytest
 
 from joblane.cdk.app import Synthesised
 from joblane.cdk.constructs.migration import digest_of_migrations
-from joblane.cdk.templates import SETTINGS, metadata, read_assembly, stacks_of
+from joblane.cdk.templates import SETTINGS, metadata, of_type, read_assembly, stacks_of
+from joblane.cdk.way_back.alarms import AlarmState, Counted
 from joblane.cdk.way_back.deployed import NOT_ASCII, Deployed
 from joblane.cdk.way_back.folder import write_folder
 from joblane.cdk.way_back.judgement import migration_of, reasons_to_stay
@@ -43,6 +44,22 @@ def test_the_folder_of_a_stage_has_the_same_templates(real_stages: RealStages) -
         migration_of({stack: expected}).pop("By", None)  # type: ignore[attr-defined]
         assert found == expected
     assert read_assembly(done.directory) == done.templates  # the assembly itself is as it was
+
+
+def test_the_alarms_that_repair_the_nat_instance_do_not_count(synth: Synth) -> None:
+    templates = synth.app("nat_instance").templates
+    names = {"acme-nat-instance", "acme-nat-recover", "acme-nat-reboot"}
+    alarms = {
+        (stack, logical_id): properties["AlarmName"]
+        for stack, template in templates.items()
+        for logical_id, properties in of_type(template, "AWS::CloudWatch::Alarm")
+        if properties["AlarmName"] in names
+    }
+    states = {name: AlarmState(name, "OK") for name in names}
+    found = Counted.of(Deployed(templates, alarms=alarms), states, templates)
+    assert found.names == {"acme-nat-instance"}
+    repairs = {name for name, why in found.left_out.items() if why == "repairs an instance"}
+    assert repairs == {"acme-nat-recover", "acme-nat-reboot"}
 
 
 def test_no_string_of_the_stages_loses_a_character_in_cloudformation(real_stages: RealStages) -> None:

@@ -235,6 +235,12 @@ def _problems_of_aws(words: list[str]) -> Iterator[str]:
         return
     if (service, operation, given) == TOKEN:
         return
+    if operation == "wait":
+        waiter = rest[0] if rest else ""
+        if waiter not in (waits := _waiters(service)):
+            yield f"aws {service} wait has no {waiter}"
+            return
+        operation = waits[waiter]
     operations = _operations(service)
     if operation not in operations:
         yield f"aws {service} has no operation {operation}"
@@ -257,6 +263,13 @@ def _operations(service: str) -> dict[str, Any]:
     except UnknownServiceError:
         return {}
     return {xform_name(name, "-"): model.operation_model(name) for name in model.operation_names}
+
+
+@cache
+def _waiters(service: str) -> dict[str, str]:
+    """By the names that ``aws SERVICE wait`` gives them: the operation that each repeats."""
+    model = Session().get_waiter_model(service)
+    return {xform_name(name, "-"): xform_name(model.get_waiter(name).operation, "-") for name in model.waiter_names}
 
 
 INLINE = re.compile(r"`((?:\.venv/bin/)?joblane [^`]+)`")
@@ -283,6 +296,11 @@ def test_every_command_in_a_sentence_exists_with_its_options(page: Path) -> None
         ("aws sqs send-mesage --queue-url x", "aws sqs has no operation send-mesage"),
         ("aws sqs send-message --queue-url x --message-body y --group z", "aws sqs send-message has no --group"),
         ("aws sqs send-message --queue-url x", "aws sqs send-message requires --message-body"),
+        ("aws rds wait db-cluster-ready", "aws rds wait has no db-cluster-ready"),
+        (
+            "aws rds wait db-cluster-available --db-instance-identifier x",
+            "aws rds describe-db-clusters has no --db-instance-identifier",
+        ),
         ("aws s3 rm x --all", "aws s3 rm has no --all"),
         ("aws sqss send-message", "aws sqss has no operation send-message"),
         ("cdk deploy --hotswap", "cdk deploy --hotswap: name it in CDK"),

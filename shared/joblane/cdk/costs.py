@@ -17,7 +17,7 @@ from typing import Any
 from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import COSTS, SETTINGS, Extra, Properties, Template, metadata, of_type
 from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
-from joblane.names import SWEEP, Queue
+from joblane.names import SWEEP, Queue, database_id, nat_name
 from joblane.prices import ALLOWANCES, MONTH, PRICES
 from joblane.settings import SHORT_MINUTES
 from joblane.tasks.schedule import Schedule
@@ -137,6 +137,11 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
     def hours(kind: str) -> float:
         return len(all_of(kind)) * HOURS
 
+    prefix = str((metadata(templates, SETTINGS) or {}).get("prefix"))
+    nat = [found for found in all_of("EC2::LaunchTemplate") if found.get("VersionDescription") == nat_name(prefix)]
+    instances = [
+        found for found in all_of("RDS::DBInstance") if found.get("DBInstanceIdentifier") == database_id(prefix)
+    ]
     endpoints = [found for found in all_of("EC2::VPCEndpoint") if found.get("VpcEndpointType") == "Interface"]
     interfaces = sum(len(endpoint["SubnetIds"]) for endpoint in endpoints)  # one in each subnet of an endpoint
     alarms = all_of("CloudWatch::Alarm")
@@ -145,17 +150,17 @@ def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
     lines = [
         polling(len(all_of("Lambda::EventSourceMapping"))),
         Line("NAT gateways", hours("EC2::NatGateway"), "NAT gateway hour", "`egress`: the way out"),
-        Line("NAT instance", hours("EC2::Instance"), "NAT instance hour", "`egress`: the way out by IPv4"),
-        Line("Its disk", sum(map(_disk_gb, all_of("EC2::LaunchTemplate"))), "EBS GB-month", "its operating system"),
+        Line("NAT instance", len(nat) * HOURS, "NAT instance hour", "`egress`: the way out by IPv4"),
+        Line("Its disk", sum(map(_disk_gb, nat)), "EBS GB-month", "its operating system"),
         Line(
             "Public addresses",
-            hours("EC2::EIP") + hours("EC2::Instance"),
+            hours("EC2::EIP") + len(nat) * HOURS,
             "Public IPv4 hour",
             "the NAT gateways, or the NAT instance",
         ),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour", "`egress`: the way to AWS services"),
         *(_aurora(each, _serverless(templates), tasks) for each in _scaling(templates)),
-        *(line for found in all_of("RDS::DBInstance") if not _is_serverless(found) for line in _instance(found)),
+        *(line for found in instances if not _is_serverless(found) for line in _instance(found)),
         Line("Secrets", len(all_of("SecretsManager::Secret")), "Secret", "logins, and the key of the page's sessions"),
         Line(
             f"{len(alarms)} alarms, for each metric they read",

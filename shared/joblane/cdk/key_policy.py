@@ -9,6 +9,7 @@ management*, KMS permissions for AWS services.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -53,8 +54,14 @@ def services_of(templates: Iterable[Template]) -> list[str]:
 
 
 def principal(service: str, region: str) -> str:
-    """Return the name of a service in a policy. The name of CloudWatch Logs has the region."""
-    return f"logs.{region}.amazonaws.com" if service == "logs" else f"{service}.amazonaws.com"
+    """Return the name of a service in a policy. The name of CloudWatch Logs has the region, and another end in China.
+
+    Source: second-hand, the tables of the CDK (``Default.servicePrincipal`` in region-info) and of Terraform
+    (``aws_service_principal``). Pages of AWS show the form of the other regions only.
+    """
+    if service != "logs":
+        return f"{service}.amazonaws.com"
+    return f"logs.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 
 def statements(place: Place, services: Collection[str]) -> list[Statement]:
@@ -98,31 +105,47 @@ def _condition(place: Place, service: str) -> dict[str, Any]:
     return {}  # AWS supports no condition on the source for EventBridge
 
 
-def missing(policy: Mapping[str, Any], services: Iterable[str], region: str) -> Iterator[str]:
-    """Yield the principals to which ``policy`` does not allow what they need. Conditions are not compared."""
-    found = [each for each in _many(policy.get("Statement", [])) if each.get("Effect") == "Allow"]
-    if not any(_allows(each, "AWS", is_account, USE) for each in found):
-        yield "the account"
+def missing(policy: Mapping[str, Any], services: Iterable[str], region: str, account: str) -> Iterator[str]:
+    """Yield the principals to which ``policy`` does not allow what they need, or denies it.
+
+    ``account``: of the key, by its ARN. It is the account of the stage too, because no other account reads the policy.
+    Conditions are not compared: an Allow with a condition counts, and a Deny with a condition does not. Neither does a
+    statement with ``NotPrincipal`` or ``NotAction``.
+    """
+    found = [each for each in _many(policy.get("Statement", [])) if "Action" in each]
+    allows = [each for each in found if each.get("Effect") == "Allow"]
+    denies = [each for each in found if each.get("Effect") == "Deny" and not each.get("Condition")]
+    principals: list[tuple[str, str, re.Pattern[str], Iterable[str]]]
+    principals = [("the account", "AWS", _names_of_account(account), USE)]
     for service in services:
         name = principal(service, region)
-        needed = OF_LOGS if service == "logs" else USE
-        allowed = [action for each in found if _names(each, "Service", name.__eq__) for action in _many(each["Action"])]
-        if not all(_covers(allowed, action) for action in needed):
-            yield name
+        principals.append((name, "Service", _names_of_service(name), OF_LOGS if service == "logs" else USE))
+    for shown, kind, names, needed in principals:
+        if not all(_covers(_actions(allows, kind, names), action) for action in needed):
+            yield shown
+        elif any(_covers(_actions(denies, kind, names), action) for action in needed):
+            yield f"{shown} (which a Deny names)"
 
 
-def is_account(name: str) -> bool:
-    return name.endswith(":root") or name.isdecimal()
+def _names_of_account(account: str) -> re.Pattern[str]:
+    return re.compile(rf"{account}|arn:aws[a-z-]*:iam::{account}:root")
 
 
-def _allows(statement: Statement, kind: str, is_named: Any, needed: Iterable[str]) -> bool:
-    return _names(statement, kind, is_named) and all(_covers(_many(statement["Action"]), each) for each in needed)
+def _names_of_service(name: str) -> re.Pattern[str]:
+    """Match ``name``. Both forms of a name in China are accepted, because AWS's own pages do not settle it."""
+    always = re.escape(name.removesuffix(".cn"))
+    return re.compile(rf"{always}(\.cn)?" if name.endswith(".cn") else always)
 
 
-def _names(statement: Statement, kind: str, is_named: Any) -> bool:
-    given = statement.get("Principal", {})
-    named = [given] if isinstance(given, str) else _many(given.get(kind, []))
-    return "Action" in statement and any(name == "*" or is_named(name) for name in named)
+def _actions(statements: Iterable[Statement], kind: str, names: re.Pattern[str]) -> list[str]:
+    """Return the actions of the statements whose principal, of ``kind``, is everyone or matches ``names``."""
+    found: list[str] = []
+    for each in statements:
+        given = each.get("Principal", {})
+        named = [given] if isinstance(given, str) else _many(given.get(kind, []))
+        if any(name == "*" or names.fullmatch(name) for name in named):
+            found += _many(each["Action"])
+    return found
 
 
 def _covers(allowed: Iterable[str], action: str) -> bool:

@@ -86,23 +86,33 @@ def dual_stack_problem(region: str) -> str | None:
     GovCloud (US) has the same, but not every endpoint: Step Functions has only FIPS endpoints in us-gov-west-1. Source:
     AWS GovCloud (US) User Guide, *AWS Step Functions*.
     """
-    from botocore.exceptions import UnknownRegionError
-    from botocore.session import Session
-
-    try:
-        partition = Session().get_partition_for_region(region)
-    except UnknownRegionError:
-        return None
-    if partition == "aws":
+    partition = _partition(region)
+    if partition in ("aws", None):
         return None
     return f"Joblane does not know the dual-stack endpoints of {region}, in the partition {partition}"
 
 
 def budget_problem(region: str) -> str | None:
-    """Return why a stage in ``region`` has no budget, or None."""
-    if region in BUDGET_REGIONS:
+    """Return why a stage in ``region`` has no budget, or None. ``monitoring.budget`` is in US dollars."""
+    if region not in BUDGET_REGIONS:
+        return f"CloudFormation has no budgets in {region}; leave it out, and create the budget by hand"
+    if (partition := _partition(region)) not in ("aws", None):
+        return (
+            f"it is in US dollars, and accounts in the partition {partition} can have another currency; leave it out, "
+            "and create the budget by hand"
+        )
+    return None
+
+
+def _partition(region: str) -> str | None:
+    """Return the partition of a region; None: botocore does not know it."""
+    from botocore.exceptions import UnknownRegionError
+    from botocore.session import Session
+
+    try:
+        return Session().get_partition_for_region(region)
+    except UnknownRegionError:
         return None
-    return f"CloudFormation has no budgets in {region}; leave it out, and create the budget by hand"
 
 
 def advice_for(name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 Properties = Mapping[str, Any]
 Template = Mapping[str, Any]
 
-NESTED = "AWS::CloudFormation::Stack"
+NESTED, MIGRATION = "AWS::CloudFormation::Stack", "Custom::Migration"
 SETTINGS, COSTS = "Joblane", "JoblaneCosts"
 """Keys of the metadata in the jobs stack's template: settings of the stage for `joblane preflight`, and architecture,
 schedules and extras for `joblane costs`."""

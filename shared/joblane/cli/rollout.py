@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblane.cdk.templates import stacks_of
+from joblane.cdk.way_back.judgement import migration_of
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.local.deployment import cdk_command, cdk_variables
@@ -78,6 +79,11 @@ class Rollout:
             yield f"{failure.text}. Next: {failure.next_step(self.assembly)}"
             if "MigrationRun" in failure.resource:
                 yield f"Log of the migration: aws logs tail /aws/lambda/{self.prefix}-migrate --since 1h"
+        if failures and "Move" in migration_of(self.templates):
+            yield (
+                "This deploy moves the stage to another database. Resume no queue before all its stacks use the same "
+                "database: docs/how-to/restore.md, If a stack fails"
+            )
         if not failures:
             yield "No stack is in a failed state: the lines above name the cause. Fix it and repeat the command."
 
@@ -175,12 +181,27 @@ class StackFailure:
 
 def marks(client: CloudFormationClient, stacks: Iterable[str]) -> Marks:
     """Return the marks of the stacks that exist, by which :func:`stack_failures` finds those that changed since."""
-    return {name: _mark(found) for name, found in _described(client, stacks)}
+    return {name: mark_of(found) for name, found in _described(client, stacks)}
 
 
-def statuses(client: CloudFormationClient, stacks: Iterable[str]) -> dict[str, str]:
-    """Return the statuses of the stacks that exist."""
-    return {name: str(found["StackStatus"]) for name, found in _described(client, stacks)}
+def newest_event(client: CloudFormationClient, stack: str) -> str:
+    """Return the id of the newest event of ``stack``, for :func:`operations_since`. Raises botocore's errors."""
+    found = client.describe_stack_events(StackName=stack)["StackEvents"]
+    return found[0]["EventId"] if found else ""
+
+
+def operations_since(client: CloudFormationClient, stack: str, event_id: str) -> int:
+    """Return the number of operations on ``stack`` that started after the event. Raises botocore's errors.
+
+    The newest event is first. Source: DescribeStackEvents, CloudFormation API reference.
+    """
+    count = 0
+    for page in client.get_paginator("describe_stack_events").paginate(StackName=stack):
+        for event in page["StackEvents"]:
+            if event["EventId"] == event_id:
+                return count
+            count += _is_start(event)
+    return count
 
 
 def stack_failures(client: CloudFormationClient, stacks: Iterable[str], before: Marks) -> Iterator[StackFailure]:
@@ -190,25 +211,34 @@ def stack_failures(client: CloudFormationClient, stacks: Iterable[str], before: 
     """
     for name, found in _described(client, stacks):
         status = str(found["StackStatus"])
-        is_old = status.endswith("_COMPLETE") and before.get(name) == _mark(found)
+        is_old = status.endswith("_COMPLETE") and before.get(name) == mark_of(found)
         if ("FAILED" in status or "ROLLBACK" in status) and not is_old:
             resource, reason = _cause(client, name)
             stuck = tuple(_stuck(client, name)) if status == "UPDATE_ROLLBACK_FAILED" else ()
             yield StackFailure(name, status, resource, reason, stuck)
 
 
-def _described(client: CloudFormationClient, stacks: Iterable[str]) -> Iterator[tuple[str, StackTypeDef]]:
+def read_stack(client: CloudFormationClient, name: str) -> StackTypeDef | str | None:
+    """Return the stack; or the code of the error if it cannot be read; or None if it does not exist."""
     from botocore.exceptions import ClientError
 
+    try:
+        return client.describe_stacks(StackName=name)["Stacks"][0]
+    except ClientError as error:
+        if "does not exist" in str(error):  # CloudFormation has no error code for this
+            return None
+        return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def _described(client: CloudFormationClient, stacks: Iterable[str]) -> Iterator[tuple[str, StackTypeDef]]:
     for name in stacks:
-        try:
-            (found,) = client.describe_stacks(StackName=name)["Stacks"]
-        except ClientError:  # it does not exist, or the caller may not see it
-            continue
-        yield name, found
+        found = read_stack(client, name)
+        if found is not None and not isinstance(found, str):
+            yield name, found
 
 
-def _mark(found: StackTypeDef) -> tuple[str, object]:
+def mark_of(found: StackTypeDef) -> tuple[str, object]:
+    """Return id and time of the last operation on the stack."""
     return found.get("StackId", ""), found.get("LastUpdatedTime", found["CreationTime"])
 
 
@@ -250,13 +280,17 @@ def _events(client: CloudFormationClient, stack: str) -> Iterator[StackEventType
     """Return the events of the last operation on ``stack``, newest first."""
     for page in client.get_paginator("describe_stack_events").paginate(StackName=stack):
         for event in page["StackEvents"]:
-            if _is_of_stack(event) and event.get("ResourceStatus") in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
+            if _is_start(event):
                 return
             yield event
 
 
 def _is_of_stack(event: StackEventTypeDef) -> bool:
     return event.get("PhysicalResourceId") == event.get("StackId")
+
+
+def _is_start(event: StackEventTypeDef) -> bool:
+    return _is_of_stack(event) and event.get("ResourceStatus") in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS")
 
 
 def _has_failed(event: StackEventTypeDef) -> bool:

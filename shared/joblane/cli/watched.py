@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joblane.cdk.preflight.moves import NO_STACK
 from joblane.cdk.way_back.alarms import (
     CONFIRMATION,
     OK,
@@ -21,12 +23,12 @@ from joblane.cdk.way_back.alarms import (
     has_alarms,
     read_states,
 )
-from joblane.cdk.way_back.deployed import PERMISSIONS, Deployed, read_deployed
-from joblane.cdk.way_back.folder import write_folder
+from joblane.cdk.way_back.deployed import PERMISSIONS, Deployed, other_stacks, read_deployed
+from joblane.cdk.way_back.folder import folder_of, regions_of, write_folder
 from joblane.cdk.way_back.judgement import migration_of, reasons_to_stay
 from joblane.cli import filters, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
-from joblane.cli.rollout import Marks, Rollout, marks, statuses
+from joblane.cli.rollout import Marks, Rollout, mark_of, marks, newest_event, operations_since, read_stack
 from joblane.errors import JobError
 from joblane.inspector.durations import written
 from joblane.inspector.unavailable import DENIED
@@ -36,6 +38,7 @@ from joblane.record.audit import user_of_process
 
 if TYPE_CHECKING:
     from boto3.session import Session
+    from mypy_boto3_cloudformation.type_defs import StackTypeDef
 
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(hours=3)
 POLL_SECONDS = 15.0
@@ -43,6 +46,17 @@ LINE_SECONDS = 300.0
 """Time between two lines of progress where there is no terminal."""
 MOST = 5
 """Alarms in a line."""
+STABLE = {
+    "CREATE_COMPLETE",
+    "IMPORT_COMPLETE",
+    "IMPORT_ROLLBACK_COMPLETE",
+    "UPDATE_COMPLETE",
+    "UPDATE_ROLLBACK_COMPLETE",
+}
+"""Statuses of a stack whose last operation has ended. Source: CloudFormation, *Stack status codes*."""
+NOT_DEPLOYED = "not deployed"
+EARLIER, OF_ANOTHER = "earlier template", "template of another deploy"
+CHANGED_SINCE = "another deploy has changed the stage since then, or its stacks cannot be read"
 GO_BACK = 'docs/how-to/change-safely.md, "Go back"'
 
 
@@ -65,9 +79,26 @@ def start(rollout: Rollout, session: Session, length: timedelta) -> WatchedDeplo
 
     Raises :class:`ForbiddenError` and :class:`UnavailableError`; nothing is deployed then.
     """
+    if (folder := folder_of(rollout.assembly)).exists():
+        raise LocalError(
+            f"--watch: {folder} has the templates from before an earlier deploy, which was not watched to its end. "
+            f"To return to them, unless that deploy named a reason against it: cdk deploy --all --app {folder}. After "
+            "that, or to keep what is deployed, delete the folder. Nothing was deployed."
+        )
+    regions, here = regions_of(rollout.assembly), session.region_name
+    elsewhere = {stack: found for stack in rollout.stacks if (found := regions.get(stack, here)) != here}
+    own = {name: each for name, each in rollout.templates.items() if name.partition("/")[0] not in elsewhere}
+    rollout = replace(rollout, templates=own)
     with _client(session, "cloudformation", PERMISSIONS) as client:
-        deployed = read_deployed(client, rollout.templates)
         before = marks(client, rollout.stacks)
+        deployed = replace(read_deployed(client, own), elsewhere=elsewhere)
+        events = {stack: newest_event(client, stack) for stack in deployed.statuses}
+    for stack, status in deployed.statuses.items():
+        if status not in STABLE:
+            raise LocalError(
+                f"--watch: the stack {stack} is {status}, so its earlier template is not known. Wait until it is "
+                "UPDATE_COMPLETE, or bring it there; or deploy without --watch. Nothing was deployed."
+            )
     if not deployed.templates:
         terminal.say("Watch: the stage is not deployed yet, so no alarm is watched and there is no way back.")
         return None
@@ -77,7 +108,7 @@ def start(rollout: Rollout, session: Session, length: timedelta) -> WatchedDeplo
     if not counted.names:
         terminal.say(f"Watch: no alarm counts, so none is watched: {_list(counted.left_out)}")
         return None
-    watch = WatchedDeploy(rollout, session, length, deployed, counted, before)
+    watch = WatchedDeploy(rollout, session, length, deployed, counted, before, events)
     many = "1 alarm counts" if len(counted.names) == 1 else f"{len(counted.names)} alarms count"
     terminal.say(f"Watch: {many}, for {written(length)} after the deploy.")
     if counted.left_out:
@@ -90,7 +121,10 @@ def start(rollout: Rollout, session: Session, length: timedelta) -> WatchedDeplo
 
 @dataclass
 class WatchedDeploy:
-    """A deploy whose alarms are watched for ``length``. ``before``: the marks of the stacks when it began."""
+    """A deploy whose alarms are watched for ``length``.
+
+    ``before``, ``events``: the mark and the newest event of each stack when it began.
+    """
 
     rollout: Rollout
     session: Session
@@ -98,6 +132,7 @@ class WatchedDeploy:
     deployed: Deployed
     counted: Counted
     before: Marks
+    events: Mapping[str, str]
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     reasons: list[str] = field(init=False)
@@ -105,7 +140,10 @@ class WatchedDeploy:
     """True after a deploy for which no alarm has fired."""
     _after: Marks | None = None
     """The marks after the deploy; None: it has not ended."""
+    _returns: bool = False
+    """True if the way back has started."""
     _folder: Path | None = None
+    """Exists until the watch has ended, and while it is the way back by hand."""
 
     def __post_init__(self) -> None:
         self.reasons = reasons_to_stay(self.deployed, self.rollout.templates)
@@ -125,8 +163,13 @@ class WatchedDeploy:
         """Deploy, run the first job, watch, and return the exit status. ``deploy``: True if a stack changed."""
         try:
             with _terminable():
-                changed = deploy()
-                self._after = self._marks()
+                if self._marks() != self.before:
+                    self._discard()
+                    raise LocalError(
+                        "--watch: another deploy has changed the stage since its templates were read, or its stacks "
+                        "cannot be read. Nothing was deployed: repeat the command."
+                    )
+                changed = self._deploy(deploy)
                 try:
                     status = first_job()
                 except JobError as error:
@@ -135,14 +178,31 @@ class WatchedDeploy:
                 if status is Exit.INTERRUPTED:
                     raise KeyboardInterrupt
                 if not changed:
-                    terminal.say("Watch: no stack changed, so nothing is watched.")
+                    terminal.say(f"Watch: no stack in {self.session.region_name} changed, so nothing is watched.")
                 outcome = self._watch() if changed else Exit.DONE
                 self.is_new = outcome is Exit.DONE
         except KeyboardInterrupt:
             terminal.say("\nStopped.")
             self._say_deployed()
             return Exit.INTERRUPTED
+        if outcome is Exit.DONE:
+            self._discard()
         return status if outcome is Exit.DONE else outcome
+
+    def _deploy(self, deploy: Callable[[], bool]) -> bool:
+        try:
+            changed = deploy()
+        except LocalError:
+            self._say_deployed(has_ended=True)
+            raise
+        self._after = self._marks()
+        if changed and (reason := self._meanwhile()):
+            self.reasons.append(reason)
+            terminal.say(f"Watch: this deploy will not be taken back: {reason}.")
+        return changed
+
+    def _discard(self) -> None:
+        shutil.rmtree(folder_of(self.rollout.assembly), ignore_errors=True)
 
     # --- Alarms -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +233,13 @@ class WatchedDeploy:
                 f"Check them, and the credentials; the caller needs {PERMISSION}. {self._by_hand()}"
             )
         silent = sorted(name for name in self.counted.names if name not in states or states[name].state != OK)
-        terminal.say(f"Watch: no alarm fired within {written(self.length)}.")
+        if not firing.seconds:
+            terminal.say(f"Watch: no alarm fired within {written(self.length)}.")
+        for name, seconds in sorted(firing.seconds.items()):
+            terminal.say(
+                f"Watch: {name} fired, for {terminal.short(seconds)} in total: less than {written(CONFIRMATION)}, so "
+                "the deploy stays."
+            )
         if silent:
             terminal.say(f"Watch: without data at the end: {', '.join(silent)}")
         return Exit.DONE
@@ -191,7 +257,7 @@ class WatchedDeploy:
         if states is None:
             found = "the alarms cannot be read now"
         elif firing.names:
-            found = f"{', '.join(firing.names)} fires, which must last for {written(CONFIRMATION)}"
+            found = f"{', '.join(firing.names)} fires, which must last for {written(CONFIRMATION)} in total"
         else:
             found = f"{sum(each.state == OK for each in states.values())} of {len(self.counted.names)} OK"
         return f"Watch: {terminal.short(max(left, 0))} left; {found}"
@@ -202,17 +268,19 @@ class WatchedDeploy:
         for alarm in fired:
             terminal.say(f"Alarm {alarm.name} fired {terminal.short(after_seconds)} after the deploy: {alarm.reason}")
         if self._marks() != self._after:
-            self.reasons.append("another deploy has changed the stage since then, or its stacks cannot be read")
+            self.reasons.append(CHANGED_SINCE)
         if self.reasons:
             terminal.say("The deploy was not taken back:")
             for reason in self.reasons:
                 terminal.say(f"  {reason}")
             terminal.say(f"{self.version} runs. Pause the types that fail, and fix the code, or see {GO_BACK}.")
+            self._discard()
             return Exit.ALARM
         names = ", ".join(alarm.name for alarm in fired)
         why = f"{names} fired {terminal.short(after_seconds)} after the deploy"
         folder = self.write(why.replace("{{", "{ {"))  # CloudFormation replaces {{…}}
         terminal.say(f"The deploy of {self.version} is taken back, with the earlier templates in {folder}.")
+        self._returns = True
         earlier = replace(self.rollout, assembly=folder, templates=self.deployed.templates)
         try:
             earlier.deploy(self.session, approved=True)
@@ -224,32 +292,75 @@ class WatchedDeploy:
             f"The deploy of {self.version} was taken back: the stage has its earlier templates. The database keeps its "
             "schema. This checkout still has the change: fix it before the next deploy."
         )
+        self._discard()
         return Exit.TAKEN_BACK
 
-    def _say_deployed(self) -> None:
-        """Print the state of each stack, and the command for the way back."""
+    def _say_deployed(self, *, has_ended: bool = False) -> None:
+        """Print the state of each stack, and the command for the way back. ``has_ended``: the deploy has failed."""
         from botocore.exceptions import BotoCoreError
 
-        base = self.before if self._after is None else self._after
+        states = []
         try:
             with closing(self.session.client("cloudformation")) as client:
-                found, now = statuses(client, self.rollout.stacks), marks(client, self.rollout.stacks)
+                states = [self._state(stack, read_stack(client, stack)) for stack in self.rollout.stacks]
         except BotoCoreError as error:
             terminal.say(f"The stacks cannot be read: {error}")
-            found, now = {}, {}
-        for stack in self.rollout.stacks if found else ():
-            terminal.say(f"  {stack}: {self._state(found.get(stack), is_same=now.get(stack) == base.get(stack))}")
+        for stack, state in zip(self.rollout.stacks, states, strict=False):
+            terminal.say(f"  {stack}: {state}")
+        if self._after is None:
+            if has_ended and states and all(state.endswith((EARLIER, NOT_DEPLOYED)) for state in states):
+                self._discard()
+                return
+            if reason := self._meanwhile():
+                self.reasons.append(reason)
+        elif any(state.endswith(OF_ANOTHER) for state in states):
+            self.reasons.append(CHANGED_SINCE)
         terminal.say(self._by_hand())
 
-    def _state(self, status: str | None, *, is_same: bool) -> str:
-        was, becomes = ("earlier", "new") if self._after is None else ("new", "earlier")
-        if status is None:
-            return "not deployed"
+    def _state(self, stack: str, found: StackTypeDef | str | None) -> str:
+        if found is None:
+            return NOT_DEPLOYED
+        if isinstance(found, str):
+            return f"cannot be read: {found}"
+        status = found["StackStatus"]
         if status.endswith("_IN_PROGRESS"):
             return f"{status}: CloudFormation continues"
-        if is_same or "ROLLBACK" in status:
-            return f"{status}, {was} template"
-        return f"{status}, {becomes} template"
+        return f"{status}, {self._template(stack, status, mark_of(found))}"
+
+    def _template(self, stack: str, status: str, mark: tuple[str, object]) -> str:
+        if status in NO_STACK:
+            return NOT_DEPLOYED
+        if status.endswith("_FAILED"):
+            return "parts of both templates"
+        if self._after is not None and stack not in self._after:
+            return "template unknown: it could not be read after the deploy"
+        is_same = "ROLLBACK" in status or mark == (self.before if self._after is None else self._after).get(stack)
+        if not is_same and self._after is not None and not self._returns:
+            return OF_ANOTHER
+        return EARLIER if is_same is (self._after is None) else "new template"
+
+    def _meanwhile(self) -> str | None:
+        """Return a reason to stay if another deploy has changed a stack since its template was read.
+
+        A deploy starts one operation on each stack that it changes. Afterwards the stack has the template of this
+        checkout.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        after, stacks = self._after or {}, self.rollout.stacks
+        changed = {stack for stack in stacks if after.get(stack) != self.before.get(stack)}
+        try:
+            with closing(self.session.client("cloudformation")) as client:
+                many = {stack for stack, event in self.events.items() if operations_since(client, stack, event) > 1}
+                if self._after is not None:
+                    many |= changed & other_stacks(
+                        read_deployed(client, self.rollout.templates), self.rollout.templates
+                    )
+        except (BotoCoreError, ClientError) as error:
+            return f"it is not known whether another deploy has changed the stage meanwhile: {error}"
+        if not many:
+            return None
+        return f"another deploy has changed the stage meanwhile ({', '.join(sorted(many))})"
 
     def _by_hand(self) -> str:
         if self.reasons:

@@ -232,7 +232,7 @@ def _is_asleep(permission: Permission, answer: AWSResponse) -> bool:
     if answer.status_code != 503:
         return False
     error = _object(answer.content).get("error")
-    found = error.get("class") if isinstance(error, dict) else None
+    found = wire.class_of_error(error) if isinstance(error, dict) else None
     return found == ASLEEP or (found == UNAVAILABLE and permission is Permission.VIEW)
 
 

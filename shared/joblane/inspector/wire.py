@@ -92,15 +92,26 @@ def missing(error: ValueError) -> list[str]:
 # --- Errors --------------------------------------------------------------------------------------------------------
 
 
+OLDER = {"DatabaseAsleepError": "DatabaseUnavailableError"}
+"""Class of an error → its class for an older client, which does not have the first one."""
+
+
 def encode_error(error: JobError) -> dict[str, Any]:
+    """``kind``: the class. ``class``: the class for an older client, which does not read ``kind``."""
+    kind = type(error).__name__
     fields = to_jsonable_python(vars(error), fallback=lambda value: type(value).__name__)
-    return {"class": type(error).__name__, "text": str(error), "fields": fields}
+    return {"class": OLDER.get(kind, kind), "kind": kind, "text": str(error), "fields": fields}
+
+
+def class_of_error(encoded: Mapping[str, Any]) -> str:
+    """Return the name of the error's class, from an API of any version."""
+    return str(encoded.get("kind") or encoded.get("class"))
 
 
 def decode_error(encoded: Mapping[str, Any]) -> JobError:
     """The same class with the same text and fields; a :class:`JobError` if this version does not have the class."""
     known = {found.__name__: found for found in _errors(JobError)}
-    kind = known.get(str(encoded.get("class")), JobError)
+    kind = known.get(class_of_error(encoded), JobError)
     error = kind.__new__(kind)
     error.args = (str(encoded.get("text")),)
     hints = get_type_hints(kind.__init__) if "__init__" in vars(kind) else {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from pg8000.exceptions import DatabaseError
 
@@ -136,14 +137,8 @@ def migrate(
     """
     prefix, tasks = check_prefix(prefix or settings.prefix()), discover()
     with Database(url) as database:
-        _patiently(database.get, is_unavailable, patience, "waiting for the database")
-        _check(database.get(), prefix)
-
-        def in_turn(work: Callable[[], object]) -> None:
-            """In short tries, because other statements queue behind a migration that waits for a table."""
-            why = "a table is in use, or another migration runs; waiting"
-            _patiently(work, _is_locked, max(patience, LOCKED_PATIENCE), why)
-
+        _patiently(lambda: _check(database.get(), prefix), is_unavailable, patience, "waiting for the database")
+        in_turn = partial(_in_turn, patience=patience)
         found: list[Difference] = []
         in_turn(lambda: found.extend(upgrade(url)))
         in_turn(lambda: take_stage(database.get(), prefix, settings.project()))
@@ -158,6 +153,26 @@ def migrate(
             in_turn(lambda: _grant(database, user, by_iam=by_iam))
         revision = applied(database.get()) or ""
     return Migrated(len(tasks), revision, is_newer(revision), tuple(map(str, found)))
+
+
+def pause_only(url: str, *, pauses: str, by: str, patience: timedelta) -> bool:
+    """Pause every queue of a database that was migrated before, and change nothing else.
+
+    False if the database stays unavailable for ``patience``. Any other error is raised.
+    """
+    with Database(url) as database:
+
+        def pause() -> None:
+            _in_turn(lambda: pause_everything(database.get(), pauses, by), patience=patience)
+
+        try:
+            _patiently(pause, is_unavailable, patience, "waiting for the database")
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            telemetry.logger().error("the database is unavailable: pause its queues by hand", exc_info=error)
+            return False
+    return True
 
 
 def is_migrated(connection: Connection) -> bool:
@@ -205,6 +220,12 @@ def upgrade_project(url: str, name: str | None) -> None:
     except (ImportError, AttributeError, ValueError) as error:
         raise DeclarationError(f"migrations: {name!r}: 'module:function' is required: {error}") from error
     run(url)
+
+
+def _in_turn(work: Callable[[], object], *, patience: timedelta) -> None:
+    """In short tries, because other statements queue behind a migration that waits for a table."""
+    why = "a table is in use, or another migration runs; waiting"
+    _patiently(work, _is_locked, max(patience, LOCKED_PATIENCE), why)
 
 
 def _patiently(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pg8000.exceptions import DatabaseError
+
 from joblane.names import BULK, Queue
 from joblane.record.audit import write
 
@@ -29,13 +31,17 @@ ONE_AT_A_TIME = "lock table joblane.pauses in share row exclusive mode"
 EVERYTHING = (*(("queue", str(queue)) for queue in Queue), ("type", BULK))
 """The pauses after which nothing runs but the sweep. The pause of a queue leaves out ``jobs:*``, and an action on many
 tasks would continue on tasks and dead letters that are not those for which it was started."""
-
-
-REASON_WITH_BEFORE = """
-select case when p.name is null or starts_with(p.reason, $3) then coalesce(p.reason, $3)
-            else $3 || '. It was paused before' || coalesce(', by ' || p.paused_by, '')
-                 || coalesce(' until ' || to_char(p.until at time zone 'UTC', 'YYYY-MM-DD HH24:MI"Z"'), '')
-                 || coalesce(': ' || p.reason, '') end
+LOOK = ". Look what will run again, then resume each queue: docs/how-to/restore.md"
+BEFORE = ". It was paused before"
+# Of the pause of an earlier move, only the pause before that move is kept: a reason does not grow with each move.
+REASON_WITH_BEFORE = f"""
+select $3 || case
+    when p.name is null then ''
+    when strpos(p.reason, '{LOOK}') > 0
+      then coalesce(substr(p.reason, nullif(strpos(p.reason, '{LOOK}{BEFORE}'), 0) + {len(LOOK)}), '')
+    else '{BEFORE}' || coalesce(', by ' || p.paused_by, '')
+      || coalesce(' until ' || to_char(p.until at time zone 'UTC', 'YYYY-MM-DD HH24:MI"Z"'), '')
+      || coalesce(': ' || p.reason, '') end
   from (select) as one left join joblane.pauses p
     on p.scope = $1 and p.name = $2 and (p.until is null or p.until > clock_timestamp())
 """
@@ -44,13 +50,19 @@ select case when p.name is null or starts_with(p.reason, $3) then coalesce(p.rea
 def pause_everything(connection: Connection, reason: str, by: str) -> None:
     """Pause every queue, and actions on many tasks, in one transaction with the entries of the audit.
 
-    The reason of a pause that is replaced is kept in the new reason, since a resume ends both.
+    ``reason`` gets :data:`LOOK` at its end. The reason of a pause that is replaced follows, since a resume ends both.
+    After an error no transaction is open, so that the call can be repeated.
     """
-    connection.execute_simple("begin")
-    connection.run(ONE_AT_A_TIME)
-    for scope, name in EVERYTHING:
-        [[why]] = connection.run(REASON_WITH_BEFORE, scope, name, reason)
-        [[*_, replaced, _]] = connection.run(PAUSE, scope, name, why, by, None)
-        details: dict[str, Any] = {"until": None, "replaced": replaced}
-        write(connection, by, "pause", f"{scope}:{name}", reason=reason, details=details)
-    connection.commit()
+    reason += LOOK
+    try:
+        connection.execute_simple("begin")
+        connection.run(ONE_AT_A_TIME)
+        for scope, name in EVERYTHING:
+            [[why]] = connection.run(REASON_WITH_BEFORE, scope, name, reason)
+            [[*_, replaced, _]] = connection.run(PAUSE, scope, name, why, by, None)
+            details: dict[str, Any] = {"until": None, "replaced": replaced}
+            write(connection, by, "pause", f"{scope}:{name}", reason=reason, details=details)
+        connection.commit()
+    except DatabaseError:  # after any other error the connection is unusable
+        connection.rollback()
+        raise

@@ -1,4 +1,4 @@
-"""Scrubbing: the values of redacted fields are removed from texts, because a handler may put one into any error.
+"""Scrubbing: the values of redacted fields are removed from strings, because a handler may put one into any error.
 
 A text is first made storable and cut (:func:`joblane.errors.shortened`), then scrubbed: nothing that is removed later
 can put a value together again, and the time grows with the size of the values, not with a product of sizes.
@@ -172,6 +172,16 @@ def scrubbed(scrub: Scrub, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {scrub(key): scrubbed(scrub, item) for key, item in value.items()}
     return [scrubbed(scrub, item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def shares_text(text: str, *payloads: Any, model: type[BaseModel] | None = None) -> bool:
+    """True if ``text`` is a part of a value of the payloads, or such a value a part of ``text``, in any case.
+
+    ``model``: compare only the values of its redacted fields.
+    """
+    names, text = redacted_names(model) if model else (), text.lower()
+    values = (value.lower() for payload in payloads for value in _texts(names, payload, model is None))
+    return any(text in value or value in text for value in values)
 
 
 def _texts(names: Collection[str], tree: Any, inside: bool = False) -> Iterator[str]:

@@ -64,11 +64,23 @@ CONTEXT_LINE = "During handling of the above exception, another exception occurr
 
 
 def failed(
-    task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int, payload: Payload | None = None
+    task: Task[Any, Any],
+    claim: Claim,
+    error: BaseException,
+    duration_ms: int,
+    payload: Payload | None = None,
+    *,
+    note: str = "",
 ) -> Finish:
-    """Return the end of a run whose handler raised ``error``. ``payload``: None if it could not be read."""
+    """Return the end of a run whose handler raised ``error``. ``payload``: None if it could not be read.
+
+    ``note``: lines without redacted values, for the end of the traceback.
+    """
     scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
-    return replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
+    end = replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
+    if note and end.traceback:
+        end = replace(end, traceback=(end.traceback + storable(note))[-MAX_TRACEBACK:])
+    return end
 
 
 def _decide(  # noqa: PLR0911 - a row each

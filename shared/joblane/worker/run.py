@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 KILL_MARGIN_SECONDS = 3.0
 """The alarm fires at least this long before the host kills the process."""
+RECORD_SECONDS = 2.0
+"""The part of :data:`KILL_MARGIN_SECONDS` that an explanation leaves for recording the outcome."""
 LOOP_SECONDS = 1.0
 """An ``async def`` handler is cancelled at its timeout, and the alarm fires this much later if it has not ended."""
 REPEAT_SECONDS = 1.0
@@ -129,8 +131,8 @@ class Run:
                 work.undo(interrupted=alarm.fired)
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
-            _explain(error, task, claim, payload, context)
-            self.end = outcome.failed(task, claim, error, ms_since(started), payload)
+            note = _explanation(error, task, claim, payload, context=context, lambda_context=lambda_context)
+            self.end = outcome.failed(task, claim, error, ms_since(started), payload, note=note)
             runner.log.price(claim, self.end)
             if isinstance(error, LeaseLostError):
                 self.end = None
@@ -182,15 +184,21 @@ def _decisive_error(raised: BaseException, alarm: Alarm) -> BaseException:
     return timeout
 
 
-def _explain(error: BaseException, task: Task[Any, Any], claim: Claim, payload: Any, context: TaskContext) -> None:
-    """Say why a connection timed out, in a network whose only way out is IPv6."""
+def _explanation(
+    error: BaseException, task: Task[Any, Any], claim: Claim, payload: Any, *, context: TaskContext, lambda_context: Any
+) -> str:
+    """Return why a connection timed out, in a network whose only way out is IPv6; empty for any other error."""
     if not os.environ.get(NO_IPV4):
-        return
-    from joblane.tasks.scrubbing import scrubber
+        return ""
     from joblane.worker.way_out import explain
 
-    scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
-    explain(error, scrub, context.log_fields)
+    seconds = lambda_context.get_remaining_time_in_millis() / 1000 - RECORD_SECONDS
+    given = {"headers": claim.headers or {}, "seconds": seconds, "log_fields": context.log_fields}
+    try:
+        return explain(error, task.payload, claim.payload, payload, **given)
+    except Exception as problem:  # it looks into the user's frames and errors, and the outcome must be recorded anyway
+        telemetry.logger().warning("a connect timeout was not explained", extra={"error_type": type(problem).__name__})
+        return ""
 
 
 def ms_since(started: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.builders.rows import archived, put
 from tests.conftest import administer
 from tests.integration.cli.conftest import Jobs
 from tests.samples import sample_one
+from tests.unit.page.conftest import COOKIE, client_of
 from tests.world import World
 
 END_SESSIONS = "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'"
@@ -60,6 +62,16 @@ def test_each_view_of_a_paused_copy_says_that_the_restore_is_the_reason(
     for queue in QUEUES:
         assert f"`joblane resume queue {queue}`" in doctor.out
     assert "`joblane resume type jobs:bulk`" in doctor.out
+
+
+def test_the_page_says_that_the_restore_is_the_reason(copy: Database) -> None:
+    connect: Any = connecting.connect
+    browser = client_of(connect())
+    browser.cookies.update(COOKIE)
+    overview, task = browser.get("/").text, browser.get("/task?id=waits").text
+    assert overview.count(WHY) >= len(QUEUES) + 1
+    assert "Resume" in overview
+    assert WHY in task
 
 
 def test_a_resume_of_everything_is_audited_and_ends_the_warning(copy: Database, jobs: Jobs) -> None:

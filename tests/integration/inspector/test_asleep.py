@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,15 @@ from functions.data_export.handler import data_export
 from joblane.cli.exits import Exit, exit_of
 from joblane.errors import DatabaseUnavailableError
 from joblane.functions.control import answering
+from joblane.inspector import wire
 from joblane.inspector.errors import DatabaseAsleepError
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import UnavailableError
+from joblane.record.driver import database as database_module
 from joblane.record.driver import waking
 from joblane.record.driver.database import Database
 from joblane.record.driver.login import LoginError
+from joblane.record.driver.stage import check_stage
 from joblane.record.driver.time_limits import TimeLimits
 from tests.freezing import FreezingProxy
 from tests.integration.inspector.gateway import REGION, Gateway, Headers, control_template, serving
@@ -153,16 +158,69 @@ def test_a_caller_without_patience_gets_the_answer_of_the_control_api(
     assert (len(stage.gateway.seen), stage.enqueued()) == (1, 0)
 
 
-def test_an_action_whose_database_fails_after_it_began_is_not_repeated(stage: Asleep) -> None:
-    # given a connection that is open, and hangs in the middle of the action
+def test_an_action_finds_that_a_connection_is_dead_that_was_just_used(stage: Asleep) -> None:
+    # given a connection that was used a moment ago, and is closed since
     stage.proxy.thaw()
     stage.editor().pauses()
-    stage.proxy.freeze()
+    stage.proxy.thaw()
+    # then
+    stage.editor().enqueue(data_export.type, PAYLOAD)
+    assert (len(stage.gateway.seen), stage.enqueued()) == (2, 1)
+
+
+def test_an_action_whose_database_fails_after_it_began_is_not_repeated(
+    stage: Asleep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a connection that hangs in the middle of the action
+    connect_first = answering.connect_first
+
+    def freezing(database: Database) -> None:
+        connect_first(database)
+        stage.proxy.freeze()
+
+    monkeypatch.setattr(answering, "connect_first", freezing)
+    stage.proxy.thaw()
     # then
     with pytest.raises(DatabaseUnavailableError, match="may have been carried out: check the audit") as caught:
         stage.editor().enqueue(data_export.type, PAYLOAD)
     assert type(caught.value) is DatabaseUnavailableError
-    assert len(stage.gateway.seen) == 2
+    assert len(stage.gateway.seen) == 1
+
+
+@pytest.mark.parametrize("refused_seconds", [0, 2])
+def test_a_first_statement_that_hangs_ends_with_the_tries(
+    refused_seconds: float, stage: Asleep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a server that refuses connections for a while, accepts a login, and then hangs
+    started = time.monotonic()
+    connect = database_module._connect
+
+    def refusing(*given: Any, **named: Any) -> Any:
+        if time.monotonic() < started + refused_seconds:
+            raise ConnectionRefusedError
+        stage.proxy.thaw()
+        return connect(*given, **named)
+
+    def hanging(*given: Any) -> None:
+        stage.proxy.freeze()
+        check_stage(*given)
+
+    monkeypatch.setattr(database_module, "_connect", refusing)
+    monkeypatch.setattr(database_module, "check_stage", hanging)
+    monkeypatch.setattr(waking, "TRY_SECONDS", 0.5)
+    monkeypatch.setattr(answering, "WAKING_SECONDS", 2.1)
+    # then
+    limits = TimeLimits(connect=5, lock=1, statement=20)
+    with Database(stage.proxy.url, prefix="jobs", limits=limits) as database, pytest.raises(DatabaseAsleepError):
+        answering.connect_first(database)
+    assert time.monotonic() - started < 5
+
+
+def test_a_name_that_cannot_be_resolved_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    with Database("postgresql://owner@no-such-host.invalid/jobs") as database, pytest.raises(socket.gaierror):
+        waking.connect_patiently(database, PATIENCE_SECONDS, on_wait=lambda: waited.append(1))
+    assert waited == []
 
 
 def test_an_action_that_the_gateway_answers_with_503_is_not_repeated(stage: Asleep) -> None:
@@ -173,14 +231,22 @@ def test_an_action_that_the_gateway_answers_with_503_is_not_repeated(stage: Asle
     assert stage.enqueued() == 0
 
 
+def test_an_older_client_learns_that_the_database_is_unavailable() -> None:
+    encoded = wire.encode_error(DatabaseAsleepError("Nothing was done"))
+    of_older = {name: value for name, value in encoded.items() if name != "kind"}
+    assert type(wire.decode_error(encoded)) is DatabaseAsleepError
+    assert exit_of(wire.decode_error(of_older)) is Exit.UNAVAILABLE
+
+
 def test_a_refused_login_is_reported_at_once(stage: Asleep, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
-    def refuse() -> None:
+    def refuse(*_: object, **__: object) -> None:
         tries.append(1)
         raise LoginError("the database at db refuses the login")
 
-    database = SimpleNamespace(get=refuse)
+    monkeypatch.setattr(database_module, "connected", refuse)
+    database = answering._scope().database
     with pytest.raises(DatabaseUnavailableError, match=r"refuses the login\. Nothing was done") as caught:
-        answering.connect_first(database)  # type: ignore[arg-type]
+        answering.connect_first(database)
     assert (type(caught.value), len(tries)) == (DatabaseUnavailableError, 1)

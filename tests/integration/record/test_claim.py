@@ -260,6 +260,28 @@ def test_a_redriven_task_has_all_attempts_again_and_the_next_generation(world: W
     assert world.row("it") == row
 
 
+def test_a_dead_letter_of_a_later_redrive_waits_for_the_task_and_revives_it(world: World) -> None:
+    """After a restore a queue can have it: the row of that redrive is in the database that the stage has left."""
+
+    @behaviour
+    def fail_each(payload: Sample, ctx: TaskContext) -> None:
+        raise ValueError
+
+    payload = {"do": "fail_each", "number": 0}
+    put(world, sample_one, "it", payload, **archived())
+    body = RECORDED | {"payload": payload}
+    # when the console sends both back
+    assert len(world.deliver(sample_one, body, attributes=dead(0))) == 1
+    assert len(world.deliver(sample_one, body, attributes=dead(1))) == 1
+    for _ in range(3):
+        world.later("it")
+        world.deliver(sample_one, body, attributes=dead(0))
+    assert (world.row("it")["state"], world.row("it")["generation"]) == ("archived", 1)
+    # then
+    assert len(world.deliver(sample_one, body, attributes=dead(1))) == 1
+    assert (world.row("it")["state"], world.row("it")["generation"]) == ("retry", 2)
+
+
 def test_a_redriven_dead_letter_runs_with_its_attributes(world: World) -> None:
     @behaviour
     def succeed(payload: Sample, ctx: TaskContext) -> str:

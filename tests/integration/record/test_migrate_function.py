@@ -31,6 +31,7 @@ from joblane.record.driver.time_limits import TimeLimits
 from joblane.record.migrate import Migrated, _grant, migrate
 from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
 from joblane.record.migrations.catalogue import differences
+from joblane.record.pauses import pause_everything
 from joblane.record.row.states import State
 from joblane.record.sql_functions import installed
 from joblane.record.task.finish import Finish, finish
@@ -338,6 +339,19 @@ def test_a_change_of_the_schema_takes_as_long_as_it_needs(
     assert migrate(empty).revision == "0002"
 
 
+def test_a_first_statement_that_hangs_is_repeated(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Database.__init__.__kwdefaults__ or {}, "limits", QUICK)
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    hung = threading.Event()
+    with FreezingProxy.before(empty) as proxy, ThreadPoolExecutor(1) as threads:
+        freeze_at("search_path", proxy, hung, monkeypatch)
+        migrating = threads.submit(migrate, proxy.url, patience=timedelta(seconds=PATIENCE_SECONDS))
+        assert hung.wait(PATIENCE_SECONDS)
+        time.sleep(3)  # longer than the statement may take
+        proxy.thaw()
+        assert migrating.result(timeout=PATIENCE_SECONDS).types == len(discover())
+
+
 @pytest.mark.parametrize(
     "statement", ["create table joblane.tasks ", "create or replace function", "joblane.task_types"]
 )
@@ -473,6 +487,7 @@ def test_a_deploy_that_is_taken_back_is_in_the_audit(empty: str, deploy: Deploy)
 
 
 PAUSED = [["queue", "critical"], ["queue", "default"], ["queue", "low"], ["type", "jobs:bulk"]]
+PAUSES = "select scope, name from joblane.pauses order by 1, 2"
 PLAIN, COPY_A, COPY_B = (
     {"ServiceToken": "arn", "Code": "1", **more} for more in ({}, {"Restored": "A"}, {"Restored": "B"})
 )
@@ -499,7 +514,7 @@ def test_a_deploy_that_moves_the_stage_to_another_copy_pauses_everything_there(
     else:
         deploy(OldResourceProperties=old, **properties)
     with connected(empty) as connection:
-        assert connection.run("select scope, name from joblane.pauses order by 1, 2") == (PAUSED if reason else [])
+        assert connection.run(PAUSES) == (PAUSED if reason else [])
         for table, by in (("pauses", "paused_by"), ("audit", "who")):
             found = connection.run(f"select distinct reason, {by} from joblane.{table}")
             said = f"{reason}. Look what will run again, then resume each queue: docs/how-to/restore.md"
@@ -524,6 +539,24 @@ def test_an_earlier_pause_in_the_copy_is_in_the_reason_so_that_no_resume_forgets
     assert found["default"] == start
     assert found["low"] == f"{start}. It was paused before, by bob: the provider is down"
     assert found["critical"] == f"{start}. It was paused before"
+
+
+def test_the_reason_of_a_pause_does_not_grow_with_each_move_and_keeps_the_operators(empty: str) -> None:
+    migrate(empty)
+    before = "r" * 500
+    with connected(empty) as connection:
+        pause = "insert into joblane.pauses (scope, name, reason, paused_by) values ('queue', 'low', $1, 'bob')"
+        connection.run(pause, before)
+        # when
+        for number in range(4):
+            pause_everything(connection, f"the stage uses the restored copy {number}", "ann")
+        # then
+        found = dict(connection.run("select name, reason from joblane.pauses"))
+    start = (
+        "the stage uses the restored copy 3. Look what will run again, then resume each queue: docs/how-to/restore.md"
+    )
+    assert found["default"] == start
+    assert found["low"] == f"{start}. It was paused before, by bob: {before}"
 
 
 def test_a_resumed_copy_stays_resumed_in_later_deploys(empty: str, deploy: Deploy) -> None:
@@ -551,8 +584,82 @@ def test_a_return_with_properties_of_before_pauses_although_it_looks_like_a_roll
         left = {"OldResourceProperties": COPY_A, "PhysicalResourceId": moved["PhysicalResourceId"]}
         answer = deploy(ResourceProperties=PLAIN, **left)
         # then
-        assert "by an earlier deploy" in answer["Reason"]
-        assert connection.run("select scope, name from joblane.pauses order by 1, 2") == PAUSED
+        assert "by an earlier deploy; every queue is paused" in answer["Reason"]
+        assert connection.run(PAUSES) == PAUSED
+
+
+@pytest.fixture
+def moved(empty: str, deploy: Deploy) -> dict[str, Any]:
+    """A stage that was moved to a copy, which was resumed. Return fields of the event of a return."""
+    id_ = deploy(RequestType="Create", ResourceProperties=PLAIN)["PhysicalResourceId"]
+    moved = deploy(ResourceProperties=COPY_A, OldResourceProperties=PLAIN, PhysicalResourceId=id_)
+    with connected(empty) as connection:
+        connection.run("delete from joblane.pauses")
+    return {"OldResourceProperties": COPY_A, "PhysicalResourceId": moved["PhysicalResourceId"]}
+
+
+WANTED = {**PLAIN, "Move": "2026-12-01T09:30:00+00:00"}
+
+
+@pytest.mark.parametrize("new", [PLAIN, WANTED], ids=["rollback", "wanted"])
+def test_a_return_waits_for_a_session_that_has_locked_the_pauses(
+    empty: str, deploy: Deploy, moved: dict[str, Any], new: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Database.__init__.__kwdefaults__ or {}, "limits", QUICK)
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    with connected(empty) as other:
+        other.execute_simple("begin; lock table joblane.pauses in row exclusive mode")
+        release = threading.Timer(2.5, other.commit)
+        release.start()
+        answer = deploy(ResourceProperties=new, **moved)
+        release.join()
+        assert answer["Status"] == "SUCCESS", answer
+        assert other.run(PAUSES) == PAUSED
+
+
+def test_a_rollback_pauses_a_database_that_cannot_be_migrated(
+    empty: str, deploy: Deploy, moved: dict[str, Any]
+) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple("alter table joblane.tasks drop column tenant cascade")
+        assert deploy(ResourceProperties=PLAIN, **moved)["Status"] == "SUCCESS"
+        assert connection.run(PAUSES) == PAUSED
+
+
+def test_a_return_that_a_person_wants_fails_if_the_database_cannot_be_migrated(
+    empty: str, deploy: Deploy, moved: dict[str, Any]
+) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple("alter table joblane.tasks drop column tenant cascade")
+    assert deploy(ResourceProperties=WANTED, **moved)["Status"] == "FAILED"
+
+
+def test_a_rollback_to_a_database_that_answers_and_cannot_be_paused_fails(
+    empty: str, deploy: Deploy, moved: dict[str, Any]
+) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple("drop table joblane.pauses cascade")
+    answer = deploy(ResourceProperties=PLAIN, **moved)
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", moved["PhysicalResourceId"])
+    assert answer["Reason"].startswith("the queues cannot be paused: ")
+
+
+def test_a_move_whose_migration_failed_pauses_nothing_in_the_database_that_stays(
+    empty: str, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a move to a copy that does not answer
+    id_ = deploy(RequestType="Create", ResourceProperties=PLAIN)["PhysicalResourceId"]
+    with monkeypatch.context() as patch:
+        patch.setattr("joblane.functions.migrate.handler.PATIENCE", timedelta(0))
+        patch.setenv("DATABASE_URL", "postgresql://jobs@127.0.0.1:1/jobs")
+        answer = deploy(ResourceProperties=COPY_A, OldResourceProperties=PLAIN, PhysicalResourceId=id_)
+    assert answer["Status"] == "FAILED"
+    # when CloudFormation rolls back
+    left = {"OldResourceProperties": COPY_A, "PhysicalResourceId": answer["PhysicalResourceId"]}
+    assert deploy(ResourceProperties=PLAIN, **left)["Status"] == "SUCCESS"
+    # then
+    with connected(empty) as connection:
+        assert connection.run("select reason from joblane.pauses") == []
 
 
 def test_a_deploy_and_its_rollback_are_recorded_with_version_and_person(

@@ -10,11 +10,13 @@ import smtplib
 import socket
 import sys
 import threading
+import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -30,8 +32,11 @@ from joblane.errors import RetryAfter
 from joblane.settings import NO_IPV4
 from joblane.sqs.message import Message
 from joblane.worker import way_out
+from joblane.worker.run import RECORD_SECONDS
+from tests.builders.events import LambdaContext
 from tests.builders.handlers import run
 from tests.logs import lines
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_async, sample_one
 from tests.world import World
 
@@ -39,6 +44,7 @@ HOST = "localhost"
 SECONDS = 0.05
 SOON = 3.2
 """Seconds left to the invocation: three are kept for Lambda's own kill, the handler has 0.2."""
+ADDRESSES = way_out._addresses
 ADVICE = f"{HOST} has no IPv6 address, and this stage has no IPv4 way out"
 
 pytestmark = pytest.mark.usefixtures("standing_clock")
@@ -62,7 +68,7 @@ def without_ipv4(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The environment of a stage with IPv6 only. Return the hosts that were resolved for an explanation."""
     resolved: list[str] = []
 
-    def addresses(host: str) -> list[str]:
+    def addresses(host: str, seconds: float) -> list[str]:
         resolved.append(host)
         return ["8.8.8.8"]
 
@@ -199,7 +205,7 @@ def test_a_host_is_resolved_and_logged_once_for_a_process(port: int, world: Worl
 def test_a_host_that_another_way_may_reach_is_not_explained(
     addresses: list[str], port: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(way_out, "_addresses", lambda host: addresses)
+    monkeypatch.setattr(way_out, "_addresses", lambda host, seconds: addresses)
     with lines() as log:
         assert run(world, lambda ctx: by_socket(port))["state"] == "retry"
     assert ADVICE not in tracebacks(world)[0]
@@ -263,22 +269,150 @@ def test_the_explanation_has_no_redacted_value(port: int, world: World) -> None:
 
 def test_the_addresses_of_a_host_are_those_of_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert set(way_out._addresses("localhost")) <= {"127.0.0.1", "::1"}
-    assert way_out._addresses("localhost") != []
-    assert way_out._addresses("192.0.2.7") == ["192.0.2.7"]
-    assert way_out._addresses("no such host.invalid") == []
+    assert set(way_out._addresses("localhost", PATIENCE_SECONDS)) <= {"127.0.0.1", "::1"}
+    assert way_out._addresses("localhost", PATIENCE_SECONDS) != []
+    assert way_out._addresses("192.0.2.7", PATIENCE_SECONDS) == ["192.0.2.7"]
+    assert way_out._addresses("no such host.invalid", PATIENCE_SECONDS) == []
 
 
-def test_a_resolver_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+@pytest.fixture
+def hanging_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each name hangs until the end of the test."""
     ends = threading.Event()
+    real = socket.getaddrinfo
 
-    def hang(*_: object, **__: object) -> list[Any]:
+    def hang(host: Any, *rest: Any, **named: Any) -> Any:
+        if not str(host).endswith(".example.com"):
+            return real(host, *rest, **named)
         ends.wait()
         return []
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(way_out, "RESOLVE_SECONDS", SECONDS)
-        patch.setattr(socket, "getaddrinfo", hang)
-        assert way_out._addresses(HOST) == []
-        ends.set()
+    monkeypatch.setattr(way_out, "_addresses", ADDRESSES)
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    yield
+    ends.set()
+
+
+def timeouts_of(hosts: int) -> None:
+    """Raise a connect timeout for each of the hosts, as a handler that sends webhooks."""
+    connecting: dict[str, Any] = {"__name__": "socket"}
+    exec("def create_connection(host): raise TimeoutError", connecting)
+    errors: list[Exception] = []
+    for number in range(hosts):
+        try:
+            connecting["create_connection"](f"h{number}.example.com")
+        except TimeoutError as error:
+            errors.append(error)
+    raise ExceptionGroup("webhooks", errors)
+
+
+@pytest.mark.usefixtures("hanging_resolver")
+def test_all_hosts_together_are_resolved_within_one_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(way_out, "RESOLVE_SECONDS", 4 * SECONDS)
+    started = time.monotonic()
+    row = run(world, lambda ctx: timeouts_of(40))
+    assert row["state"] == "retry"
+    assert time.monotonic() - started < 40 * SECONDS
+    assert len(way_out._advice) == 1  # the others are resolved at their next failure
+
+
+@pytest.mark.usefixtures("hanging_resolver")
+def test_no_host_is_resolved_in_the_time_for_recording_the_outcome(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_out_late(ctx: TaskContext) -> None:
+        monkeypatch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda _: RECORD_SECONDS * 1000)
+        timeouts_of(1)
+
+    assert run(world, time_out_late)["state"] == "retry"
+    assert "TimeoutError" in tracebacks(world)[0]
+    assert way_out._advice == {}
+
+
+@dataclass(frozen=True)
+class PartnerDownError(Exception):
+    partner: str
+
+
+def test_an_error_that_refuses_attributes_is_explained_and_recorded(port: int, world: World) -> None:
+    def call(ctx: TaskContext) -> None:
+        try:
+            by_socket(port)
+        except TimeoutError as error:
+            raise PartnerDownError("acme") from error
+
+    assert run(world, call)["state"] == "retry"
+    assert ADVICE in tracebacks(world)[0].splitlines()[-1]
+
+
+def test_an_explanation_that_fails_is_left_out(port: int, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(host: str, seconds: float) -> list[str]:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(way_out, "_addresses", fail)
+    with lines() as log:
+        assert run(world, lambda ctx: by_socket(port))["state"] == "retry"
+    assert "TimeoutError" in tracebacks(world)[0]
+    assert "a secret" not in f"{tracebacks(world)} {log.fields}"
+
+
+def test_a_timeout_that_the_handler_has_dismissed_is_not_explained(port: int, world: World) -> None:
+    def refuse_amount(ctx: TaskContext) -> None:
+        try:
+            by_socket(port)
+        except TimeoutError:
+            raise ValueError("amount is negative") from None
+
+    run(world, refuse_amount)
+    assert tracebacks(world)[0].splitlines()[-1] == "ValueError: amount is negative"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_explained"),
+    [
+        ("s3.eu-central-1.amazonaws.com", False),
+        ("bucket.s3.eu-central-1.amazonaws.com", False),
+        ("Dynamodb.eu-central-1.amazonaws.com.", False),
+        ("s3.eu-west-1.amazonaws.com", True),
+        ("ec2.eu-central-1.amazonaws.com", True),
+        ("mys3.eu-central-1.amazonaws.com", True),
+    ],
+)
+def test_hosts_that_a_gateway_endpoint_routes_are_not_explained(
+    host: str, is_explained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert (way_out._advice_for(host, 1) is not None) is is_explained
+
+
+class Hook(Payload):
+    url: Annotated[str, Redacted]
+    sender: str
+    port: int
+
+
+@task("hook:call")
+def hook_call(payload: Hook, ctx: TaskContext) -> None:
+    by_socket(payload.port)
+
+
+@pytest.mark.parametrize(
+    ("url", "sender", "in_traceback", "in_log"),
+    [
+        ("https://LocalHost/hook?token=abcdef", "shop", False, False),
+        ("https://example.com/hook", "shop@localhost", True, False),
+        ("https://example.com/hook", "local", True, False),
+        ("local", "shop", False, False),
+        ("https://example.com/hook", "shop", True, True),
+    ],
+    ids=["in a redacted value", "in a value", "with a value", "with a redacted value", "in no value"],
+)
+def test_the_log_names_no_host_of_the_payload_and_the_attempt_no_redacted_host(
+    url: str, sender: str, in_traceback: bool, in_log: bool, port: int, world: World
+) -> None:
+    body = Message("hook:call", "it", {"url": url, "sender": sender, "port": port}).encode()
+    with lines() as log:
+        world.deliver(hook_call, body)
+    [in_attempt] = [line for line in tracebacks(world)[0].splitlines() if "has no IPv6" in line]
+    [logged] = [line["message"] for line in log.fields if "has no IPv6" in line["message"]]
+    assert (HOST in in_attempt, HOST in logged) == (in_traceback, in_log)

@@ -83,7 +83,8 @@ def test_a_month_is_30_days() -> None:
 
 
 def template(*resources: tuple[str, dict[str, object]]) -> dict[str, object]:
-    return {"Resources": {f"R{n}": {"Type": kind, "Properties": given} for n, (kind, given) in enumerate(resources)}}
+    found = {f"R{n}": {"Type": kind, "Properties": given} for n, (kind, given) in enumerate(resources)}
+    return {"Resources": found, "Metadata": {"Joblane": {"prefix": "jobs"}}}
 
 
 def dashboard(metrics: int) -> dict[str, object]:
@@ -134,8 +135,29 @@ def test_each_aurora_instance_costs_its_least_capacity(least: float, instances: 
 
 @pytest.mark.parametrize("size", ["micro", "small", "medium"])
 def test_an_rds_instance_costs_each_hour_and_its_storage(size: str) -> None:
-    instance: dict[str, object] = {"DBInstanceClass": f"db.t4g.{size}", "AllocatedStorage": "20"}
+    instance: dict[str, object] = {
+        "DBInstanceIdentifier": "jobs-database",
+        "DBInstanceClass": f"db.t4g.{size}",
+        "AllocatedStorage": "20",
+    }
     assert amounts(("AWS::RDS::DBInstance", instance)) == {f"RDS db.t4g.{size} hour": 720, "RDS GB-month": 20}
+
+
+def test_instances_of_a_cdk_app_have_no_price() -> None:
+    launched: dict[str, object] = {"LaunchTemplateData": {"InstanceType": {"Ref": "Type"}}}
+    found = amounts(
+        ("AWS::RDS::DBInstance", {"DBInstanceClass": "db.m5.large", "AllocatedStorage": {"Ref": "Size"}}),
+        ("AWS::RDS::DBInstance", {"DBInstanceIdentifier": "shop", "SourceDBInstanceIdentifier": "other"}),
+        ("AWS::EC2::LaunchTemplate", launched),
+        ("AWS::EC2::Instance", {"InstanceType": "m5.large"}),
+    )
+    assert found == {}
+
+
+def test_a_nat_instance_costs_its_hours_its_disk_and_its_address() -> None:
+    disk = {"BlockDeviceMappings": [{"Ebs": {"VolumeSize": 8}}]}
+    found = amounts(("AWS::EC2::LaunchTemplate", {"VersionDescription": "jobs-nat", "LaunchTemplateData": disk}))
+    assert found == {"NAT instance hour": 720, "EBS GB-month": 8, "Public IPv4 hour": 720}
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str | N
         )
 
     monkeypatch.setattr("joblane.cdk.preflight.read.deployed", lambda client, stacks: ({}, set()))
-    monkeypatch.setattr("joblane.cdk.preflight.keys.read_deployed", lambda client, prefix: None)
+    monkeypatch.setattr("joblane.cdk.preflight.keys.read_deployed", lambda client, stack, migration: None)
     monkeypatch.setattr("joblane.cdk.preflight.read.account", lambda client, *_: Account(1000, 0, {}))
     with mock_aws():
         yield deploy

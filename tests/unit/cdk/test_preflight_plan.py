@@ -16,6 +16,7 @@ from joblane.cdk.preflight.findings import Finding, FindingKind, blocks_deploy
 from joblane.cdk.preflight.plan import Wanted
 
 ACCESS: Any = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+NANO = {"LaunchTemplateData": {"InstanceType": "t4g.nano"}}
 STATE = {"accountPlanStatus": "ACTIVE"}
 AURORA = Wanted({"an Aurora cluster (database.kind aurora)": plan.SMALL_DATABASE})
 
@@ -25,7 +26,8 @@ def template(**resources: dict[str, Any]) -> dict[str, Any]:
         f"AWS::{'EC2' if kind == 'LaunchTemplate' else 'RDS'}::{kind}": properties
         for kind, properties in resources.items()
     }
-    return {"data": {"Resources": {kind[-8:]: {"Type": kind, "Properties": each} for kind, each in given.items()}}}
+    found = {kind[-8:]: {"Type": kind, "Properties": each} for kind, each in given.items()}
+    return {"data": {"Resources": found}, "jobs": {"Metadata": {"Joblane": {"prefix": "jobs"}}}}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,13 @@ def template(**resources: dict[str, Any]) -> dict[str, Any]:
             ["an Aurora cluster (database.kind aurora)", "backups for 14 days (database.backup_days above 1)"],
         ),
         (
-            template(LaunchTemplate={"LaunchTemplateData": {"InstanceType": "t4g.nano"}}),
+            template(LaunchTemplate={"VersionDescription": "jobs-nat", **NANO}),
             ["an EC2 instance of type t4g.nano (network.egress nat_instance)"],
         ),
-        (template(LaunchTemplate={"LaunchTemplateData": {"InstanceType": "t4g.micro"}}), []),
+        # references of a CDK app, and its own launch templates
+        (template(LaunchTemplate=NANO), []),
+        (template(LaunchTemplate={"LaunchTemplateData": {}}), []),
+        (template(DBInstance={"DBInstanceClass": {"Ref": "Class"}, "BackupRetentionPeriod": {"Ref": "Days"}}), []),
     ],
 )
 def test_what_a_free_plan_refuses_is_read_from_the_templates(templates: dict[str, Any], refused: list[str]) -> None:
@@ -107,7 +112,7 @@ def test_a_free_plan_refuses_the_deploy_with_the_command_that_upgrades(
 def test_each_setting_that_a_free_plan_accepts_is_named_once() -> None:
     given: dict[str, Any] = {
         "DBCluster": {"BackupRetentionPeriod": 14},
-        "LaunchTemplate": {"LaunchTemplateData": {"InstanceType": "t4g.nano"}},
+        "LaunchTemplate": {"VersionDescription": "jobs-nat", **NANO},
     }
     (found,) = plan.plan(Wanted.of(template(**given)), plan.FREE)
     assert found.do.endswith(f"before the first deploy of the stage, set {plan.SMALL_DATABASE} and {plan.OTHER_EGRESS}")

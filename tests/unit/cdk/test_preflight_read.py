@@ -245,7 +245,11 @@ def assembly(folder: Path, **changes: Any) -> Path:
         "database_connections": 100,
         "reserved_connections": 10,
     }
-    template = {"Metadata": {"Joblane": {**settings_of_stage, **changes}}, "Resources": {}}
+    template = {
+        "Metadata": {"Joblane": {**settings_of_stage, **changes}},
+        "Resources": {"Run": {"Type": "Custom::Migration"}},
+        "Outputs": {"MigrationResource": {"Value": "Run"}},
+    }
     (folder / f"{JOBS}.template.json").write_text(json.dumps(template))
     (folder / "left-from-before.template.json").write_text("{}")
     stack = {"type": "aws:cloudformation:stack", "properties": {"templateFile": f"{JOBS}.template.json"}}
@@ -262,7 +266,7 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     monkeypatch.setattr(preflight, "deployed", lambda client, stacks: refused("AccessDenied")(client))
     monkeypatch.setattr(preflight, "account", lambda client, prefix, functions: Account(10, 20, {}))
     monkeypatch.setattr(moves, "read_deployed", lambda client, prefix: moves.UsedDatabase("existing", None))
-    monkeypatch.setattr(keys, "read_deployed", lambda client, prefix: keys.UsedKeys("arn:one"))
+    monkeypatch.setattr(keys, "read_deployed", lambda client, stack, migration: keys.UsedKeys("arn:one"))
     client = boto3.client("sqs")
     client.send_message(QueueUrl=client.create_queue(QueueName="jobs-low-long-gone")["QueueUrl"], MessageBody="x")
     client.close()

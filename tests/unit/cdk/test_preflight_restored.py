@@ -126,6 +126,23 @@ def test_what_else_differs_is_a_note_with_the_command_that_fixes_it(changes: dic
     assert do in finding.do
 
 
+def test_a_copy_without_the_stages_standby_is_a_note_with_the_command_that_adds_it() -> None:
+    two = replace(OWN, instances={"jobs-database-1": "available", "jobs-database-2": "available"})
+    (finding,) = found(COPY, two)
+    assert finding.kind is FindingKind.NOTE
+    assert "jobs-restored has 1 instance, and jobs-database 2 (database.standby)" in finding.why
+    assert finding.do == (
+        "aws rds create-db-instance --db-instance-identifier jobs-restored-2 --db-cluster-identifier jobs-restored "
+        "--engine aurora-postgresql --db-instance-class db.serverless --promotion-tier 1"
+    )
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
+def test_a_copy_with_as_many_instances_as_the_stage_is_no_finding(names: tuple[str, ...]) -> None:
+    two = replace(OWN, instances={"jobs-database-1": "available", "jobs-database-2": "available"})
+    assert found(replace(COPY, instances=dict.fromkeys(names, "available")), two) == []
+
+
 def test_without_the_stages_own_database_the_copy_is_still_checked() -> None:
     refused, note = found(replace(COPY, by_iam=False, groups=frozenset()), None)
     assert (refused.kind, note.kind) == (FindingKind.REFUSED, FindingKind.NOTE)

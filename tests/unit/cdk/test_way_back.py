@@ -16,7 +16,7 @@ from botocore.stub import Stubber
 from joblane.cdk.templates import read_assembly
 from joblane.cdk.way_back.alarms import AlarmState, Counted, Firing, has_alarms, read_states
 from joblane.cdk.way_back.deployed import Deployed, read_deployed
-from joblane.cdk.way_back.folder import PROPERTY, write_folder
+from joblane.cdk.way_back.folder import PROPERTY, regions_of, write_folder
 from joblane.cdk.way_back.judgement import reasons_to_stay
 from joblane.functions.migrate import handler
 from tests.builders.assembly import BEFORE, QUEUE, changed, write_assembly
@@ -34,7 +34,7 @@ from tests.builders.assembly import BEFORE, QUEUE, changed, write_assembly
         changed("acme-jobs/Part3", "Resources", "Lane", "Properties", "VisibilityTimeout", to=90),
         changed("acme-monitoring", "Resources", "Errors", "Properties", "Threshold", to=5),
         changed("acme-jobs", "Resources", "Role", to={"Type": "AWS::IAM::Role", "Properties": {}}),
-        changed("acme-jobs", "Resources", "Log", to={"Type": "AWS::Logs::LogGroup", "DeletionPolicy": "Delete"}),
+        changed("acme-jobs", "Resources", "Part4", to={"Type": "AWS::CloudFormation::Stack", "Properties": {}}),
     ],
 )
 def test_code_times_and_settings_can_be_taken_back(after: Mapping[str, Any]) -> None:
@@ -42,6 +42,7 @@ def test_code_times_and_settings_can_be_taken_back(after: Mapping[str, Any]) -> 
 
 
 BUCKET = {"Type": "AWS::S3::Bucket", "Properties": {}}
+DIFFER = "it added, removed or changed resources that may not come back as they were"
 SO = "so that it cannot create them"
 OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
 
@@ -91,11 +92,11 @@ OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
         ),
         (
             changed("acme-data", "Resources", "Files", to=BUCKET),
-            "it added or removed resources that hold data (acme-data/Files)",
+            f"{DIFFER} (acme-data/Files)",
         ),
         (
             changed("acme-data", "Resources", "Files", to={**BUCKET, "DeletionPolicy": "Retain"}),
-            "it added or removed resources that hold data (acme-data/Files)",
+            f"it added or removed resources that CloudFormation keeps, {SO} (acme-data/Files)",
         ),
         *(
             (
@@ -108,6 +109,76 @@ OTHER_QUEUE = {**QUEUE, "Properties": {"QueueName": "acme-low-data-move"}}
 )
 def test_a_deploy_stays_for_each_reason(after: Mapping[str, Any], reason: str) -> None:
     assert reasons_to_stay(Deployed(BEFORE), after) == [reason]
+
+
+def with_resource(kind: str, **properties: Any) -> dict[str, Any]:
+    return changed("acme-data", "Resources", "It", to={"Type": kind, "Properties": properties})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "AWS::ApiGateway::ApiKey",
+        "AWS::Cognito::UserPool",
+        "AWS::DynamoDB::Table",
+        "AWS::EC2::Volume",
+        "AWS::ElastiCache::ReplicationGroup",
+        "AWS::Events::Connection",
+        "AWS::Kinesis::Stream",
+        "AWS::Logs::LogGroup",
+        "AWS::OpenSearchService::Domain",
+        "AWS::S3::Bucket",
+        "AWS::S3Tables::TableBucket",
+        "AWS::SNS::Subscription",
+        "AWS::SecretsManager::Secret",
+        "Custom::Own",
+    ],
+)
+def test_a_deploy_stays_if_a_resource_that_may_hold_data_differs(kind: str) -> None:
+    old, new = with_resource(kind, Name="a"), with_resource(kind, Name="b")
+    for before, after in ((BEFORE, new), (old, BEFORE), (old, new)):
+        assert reasons_to_stay(Deployed(before), after) == [f"{DIFFER} (acme-data/It)"]
+
+
+LANE_PROPERTIES = {
+    "QueueName": "acme-low-x",
+    "MessageRetentionPeriod": 1_209_600,
+    "VisibilityTimeout": 60,
+    "RedrivePolicy": {"deadLetterTargetArn": "arn:dlq", "maxReceiveCount": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "stays"),
+    [
+        ("AWS::SQS::Queue", LANE_PROPERTIES, {"VisibilityTimeout": 90, "Tags": [{"Key": "a", "Value": "b"}]}, False),
+        ("AWS::SQS::Queue", LANE_PROPERTIES, {"RedrivePolicy": {"deadLetterTargetArn": "arn:dlq"}}, False),
+        ("AWS::SQS::Queue", LANE_PROPERTIES, {"RedrivePolicy": {"deadLetterTargetArn": "arn:other"}}, True),
+        ("AWS::SQS::Queue", LANE_PROPERTIES, {"MessageRetentionPeriod": 60}, True),
+        ("AWS::SQS::Queue", LANE_PROPERTIES, {"FifoQueue": True}, True),
+        ("AWS::Logs::LogGroup", {"LogGroupName": "a"}, {"RetentionInDays": 7}, False),
+        ("AWS::Logs::LogGroup", {"LogGroupName": "a"}, {"LogGroupName": "b"}, True),
+        ("AWS::ApiGatewayV2::Api", {"Name": "a"}, {"CorsConfiguration": {"MaxAge": 1}}, False),
+        ("AWS::ApiGatewayV2::Api", {"ProtocolType": "HTTP"}, {"ProtocolType": "WEBSOCKET"}, True),
+        ("AWS::EC2::SecurityGroup", {"VpcId": "a"}, {"SecurityGroupEgress": [{"FromPort": 443}]}, False),
+        ("AWS::EC2::SecurityGroup", {"VpcId": "a"}, {"VpcId": "b"}, True),
+        ("AWS::CloudFormation::Stack", {"TemplateURL": "a"}, {"TemplateURL": "b", "Parameters": {"B": 1}}, False),
+        ("AWS::CloudFormation::Stack", {"Parameters": {"A": 1}}, {"Parameters": {"A": 2}}, True),
+    ],
+)
+def test_some_properties_of_a_resource_can_be_taken_back(
+    kind: str, old: dict[str, Any], new: dict[str, Any], *, stays: bool
+) -> None:
+    found = reasons_to_stay(Deployed(with_resource(kind, **old)), with_resource(kind, **{**old, **new}))
+    assert found == [f"{DIFFER} (acme-data/It)"] * stays
+
+
+def test_a_deploy_stays_if_the_state_before_it_was_not_known() -> None:
+    (reason,) = reasons_to_stay(Deployed(BEFORE, statuses={"acme-jobs": "UPDATE_ROLLBACK_COMPLETE"}), BEFORE)
+    assert reason.startswith("the stack acme-jobs is UPDATE_ROLLBACK_COMPLETE: others may have templates of")
+    assert reasons_to_stay(Deployed(BEFORE, statuses={"acme-jobs": "IMPORT_COMPLETE"}), BEFORE) == []
+    (reason,) = reasons_to_stay(Deployed(BEFORE, elsewhere={"acme-edge": "us-east-1"}), BEFORE)
+    assert reason == "the stack acme-edge is in us-east-1, which --watch does not read"
 
 
 def test_a_deploy_stays_for_each_reason_that_lies_in_what_was_deployed() -> None:
@@ -160,7 +231,15 @@ def test_alarms_that_the_deploy_changes_do_not_count() -> None:
     assert [has_alarms(each) for each in (BEFORE, {"acme-jobs": BEFORE["acme-jobs"]})] == [True, False]
 
 
-def test_an_alarm_must_fire_for_a_minute_without_an_end() -> None:
+def test_an_alarm_that_repairs_an_instance_does_not_count() -> None:
+    arn = {"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":automate:eu-central-1:ec2:reboot"]]}
+    repairs = changed("acme-monitoring", "Resources", "Errors", "Properties", "AlarmActions", to=[arn])
+    found = Counted.of(Deployed(repairs, alarms=PLACES), OK, repairs)
+    assert found == Counted(frozenset(), {"acme-errors": "repairs an instance"})
+    assert not has_alarms(repairs)
+
+
+def test_an_alarm_must_fire_for_a_minute_in_total() -> None:
     firing, fires, ok = Firing(), AlarmState("a", "ALARM", "errors"), AlarmState("a", "OK")
     assert firing.confirmed([fires], 0) == []
     assert firing.names == ["a"]
@@ -169,8 +248,10 @@ def test_an_alarm_must_fire_for_a_minute_without_an_end() -> None:
     assert firing.names == []
     assert firing.confirmed([fires], 70) == []
     assert firing.confirmed([AlarmState("a", "INSUFFICIENT_DATA")], 131) == []
+    assert firing.seconds == {"a": 59}
     assert firing.confirmed([fires], 140) == []
-    assert firing.confirmed([fires], 200) == [fires]
+    assert firing.confirmed([fires], 141) == [fires]
+    assert firing.confirmed([ok], 150) == []
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -231,6 +312,7 @@ def test_the_deployed_stacks_are_read_with_nested_stacks_and_names(cloudformatio
     assert found.alarms == PLACES
     assert found.missing == ("acme-api", "acme-new")
     assert found.unreadable == ("acme-yaml: its template is not JSON",)
+    assert found.statuses == dict.fromkeys(("acme-jobs", "acme-monitoring", "acme-yaml"), "UPDATE_COMPLETE")
 
 
 def test_characters_that_cloudformation_loses_are_taken_from_the_checkout(cloudformation: tuple[Any, Stubber]) -> None:
@@ -304,6 +386,14 @@ def test_a_stack_without_an_earlier_template_is_not_in_the_folder(tmp_path: Path
     write_assembly(assembly := tmp_path / "prod")
     folder = write_folder(Deployed({"acme-data": BEFORE["acme-data"]}), assembly, by="eva", version="v2", why="x")
     assert [*read_assembly(folder)] == ["acme-data"]
+
+
+def test_a_stack_is_in_the_region_that_the_assembly_names(tmp_path: Path) -> None:
+    write_assembly(assembly := tmp_path / "prod")
+    manifest = json.loads((assembly / "manifest.json").read_text())
+    manifest["artifacts"]["acme-data"]["environment"] = "aws://unknown-account/unknown-region"
+    (assembly / "manifest.json").write_text(json.dumps(manifest))
+    assert regions_of(assembly) == {"acme-jobs": "eu-central-1"}
 
 
 def test_the_migration_knows_the_property_of_the_folder() -> None:

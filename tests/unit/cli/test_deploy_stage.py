@@ -17,6 +17,7 @@ from botocore.stub import Stubber
 from typer.testing import CliRunner, Result
 
 from joblane.cdk.preflight.findings import Finding, FindingKind
+from joblane.cdk.preflight.moves import UsedDatabase, moves
 from joblane.cli import connect, terminal, watched
 from joblane.cli.commands import deploy
 from joblane.cli.exits import Exit
@@ -69,14 +70,21 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The programs and requests of a deploy, replaced; ``ran`` lists the commands."""
-    found = SimpleNamespace(ran=[], left=[], findings=[], templates=TEMPLATES, status=0, inspector=Inspector())
+    found = SimpleNamespace(
+        ran=[], left=[], moves=[], findings=[], templates=TEMPLATES, status=0, inspector=Inspector()
+    )
 
     def run(command: list[str], **options: Any) -> Any:
         found.ran.append(command[1:])
         return subprocess.CompletedProcess(command, found.status)
 
     monkeypatch.setattr("joblane.local.tools.Tools.fetch", lambda self, steps, emulator: None)
-    monkeypatch.setattr(deploy, "_synthesised", lambda stage: (tmp_path, "alarms: nobody is notified"))
+
+    def synthesised(stage: str, move: str | None = None) -> tuple[Path, str]:
+        found.moves.append(move)
+        return tmp_path, "alarms: nobody is notified"
+
+    monkeypatch.setattr(deploy, "_synthesised", synthesised)
     monkeypatch.setattr("joblane.cdk.preflight.read.read_templates", lambda folder: found.templates)
     monkeypatch.setattr(
         "joblane.cdk.preflight.read.check_deploy",
@@ -98,6 +106,20 @@ def test_the_copy_that_a_deploy_leaves_is_confirmed_by_its_name(steps: SimpleNam
     assert run("--stage", "dev", "--yes", "--leave", "cluster-COPY").exit_code == Exit.DONE
     assert run("--stage", "dev", "--yes").exit_code == Exit.DONE
     assert steps.left == ["cluster-COPY", None]
+
+
+def test_each_move_that_a_person_wants_differs_from_a_rollback(steps: SimpleNamespace) -> None:
+    # given a move away from a copy, a move to a copy, and a deploy without a move
+    run("--stage", "dev", "--yes", "--leave", "cluster-COPY")
+    own, copy = UsedDatabase("aurora", None), UsedDatabase("aurora", "cluster-COPY")
+    steps.findings = [*moves(copy, own, prefix="acme", leaves=None, live="")]
+    run("--stage", "dev", "--yes")
+    steps.findings = [*moves(copy, copy, prefix="acme", leaves=None, live="")]
+    run("--stage", "dev", "--yes")
+    # then the first two are synthesised again, with the time
+    first, away, second, there, third = steps.moves
+    assert first is second is third is None
+    assert datetime.fromisoformat(away) < datetime.fromisoformat(there)
 
 
 # --- In order ------------------------------------------------------------------------------------------------------
@@ -282,6 +304,20 @@ def test_a_failed_deploy_names_stack_reason_and_next_command(
     assert "continue-update-rollback --stack-name acme-jobs --resources-to-skip a part.b" in text
     assert "aws logs tail /aws/lambda/acme-migrate" in text
     assert steps.inspector.calls == []
+
+
+@pytest.mark.parametrize("moves_database", [False, True])
+def test_a_failed_move_to_another_database_says_to_resume_nothing_yet(
+    steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, moves_database: bool
+) -> None:
+    steps.status, properties = 1, {"Move": "2026-12-01T09:30:00+00:00"} if moves_database else {}
+    run_of = {"Type": "Custom::Migration", "Properties": properties}
+    steps.templates = {**TEMPLATES, "acme-jobs": {**TEMPLATES["acme-jobs"], "Resources": {"Run": run_of}}}
+    failure = StackFailure("acme-api", "UPDATE_ROLLBACK_COMPLETE", "Function", "no such image", ())
+    monkeypatch.setattr("joblane.cli.rollout.stack_failures", lambda client, stacks, before: [failure])
+    with pytest.raises(LocalError) as raised:
+        run("--yes")
+    assert ("Resume no queue before all its stacks use the same database" in str(raised.value)) is moves_database
 
 
 def test_a_deploy_that_left_no_failed_stack_says_so(steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

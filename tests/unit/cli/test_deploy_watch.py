@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -38,7 +39,9 @@ class Aws:
     """CloudFormation, CloudWatch, the CDK and the clock of a stage.
 
     ``states``: of the alarm by the time in seconds since the deploy. ``at``: actions by that time. ``deployed``: the
-    stacks that exist. ``ran``: the folders that `cdk deploy` was run with. ``fails``: what AWS answers to a service.
+    stacks that exist; ``after``: those of the checkout. ``changes``: the stacks that a deploy changes. ``updated``: the
+    number of operations on a stack. ``ran``: the folders that `cdk deploy` was run with; ``given``: the jobs templates
+    there. ``fails``: what AWS answers to a service. ``after_start``: an action before the CDK runs.
     """
 
     states: Callable[[float], str] = lambda seconds: "OK"
@@ -48,10 +51,15 @@ class Aws:
     status: dict[str, str] = field(default_factory=dict)
     fails: dict[str, Callable[[], Exception | None]] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
+    after: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ("acme-jobs",)
     during: Callable[[str], int] = lambda folder: 0
+    after_start: Callable[[], object] = lambda: None
     seconds: float = 0.0
     before: bool = True
     name = "acme-errors"
+    region_name = "eu-central-1"
 
     # --- the clients of a session
 
@@ -76,13 +84,19 @@ class Aws:
     def get_template(self, *, StackName: str, TemplateStage: str) -> Any:  # noqa: N803
         return {"TemplateBody": self.deployed[StackName]}
 
+    def describe_stack_events(self, *, StackName: str) -> Any:  # noqa: N803
+        self._answer("cloudformation")
+        start = {"StackId": StackName, "PhysicalResourceId": StackName, "ResourceStatus": "UPDATE_IN_PROGRESS"}
+        numbers = range(self.updated.get(StackName, 0), -1, -1)
+        return {"StackEvents": [{**start, "EventId": str(number)} for number in numbers]}
+
     def get_paginator(self, operation: str) -> Any:
         self._operation = operation
         return self
 
     def paginate(self, **given: Any) -> Any:
         if self._operation == "describe_stack_events":
-            return [{"StackEvents": []}]
+            return [self.describe_stack_events(**given)]
         if self._operation == "list_stack_resources":
             stack = given["StackName"]
             names = {name: f"{stack}/{name}" for name in ("Part3",) if f"{stack}/{name}" in self.deployed}
@@ -102,11 +116,20 @@ class Aws:
     def run(self, command: list[str], **_: Any) -> Any:
         folder = Path(command[command.index("--app") + 1]).name
         self.ran.append(folder)
+        if folder == "dev.before":
+            template = json.loads((Path(command[command.index("--app") + 1]) / "acme-jobs.template.json").read_text())
+            self.given.append(template["Resources"]["Run"]["Properties"])
         status = self.during(folder)
         self.before = False
         if status == 0:
-            self.updated["acme-jobs"] = len(self.ran)
+            self.deployed = deepcopy(dict(BEFORE if folder == "dev.before" else self.after))
+            for stack in self.changes:
+                self.operate(stack)
         return subprocess.CompletedProcess(command, status)
+
+    def operate(self, stack: str, status: str = "UPDATE_COMPLETE") -> None:
+        self.updated[stack] = self.updated.get(stack, 0) + 1
+        self.status[stack] = status
 
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
@@ -131,11 +154,15 @@ class Ran:
     folder: Path
     is_new: bool = True
 
-    def taken_back(self) -> dict[str, str]:
-        """Return what the earlier templates give to the audit."""
-        template = json.loads((self.folder / "acme-jobs.template.json").read_text())
-        properties = template["Resources"]["Run"]["Properties"]
-        return {"by": properties["By"], **json.loads(properties["TakenBack"])}
+
+def recorded(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the migration of the earlier templates gives to the audit."""
+    return {"by": properties["By"], **json.loads(properties["TakenBack"])}
+
+
+def in_folder(ran: Ran) -> dict[str, str]:
+    template = json.loads((ran.folder / "acme-jobs.template.json").read_text())
+    return recorded(template["Resources"]["Run"]["Properties"])
 
 
 @pytest.fixture
@@ -147,10 +174,12 @@ def deploy(aws: Aws, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call
             write_assembly(tmp_path / "dev")
         rollout = Rollout(Project.here(), "acme", tmp_path / "dev", after, "joblane --stage dev")
         session: Any = aws
+        aws.after = after
         watch = start(rollout, session, timedelta(minutes=15))
         if watch is None:
             return Ran(Exit.DONE, capsys.readouterr().err, tmp_path / "none")
         watch.now, watch.sleep = (lambda: aws.seconds), aws.sleep
+        aws.after_start()
 
         def first_job() -> Exit:
             if isinstance(first, Exception):
@@ -183,7 +212,8 @@ def test_a_deploy_is_taken_back_if_an_alarm_fires(aws: Aws, deploy: Callable[...
         "The deploy of v2 was taken back: the stage has its earlier templates. The database keeps its schema.",
     ):
         assert text in ran.text
-    assert ran.taken_back() == {"by": "eva", "from": "v2", "why": "acme-errors fired 5m after the deploy"}
+    assert recorded(*aws.given) == {"by": "eva", "from": "v2", "why": "acme-errors fired 5m after the deploy"}
+    assert not ran.folder.exists()
 
 
 def test_an_alarm_that_fires_during_the_deploy_counts(aws: Aws, deploy: Callable[..., Ran]) -> None:
@@ -222,6 +252,102 @@ def test_a_deploy_by_another_process_in_the_meantime_is_not_taken_back(aws: Aws,
     assert "another deploy has changed the stage since then" in ran.text
 
 
+def by_another_process(aws: Aws, *stacks: str) -> Callable[[str], int]:
+    """Return an action for ``aws.during`` in which another process deploys the stacks, with templates of its own."""
+
+    def during(folder: str) -> int:
+        for stack in stacks:
+            aws.operate(stack)
+        return 0
+
+    return during
+
+
+@pytest.mark.parametrize("stack", ["acme-data", "acme-jobs"])
+def test_a_deploy_by_another_process_while_the_cdk_runs_is_not_taken_back(
+    aws: Aws, deploy: Callable[..., Ran], stack: str
+) -> None:
+    aws.states, aws.during = fires_from(4), by_another_process(aws, stack)
+    aws.changes = ("acme-data", "acme-jobs")
+    ran = deploy()
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
+    said = f"Watch: this deploy will not be taken back: another deploy has changed the stage meanwhile ({stack})."
+    assert said in ran.text.partition("Alarm acme-errors")[0]
+    assert not ran.folder.exists()
+
+
+def test_a_stack_with_the_template_of_another_process_is_not_taken_back(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    """A stack that the CDK did not change, and that another process changed."""
+    aws.states, aws.during, other = fires_from(4), by_another_process(aws, "acme-data"), deepcopy(AFTER)
+    read = aws.get_template
+
+    def get_template(*, StackName: str, TemplateStage: str) -> Any:  # noqa: N803
+        is_other = StackName == "acme-data" and aws.ran
+        return {"TemplateBody": other["acme-data"]} if is_other else read(StackName=StackName, TemplateStage="")
+
+    other["acme-data"]["Resources"]["DB"]["Properties"]["Engine"] = "other"
+    aws.get_template = get_template  # type: ignore[method-assign]
+    ran = deploy()
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
+    assert "another deploy has changed the stage meanwhile (acme-data)" in ran.text
+
+
+def test_a_deploy_by_another_process_that_runs_when_the_cdk_ends_is_seen(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    def during(folder: str) -> int:
+        aws.operate("acme-data", "UPDATE_IN_PROGRESS")
+        return 0
+
+    aws.states, aws.during = fires_from(4), during
+    ran = deploy()
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
+    assert "another deploy has changed the stage meanwhile (acme-data)" in ran.text
+
+
+def test_stacks_that_cannot_be_read_after_the_deploy_are_not_taken_back(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.states, aws.fails = fires_from(4), {"cloudformation": lambda: throttled() if aws.ran else None}
+    ran = deploy()
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
+    assert "it is not known whether another deploy has changed the stage meanwhile: " in ran.text
+
+
+def test_a_stage_that_changes_before_the_cdk_runs_is_not_deployed(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.after_start = lambda: aws.operate("acme-data")
+    with pytest.raises(LocalError, match=r"another deploy has changed the stage since .* Nothing was deployed: repeat"):
+        deploy()
+    assert aws.ran == []
+    aws.after_start = lambda: None
+    assert deploy().status is Exit.DONE  # the refused deploy has left no folder
+
+
+@pytest.mark.parametrize(
+    "status", ["UPDATE_IN_PROGRESS", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "UPDATE_ROLLBACK_FAILED", "UPDATE_FAILED"]
+)
+def test_a_stack_between_two_states_cannot_be_watched(aws: Aws, deploy: Callable[..., Ran], status: str) -> None:
+    aws.status = {"acme-jobs": status}
+    with pytest.raises(LocalError, match=rf"^--watch: the stack acme-jobs is {status}, .* Nothing was deployed\.$"):
+        deploy()
+    assert aws.ran == []
+    aws.status = {}
+    assert deploy().status is Exit.DONE
+
+
+def test_a_stack_in_another_region_is_named_and_never_read(
+    aws: Aws, deploy: Callable[..., Ran], tmp_path: Path
+) -> None:
+    write_assembly(tmp_path / "dev")
+    manifest = json.loads((tmp_path / "dev/manifest.json").read_text())
+    edge = {"type": "aws:cloudformation:stack", "environment": "aws://1/us-east-1", "properties": {}}
+    manifest["artifacts"]["acme-edge"] = edge
+    (tmp_path / "dev/manifest.json").write_text(json.dumps(manifest))
+    aws.states, own_alarm = fires_from(4), deepcopy(BEFORE["acme-monitoring"])
+    ran = deploy({**AFTER, "acme-edge": own_alarm, "acme-edge/Part": {"Resources": {}}})
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
+    assert (
+        "The deploy was not taken back:\n  the stack acme-edge is in us-east-1, which --watch does not read" in ran.text
+    )
+    assert "is new" not in ran.text
+
+
 def test_a_way_back_that_fails_says_which_stacks_have_which_template(aws: Aws, deploy: Callable[..., Ran]) -> None:
     def during(folder: str) -> int:
         if folder == "dev":
@@ -248,22 +374,30 @@ def test_a_way_back_that_fails_says_which_stacks_have_which_template(aws: Aws, d
 
 
 @pytest.mark.parametrize(
-    ("states", "minutes"),
+    ("states", "minutes", "said"),
     [
-        (lambda seconds: "OK", 15),
-        (fires_from(4, until=4.9), 15),
-        (fires_from(14.9, until=15.5), 15.5),
-        (lambda seconds: "OK" if seconds < 60 else "INSUFFICIENT_DATA", 15),
+        (lambda seconds: "OK", 15, "no alarm fired within 15m."),
+        (fires_from(4, until=4.9), 15, "acme-errors fired, for 45s in total: less than 1m, so the deploy stays."),
+        (fires_from(14.9, until=15.5), 15.5, "acme-errors fired, for 15s in total: less than 1m, so the deploy stays."),
+        (lambda seconds: "OK" if seconds < 60 else "INSUFFICIENT_DATA", 15, "no alarm fired within 15m."),
     ],
 )
 def test_a_deploy_stays_if_no_alarm_fires_for_a_minute(
-    aws: Aws, deploy: Callable[..., Ran], states: Callable[[float], str], minutes: float
+    aws: Aws, deploy: Callable[..., Ran], states: Callable[[float], str], minutes: float, said: str
 ) -> None:
     aws.states = states
     ran = deploy()
     assert (ran.status, aws.seconds, aws.ran, ran.is_new) == (Exit.DONE, minutes * MINUTES, ["dev"], True)
-    assert "Watch: no alarm fired within 15m." in ran.text
+    assert [line for line in ran.text.splitlines() if "fired" in line] == [f"Watch: {said}"]
     assert ("without data at the end: acme-errors" in ran.text) is (states(900) == "INSUFFICIENT_DATA")
+    assert not ran.folder.exists()
+
+
+def test_an_alarm_that_fires_again_and_again_counts(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.states = lambda seconds: "ALARM" if seconds >= 0 and seconds // 60 % 2 else "OK"
+    ran = deploy()
+    assert ran.status is Exit.TAKEN_BACK
+    assert "Alarm acme-errors fired 3m after the deploy" in ran.text
 
 
 def test_the_watch_does_not_end_while_an_alarm_fires_unconfirmed(aws: Aws, deploy: Callable[..., Ran]) -> None:
@@ -286,17 +420,71 @@ def test_a_first_deploy_is_not_watched(aws: Aws, deploy: Callable[..., Ran]) -> 
 
 
 def test_a_deploy_without_changes_is_not_watched(aws: Aws, deploy: Callable[..., Ran]) -> None:
-    aws.updated = {"acme-jobs": 1}  # the same as after the run
+    aws.changes = ()
     ran = deploy()
     assert (ran.status, aws.seconds) == (Exit.DONE, 0)
-    assert "no stack changed, so nothing is watched" in ran.text
+    assert "no stack in eu-central-1 changed, so nothing is watched" in ran.text
 
 
-def test_a_deploy_that_fails_is_not_watched(aws: Aws, deploy: Callable[..., Ran]) -> None:
-    aws.during = lambda folder: 1
+def fails_at_monitoring(aws: Aws, *changed_before: str) -> Callable[[str], int]:
+    def during(folder: str) -> int:
+        for stack in changed_before:
+            aws.operate(stack)
+        aws.operate("acme-monitoring", "UPDATE_ROLLBACK_COMPLETE")
+        return 1
+
+    return during
+
+
+def test_a_deploy_that_fails_is_not_watched(
+    aws: Aws, deploy: Callable[..., Ran], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    aws.during = fails_at_monitoring(aws)
     with pytest.raises(LocalError, match="`cdk deploy` failed"):
         deploy()
     assert (aws.seconds, aws.ran) == (0, ["dev"])
+    text = capsys.readouterr().err
+    assert "  acme-monitoring: UPDATE_ROLLBACK_COMPLETE, earlier template" in text
+    assert "way back" not in text
+    assert not (tmp_path / "dev.before").exists()  # each stack has its earlier template
+
+
+def test_a_deploy_that_fails_in_part_keeps_its_way_back(
+    aws: Aws, deploy: Callable[..., Ran], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    aws.during = fails_at_monitoring(aws, "acme-jobs")
+    with pytest.raises(LocalError, match="`cdk deploy` failed"):
+        deploy()
+    text, folder = capsys.readouterr().err, tmp_path / "dev.before"
+    assert "  acme-jobs: UPDATE_COMPLETE, new template" in text
+    assert f"The way back by hand, when no stack is in progress: cdk deploy --all --app {folder}" in text
+    before = (folder / "acme-jobs.template.json").read_bytes()
+    # then the next deploy would take its half for the earlier state
+    aws.deployed["acme-jobs"], aws.during = AFTER["acme-jobs"], lambda folder: 0
+    with pytest.raises(LocalError, match=rf"^--watch: {folder} has the templates .* delete the folder\. Nothing was"):
+        deploy()
+    assert ((folder / "acme-jobs.template.json").read_bytes(), aws.ran) == (before, ["dev"])
+    # and without the folder, as in CI, the state of the stack says so
+    shutil.rmtree(folder)
+    aws.before, aws.states = True, fires_from(4)
+    ran = deploy()
+    assert (ran.status, aws.ran) == (Exit.ALARM, ["dev", "dev"])
+    assert "not be taken back: the stack acme-monitoring is UPDATE_ROLLBACK_COMPLETE" in ran.text
+
+
+def test_a_way_back_of_a_stopped_watch_is_not_overwritten(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.at = {3 * MINUTES: interrupted}
+    folder = deploy().folder
+    before = (folder / "acme-jobs.template.json").read_bytes()
+    aws.changes = ()
+    with pytest.raises(LocalError, match="which was not watched to its end"):
+        deploy()
+    assert ((folder / "acme-jobs.template.json").read_bytes(), aws.ran) == (before, ["dev"])
+
+
+def test_a_deploy_without_changes_leaves_no_folder(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.changes = ()
+    assert not deploy().folder.exists()
 
 
 def test_the_first_job_decides_the_status_only_if_no_alarm_fires(aws: Aws, deploy: Callable[..., Ran]) -> None:
@@ -324,7 +512,7 @@ def test_without_a_terminal_a_line_every_five_minutes_says_how_it_is(aws: Aws, d
     assert lines == [
         "Watch: 15m left; 1 of 1 OK",
         "Watch: 10m left; the alarms cannot be read now",
-        "Watch: 5m left; acme-errors fires, which must last for 1m",
+        "Watch: 5m left; acme-errors fires, which must last for 1m in total",
     ]
 
 
@@ -364,8 +552,16 @@ def test_a_stopped_watch_says_what_is_deployed(
     for stack in STACKS:
         assert f"  {stack}: UPDATE_COMPLETE, new template" in ran.text
     assert f"The way back by hand, when no stack is in progress: cdk deploy --all --app {ran.folder}" in ran.text
-    assert ran.taken_back() == {"by": "eva", "from": "v2", "why": "by hand"}
+    assert in_folder(ran) == {"by": "eva", "from": "v2", "why": "by hand"}
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stopped_watch_names_the_stacks_that_another_process_changed(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.at = {2 * MINUTES: lambda: aws.operate("acme-data"), 3 * MINUTES: interrupted}
+    ran = deploy()
+    assert "  acme-data: UPDATE_COMPLETE, template of another deploy\n" in ran.text
+    assert "  acme-jobs: UPDATE_COMPLETE, new template\n" in ran.text
+    assert "The way back is not safe: another deploy has changed the stage since then" in ran.text
 
 
 def test_a_stopped_deploy_says_which_stacks_have_changed(aws: Aws, deploy: Callable[..., Ran]) -> None:
@@ -377,6 +573,7 @@ def test_a_stopped_deploy_says_which_stacks_have_changed(aws: Aws, deploy: Calla
     aws.during = during
     ran = deploy({**AFTER, "acme-api": {"Resources": {}}})
     assert ran.status is Exit.INTERRUPTED
+    assert ran.folder.exists()
     for text in (
         "acme-data: UPDATE_COMPLETE, new template",
         "acme-jobs: UPDATE_IN_PROGRESS: CloudFormation continues",
@@ -385,6 +582,51 @@ def test_a_stopped_deploy_says_which_stacks_have_changed(aws: Aws, deploy: Calla
         "The way back is not safe: the stack acme-api is new",
     ):
         assert text in ran.text
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("ROLLBACK_COMPLETE", "ROLLBACK_COMPLETE, not deployed"),
+        ("UPDATE_ROLLBACK_FAILED", "UPDATE_ROLLBACK_FAILED, parts of both templates"),
+    ],
+)
+def test_a_stack_without_a_whole_template_is_named(
+    aws: Aws, deploy: Callable[..., Ran], status: str, said: str
+) -> None:
+    aws.at = {2 * MINUTES: lambda: aws.operate("acme-data", status), 3 * MINUTES: interrupted}
+    assert f"  acme-data: {said}\n" in deploy().text
+
+
+def test_a_stopped_watch_names_the_stacks_that_it_cannot_read(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    def stop(error: Exception, only: str) -> None:
+        read = aws.describe_stacks
+
+        def describe_stacks(*, StackName: str) -> Any:  # noqa: N803
+            if StackName.startswith(only):
+                raise error
+            return read(StackName=StackName)
+
+        aws.describe_stacks = describe_stacks  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    aws.at = {3 * MINUTES: lambda: stop(throttled(), "acme-jobs")}
+    ran = deploy()
+    assert "  acme-jobs: cannot be read: Throttling\n" in ran.text
+    assert "  acme-data: UPDATE_COMPLETE, new template\n" in ran.text
+    shutil.rmtree(ran.folder)
+    del aws.describe_stacks
+    aws.at = {6 * MINUTES: lambda: stop(denied(), "acme-")}
+    text = deploy().text
+    for stack in STACKS:
+        assert f"  {stack}: cannot be read: AccessDenied\n" in text
+    assert "The way back by hand" in text
+
+
+def test_a_stack_whose_mark_is_unknown_is_not_compared(aws: Aws, deploy: Callable[..., Ran]) -> None:
+    aws.fails = {"cloudformation": lambda: throttled() if aws.ran else None}
+    aws.at = {2 * MINUTES: aws.fails.clear, 3 * MINUTES: interrupted}
+    assert "  acme-jobs: UPDATE_COMPLETE, template unknown: it could not be read after the deploy\n" in deploy().text
 
 
 def test_a_stopped_way_back_says_which_stacks_have_changed(aws: Aws, deploy: Callable[..., Ran]) -> None:
@@ -412,6 +654,10 @@ def test_a_first_job_that_is_interrupted_ends_the_watch(aws: Aws, deploy: Callab
 
 def denied() -> Exception:
     return ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "X")
+
+
+def throttled() -> Exception:
+    return ClientError({"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}, "X")
 
 
 def unreachable() -> Exception:

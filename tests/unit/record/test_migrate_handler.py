@@ -163,8 +163,20 @@ def test_requests(deploys: Deploys, story: Story) -> None:
     play(deploys, story)
 
 
-def test_a_move_to_a_restored_copy_is_rolled_back_while_the_own_database_is_down(
-    deploys: Deploys, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("wanted", "status", "reason"),
+    [
+        (
+            {},
+            "SUCCESS",
+            "migrated by an earlier deploy; the database is unavailable: when it answers, pause its queues",
+        ),
+        ({"Move": "2026-12-01T09:30:00+00:00"}, "FAILED", "connection refused"),
+    ],
+    ids=["rollback", "wanted"],
+)
+def test_only_a_rollback_returns_to_a_database_that_does_not_answer(
+    deploys: Deploys, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, str], status: str, reason: str
 ) -> None:
     # given a stage that moves to a copy because its own database is lost
     monkeypatch.setattr("joblane.functions.migrate.handler.PATIENCE", timedelta(0))
@@ -182,13 +194,14 @@ def test_a_move_to_a_restored_copy_is_rolled_back_while_the_own_database_is_down
     handler(
         {
             **event,
-            "ResourceProperties": own,
+            "ResourceProperties": own | wanted,
             "OldResourceProperties": copy,
             "PhysicalResourceId": moved["PhysicalResourceId"],
         },
         LambdaContext(),
     )
-    assert deploys.answers[-1]["Status"] == "SUCCESS"
+    assert deploys.answers[-1]["Status"] == status
+    assert deploys.answers[-1]["Reason"].startswith(reason)
 
 
 @pytest.mark.parametrize("down", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aws_cdk import Aws
 from aws_cdk import aws_budgets as budgets
 from aws_cdk import aws_sns as sns
 from constructs import Construct
@@ -34,8 +35,11 @@ class StageBudget(Construct):
             self,
             "Budget",
             budget=budgets.CfnBudget.BudgetDataProperty(
-                # CloudFormation replaces a budget whose notifications change, and two cannot have one name
-                budget_name="-".join([stage.prefix, *(f"{kind.lower()}-{percent}" for kind, percent in NOTIFICATIONS)]),
+                # An account has one budget of a name, and CloudFormation replaces one whose notifications change.
+                # Source: CloudFormation, *AWS::Budgets::Budget*; DuplicateRecordException, AWS Budgets API reference
+                budget_name="-".join(
+                    [stage.prefix, Aws.REGION, *(f"{kind.lower()}-{percent}" for kind, percent in NOTIFICATIONS)]
+                ),
                 budget_type="COST",
                 time_unit="MONTHLY",
                 budget_limit=budgets.CfnBudget.SpendProperty(amount=dollars, unit="USD"),

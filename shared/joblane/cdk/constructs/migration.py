@@ -15,8 +15,9 @@ from joblane.cdk.constructs.code import Shared
 from joblane.cdk.constructs.queue_pair import send_statement
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
-from joblane.cdk.preflight.keys import KEYS_OUTPUT, UsedKeys
+from joblane.cdk.preflight.keys import KEYS_OUTPUT, MIGRATION_OUTPUT, UsedKeys, keys_output
 from joblane.cdk.preflight.moves import RESTORED_OUTPUT
+from joblane.cdk.templates import MIGRATION
 from joblane.local.git import DIRTY, deployer, version_of
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
@@ -29,6 +30,9 @@ MEMORY_MB = 512
 SHORT = 7
 """Characters of a digest of the code in a version."""
 DIGEST = 16
+MOVE = "move"
+"""Key of the context: the time at which `joblane deploy` moves the stage to another database, as a person wants it.
+Without it, a second move to a database would send the request of a rollback."""
 FOLDERS = frozenset({"migrations", "alembic"})
 """Names of folders for migrations, as Django and Alembic call them."""
 
@@ -61,7 +65,7 @@ class Migration(Construct):
         self.run = run = CustomResource(
             self,
             "Run",
-            resource_type="Custom::Migration",
+            resource_type=MIGRATION,
             service_token=function.function_arn,
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
             properties={
@@ -71,6 +75,7 @@ class Migration(Construct):
                 "Schedules": json.dumps({**stage.schedules, SWEEP: stage.sweep_minutes}, sort_keys=True),
                 "User": access.user or "",
                 **({"Restored": access.restored} if access.restored else {}),
+                **({"Move": move} if (move := self.node.try_get_context(MOVE)) else {}),
                 "Version": _version(shared),
                 "By": "" if stage.local else deployer(shared.project.root) or "",
             },
@@ -86,11 +91,13 @@ class Migration(Construct):
     def add_output(self, scope: Construct) -> None:
         """Print the logical id of the resource in a deploy, with which a rollback can skip it, and the restored copy
         and the KMS keys that the stage uses, with which the preflight compares the next deploy."""
-        CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
+        stack = Stack.of(self)
+        migration = CfnOutput(scope, MIGRATION_OUTPUT, value=stack.get_logical_id(self._resource))
         if self._restored:
             CfnOutput(scope, RESTORED_OUTPUT, value=self._restored)
         if self._keys:
-            CfnOutput(scope, KEYS_OUTPUT, value=self._keys)
+            keys = CfnOutput(scope, KEYS_OUTPUT, value=self._keys)
+            keys.override_logical_id(keys_output(stack.get_logical_id(migration)))
 
 
 def digest_of_migrations(project: Project) -> str:

@@ -15,6 +15,7 @@ from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.network import NewNetwork
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.watching.alarms import Links, Topic, metric
+from joblane.names import nat_name
 
 INSTANCE_TYPE = "t4g.nano"
 IMAGE = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"
@@ -97,6 +98,7 @@ class NatInstance(Construct):
         template = ec2.LaunchTemplate(
             self,
             "Template",
+            version_description=nat_name(stage.prefix),
             machine_image=ec2.MachineImage.resolve_ssm_parameter_at_launch(IMAGE),
             instance_type=ec2.InstanceType(INSTANCE_TYPE),
             cpu_credits=ec2.CpuCredits.STANDARD,  # unlimited ones would have a price of their own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ OF_OTHERS = {"existing", "given", "local"}
 """Kinds without a resource of the stage. ``given``: by a CDK app. ``local``: of this machine."""
 PERMISSIONS = "cloudformation:ListStackResources and cloudformation:DescribeStacks"
 WHAT = "the database of the deployed stage"
+USES = "the stage uses "
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def moves(
     own = f"its own database {prefix}-database"
     before, after = (f"the restored copy {each}" if each else own for each in (deployed.restored, wanted.restored))
     why = (
-        f"the stage uses {before}, and would use {after}. Tasks that were enqueued or ended in {before} since the two "
+        f"{USES}{before}, and would use {after}. Tasks that were enqueued or ended in {before} since the two "
         f"parted are there only: in {after} they are missing, or run again{live}"
     )
     pauses = "the deploy pauses every queue in the other database before a function reads it; `joblane resume` ends it"
@@ -91,6 +92,11 @@ def moves(
         )
     else:
         yield note("database.restored", why, f"{pauses}; docs/how-to/restore.md has the steps")
+
+
+def is_move(findings: Iterable[Finding]) -> bool:
+    """True if the findings of :func:`moves` say that the stage moves to a restored copy, or leaves it."""
+    return any(each.what == "database.restored" and each.why.startswith(USES) for each in findings)
 
 
 def _write(key: str | None) -> str:

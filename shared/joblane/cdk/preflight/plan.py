@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from joblane.cdk.preflight.findings import Finding, note, refused
-from joblane.cdk.templates import Template, of_type
+from joblane.cdk.templates import SETTINGS, Template, metadata, of_type
+from joblane.names import nat_name
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -44,24 +45,31 @@ class Wanted:
 
     @classmethod
     def of(cls, templates: Mapping[str, Template]) -> Wanted:
-        return cls(dict(found for template in templates.values() for found in _refused(template)))
+        settings = metadata(templates.values(), SETTINGS) or {}
+        nat = nat_name(str(settings.get("prefix")))
+        return cls(dict(found for template in templates.values() for found in _refused(template, nat)))
 
 
-def _refused(template: Template) -> Iterator[tuple[str, str]]:
+def _refused(template: Template, nat: str) -> Iterator[tuple[str, str]]:
+    """Yield what is refused by the values in the template. A CDK app may have references instead.
+
+    ``nat``: description of the launch template of the NAT instance.
+    """
     clusters, instances = (
         [properties for _, properties in of_type(template, f"AWS::RDS::{kind}")] for kind in ("DBCluster", "DBInstance")
     )
     if clusters:
         yield "an Aurora cluster (database.kind aurora)", SMALL_DATABASE
     for found in (*clusters, *instances):
-        if (days := found.get("BackupRetentionPeriod", 1)) > FREE_BACKUP_DAYS:
+        if isinstance(days := found.get("BackupRetentionPeriod"), int) and days > FREE_BACKUP_DAYS:
             yield f"backups for {days} days (database.backup_days above {FREE_BACKUP_DAYS})", SMALL_DATABASE
     for found in instances:
-        class_ = str(found.get("DBInstanceClass"))
-        if "DBClusterIdentifier" not in found and not class_.endswith(FREE_CLASS):
+        class_ = found.get("DBInstanceClass")
+        if isinstance(class_, str) and "DBClusterIdentifier" not in found and not class_.endswith(FREE_CLASS):
             yield f"the class {class_} (database.instance_class other than db.t4g{FREE_CLASS})", SMALL_DATABASE
     for _, found in of_type(template, "AWS::EC2::LaunchTemplate"):
-        if (type_ := found["LaunchTemplateData"]["InstanceType"]) not in FREE_INSTANCES:
+        type_ = found["LaunchTemplateData"].get("InstanceType")
+        if found.get("VersionDescription") == nat and type_ not in FREE_INSTANCES:
             yield f"an EC2 instance of type {type_} (network.egress nat_instance)", OTHER_EGRESS
 
 

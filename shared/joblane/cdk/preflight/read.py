@@ -124,7 +124,7 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
     findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
     settings, region = read_metadata(templates), session.region_name
-    findings += keys.findings_on_keys(settings.get("keys", {}), templates, declared.prefix, region, read)
+    findings += keys.findings_on_keys(settings.get("keys", {}), templates, region, read)
     if (copy := restored.Wanted.of(settings, templates)) is not None:
         found = read("rds", "the restored copy", restored.PERMISSIONS, lambda c: restored.read_restored(c, copy))
         findings += [found] if isinstance(found, Finding) else restored.restored(copy, *found)
@@ -149,15 +149,17 @@ def _live(database: DatabaseState | None) -> str:
 # --- The checkout --------------------------------------------------------------------------------------------------
 
 
-def synthesise(stage: str, folder: Path, *, deploys: bool = False) -> str:
-    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy.
+def synthesise(stage: str, folder: Path, *, deploys: bool = False, move: str | None = None) -> str:
+    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy. ``move``: the
+    time of a deploy that moves the stage to another database.
 
     Return the text that the app prints: the concurrency of each lane, and settings that are still open.
     """
     project = Project.here()
     given = cdk_json(project)
+    moved = {"move": move} if move else {}
     variables = {
-        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys}),
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys} | moved),
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json

@@ -26,6 +26,9 @@ status*."""
 ANSWERS = ("backing-up", "storage-optimization", "storage-initialization")
 """Statuses in which a database answers as well, and which can last for hours after a restore. Source: RDS, *Modifying
 settings for General Purpose SSD (gp3) storage*, for ``storage-optimization``; the others are not confirmed."""
+STANDBY_TIER = 1
+"""The capacity of a reader in tier 0 or 1 follows the writer. Source: Aurora, *Aurora Serverless v2 scaling*; the stage
+has the same by ``scale_with_writer`` of the CDK."""
 RESTORE = "restore the copy again, as in step 2 of docs/how-to/restore.md"
 
 
@@ -154,8 +157,7 @@ def _unusable(wanted: Wanted, copy: RestoredState, kind: str, modify: str) -> It
         yield refused(
             WHAT,
             f"the cluster {copy.id} has no instance, so that nothing answers at its endpoint",
-            f"aws rds create-db-instance --db-instance-identifier {copy.id}-1 --db-cluster-identifier {copy.id} "
-            "--engine aurora-postgresql --db-instance-class db.serverless",
+            _add_instance(copy.id, 1),
         )
     waiting = {copy.id: copy.status, **copy.instances}
     for id_, status in waiting.items():
@@ -174,8 +176,23 @@ def _unusable(wanted: Wanted, copy: RestoredState, kind: str, modify: str) -> It
         )
 
 
+def _add_instance(cluster: str, number: int) -> str:
+    """Return the command that adds a serverless instance to the cluster."""
+    return (
+        f"aws rds create-db-instance --db-instance-identifier {cluster}-{number} --db-cluster-identifier {cluster} "
+        "--engine aurora-postgresql --db-instance-class db.serverless"
+    )
+
+
 def _different(copy: RestoredState, own: RestoredState, modify: str) -> Iterator[Finding]:
     """Find what the copy does not have in common with the database of the stage."""
+    if copy.instances and len(copy.instances) < len(own.instances):
+        yield note(
+            WHAT,
+            f"{copy.id} has {len(copy.instances)} instance, and {own.id} {len(own.instances)} (database.standby): a "
+            "failure of the only instance is an outage until RDS has replaced it",
+            f"{_add_instance(copy.id, 2)} --promotion-tier {STANDBY_TIER}",
+        )
     if missing := own.groups - copy.groups:
         yield refused(
             WHAT,

@@ -68,9 +68,14 @@ ISSUER = required(
 )
 
 
-def _is_address(text: str) -> bool:
-    where = urlsplit(text)
-    return text == f"https://{where.hostname}" and "." in text
+MAX_HOST = 253
+ADDRESS_HOST = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])", re.ASCII)
+"""A host name of DNS labels. Source: RFC 1123, section 2.1."""
+
+
+def _is_address(text: str) -> object:
+    host = text.removeprefix("https://")
+    return host != text and len(host) <= MAX_HOST and ADDRESS_HOST.fullmatch(host)
 
 
 ADDRESS = required(
@@ -149,7 +154,7 @@ Dollars = Annotated[
     float,
     required(
         lambda dollars: 0 < dollars < MAX_DOLLARS,
-        "more than 0 dollars a month are required, for example 20; leave it out for no budget",
+        "more than 0 and less than a billion dollars a month are required, for example 20; leave it out for no budget",
     ),
 ]
 

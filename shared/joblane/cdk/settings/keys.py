@@ -50,3 +50,8 @@ KeyArn = Annotated[
 def region_of(arn: str) -> str:
     """Return the region of a key."""
     return arn.split(":")[3]
+
+
+def account_of(arn: str) -> str:
+    """Return the id of the account of a key."""
+    return arn.split(":")[4]

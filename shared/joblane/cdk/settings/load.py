@@ -210,6 +210,19 @@ def _path(item: ErrorDetails, given: Any) -> tuple[tuple[str, ...], Any]:
     return tuple(where), given
 
 
+PROBLEMS = {
+    "missing": "it is required",
+    "extra_forbidden": "there is no such setting here; leave it out",
+    "model_type": "an object is required",
+    "model_attributes_type": "an object is required",
+    "dict_type": "an object is required",
+    "tuple_type": "a list is required",
+    "too_short": "{min_length} at least are required",
+    "too_long": "{max_length} at most are possible",
+}
+"""Type of an error of pydantic → its sentence, with the values of its context."""
+
+
 def _problem(item: ErrorDetails) -> str:
     known = item.get("ctx", {})
     kind = str(known.get("discriminator")).strip("'")
@@ -217,12 +230,8 @@ def _problem(item: ErrorDetails) -> str:
         case "union_tag_invalid":
             return f"{kind}: one of {known['expected_tags']} is required"
         case "union_tag_not_found":
-            return f"{kind}: Field required"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "an object is required"
-        case "tuple_type":
-            return "a list is required"
-        case "too_short":
-            return f"{known['min_length']} at least are required"
+            return f"{kind}: it is required"
+        case type_ if type_ in PROBLEMS:
+            return PROBLEMS[type_].format(**known)
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
     return RIGHT.get(known.get("pattern", ""), text)

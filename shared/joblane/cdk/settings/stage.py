@@ -15,7 +15,7 @@ from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, Lo
 from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.keys import KeyArn, region_of
 from joblane.cdk.settings.network import Network, NewNetwork
-from joblane.cdk.settings.section import SecretReference, Settings
+from joblane.cdk.settings.section import SecretReference, Settings, required
 from joblane.errors import DeclarationError
 from joblane.names import SWEEP, check_prefix, database_id
 from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY
@@ -48,6 +48,7 @@ UNWATCHED: Mapping[str, frozenset[str]] = {
 OWN_TAGS = "joblane:"
 STAGE_TAG = f"{OWN_TAGS}stage"
 """Tag of every resource: the name of the stage."""
+MAX_OTHER_KEYS = 4
 VERSION = r"^[\x21-\x7e]{1,64}$"
 TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
 """AWS accepts 50 on a resource, including the tags of the CDK. Source: *Tagging AWS Resources*."""
@@ -152,9 +153,17 @@ class Stage(Settings):
     of the page's sessions, and for the buckets of an application that uses it. You write its policy:
     [Use your own KMS keys](../how-to/own-keys.md). None: keys of each service, and with ``monitoring`` a key for the
     topics. The database has a setting of its own, ``database.kms_key``."""
-    other_kms_keys: Annotated[tuple[KeyArn, ...], Field(max_length=4, strict=False)] = ()
+    other_kms_keys: Annotated[
+        tuple[KeyArn, ...],
+        Field(strict=False),
+        required(
+            lambda keys: len(keys) <= MAX_OTHER_KEYS,
+            f"{MAX_OTHER_KEYS} keys at most are allowed: the next kms_key, and former ones; leave out a key with which "
+            "no message and no object is encrypted any more",
+        ),
+    ] = ()
     """ARNs of further keys that the functions and the producers' policies may use: the next ``kms_key``, one deploy
-    before it, and a former one for as long as messages or objects are encrypted with it."""
+    before it, and a former one for as long as messages or objects are encrypted with it. 4 at most."""
 
     def problems(self) -> Iterator[str]:
         if not self.local:
@@ -201,6 +210,9 @@ class Stage(Settings):
     def _wrong_keys(self) -> Iterator[str]:
         if self.kms_key in self.other_kms_keys:
             yield "other_kms_keys: it has kms_key, which the functions may use in any case; leave it out there"
+        for place, arn in enumerate(self.other_kms_keys):
+            if (first := self.other_kms_keys.index(arn)) < place:
+                yield f"other_kms_keys.{place}: it is the key of other_kms_keys.{first}; leave one of them out"
         if self.kms_key and self.monitoring and not self.monitoring.topic_key:
             yield "monitoring.topic_key: kms_key encrypts the topics; leave topic_key out"
         if self.local and self.other_kms_keys:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from joblane.cdk.templates import of_type, strings
 from joblane.cdk.way_back.deployed import ALARMS, Deployed
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ OK, ALARM = "OK", "ALARM"
 AT_ONCE = 100
 """Names in a request. Source: DescribeAlarms, CloudWatch API reference."""
 CONFIRMATION = timedelta(minutes=1)
-"""Time for which an alarm must fire: one that ends within a minute is no reason for a second deploy."""
+"""Time in total for which an alarm must fire: a single short alarm is no reason for a second deploy."""
 NOT_WATCHED = {"AlarmDescription", "AlarmActions", "OKActions", "InsufficientDataActions", "ActionsEnabled", "Tags"}
 """Properties that do not change when an alarm fires."""
+REPAIR = ":automate:"
+"""In the ARN of an action on an EC2 instance. Source: PutMetricAlarm, CloudWatch API reference."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Counted:
 
         CloudWatch keeps the state of an alarm whose definition changes. Source: PutMetricAlarm, API reference.
         """
-        old, new = _definitions(deployed.templates), _definitions(after)
+        old, new, repairs = _definitions(deployed.templates), _definitions(after), _repairs(after)
         names, left_out = set(), {}
         for place, name in deployed.alarms.items():
             if name not in states:
@@ -67,6 +70,8 @@ class Counted:
                 left_out[name] = f"was {states[name].state} when the deploy began"
             elif place not in new:
                 left_out[name] = "is removed by this deploy"
+            elif place in repairs:
+                left_out[name] = "repairs an instance"
             elif old[place] != new[place]:
                 left_out[name] = "gets another definition in this deploy"
             else:
@@ -78,7 +83,18 @@ class Counted:
 
 
 def has_alarms(templates: Mapping[str, Template]) -> bool:
-    return bool(_definitions(templates))
+    return bool(_definitions(templates).keys() - _repairs(templates))
+
+
+def _repairs(templates: Mapping[str, Template]) -> set[tuple[str, str]]:
+    """Return the alarms that recover or restart an EC2 instance, as the NAT instance has them."""
+    return {
+        (stack, logical_id)
+        for stack, template in templates.items()
+        for kind in ALARMS
+        for logical_id, properties in of_type(template, kind)
+        if any(REPAIR in text for _, text in strings(properties.get("AlarmActions", [])))
+    }
 
 
 def _definitions(templates: Mapping[str, Template]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -92,18 +108,24 @@ def _definitions(templates: Mapping[str, Template]) -> dict[tuple[str, str], dic
 
 @dataclass
 class Firing:
-    """The alarms that fire now, and since when."""
+    """The alarms that fire now, and the seconds for which each has fired in total."""
 
+    seconds: dict[str, float] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
 
     def confirmed(self, states: Iterable[AlarmState], now: float) -> list[AlarmState]:
-        """Return the alarms that have fired for :data:`CONFIRMATION`. ``now``: seconds of a monotonic clock."""
+        """Return the alarms that fire, and have fired for :data:`CONFIRMATION` in total, with breaks or without.
+
+        ``now``: seconds of a monotonic clock.
+        """
         fires = {each.name: each for each in states if each.state == ALARM}
-        self._since = {name: self._since.get(name, now) for name in fires}
+        for name in fires:
+            self.seconds[name] = self.seconds.get(name, 0) + now - self._since.get(name, now)
+        self._since = dict.fromkeys(fires, now)
         least = CONFIRMATION.total_seconds()
-        return [fires[name] for name, since in sorted(self._since.items()) if now - since >= least]
+        return [each for name, each in sorted(fires.items()) if self.seconds[name] >= least]
 
     @property
     def names(self) -> list[str]:
-        """The alarms that fire, confirmed or not."""
+        """The alarms that fire now, confirmed or not."""
         return sorted(self._since)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from joblane.cdk.preflight.compare import Place
 
-PERMISSIONS = "cloudformation:DescribeStacks, cloudformation:GetTemplate and cloudformation:ListStackResources"
+PERMISSIONS = (
+    "cloudformation:DescribeStacks, cloudformation:DescribeStackEvents, cloudformation:GetTemplate and "
+    "cloudformation:ListStackResources"
+)
 ALARMS = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 SHOWN = {"Metadata", "Description", "AlarmDescription", "DashboardBody", "By"}
@@ -28,7 +31,8 @@ class Deployed:
 
     ``templates``: stack → template; a nested stack is ``STACK/LOGICAL_ID``. ``tags``: of the stacks that are not
     nested. ``alarms``: name of each alarm. ``missing``: stacks that do not exist yet. ``unreadable``: places of
-    strings that CloudFormation does not return as they were.
+    strings that CloudFormation does not return as they were. ``statuses``: of the stacks that are not nested.
+    ``elsewhere``: stacks of the checkout in another region, with the region; they are not read.
     """
 
     templates: Mapping[str, Template] = field(default_factory=dict)
@@ -36,6 +40,8 @@ class Deployed:
     alarms: Mapping[Place, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_deployed(client: CloudFormationClient, wanted: Mapping[str, Template]) -> Deployed:
@@ -43,6 +49,7 @@ def read_deployed(client: CloudFormationClient, wanted: Mapping[str, Template]) 
     templates: dict[str, Template] = {}
     tags: dict[str, dict[str, str]] = {}
     alarms: dict[Place, str] = {}
+    statuses: dict[str, str] = {}
     missing, unreadable = [], []
     waiting = [(stack, stack) for stack in wanted if "/" not in stack]
     for stack, called in waiting:  # grows by the nested stacks
@@ -50,6 +57,8 @@ def read_deployed(client: CloudFormationClient, wanted: Mapping[str, Template]) 
         if found is None:
             missing.append(stack)
             continue
+        if "/" not in stack:
+            statuses[stack] = str(found["StackStatus"])
         body = client.get_template(StackName=called, TemplateStage="Original")["TemplateBody"]
         if not isinstance(body, Mapping):  # botocore parses JSON alone
             unreadable.append(f"{stack}: its template is not JSON")
@@ -63,7 +72,18 @@ def read_deployed(client: CloudFormationClient, wanted: Mapping[str, Template]) 
                 alarms[stack, logical_id] = name
             elif kind == NESTED and name:
                 waiting.append((f"{stack}/{logical_id}", name))
-    return Deployed(templates, tags, alarms, tuple(missing), tuple(unreadable))
+    return Deployed(templates, tags, alarms, tuple(missing), tuple(unreadable), statuses)
+
+
+def other_stacks(now: Deployed, wanted: Mapping[str, Template]) -> set[str]:
+    """Return the stacks that do not have the resources of ``wanted``, or that an operation changes now."""
+    return {
+        stack
+        for name, template in wanted.items()
+        for stack in [name.partition("/")[0]]
+        if now.statuses.get(stack) == "UPDATE_IN_PROGRESS"
+        or now.templates.get(name, {}).get("Resources") != template.get("Resources")
+    }
 
 
 def _described(client: CloudFormationClient, called: str) -> Mapping[str, Any] | None:

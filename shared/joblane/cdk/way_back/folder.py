@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from joblane.cdk.templates import Template
+from joblane.cdk.templates import MIGRATION, Template
 from joblane.cdk.way_back.deployed import Deployed
-from joblane.cdk.way_back.judgement import MIGRATION
 
 STACK, ASSETS = "aws:cloudformation:stack", "cdk:asset-manifest"
 PROPERTY = "TakenBack"
@@ -27,6 +26,17 @@ FILES = "files"
 def folder_of(assembly: Path) -> Path:
     """Return the folder of the earlier templates: next to ``assembly``, which a synthesis writes again."""
     return assembly.with_name(f"{assembly.name}.before")
+
+
+def regions_of(assembly: Path) -> dict[str, str]:
+    """Return stack → region, of the stacks in the assembly that name a region."""
+    artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    found = {
+        _stack_of(name, artifact): artifact["environment"].rpartition("/")[2]  # aws://ACCOUNT/REGION
+        for name, artifact in artifacts.items()
+        if artifact["type"] == STACK
+    }
+    return {stack: region for stack, region in found.items() if region != "unknown-region"}
 
 
 def write_folder(deployed: Deployed, assembly: Path, *, by: str, version: str, why: str) -> Path:

@@ -5,27 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from joblane.cdk.templates import SETTINGS, Template, metadata, name_of, of_type, stacks_of
+from joblane.cdk.templates import MIGRATION, NESTED, SETTINGS, Template, metadata, name_of, of_type, stacks_of
 from joblane.cdk.way_back.deployed import Deployed
 
-MIGRATION = "Custom::Migration"
 OF_DATABASE = ("Database", "Functions", "User", "Restored")
 """Properties of the migration that say which database it migrates, and for which user."""
 DATABASES = ("AWS::RDS::", "AWS::DocDB::", "AWS::Neptune::")
-HOLDS_DATA = (
-    "AWS::S3::Bucket",
-    "AWS::DynamoDB::Table",
-    "AWS::DynamoDB::GlobalTable",
-    "AWS::EFS::FileSystem",
-    "AWS::KMS::Key",
-    "AWS::SecretsManager::Secret",
-    "AWS::Cognito::UserPool",
-)
-"""Types of resources that the way back would delete, or create without their content."""
+STATELESS = {
+    "Custom::Migration",
+    "AWS::CDK::Metadata",
+    *(f"AWS::ApiGateway::{each}" for each in ("Authorizer", "Deployment", "GatewayResponse", "Method", "Model")),
+    *(f"AWS::ApiGateway::{each}" for each in ("RequestValidator", "Resource", "Stage")),
+    *(f"AWS::ApiGatewayV2::{each}" for each in ("Authorizer", "Deployment", "Integration", "Route", "Stage")),
+    *(f"AWS::CloudWatch::{each}" for each in ("Alarm", "CompositeAlarm", "Dashboard")),
+    *(f"AWS::EC2::SecurityGroup{each}" for each in ("Egress", "Ingress")),
+    *(f"AWS::Events::{each}" for each in ("ApiDestination", "EventBusPolicy", "Rule")),
+    *(f"AWS::IAM::{each}" for each in ("ManagedPolicy", "Policy", "Role", "RolePolicy")),
+    *(f"AWS::Lambda::{each}" for each in ("Alias", "EventInvokeConfig", "EventSourceMapping", "Function")),
+    *(f"AWS::Lambda::{each}" for each in ("LayerVersion", "LayerVersionPermission", "Permission", "Version")),
+    *(f"AWS::Logs::{each}" for each in ("MetricFilter", "QueryDefinition", "SubscriptionFilter")),
+    "AWS::S3::BucketPolicy",
+    *(f"AWS::Scheduler::{each}" for each in ("Schedule", "ScheduleGroup")),
+    "AWS::SNS::TopicPolicy",
+    "AWS::SQS::QueuePolicy",
+}
+"""Types of resources that the way back may create, change and delete, because they hold no data.
+
+The migration has rules of its own.
+"""
+QUEUE = "AWS::SQS::Queue"
+IN_PLACE: Mapping[str, set[str]] = {
+    QUEUE: {"VisibilityTimeout", "Tags"},
+    "AWS::ApiGatewayV2::Api": {"CorsConfiguration", "Description", "Tags"},
+    "AWS::EC2::SecurityGroup": {"SecurityGroupEgress", "SecurityGroupIngress", "Tags"},
+    "AWS::Logs::LogGroup": {"RetentionInDays", "Tags"},
+}
+"""Type → properties that the way back may change. A change does not replace the resource.
+Source: CloudFormation, *Update requires: No interruption* of each."""
 MOST = 3
 """Names in a sentence."""
 
 Templates = Mapping[str, Template]
+Resource = tuple[str, Mapping[str, Any]]
+"""Type and properties."""
 
 
 def reasons_to_stay(deployed: Deployed, after: Templates) -> list[str]:
@@ -36,6 +58,11 @@ def reasons_to_stay(deployed: Deployed, after: Templates) -> list[str]:
     """
     return [
         *(f"the stack {stack} is new: there is no earlier template" for stack in deployed.missing if "/" not in stack),
+        *(
+            f"the stack {stack} is in {region}, which --watch does not read"
+            for stack, region in deployed.elsewhere.items()
+        ),
+        *_failed(deployed.statuses),
         *_queues(deployed.templates, after),
         *_schema(deployed.templates, after),
         *_limits(deployed.templates, after),
@@ -46,8 +73,14 @@ def reasons_to_stay(deployed: Deployed, after: Templates) -> list[str]:
     ]
 
 
+def _failed(statuses: Mapping[str, str]) -> Iterator[str]:
+    for stack, status in statuses.items():
+        if "ROLLBACK" in status:
+            yield f"the stack {stack} is {status}: others may have templates of the deploy that failed there"
+
+
 def _queues(before: Templates, after: Templates) -> Iterator[str]:
-    old, new = _names(before, "AWS::SQS::Queue", "QueueName"), _names(after, "AWS::SQS::Queue", "QueueName")
+    old, new = _names(before, QUEUE, "QueueName"), _names(after, QUEUE, "QueueName")
     if gone := sorted(old - new):
         yield f"it dropped a task type or a lane ({_some(gone)}): CloudFormation cannot give its tasks back"
     if added := sorted(new - old):
@@ -87,12 +120,36 @@ def _database(before: Templates, after: Templates) -> Iterator[str]:
 
 
 def _data(before: Templates, after: Templates) -> Iterator[str]:
-    old, new = _resources(before, HOLDS_DATA), _resources(after, HOLDS_DATA)
-    if changed := sorted({*old} ^ {*new}):
-        yield f"it added or removed resources that hold data ({_some(changed)})"
+    old, new = _resources(before), _resources(after)
     kept = ({*_resources(each)} - {*_resources(each, deleted=True)} for each in (before, after))
-    if left := sorted(set.symmetric_difference(*kept) - {*changed}):
+    left = sorted(set.union(*kept) & ({*old} ^ {*new}))
+    others = {*old, *new} - {*left}
+    if changed := sorted(name for name in others if not _may_differ(old.get(name), new.get(name))):
+        yield f"it added, removed or changed resources that may not come back as they were ({_some(changed)})"
+    if left:
         yield f"it added or removed resources that CloudFormation keeps, so that it cannot create them ({_some(left)})"
+
+
+def _may_differ(old: Resource | None, new: Resource | None) -> bool:
+    """Return whether the way back from ``new`` to ``old`` loses nothing; None: the template has no such resource."""
+    kinds = {each[0] for each in (old, new) if each}
+    if old == new or kinds <= STATELESS or all(kind.startswith(DATABASES) for kind in kinds):
+        return True
+    if old is None or new is None:
+        return kinds in ({QUEUE}, {NESTED})  # a queue has a rule of its own, as databases; a nested stack has resources
+    if kinds == {NESTED}:
+        was, now = (each[1].get("Parameters", {}) for each in (old, new))
+        return all(was[name] == now[name] for name in was.keys() & now.keys())
+    return kinds <= IN_PLACE.keys() and _fixed(old) == _fixed(new)
+
+
+def _fixed(resource: Resource) -> dict[str, Any]:
+    """Return type and properties of the resource, without those that may differ."""
+    kind, properties = resource
+    found = {name: each for name, each in properties.items() if name not in IN_PLACE[kind]}
+    if kind == QUEUE:
+        found["RedrivePolicy"] = {**properties.get("RedrivePolicy", {}), "maxReceiveCount": None}
+    return {"Type": kind, **found}
 
 
 def _characters(unreadable: Sequence[str]) -> Iterator[str]:
@@ -115,13 +172,13 @@ def _names(templates: Templates, kind: str, key: str) -> set[str]:
     }
 
 
-def _resources(templates: Templates, kinds: tuple[str, ...] = ("",), *, deleted: bool = False) -> dict[str, Any]:
+def _resources(templates: Templates, kinds: tuple[str, ...] = ("",), *, deleted: bool = False) -> dict[str, Resource]:
     """Return type and properties of the resources of the kinds, by ``STACK/LOGICAL_ID``.
 
     ``deleted``: only those that CloudFormation deletes when they are removed.
     """
     return {
-        f"{stack}/{logical_id}": [resource["Type"], resource.get("Properties")]
+        f"{stack}/{logical_id}": (resource["Type"], resource.get("Properties") or {})
         for stack, template in templates.items()
         for logical_id, resource in template.get("Resources", {}).items()
         if resource["Type"].startswith(kinds)

@@ -6,6 +6,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,6 +176,7 @@ def deploy(
 
     from joblane.cdk import costs as prices
     from joblane.cdk.preflight.findings import blocks_deploy
+    from joblane.cdk.preflight.moves import is_move
     from joblane.cdk.preflight.read import check_deploy, read_metadata, read_templates
     from joblane.cli import watched
     from joblane.cli.connect import account_of, aws_session, connect, prefix_of, use_for_programs
@@ -204,6 +206,10 @@ def deploy(
     _show_findings(stage, findings)
     if blocks_deploy(findings):
         terminal.stop("nothing was deployed: the preflight refuses.", Exit.FAILED)
+    if leave or is_move(findings):  # the migration must not take this for a rollback
+        with steps.step("CDK synth of the move"):
+            assembly, _ = _synthesised(stage, move=datetime.now(UTC).isoformat())
+            templates = read_templates(assembly)
     lines = prices.of_stage(templates.values(), discover(times={}))
     terminal.say(
         f"When idle, the stage costs about ${prices.total(lines):,.2f} a month (joblane costs --stage {stage})."
@@ -341,8 +347,11 @@ def _stage(context: typer.Context, stage: str | None) -> str:
     return stage or target.of(context).stage or "dev"
 
 
-def _synthesised(stage: str, *, deploys: bool = True) -> tuple[Path, str]:
-    """The folder to which the templates of ``stage`` are written, and the text that the app printed."""
+def _synthesised(stage: str, *, deploys: bool = True, move: str | None = None) -> tuple[Path, str]:
+    """The folder to which the templates of ``stage`` are written, and the text that the app printed.
+
+    ``move``: the time of a deploy that moves the stage to another database.
+    """
     from joblane.cdk.preflight.read import synthesise
     from joblane.local.deployment import cdk_json
 
@@ -351,7 +360,7 @@ def _synthesised(stage: str, *, deploys: bool = True) -> tuple[Path, str]:
     if stage not in (known := given["context"]["stages"]):
         terminal.usage(f"cdk.json has no stage {stage!r}; its stages: {', '.join(known)}", "--stage")
     assembly = project.root / str(given.get("output", "cdk.out")) / stage
-    return assembly, synthesise(stage, assembly, deploys=deploys)
+    return assembly, synthesise(stage, assembly, deploys=deploys, move=move)
 
 
 def _show_findings(stage: str, findings: Sequence[Finding]) -> None:

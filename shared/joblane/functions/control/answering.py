@@ -45,8 +45,8 @@ from joblane.tasks.discovery import discover
 MAX_ANSWER_BYTES = 4_500_000
 """Lambda's limit is 6 MB, and JSON escapes in the text need additional bytes. Source: Lambda quotas."""
 WAKING_SECONDS = 12
-"""The time in which an action starts tries to connect. The last one ends within 17 s, before the page of the stage
-stops waiting (20 s), and most of the function's 29 s are left for the action if the database is awake."""
+"""The time in which an action starts tries to connect. The last one ends 5 s later (``TRY_SECONDS``), before the page
+of the stage stops waiting (20 s), and most of the function's 29 s are left for the action if the database is awake."""
 STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),

@@ -1,9 +1,11 @@
 """The migration in a deploy, before new code. CloudFormation waits for it, and a failure fails the deploy.
 
 A rollback never waits for the database: the physical id of the resource names the last two successes, and an update to
-the properties of one of them succeeds at once. Only if it returns to another database does it try to pause that one
-first, for as long as :data:`PATIENCE` lasts. Deleting the resource changes nothing in the database. Both work even if
-the package is broken, because this module imports little at its top.
+the properties of one of them succeeds at once. Only if it returns to another database does it pause that one first: it
+succeeds without the pause if that database is unavailable for as long as :data:`PATIENCE` lasts, and fails after any
+other error. `joblane deploy` gives each move that a person wants a property ``Move`` of its own, so it is no rollback:
+it migrates and pauses, or fails. Deleting the resource changes nothing in the database. Both work even if the package
+is broken, because this module imports little at its top.
 
 Invoked by hand, with any other event, it migrates and returns the fields of :class:`Migrated`.
 """
@@ -32,8 +34,10 @@ SUCCESSES = re.compile(r"migrated-([0-9a-f]{16})(?:-([0-9a-f]{16}))?")
 """The physical id: digests of the properties of the last success and of the success before it.
 
 A rollback is an update to the old properties. It comes with the id from before the update or with the id that the
-update returned, and both have the old digest. After a change of the id CloudFormation deletes the resource with the
-other id. Source: CloudFormation, *Custom resource request types*; aws/aws-cdk, pull request 29581.
+update returned, and both have the old digest. AWS documents neither.
+CloudFormation keeps the id of the last answer, even of a failure: so after a success it is the new id, on which
+:func:`_return` relies. After a change of the id CloudFormation deletes the resource with the other id. Source:
+CloudFormation, *Custom resource request types*; aws/aws-cdk, pull request 29581 and issue 13527.
 """
 TAKEN_BACK = "TakenBack"
 """Property of a deploy that `joblane deploy --watch` takes back: its version and the reason, as JSON."""
@@ -48,8 +52,13 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if event["RequestType"] == "Delete":
         return _answer(event, context, "SUCCESS", id_, "the database stays as it is")
     if event["RequestType"] == "Update" and _digest(event["ResourceProperties"]) in _successes(id_):
-        _pause_if_moved(event)
-        done = _answer(event, context, "SUCCESS", id_, "migrated by an earlier deploy; the database was not needed")
+        try:
+            reason = _return(event)
+        except (Exception, SystemExit) as error:
+            done = _answer(event, context, "FAILED", id_, f"the queues cannot be paused: {_text_of(error)}")
+            _logger().error("the database answers, and its queues cannot be paused", exc_info=error)
+            return done
+        done = _answer(event, context, "SUCCESS", id_, reason)
         _follow(event["ResourceProperties"])
         return done
     try:
@@ -74,21 +83,27 @@ def _moved(event: Mapping[str, Any]) -> str | None:
     new, old = (event.get(key, {}).get("Restored") for key in ("ResourceProperties", "OldResourceProperties"))
     if new == old:
         return None
-    why = f"the stage uses the restored copy {new}" if new else f"the stage has left the restored copy {old}"
-    return f"{why}. Look what will run again, then resume each queue: docs/how-to/restore.md"
+    return f"the stage uses the restored copy {new}" if new else f"the stage has left the restored copy {old}"
 
 
-def _pause_if_moved(event: Mapping[str, Any]) -> None:
-    """Pause every queue of a database to which the stage returns, with properties that have succeeded before.
+def _return(event: Mapping[str, Any]) -> str:
+    """Pause every queue of a database to which a rollback returns. Return the reason for the answer.
 
-    A rollback sends the same request, so it succeeds without the pause if the database is unavailable.
+    Nothing is paused if the migration of the other database failed: no function has used it. Raises the error of a
+    database that answers.
     """
-    if (reason := _moved(event)) is None:
-        return
+    without, moved = "migrated by an earlier deploy; the database was not needed", _moved(event)
+    if moved is None or _digest(event.get("OldResourceProperties", {})) not in _successes(event["PhysicalResourceId"]):
+        return without
     try:
-        _migrate(PATIENCE, event["ResourceProperties"], reason)
-    except (Exception, SystemExit) as error:
-        _logger().error("the queues of the database could not be paused: pause them by hand", exc_info=error)
+        from joblane import settings
+        from joblane.record.migrate import pause_only
+    except ImportError:  # no function of this package runs a task
+        return without
+    by = _deploy_of(event["ResourceProperties"])["by"] or "deploy"
+    if pause_only(settings.database_url(), pauses=moved, by=by, patience=PATIENCE):
+        return "migrated by an earlier deploy; every queue is paused"
+    return "migrated by an earlier deploy; the database is unavailable: when it answers, pause its queues by hand"
 
 
 def _migrate(patience: timedelta, properties: Mapping[str, Any], pauses: str | None) -> dict[str, Any]:

@@ -117,12 +117,15 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         """
         return self._sock is not None and self._answered
 
-    def answers(self) -> bool:
-        """True if the connection can be used. After :data:`PING_AFTER_SECONDS` of idle time this costs a round trip."""
+    def answers(self, *, at_once: bool = False) -> bool:
+        """True if the connection can be used. After :data:`PING_AFTER_SECONDS` of idle time this costs a round trip.
+
+        ``at_once``: test it even if it was just used.
+        """
         if not self.usable:
             return False
-        if self.idle and self._silent_seconds() > PING_AFTER_SECONDS:
-            with suppress(PostgresError, OSError), self._answering_within(PING_SECONDS):
+        if self.idle and (at_once or self._silent_seconds() > PING_AFTER_SECONDS):
+            with suppress(PostgresError, OSError), self.answering_within(PING_SECONDS):
                 self.execute_simple("select 1")
                 return True
             return False
@@ -140,11 +143,12 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
         A server that does not answer in time is an OSError, and the connection is then not :attr:`usable`.
         """
-        with self._answering_within(None if self._limits is None else self._limits.answer):
+        with self.answering_within(None if self._limits is None else self._limits.answer):
             yield
 
     @contextmanager
-    def _answering_within(self, seconds: float | None) -> Iterator[None]:
+    def answering_within(self, seconds: float | None) -> Iterator[None]:
+        """Limit the time of each answer inside the block."""
         if self._usock is not None:
             self._usock.settimeout(seconds)
         try:

@@ -8,7 +8,9 @@ takes longer than a whole job.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 """The errors of a statement, and of a new connection."""
+MIN_STEP_SECONDS = 0.1
+"""A step of a login without time left gets this much, because zero means no limit."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,6 +55,9 @@ class Database:
     ``prefix``: the prefix of the stage that the database must serve, checked once per connection; None: any stage.
     ``limits``: the time limits of Joblane's own statements; None: none.
     """
+
+    _until: float | None = None
+    """See :meth:`opening_until`."""
 
     def __init__(self, url: str, *, prefix: str | None = None, limits: TimeLimits | None = OPERATOR) -> None:
         self._options = connect_options(url, limits)
@@ -93,6 +100,23 @@ class Database:
 
         return AsyncDatabase(self._options, self._prefix)
 
+    def test(self) -> None:
+        """Drop the connection if it does not answer now, however recently it was used."""
+        if self._connection is not None and not self._connection.answers(at_once=True):
+            self.drop()
+
+    @contextmanager
+    def opening_until(self, until: float | None) -> Iterator[None]:
+        """Limit the time of a new connection inside the block. None: no further limit.
+
+        ``until``: the time of :func:`time.monotonic` at which it has to answer, and its stage to be checked.
+        """
+        self._until = until
+        try:
+            yield
+        finally:
+            self._until = None
+
     def get(self) -> Connection:
         """Return the open connection, or a new one if the last one was closed or interrupted.
 
@@ -102,15 +126,22 @@ class Database:
         if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
-            connection = connected(_connect, **self._options)
+            connection = connected(_connect, until=self._until, **self._options)
             if self._prefix is not None:
                 try:
-                    check_stage(connection, self._prefix)
+                    self._check_stage(connection, self._prefix)
                 except BaseException:
                     connection.cut()
                     raise
             self._connection = connection
         return self._connection
+
+    def _check_stage(self, connection: Connection, prefix: str) -> None:
+        if self._until is None:
+            check_stage(connection, prefix)
+            return
+        with connection.answering_within(_step_seconds(self._options["limits"], self._until)):
+            check_stage(connection, prefix)
 
     def commit_joined(self, commit: Callable[[], object]) -> None:
         """Commit a transaction of another driver in which a run works. The testing kit causes faults here."""
@@ -214,6 +245,12 @@ class Database:
         return engine
 
 
+def _step_seconds(limits: TimeLimits | None, until: float | None = None) -> float:
+    """Return the limit for a step of a login. ``until``: see :meth:`Database.opening_until`."""
+    seconds = limits.connect if limits else CONNECT_TIMEOUT_SECONDS
+    return seconds if until is None else max(MIN_STEP_SECONDS, min(seconds, until - time.monotonic()))
+
+
 def _connect(
     login: Login,
     *,
@@ -223,9 +260,10 @@ def _connect(
     database: str | None,
     startup: dict[str, str],
     limits: TimeLimits | None,
+    until: float | None = None,
 ) -> Connection:
     user, password = login.now()
-    plain = socket.create_connection((host, port), limits.connect if limits else CONNECT_TIMEOUT_SECONDS)
+    plain = socket.create_connection((host, port), _step_seconds(limits, until))
     keep_alive(plain)
     return Connection(
         host=host,

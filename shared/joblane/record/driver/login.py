@@ -21,7 +21,7 @@ TOKEN_SECONDS = 900
 """A token opens connections for this long. An open connection stays open. Source: RDS, *IAM database
 authentication*."""
 RDS_HOST = re.compile(
-    r"\.(?P<china>rds\.)?(?P<region>[a-z0-9-]+)(?(china)\.amazonaws\.com\.cn|\.rds\.amazonaws\.com(\.cn)?)$"
+    r"\.(?P<china>rds\.)?(?P<region>[a-z]+(?:-[a-z]+)+-\d+)(?(china)\.amazonaws\.com\.cn|\.rds\.amazonaws\.com(\.cn)?)$"
 )
 """An endpoint of RDS or Aurora, and its region: ``NAME.ID.REGION.rds.amazonaws.com``. In China it is
 ``NAME.ID.rds.REGION.amazonaws.com.cn``; older endpoints there have the order of other regions.

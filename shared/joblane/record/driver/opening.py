@@ -28,14 +28,17 @@ VANISHED_CLIENT = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "90000",
 }
 """Parameters of each session, by which the server ends the session of a client that is gone, and releases its locks.
 
 The kernel of a client that has died closes the socket. While a statement runs, the server checks every 2,000 ms.
-A host that has vanished, or is frozen, closes nothing. After 90 s without an answer to keepalives (60 + 3 · 10), or
-without an acknowledgement of data (90,000 ms), the connection ends. The defaults of RDS take six minutes, and for such
-data as long as its system retransmits. Source: Aurora, *Dead connection handling in PostgreSQL*."""
+A host that has vanished, or is frozen, closes nothing. After 90 s without an answer to keepalives (60 + 3 · 10) the
+connection ends; with the defaults of RDS, after six minutes. Source: Aurora, *Dead connection handling in PostgreSQL*.
+
+No keepalives are sent while data waits for an acknowledgement. The session of a client that vanishes at this moment
+ends when the server's kernel stops to retransmit, by default after 15 minutes or more (Linux, *ip-sysctl*,
+``tcp_retries2``). ``tcp_user_timeout`` would end it earlier, but Linux also applies it to a client that acknowledges
+everything and reads nothing for a while, such as a ``COPY … TO STDOUT`` into a slow upload."""
 STARTUP = {**VANISHED_CLIENT, "DateStyle": "ISO"}
 """Parameters of each session of pg8000, which reads times in ISO form only."""
 IDLE_IN_TRANSACTION = timedelta(minutes=16)
