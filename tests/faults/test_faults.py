@@ -52,7 +52,7 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 def test_a_stage_that_moves_to_a_restored_copy_behaves_as_its_page_says(storm: Storm) -> None:
-    result = storm(seed=7, jobs=100, kind=RestoreRun)
+    result = storm(seed=7, jobs=60, kind=RestoreRun)
 
     assert not result.wrong, result.table()
     for row in ("in a session", "and its message is in a queue"):

@@ -131,7 +131,7 @@ class Run:
                 work.undo(interrupted=alarm.fired)
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
-            note = _explanation(error, task, claim, payload, context=context, lambda_context=lambda_context)
+            note = _explanation(error, task, claim, payload, context=context, invocation=invocation)
             self.end = outcome.failed(task, claim, error, ms_since(started), payload, note=note)
             runner.log.price(claim, self.end)
             if isinstance(error, LeaseLostError):
@@ -185,17 +185,23 @@ def _decisive_error(raised: BaseException, alarm: Alarm) -> BaseException:
 
 
 def _explanation(
-    error: BaseException, task: Task[Any, Any], claim: Claim, payload: Any, *, context: TaskContext, lambda_context: Any
+    error: BaseException,
+    task: Task[Any, Any],
+    claim: Claim,
+    payload: Any,
+    *,
+    context: TaskContext,
+    invocation: Invocation,
 ) -> str:
     """Return why a connection timed out, in a network whose only way out is IPv6; empty for any other error."""
     if not os.environ.get(NO_IPV4):
         return ""
     from joblane.worker.way_out import explain
 
-    seconds = lambda_context.get_remaining_time_in_millis() / 1000 - RECORD_SECONDS
-    given = {"headers": claim.headers or {}, "seconds": seconds, "log_fields": context.log_fields}
+    seconds = invocation.ends - time.monotonic() - RECORD_SECONDS
+    values = task.payload, claim.payload, payload
     try:
-        return explain(error, task.payload, claim.payload, payload, **given)
+        return explain(error, *values, headers=claim.headers or {}, seconds=seconds, log_fields=context.log_fields)
     except Exception as problem:  # it looks into the user's frames and errors, and the outcome must be recorded anyway
         telemetry.logger().warning("a connect timeout was not explained", extra={"error_type": type(problem).__name__})
         return ""
