@@ -71,7 +71,7 @@ class AuroraDatabase(Construct):
             port=PORT,
             default_database_name=settings.name,
             credentials=rds.Credentials.from_username(MASTER_USER),
-            manage_master_user_password=True,  # otherwise the construct creates a secret; see _without_password
+            manage_master_user_password=True,  # otherwise the construct creates a secret; see without_password
             iam_authentication=True,
             storage_encrypted=True,
             storage_encryption_key=kms.Key.from_key_arn(self, "Key", settings.kms_key) if settings.kms_key else None,
@@ -81,7 +81,7 @@ class AuroraDatabase(Construct):
             cloudwatch_logs_exports=[LOG],
             removal_policy=REMOVAL[stage.removal],
         )
-        _without_password(self.cluster)
+        without_password(self.cluster)
         self.cluster.node.add_dependency(logs)
         if not settings.deletion_protection:
             acknowledge(self.cluster, "RDS10", "The stage sets database.deletion_protection to false.")
@@ -100,13 +100,13 @@ def logins(stack: Stack, own: Address, resource_id: str, settings: OwnDatabase) 
     return DatabaseAccess(functions, migration, user=settings.user, restored=restored)
 
 
-def _without_password(cluster: rds.DatabaseCluster) -> None:
-    """Let the master user log in by IAM, for which the construct has no property yet (aws/aws-cdk, issue 37658).
+def without_password(database: rds.DatabaseCluster | rds.DatabaseInstance) -> None:
+    """Let the master user log in by IAM, for which the constructs have no property yet (aws/aws-cdk, issue 37658).
 
-    Excludes any master password, and requires IAM authentication. Source: CreateDBCluster, RDS API reference,
-    *MasterUserAuthenticationType*; hashicorp/terraform-provider-aws, pull request 49670.
+    Excludes any master password, and requires IAM authentication. Sources: CreateDBCluster and CreateDBInstance, RDS
+    API reference, *MasterUserAuthenticationType*; hashicorp/terraform-provider-aws, pull request 49670.
     """
-    resource = cast(rds.CfnDBCluster, cluster.node.default_child)
+    resource = cast(rds.CfnDBCluster | rds.CfnDBInstance, database.node.default_child)
     resource.manage_master_user_password = None
     resource.master_user_authentication_type = "iam-db-auth"
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_rds as rds
 from constructs import Construct
 
-from joblane.cdk.constructs.aurora import LOG, PORT, REMOVAL, logins
+from joblane.cdk.constructs.aurora import LOG, PORT, REMOVAL, logins, without_password
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.constructs.network import StageNetwork
 from joblane.cdk.database_access import Address
@@ -59,7 +57,7 @@ class RdsInstance(Construct):
             port=PORT,
             database_name=settings.name,
             credentials=rds.Credentials.from_username(MASTER_USER),
-            manage_master_user_password=True,  # otherwise the construct creates a secret; see _without_password
+            manage_master_user_password=True,  # otherwise the construct creates a secret; see without_password
             iam_authentication=True,
             storage_encrypted=True,
             storage_encryption_key=kms.Key.from_key_arn(self, "Key", settings.kms_key) if settings.kms_key else None,
@@ -69,7 +67,7 @@ class RdsInstance(Construct):
             cloudwatch_logs_exports=[LOG],
             removal_policy=REMOVAL[stage.removal],
         )
-        _without_password(self.instance)
+        without_password(self.instance)
         self.instance.node.add_dependency(logs)
         acknowledge(self.instance, "RDS3", "The stage sets database.kind to rds, an instance in a single zone.")
         acknowledge(self.instance, "RDS11", "Only the functions' security group reaches the port, as in Aurora's case.")
@@ -78,17 +76,6 @@ class RdsInstance(Construct):
         address = Address(self.instance.db_instance_endpoint_address, PORT, settings.name)
         self.own = (address.host, str(self.instance.instance_resource_id))
         self.access = logins(Stack.of(self), address, self.own[1], settings)
-
-
-def _without_password(instance: rds.DatabaseInstance) -> None:
-    """Let the master user log in with IAM, for which the construct has no property yet.
-
-    Excludes any master password, and requires IAM authentication. Source: CreateDBInstance, RDS API reference,
-    *MasterUserAuthenticationType*, for RDS for PostgreSQL.
-    """
-    resource = cast(rds.CfnDBInstance, instance.node.default_child)
-    resource.manage_master_user_password = None
-    resource.master_user_authentication_type = "iam-db-auth"
 
 
 def _parameters(settings: Rds) -> dict[str, str]:

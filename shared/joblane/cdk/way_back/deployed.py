@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from joblane.cdk.preflight.moves import GONE, NO_STACK
+from joblane.cdk.preflight.moves import GONE, stack_of
 from joblane.cdk.templates import NESTED, Template, strings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_deployed(client: CloudFormationClient, wanted: Mapping[str, Template]) 
     missing, unreadable = [], []
     waiting = [(stack, stack) for stack in wanted if "/" not in stack]
     for stack, called in waiting:  # grows by the nested stacks
-        found = _described(client, called)
+        found = stack_of(client, called)
         if found is None:
             missing.append(stack)
             continue
@@ -84,18 +84,6 @@ def other_stacks(now: Deployed, wanted: Mapping[str, Template]) -> set[str]:
         if now.statuses.get(stack) == "UPDATE_IN_PROGRESS"
         or now.templates.get(name, {}).get("Resources") != template.get("Resources")
     }
-
-
-def _described(client: CloudFormationClient, called: str) -> Mapping[str, Any] | None:
-    from botocore.exceptions import ClientError
-
-    try:
-        (found,) = client.describe_stacks(StackName=called)["Stacks"]
-    except ClientError as error:
-        if "does not exist" in str(error):  # CloudFormation has no error code for this
-            return None
-        raise
-    return None if found["StackStatus"] in NO_STACK else found
 
 
 def _resources(client: CloudFormationClient, called: str) -> Iterator[tuple[str, str, str]]:
