@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.tasks.listeners import on as on
     from joblane.tasks.payload import ArchivedTask as ArchivedTask
     from joblane.tasks.payload import Payload as Payload
+    from joblane.tasks.place import Lambda as Lambda
     from joblane.tasks.redaction import Redacted as Redacted
     from joblane.tasks.schedule import cron as cron
     from joblane.tasks.schedule import every as every
@@ -72,6 +73,7 @@ _HOMES = {
     "joblane.tasks.payload": "ArchivedTask Payload",
     "joblane.names": "Queue",
     "joblane.record.row.states": "State",
+    "joblane.tasks.place": "Lambda",
     "joblane.tasks.redaction": "Redacted",
     "joblane.tasks.schedule": "cron every",
     "joblane.record.task.status": "Progress TaskStatus",

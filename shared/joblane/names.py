@@ -1,17 +1,22 @@
 """The three queues, and the names of all resources made from them.
 
 A *queue* is critical, default or low. It consists of *lanes*: one SQS queue for each task type in that queue, with the
-type's Lambda function as its only consumer. A *front door* is the SQS queue with the name of the queue alone.
+type's Lambda function as its only consumer. The types of a *place* share one function, and one lane in each queue. A
+*front door* is the SQS queue with the name of the queue alone.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 
 from joblane.errors import DeclarationError
+
+PLACES = "JOBLANE_PLACES"
+"""Variable with the types of each place. Functions that know a type only by its name read it."""
 
 
 class Queue(StrEnum):
@@ -61,6 +66,61 @@ def slug_of(type_: str) -> str:
     return type_.replace(":", "-").replace("_", "-")
 
 
+_homes: dict[str, str | None] = {}
+"""Type → the name of its place, or None, of the tasks that this process has declared."""
+
+
+def set_home(types: Iterable[str], place: str | None) -> None:
+    """Note where tasks of ``types`` run. ``place``: the name of their place; None: each has its own function.
+
+    The declaration of a task calls it.
+    """
+    changed = {type_: place for type_ in types if _homes.get(type_) != place}
+    if changed:
+        _homes.update(changed)
+        lane_name.cache_clear()
+
+
+def home_of(type_: str) -> str:
+    """Return the last part of the names of the type's function and lanes: the name of its place, or its slug.
+
+    A type that this process has not declared is looked up in :data:`PLACES`.
+    """
+    if type_ in _homes:
+        return _homes[type_] or slug_of(type_)
+    text = os.environ.get(PLACES)
+    return (text and type_ in (deployed := _deployed(text)) and deployed[type_][0]) or slug_of(type_)
+
+
+def encode_places(places: Mapping[str, Iterable[Sequence[str]]]) -> str:
+    """Return the value of :data:`PLACES`. ``places``: the name of each place → each type, followed by its aliases.
+
+    It is compressed: all variables of a function have 4,096 bytes, and 240 types take less than 1,000.
+    """
+    from base64 import b64encode
+    from zlib import compress
+
+    lines = (" ".join([name, *sorted(map(",".join, types))]) for name, types in sorted(places.items()))
+    return b64encode(compress("\n".join(lines).encode(), 9)).decode()
+
+
+def types_at(place: str, text: str) -> dict[str, str]:
+    """Return what the place runs: each type and alias → its type. ``text``: from :func:`encode_places`."""
+    return {name: type_ for name, (found, type_) in _deployed(text).items() if found == place}
+
+
+@cache
+def _deployed(text: str) -> Mapping[str, tuple[str, str]]:
+    """Return each type and alias → its place and its type."""
+    from base64 import b64decode
+    from zlib import decompress
+
+    lines = [line.split(" ") for line in decompress(b64decode(text)).decode().splitlines()]
+    return {
+        name: (place, types.split(",")[0]) for place, *found in lines for types in found for name in types.split(",")
+    }
+
+
 def check_prefix(prefix: str) -> str:
     """Return ``prefix`` or raise :class:`DeclarationError`."""
     if not PREFIX_PATTERN.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
@@ -77,6 +137,12 @@ def front_door_name(prefix: str, queue: Queue) -> str:
 
 @cache
 def lane_name(prefix: str, queue: Queue, type_: str) -> str:
+    """Return the lane of a type in ``queue``: its own, or that of its place."""
+    return f"{prefix}-{queue}-{home_of(type_)}"
+
+
+def own_lane_name(prefix: str, queue: Queue, type_: str) -> str:
+    """Return the lane that a type has without a place."""
     return f"{prefix}-{queue}-{slug_of(type_)}"
 
 
@@ -86,7 +152,8 @@ def dead_letter_name(queue_name: str) -> str:
 
 
 def function_name(prefix: str, type_: str) -> str:
-    return f"{prefix}-{slug_of(type_)}"
+    """Return the function of a type: its own, or that of its place."""
+    return f"{prefix}-{home_of(type_)}"
 
 
 def log_group_name(function: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -126,10 +126,8 @@ class Numbers:
                 f"{longest}, or loop over ctx.resume(…) and declare resumable=True"
             )
         visibility = visibility_of(function_timeout)
-        outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
-        others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + headroom_of(visibility)
+        others, fitting = _receives_without_attempt(visibility), _most_receives(visibility)
         receives = (max_retry + 1) * (1 + continuations) + others
-        fitting = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1)
         if receives > fitting:
             most = (fitting - others) // (1 + continuations) - 1
             advice = f"lower max_retry to {most}, or shorten" if most >= 0 else "even without a retry; shorten"
@@ -140,6 +138,36 @@ class Numbers:
                 f"{QUEUE_RETENTION.days} days; {advice} the timeout"
             )
         return cls(function_timeout, visibility, receives)
+
+    @classmethod
+    def of_place(cls, types: Mapping[str, Numbers], what: str) -> Numbers:
+        """Return the numbers of a place, the largest of its types. ``types``: the numbers of each type.
+
+        Raises :class:`DeclarationError` if the receives of one type do not fit the visibility timeout of another.
+        """
+        slowest = max(types, key=lambda type_: types[type_].function_timeout)
+        visibility = types[slowest].visibility
+        runs = {
+            type_: each.max_receive_count - _receives_without_attempt(each.visibility) for type_, each in types.items()
+        }
+        most = max(runs, key=lambda type_: runs[type_])
+        receives, fitting = runs[most] + _receives_without_attempt(visibility), _most_receives(visibility)
+        if receives > fitting:
+            raise DeclarationError(
+                f"{what}: task {most!r} needs {receives} receives of {visibility} each, the visibility timeout that "
+                f"{slowest!r} needs, and {fitting} are possible; lower max_retry of {most!r}, or let {slowest!r} run "
+                "elsewhere"
+            )
+        return cls(types[slowest].function_timeout, visibility, receives)
+
+
+def _receives_without_attempt(visibility: timedelta) -> int:
+    outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
+    return SNOOZE_CEILING + outage + SCHEMA_RECEIVES + headroom_of(visibility)
+
+
+def _most_receives(visibility: timedelta) -> int:
+    return min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1)
 
 
 def visibility_of(function_timeout: timedelta) -> timedelta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -14,18 +14,18 @@ from pydantic import ValidationError
 
 from joblane.errors import DeclarationError, MessageError
 from joblane.json_values import check_tree
-from joblane.names import OWN_TYPES, SYSTEM_TYPES, Queue, folder_of
-from joblane.quotas import MAX_CONCURRENCY, MAX_RETENTION, MIN_CONCURRENCY, Numbers
+from joblane.names import OWN_TYPES, SYSTEM_TYPES, Queue, folder_of, set_home
+from joblane.quotas import MAX_RETENTION, Numbers
 from joblane.tasks import retry
 from joblane.tasks.event_kinds import Kind, check_kinds
 from joblane.tasks.limit import Limit, Rate, check_key_fields, flow_of
 from joblane.tasks.payload import ArchivedTask, Payload, check_model, describe
+from joblane.tasks.place import BATCH_SIZES, CONCURRENCIES, DEFAULT_MEMORY_MB, MEMORY_MB, Lambda
 from joblane.tasks.redaction import check_marks
 from joblane.tasks.schedule import Schedule, parse
 from joblane.tasks.task import (
     DEFAULT_MAX_DEPTH,
     MAX_TARGET_WAIT,
-    MEMORY_MB,
     MOST_DEPTH,
     TARGET_WAIT,
     Grants,
@@ -58,10 +58,11 @@ def task(
     resumable: bool = False,
     aliases: Sequence[str] = (),
     front_door: bool | None = None,
-    batch_size: int = 1,
+    runs_on: Lambda | None = None,
+    batch_size: int | None = None,
     max_depth: int = DEFAULT_MAX_DEPTH,
     max_concurrency: int | None = None,
-    memory_mb: int = 512,
+    memory_mb: int | None = None,
     target_wait: timedelta | None = None,
     key: str | None = None,
     max_per_key: int | None = None,
@@ -118,7 +119,11 @@ def task(
         aliases: Former types of the task. Tasks of these types still run.
         front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
             ``system:*``. None: False for these, True for all others.
-        batch_size: Maximum number of messages in one invocation. They run one after the other. Range: 1 to 10.
+        runs_on: The function that runs this type together with others, see :class:`~joblane.tasks.place.Lambda`. Then
+            ``batch_size``, ``max_concurrency`` and ``memory_mb`` belong to it. None: a function of its own. Refused for
+            ``jobs:*``.
+        batch_size: Maximum number of messages in one invocation. They run one after the other. None: 1. Range: 1 to
+            10.
         max_depth: Longest chain of enqueues by which a task of this type is made. A task that is enqueued outside of a
             run has depth 0, and a task that a run enqueues is one deeper than the run's task. An enqueue that is deeper
             raises :class:`DepthError`, so that a task that enqueues itself does not do so for ever. A value above 15
@@ -126,7 +131,7 @@ def task(
             this type. Range: 0 to 10000.
         max_concurrency: Maximum number of concurrent invocations for each lane of the task. None: the lane's share of
             the stage's ``concurrency_budget``. Range: 2 to 1000.
-        memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
+        memory_mb: Memory of the Lambda function, in MB. None: 512. Range: 128 to 10240.
         target_wait: Time that a task may wait after it is due before an alarm is raised. None: 1 minute for the home
             queue critical, 10 minutes for default, 1 hour for low. Range: 1 second to 1 day.
         key: What ``max_per_key``, ``rate`` and ``order`` count separately: a field of the payload (``"account_id"``, or
@@ -161,11 +166,15 @@ def task(
     if len(set(lanes)) != len(lanes):
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
-    _check_range(what, "batch_size", batch_size, 1, 10)
     _check_range(what, "max_depth", max_depth, 0, MOST_DEPTH)
-    _check_range(what, "memory_mb", memory_mb, MEMORY_MB.start, MEMORY_MB.stop - 1)
-    if max_concurrency is not None:
-        _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
+    of_place = {"batch_size": batch_size, "memory_mb": memory_mb, "max_concurrency": max_concurrency}
+    if runs_on is not None:
+        _check_place(what, type_, runs_on, of_place)
+        batch_size, memory_mb, max_concurrency = runs_on.batch_size, runs_on.memory_mb, runs_on.max_concurrency
+    for name, values in (("batch_size", BATCH_SIZES), ("memory_mb", MEMORY_MB), ("max_concurrency", CONCURRENCIES)):
+        if of_place[name] is not None:
+            _check_range(what, name, of_place[name], values.start, values.stop - 1)
+    batch_size, memory_mb = batch_size or 1, memory_mb or DEFAULT_MEMORY_MB
     _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
     if target_wait is not None:
         _check_duration(what, "target_wait", target_wait, timedelta(seconds=1), MAX_TARGET_WAIT)
@@ -207,6 +216,7 @@ def task(
         _check_ticks(what, schedules, payload)
         if flow is not None:
             check_key_fields(what, flow, payload)
+        set_home((type_, *aliases), runs_on and runs_on.name)
         return Task(
             function=function,
             type=type_,
@@ -234,10 +244,24 @@ def task(
             environment=tuple(environment),
             grants=grants or Grants(),
             flow=flow,
+            place=runs_on,
             numbers=numbers,
         )
 
     return declare
+
+
+def _check_place(what: str, type_: str, place: object, of_place: Mapping[str, object]) -> None:
+    """Refuse options that belong to the place, and places of the library's own tasks."""
+    if not isinstance(place, Lambda):
+        raise DeclarationError(f'{what}: runs_on: a place is required, such as WEB = Lambda("web"), not {place!r}')
+    if type_.startswith(OWN_TYPES):
+        raise DeclarationError(f"{what}: runs_on: tasks of the library have functions of their own; leave it out")
+    for name, value in of_place.items():
+        if value is not None:
+            raise DeclarationError(
+                f"{what}: {name}: it belongs to Lambda {place.name!r}, on which the task runs; set it there"
+            )
 
 
 def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) -> None:

@@ -21,6 +21,7 @@ from joblane.tasks.event_kinds import EVENTS
 from joblane.tasks.function import Function
 from joblane.tasks.limit import check_shared
 from joblane.tasks.payload import ArchivedTask
+from joblane.tasks.place import check_places
 from joblane.tasks.schedule_overrides import Times
 from joblane.tasks.task import Task, check_type
 
@@ -70,6 +71,7 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
         with _left_out(task.folder, tasks):
             _check_references(task, tasks)
     check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
+    check_places(tasks.values())
     times = schedules.of_environment() if times is None else times
     return {type_: schedules.apply(task, times) for type_, task in tasks.items()}
 

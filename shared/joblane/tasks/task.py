@@ -23,14 +23,13 @@ from joblane.quotas import Numbers
 from joblane.tasks import retry
 from joblane.tasks.limit import Flow
 from joblane.tasks.payload import Payload, ambiguous_fields, describe, is_ambiguous, unwritable
+from joblane.tasks.place import Lambda
 from joblane.tasks.redaction import unmarked
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.scrubbing import scrubber
 from joblane.tasks.unique import LONGEST_UNIQUE, Unique, Until, key_of
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
-MEMORY_MB = range(128, 10241)
-"""Source: Lambda quotas, function memory allocation."""
 TARGET_WAIT: Mapping[Queue, timedelta] = {
     Queue.CRITICAL: timedelta(minutes=1),
     Queue.DEFAULT: timedelta(minutes=10),
@@ -120,6 +119,8 @@ class Task(Generic[P, R]):
     grants: Grants
     flow: Flow | None
     """Its limits. None: it has none."""
+    place: Lambda | None
+    """The place that runs it, whose memory, batch size and concurrency it has. None: a function of its own."""
     numbers: Numbers = field(repr=False)
 
     def __call__(self, payload: P, ctx: Any) -> R:

@@ -1,0 +1,130 @@
+"""A place: one Lambda function that runs several task types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import DeclarationError
+from joblane.names import TYPE_PATTERN, Queue
+from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
+
+if TYPE_CHECKING:
+    from joblane.tasks.task import Task
+
+PLACE_PATTERN = re.compile(r"[a-z][a-z0-9]{0,19}")
+"""A place has no hyphen in its name, and the slug of a type always has one. So the names of their resources differ."""
+RESERVED = frozenset({*Queue, "dlq", "router", "migrate", "control", "page", "events", "webhook", "cron"})
+"""Names of the library's own functions and queues."""
+MEMORY_MB = range(128, 10241)
+"""Source: Lambda quotas, function memory allocation."""
+BATCH_SIZES = range(1, 11)
+CONCURRENCIES = range(MIN_CONCURRENCY, MAX_CONCURRENCY + 1)
+DEFAULT_MEMORY_MB = 512
+
+
+@dataclass(frozen=True)
+class Lambda:
+    """One Lambda function for several task types. Give it to each of them: ``@task(…, runs_on=WEB)``.
+
+    The types share the function's lane in each queue, its memory, its concurrency and its permissions: the function may
+    do what any of them declares. Its timeout is the longest of its types. Declare it in a module that every handler can
+    import, next to the handlers: ``functions/places.py``.
+
+    Raises:
+        DeclarationError: a field has a wrong type or is out of its range.
+    """
+
+    name: str
+    """Last part of the names of function and lanes: ``PREFIX-web``, ``PREFIX-default-web``. A lower-case letter, then
+    lower-case letters and digits, 20 at most."""
+    memory_mb: int = DEFAULT_MEMORY_MB
+    """Memory of the function, in MB. Range: 128 to 10240."""
+    batch_size: int = 1
+    """Maximum number of messages in one invocation, of any of its types. They run one after the other. Range: 1 to 10."""
+    max_concurrency: int | None = None
+    """Maximum number of concurrent invocations for each lane. None: the lane's share of the stage's
+    ``concurrency_budget``. Range: 2 to 1000."""
+    image: str | None = None
+    """Name of the container image in the stage's ``images``. None: the zip files of the other functions."""
+    drains: tuple[str, ...] = ()
+    """Types that had functions of their own until now. The place still receives from their former lanes, so that no
+    message stays there. Remove a type when its lanes are empty."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not PLACE_PATTERN.fullmatch(self.name):
+            raise DeclarationError(
+                f"Lambda {self.name!r}: name: a lower-case letter, then lower-case letters and digits, 20 at most, is "
+                "required, for example 'web'"
+            )
+        what = self.what
+        if self.name in RESERVED:
+            raise DeclarationError(f"{what}: name: it is a name of the library's own resources; choose another")
+        for name, values in (("memory_mb", MEMORY_MB), ("batch_size", BATCH_SIZES), ("max_concurrency", CONCURRENCIES)):
+            value = getattr(self, name)
+            if name == "max_concurrency" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value not in values:
+                raise DeclarationError(
+                    f"{what}: {name}: an integer from {values.start} to {values.stop - 1} is required, not {value!r}"
+                )
+        if self.image is not None and (not isinstance(self.image, str) or not PLACE_PATTERN.fullmatch(self.image)):
+            raise DeclarationError(
+                f"{what}: image: the name of an image in the stage's `images` is required, for example 'web', not "
+                f"{self.image!r}"
+            )
+        _check_drains(what, self.drains)
+
+    @property
+    def what(self) -> str:
+        """Its name in error messages."""
+        return f"Lambda {self.name!r}"
+
+
+def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, Any]]]:
+    """Return the places of ``tasks``, each with its tasks."""
+    places: dict[Lambda, list[Task[Any, Any]]] = {}
+    for task in tasks:
+        if task.place is not None:
+            places.setdefault(task.place, []).append(task)
+    return places
+
+
+def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:
+    """Return the settings of the function and the lanes of ``place``, which runs ``tasks``."""
+    return Numbers.of_place({task.type: task.numbers for task in tasks}, place.what)
+
+
+def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
+    """Check what the declaration of one task cannot see. Raises :class:`DeclarationError`."""
+    names: dict[str, tuple[Lambda, str]] = {}
+    for place, members in places_of(tasks).items():
+        other, type_ = names.setdefault(place.name, (place, members[0].type))
+        if other != place:
+            raise DeclarationError(
+                f"{place.what}: name: tasks {type_!r} and {members[0].type!r} run on two places of this name with "
+                "different options; declare the place once and import it in both handlers"
+            )
+        numbers_of(place, members)
+        doors = {task.front_door: task.type for task in members}
+        if len(doors) > 1:
+            raise DeclarationError(
+                f"{place.what}: front_door: {doors[True]!r} takes external messages and {doors[False]!r} does not, and "
+                "their lane is one: who may send to it may start both; give them two places, or the same front_door"
+            )
+        here = {type_ for task in members for type_ in task.types}
+        for type_ in place.drains:
+            if type_ not in here:
+                raise DeclarationError(
+                    f"{place.what}: drains: {type_!r} does not run here; it runs {', '.join(sorted(here))}"
+                )
+
+
+def _check_drains(what: str, types: Any) -> None:
+    if isinstance(types, str) or not isinstance(types, Iterable):
+        raise DeclarationError(f"{what}: drains: a tuple of types is required, for example ('mail:send',)")
+    for type_ in types:
+        if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
+            raise DeclarationError(f"{what}: drains: {type_!r} is no type, such as 'mail:send'")
