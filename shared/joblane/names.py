@@ -17,6 +17,8 @@ from joblane.errors import DeclarationError
 
 PLACES = "JOBLANE_PLACES"
 """Variable with the types of each place. Functions that know a type only by its name read it."""
+PLACE = "JOBLANE_PLACE"
+"""Variable of a place's function: its name."""
 
 
 class Queue(StrEnum):
@@ -112,6 +114,8 @@ def types_at(place: str, text: str) -> dict[str, str]:
 @cache
 def _deployed(text: str) -> Mapping[str, tuple[str, str]]:
     """Return each type and alias → its place and its type."""
+    if not text:
+        return {}
     from base64 import b64decode
     from zlib import decompress
 
@@ -137,7 +141,7 @@ def front_door_name(prefix: str, queue: Queue) -> str:
 
 @cache
 def lane_name(prefix: str, queue: Queue, type_: str) -> str:
-    """Return the lane of a type in ``queue``: its own, or that of its place."""
+    """Return the lane of a type in ``queue``: its own, or the lane of its place."""
     return f"{prefix}-{queue}-{home_of(type_)}"
 
 
@@ -146,13 +150,19 @@ def own_lane_name(prefix: str, queue: Queue, type_: str) -> str:
     return f"{prefix}-{queue}-{slug_of(type_)}"
 
 
+@cache
+def queue_of(prefix: str, lane: str) -> Queue:
+    """Return the queue of a lane, of any type."""
+    return Queue(lane.removeprefix(f"{prefix}-").partition("-")[0])
+
+
 def dead_letter_name(queue_name: str) -> str:
     """The dead-letter queue of a lane or front door."""
     return f"{queue_name}-dlq"
 
 
 def function_name(prefix: str, type_: str) -> str:
-    """Return the function of a type: its own, or that of its place."""
+    """Return the function of a type: its own, or the function of its place."""
     return f"{prefix}-{home_of(type_)}"
 
 

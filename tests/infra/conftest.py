@@ -139,6 +139,12 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "monitoring": {"email": "a@acme.io", "detail": "stage"},
     },
     "renamed": {"package": "tests.infra.renamed", "settings": {}},
+    "places": {
+        "package": "tests.infra.places",
+        "settings": {"EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>"},
+        "mail_from": "no-reply@example.com",
+        "monitoring": {"email": "off"},
+    },
     "apis": {
         "package": "functions",
         "api": {**JWT, **LIMITS, "max_concurrency": 12},

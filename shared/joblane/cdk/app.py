@@ -46,7 +46,7 @@ from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.templates import Extra, Template, read_assembly, whole
 from joblane.cdk.watching.alarms import Alarm
 from joblane.errors import JobError
-from joblane.names import WEIGHTS, lane_name
+from joblane.names import WEIGHTS
 from joblane.project import Project
 from joblane.quotas import MIN_CONCURRENCY
 from joblane.settings import SHORT_MINUTES
@@ -227,17 +227,13 @@ def concurrency(jobs: Jobs) -> str:
     The last lines name settings that the stage does not set.
     """
     stage, tasks = jobs.stage, jobs.tasks
-    lanes = [
-        (lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task)
-        for task in tasks.values()
-        for queue in task.lanes
-    ]
+    lanes = [(name, WEIGHTS[queue], declared) for name, queue, declared in sharing_lanes(stage.prefix, tasks.values())]
     budget, total = stage.concurrency_budget, sum(weight for _, weight, _ in lanes)
     width = max((len(name) for name, _, _ in lanes), default=0)
     formula = f"{budget} × weight / {total}, at least {MIN_CONCURRENCY}, at most the task's max_concurrency"
     lines = [f"stage {stage.name}: MaximumConcurrency = {formula}"]
-    for name, weight, task in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
-        declared = f"  (declared: {task.max_concurrency})" if task.max_concurrency else ""
+    for name, weight, most in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
+        declared = f"  (declared: {most})" if most else ""
         lines.append(f"  {name:{width}}  weight {weight}  {jobs.shares[name]:4}{declared}")
     lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
     if stage.sweep_minutes > SHORT_MINUTES and not stage.local:
