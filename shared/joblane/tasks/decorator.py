@@ -169,6 +169,7 @@ def task(
     batch_size, memory_mb, max_concurrency = _of_function(
         what, runs_on, batch_size=batch_size, memory_mb=memory_mb, max_concurrency=max_concurrency
     )
+    _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
     if target_wait is not None:
         _check_duration(what, "target_wait", target_wait, timedelta(seconds=1), MAX_TARGET_WAIT)
     if unique_for is not None:
@@ -176,7 +177,10 @@ def task(
     if overlap not in ("skip", "allow"):
         raise DeclarationError(f"{what}: overlap: 'skip' or 'allow' is required, not {overlap!r}")
     if resumable and batch_size != 1:
-        raise DeclarationError(f"{what}: batch_size: a resumable task takes its function for itself; leave it at 1")
+        where = "" if runs_on is None else f" of Lambda {runs_on.name!r}"
+        raise DeclarationError(
+            f"{what}: batch_size{where}: a resumable task takes an invocation for itself; leave it at 1"
+        )
     if isinstance(aliases, str) or type_ in aliases:
         raise DeclarationError(f"{what}: aliases: a list of the names it had before is required")
     for name, others in (("aliases", aliases), ("on_archived", () if on_archived is None else (on_archived,))):

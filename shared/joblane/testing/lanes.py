@@ -16,7 +16,7 @@ from joblane.errors import DeclarationError, JobError
 from joblane.handler.context import TaskContext, close_context, read_at_next_check, session_of
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.memory_queues import QueuedMessage
-from joblane.names import Queue, home_of, lane_name
+from joblane.names import Queue, lane_name
 from joblane.quotas import Numbers
 from joblane.record.driver.database import Database
 from joblane.record.row.transitions import CANCEL
@@ -163,7 +163,8 @@ class Lanes:
         if task.is_async:
             refuse_running_loop()
         outer, traces = self._queues.trace, [message.trace for message in batch]
-        function, allows_loops = home_of(task.type), any(each.allows_loops for each in self._members_of(task))
+        function = task.type if task.place is None else task.place.name
+        allows_loops = any(each.allows_loops for each in self._members_of(task))
         trace = invocation_header(function, traces, allows_loops=allows_loops)
         if trace is None:
             telemetry.logger().error(REFUSED.format(function=function), extra={"task_ids": self._ids(task, batch)})
