@@ -91,7 +91,7 @@ def sweep(
     """
     following = following or NextSweep()
     duties = duties or Duties(connection, following)
-    walk, sends = Walk(connection, following), Sends(connection, sqs, following)
+    walk, sends = Walk(connection, prefix, following), Sends(connection, sqs, following)
     expiry, rates = Expiry(connection), Rates(duties)
     waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends, duties), Events(connection, bus)
     on_page: dict[str, Callable[[], None]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import DeclarationError
-from joblane.names import TYPE_PATTERN, Queue
+from joblane.names import TYPE_PATTERN, Queue, lane_name, own_lane_name
 from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
 
 if TYPE_CHECKING:
@@ -95,6 +95,17 @@ def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, An
 def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:
     """Return the settings of the function and the lanes of ``place``, which runs ``tasks``."""
     return Numbers.of_place({task.type: task.numbers for task in tasks}, place.what)
+
+
+def lanes_of(prefix: str, task: Task[Any, Any], type_: str) -> list[str]:
+    """Return the lanes from which the task's function receives messages of ``type_``, the task's type or an alias.
+
+    Those that its place drains are the last.
+    """
+    lanes = [lane_name(prefix, queue, type_) for queue in task.lanes]
+    if task.place is not None and type_ in task.place.drains:
+        lanes += [own_lane_name(prefix, queue, type_) for queue in task.lanes]
+    return lanes
 
 
 def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
