@@ -152,6 +152,11 @@ def own_lane_name(prefix: str, queue: Queue, type_: str) -> str:
     return f"{prefix}-{queue}-{slug_of(type_)}"
 
 
+def queue_of(prefix: str, lane: str) -> Queue:
+    """Return the queue of a lane. Raises ValueError if ``lane`` is no lane of the prefix."""
+    return Queue(lane.removeprefix(f"{prefix}-").partition("-")[0])
+
+
 def dead_letter_name(queue_name: str) -> str:
     """The dead-letter queue of a lane or front door."""
     return f"{queue_name}-dlq"

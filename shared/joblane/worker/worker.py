@@ -39,6 +39,7 @@ from joblane.worker.verdict import decide
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
+    from joblane.names import Queue
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.flow.free_slots import LimitNames
@@ -67,6 +68,11 @@ class WorkerOptions(TypedDict, total=False):
 
 class Worker:
     """Serves one task type."""
+
+    claim = staticmethod(claim)
+    """Decides on messages. Another worker may decide in another way."""
+    lanes: Mapping[str, Queue]
+    """The lanes of the type, each with its queue."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -233,7 +239,7 @@ class Batch:
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(claim, arrivals, lease, self._invocation.id, token)
+            claims = self._worker.database.call_again(self._worker.claim, arrivals, lease, self._invocation.id, token)
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out
