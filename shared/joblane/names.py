@@ -94,6 +94,12 @@ def home_of(type_: str) -> str:
     return (text and type_ in (deployed := _deployed(text)) and deployed[type_][0]) or slug_of(type_)
 
 
+def types_with_lanes_of(type_: str) -> list[str]:
+    """Return the type, and the other types of its place that this process has declared: they share its lanes."""
+    home = home_of(type_)
+    return [type_, *(other for other, place in _homes.items() if place == home and other != type_)]
+
+
 def encode_places(places: Mapping[str, Iterable[Sequence[str]]]) -> str:
     """Return the value of :data:`PLACES`. ``places``: the name of each place → each type, followed by its aliases.
 
@@ -152,7 +158,7 @@ def own_lane_name(prefix: str, queue: Queue, type_: str) -> str:
 
 @cache
 def queue_of(prefix: str, lane: str) -> Queue:
-    """Return the queue of a lane, of any type."""
+    """Return the queue of a lane. Raises ValueError if ``lane`` is no lane of the prefix."""
     return Queue(lane.removeprefix(f"{prefix}-").partition("-")[0])
 
 

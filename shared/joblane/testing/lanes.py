@@ -187,10 +187,10 @@ class Lanes:
             return worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
         side = database.another()
 
-        def worker(member: Task[Any, Any], *, parks: bool) -> Worker:
+        def worker(kind: type[Worker], member: Task[Any, Any]) -> Worker:
             self.killer.start(member.type)
             made = self._instrumented(member, batch)
-            return Worker(made, database, self._queues, self._prefix, bus=self._bus, side=side, parks=parks)
+            return kind(made, database, self._queues, self._prefix, bus=self._bus, side=side)
 
         types = {name: member.type for member in self._members_of(task) for name in member.types}
         return Group(types, self._queues, self._prefix, load=self.known.get, worker=worker)
@@ -294,7 +294,7 @@ class Lanes:
         return task
 
     def _lanes(self, task: Task[Any, Any]) -> list[str]:
-        return lanes_of(self._prefix, task)
+        return [lane for type_ in task.types for lane in lanes_of(self._prefix, task, type_)]
 
     def _ids(self, task: Task[Any, Any], batch: Iterable[QueuedMessage]) -> list[str]:
         ids = []

@@ -32,7 +32,7 @@ class Group:
     """Serves the task types of a place.
 
     ``types``: each type and alias that runs here → its type. ``load``: imports the handler of a type and returns its
-    task. ``worker``: returns the worker of a task; ``parks``: its tasks run elsewhere, so that they wait in their rows.
+    task. ``worker``: makes the worker of a task, of the given class.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Group:
         prefix: str,
         *,
         load: Callable[[str], Task[Any, Any]],
-        worker: Callable[..., Worker],
+        worker: Callable[[type[Worker], Task[Any, Any]], Worker],
     ) -> None:
         self._types, self._sqs, self._load, self._worker = types, sqs, load, worker
         self._strangers = Router({}, sqs, prefix, unknown="is declared")
@@ -82,12 +82,19 @@ class Group:
             for delivery in deliveries:
                 response.keep(delivery, growing_seconds(delivery.receives))
             return None
-        made = self._workers[type_] = self._worker(task, parks=type_ not in self._types.values())
+        made = self._workers[type_] = self._worker(self._kind(type_), task)
         if has_time(task, invocation):
             return made
         for delivery in deliveries:  # the import has taken the time of a run
             response.keep(delivery, 0)
         return None
+
+    def _kind(self, type_: str) -> type[Worker]:
+        if type_ in self._types.values():
+            return Worker
+        from joblane.worker.parking import ParkingWorker
+
+        return ParkingWorker
 
 
 def group_of(
@@ -108,7 +115,7 @@ def group_of(
 
     side = database.another()
 
-    def worker(task: Task[Any, Any], *, parks: bool) -> Worker:
-        return Worker(task, database, sqs, prefix, printed=printed, log=log(task), bus=bus, side=side, parks=parks)
+    def worker(kind: type[Worker], task: Task[Any, Any]) -> Worker:
+        return kind(task, database, sqs, prefix, printed=printed, log=log(task), bus=bus, side=side)
 
     return Group(types, sqs, prefix, load=load, worker=worker)

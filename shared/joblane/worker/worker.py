@@ -39,6 +39,7 @@ from joblane.worker.verdict import decide
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
+    from joblane.names import Queue
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.flow.free_slots import LimitNames
@@ -63,14 +64,15 @@ class WorkerOptions(TypedDict, total=False):
     """The report of the invocations. None: a new one."""
     bus: EventBus | None
     """Gets the events of ended tasks. None: the worker sends none."""
-    parks: bool
-    """True: the tasks of this type run in another function; they wait in their rows for the sweep."""
     side: Database | None
     """The second connection to the database, if several workers of a process share it. None: one of its own."""
 
 
 class Worker:
     """Serves one task type."""
+
+    claim = staticmethod(claim)
+    """Decides on messages. Another worker may decide in another way."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -92,6 +94,10 @@ class Worker:
         batch = Batch(self, invocation, deliveries[0].queue)
         batch.handle(deliveries)
         return batch.respond()
+
+    def queue_of(self, lane: str) -> Queue:
+        """Return the queue of tasks that are new in ``lane``."""
+        return queue_of(self.prefix, lane)
 
     def wake(self) -> None:
         """Make sure that a sweep follows a write."""
@@ -115,7 +121,7 @@ class Batch:
 
     def __init__(self, worker: Worker, invocation: Invocation, lane: str) -> None:
         self._worker, self._task, self._invocation = worker, worker.task, invocation
-        self._lane, self._queue = lane, queue_of(worker.prefix, lane)
+        self._lane, self._queue = lane, worker.queue_of(lane)
         self._response = BatchResponse()
         self._slow_claims = 0
         """Claims that have exceeded the time limit of a statement."""
@@ -241,7 +247,7 @@ class Batch:
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(claim, arrivals, lease, self._invocation.id, token)
+            claims = self._worker.database.call_again(self._worker.claim, arrivals, lease, self._invocation.id, token)
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out
