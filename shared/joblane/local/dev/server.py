@@ -233,6 +233,7 @@ class Dev:
             )
         if not self._endpoint.ready.is_set():
             given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
+            given |= {PLACES: declared["places"]} if declared["places"] else {}
             env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
             self._banner(declared, recovered)
             self._endpoint.ready.set()
