@@ -77,7 +77,7 @@ def set_home(types: Iterable[str], place: str | None) -> None:
 
     The declaration of a task calls it.
     """
-    changed = {type_: place for type_ in types if _homes.get(type_) != place}
+    changed = {type_: place for type_ in types if _homes.get(type_, "") != place}
     if changed:
         _homes.update(changed)
         lane_name.cache_clear()
@@ -98,6 +98,12 @@ def types_with_lanes_of(type_: str) -> list[str]:
     """Return the type, and the other types of its place that this process has declared: they share its lanes."""
     home = home_of(type_)
     return [type_, *(other for other, place in _homes.items() if place == home and other != type_)]
+
+
+def use_places(text: str) -> None:
+    """Use other places in this process. ``text``: from :func:`encode_places`; empty if there is none."""
+    os.environ[PLACES] = text
+    lane_name.cache_clear()
 
 
 def encode_places(places: Mapping[str, Iterable[Sequence[str]]]) -> str:

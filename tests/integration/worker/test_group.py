@@ -17,7 +17,6 @@ import pytest
 from joblane import Lambda, RetryAfter, Snooze, TaskContext, task
 from joblane.errors import UnknownTypeError
 from joblane.handler.context import TaskContext as Context
-from joblane.local.chains import REFUSED, invocation_header
 from joblane.names import encode_places
 from joblane.record.driver.database import Database
 from joblane.sqs.message import decode
@@ -400,12 +399,6 @@ def test_only_a_message_alone_keeps_the_chain_of_its_invocation(
     found.clear()
     team.give("team:first later group_notes_chain")
     assert found == [True], "the next invocation has one message"
-
-
-def test_a_place_stops_loops_unless_one_of_its_types_allows_them() -> None:
-    traces = ["Root=1-5759e988-bd862e3fe1be46a994272793;Lineage=16:0a1b2c3d:0"]
-    assert invocation_header("team", traces, allows_loops=True) is not None
-    assert "{function}" in REFUSED
 
 
 # --- Types that have moved away ----------------------------------------------------------------------------------------
