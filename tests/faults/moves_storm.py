@@ -38,7 +38,7 @@ from joblane.sqs.tick import tick_entry
 from joblane.sweep.sweep import sweep
 from joblane.tasks import places
 from joblane.tasks.task import Task
-from joblane.testing.faults import HookedDatabase
+from joblane.testing.faults import Hook, HookedDatabase
 from joblane.testing.queues import KitQueues
 from joblane.worker.group import Group
 from joblane.worker.invocation import Invocation
@@ -62,7 +62,8 @@ PLACES = {name: Lambda(name, batch_size=4) for name in ("first", "second")}
 TABLE = "create table public.effects (id text not null, function text not null)"
 RULES = {
     "{0} is {1}, with {2} effects": """
-select t.id, t.state, e.number from joblane.tasks t, lateral (select count(*) as number from effects e where e.id = t.id) e
+select t.id, t.state, e.number
+  from joblane.tasks t, lateral (select count(*) as number from effects e where e.id = t.id) as e
  where t.state <> 'completed' or e.number <> 1""",
     "{0} has spent {1} attempts in {2} runs of its own": """
 select t.id, t.attempts, r.number from joblane.tasks t,
@@ -70,9 +71,9 @@ select t.id, t.attempts, r.number from joblane.tasks t,
  where t.generation = 0 and t.attempts > r.number""",
 }
 """The line of a violated rule → the statement that finds its rows."""
-LATE = """
-select id from joblane.tasks
- where state in ('pending', 'scheduled', 'retry') and due_at < clock_timestamp() - $1::float8 * interval '1 s'
+WAITING = """
+select id, type, due_at < clock_timestamp() - $1::float8 * interval '1 s' from joblane.tasks
+ where state in ('pending', 'scheduled', 'retry')
 """
 LIVE = "select id, type, state, due_at::text from joblane.tasks where finished_at is null limit 5"
 
@@ -230,7 +231,10 @@ class MovesStorm:
             stack.callback(lambda: (names._homes.clear(), names._homes.update(known), lane_name.cache_clear()))
             stack.callback(random.setstate, random_state)
             random.seed(self.result.seed)
-            environment = {settings.SWEEP_MINUTES: str(round(SWEEP_SECONDS / 60)), "POWERTOOLS_METRICS_DISABLED": "true"}
+            environment = {
+                settings.SWEEP_MINUTES: str(round(SWEEP_SECONDS / 60)),
+                "POWERTOOLS_METRICS_DISABLED": "true",
+            }
             stack.enter_context(patch.dict(os.environ, environment))
             stack.enter_context(clock.virtual(lambda: self._clock.now, self._forward))
             stack.enter_context(ways.switched())
@@ -264,7 +268,7 @@ class MovesStorm:
     def _wrong(self, line: str) -> None:
         self.result.wrong.append(line)
 
-    # --- Time and chance -----------------------------------------------------------------------------------------------
+    # --- Time and chance ---------------------------------------------------------------------------------------------
 
     def _forward(self, seconds: float) -> None:
         self._clock.now += seconds
@@ -284,7 +288,7 @@ class MovesStorm:
         finally:
             self.queues.fate = Fate()
 
-    # --- What happens --------------------------------------------------------------------------------------------------
+    # --- What happens ------------------------------------------------------------------------------------------------
 
     def _blow(self) -> None:
         acts = (self._enqueue, self._deliver, self._pass_time, self._deploy, self._external, self._redrive)
@@ -351,10 +355,19 @@ class MovesStorm:
         finally:
             database.drop()
         if self._is_calm and not self._deploying:
-            present = {decode(message.entry.body).id for queue in self.queues.queues.values() for message in queue.values()}
-            for (id_,) in self._sql(LATE, LATE_SECONDS):
-                if id_ not in present:
-                    self._wrong(f"late: {id_} is due, and has no message")
+            self._check_late()
+
+    def _check_late(self) -> None:
+        """Check that each due task has a message. A message of another task may hide that one is missing."""
+        waiting = {id_: (type_, late) for id_, type_, late in self._sql(WAITING, str(LATE_SECONDS))}
+        with seen(self._actors["sweep"]):
+            lanes = {id_: lane_name(PREFIX, TASKS[type_].queue, type_) for id_, (type_, _) in waiting.items()}
+        for lane in set(lanes.values()):
+            ids = [decode(message.entry.body).id for message in self.queues.queues[lane].values()]
+            others = len(ids) - len({id_ for id_ in ids if id_ and lanes.get(id_) == lane})
+            late = [id_ for id_, of in lanes.items() if of == lane and waiting[id_][1] and id_ not in ids]
+            if len(late) > others:
+                self._wrong(f"late: {', '.join(late)} are due and have no message")
 
     def _pass_time(self) -> None:
         found = self.queues.next_lane()
@@ -373,7 +386,9 @@ class MovesStorm:
         database = HookedDatabase(self._url, Fate() if self._is_calm else fate)
         try:
             with self._dying(self._actors["producers"], fate):
-                client_within(database, self.queues, PREFIX).enqueue(TASKS[type_], self._payload(), task_id=id_, **options)
+                client_within(database, self.queues, PREFIX).enqueue(
+                    TASKS[type_], self._payload(), task_id=id_, **options
+                )
                 self._accepted.add(id_)
                 self.count["tasks enqueued"] += 1
         except (Death, DatabaseUnavailableError):
@@ -407,7 +422,7 @@ class MovesStorm:
                 self.count["dead letters redriven"] += 1
                 self.queues.send(replace(message.entry, queue=lane))
 
-    # --- Functions ------------------------------------------------------------------------------------------------------
+    # --- Functions ---------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> bool:
         """Deliver messages of a lane. Return False if no lane has a visible one."""
@@ -472,10 +487,14 @@ class MovesStorm:
         with seen(version):
             return function_name(PREFIX, type_) == function
 
+    def _hook_of(self, function: str) -> Hook:
+        """Return the hook of a function's process, whose fate is another one in each invocation."""
+        return lambda statement, send: self._processes[function].fate(statement, send)
+
     def _start_process(self, function: str) -> Process:
         version = self._actors[function]
         tasks = version.tasks()
-        process = Process(version, HookedDatabase(self._url, lambda sql, send: process.fate(sql, send)), None)
+        process = Process(version, HookedDatabase(self._url, self._hook_of(function)), None)
         database, place = process.database, function.removeprefix(f"{PREFIX}-")
         if place in PLACES:
             side = database.another()
@@ -492,7 +511,7 @@ class MovesStorm:
         self._processes[function] = process
         return process
 
-    # --- Deploys ---------------------------------------------------------------------------------------------------------
+    # --- Deploys -----------------------------------------------------------------------------------------------------
 
     def _deploy(self) -> None:
         """Begin a deploy that moves some types. Its queues are there at once."""
