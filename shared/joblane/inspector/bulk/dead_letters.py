@@ -298,7 +298,7 @@ def send_back(
 ) -> Sent:
     """Send back the matching dead letters of one queue, at most ``room``, and delete them.
 
-    Obsolete ones of the filter's types are deleted. Those of another type of the queue's place stay.
+    Obsolete ones are deleted too, but not if the filter has types and theirs is another one of the queue's place.
     """
     result, done = Sent(), list[str]()
     sending: list[tuple[DeadLetter, Entry]] = []
