@@ -30,7 +30,7 @@ class ParkingWorker(Worker):
     The message of a task that a run still holds comes back after its lease. All others are acknowledged.
     """
 
-    claim = staticmethod(park)
+    decides = staticmethod(park)
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]

@@ -160,11 +160,11 @@ def forgets_the_insert(patch: pytest.MonkeyPatch) -> None:
         connection.run("delete from joblane.tasks where state = 'pending' and runs = 0")
         return found
 
-    patch.setattr(ParkingWorker, "claim", staticmethod(forgetting))
+    patch.setattr(ParkingWorker, "decides", staticmethod(forgetting))
 
 
 def runs_it(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ParkingWorker, "claim", staticmethod(claim))
+    patch.setattr(ParkingWorker, "decides", staticmethod(claim))
 
 
 def hides_the_row(patch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def hides_the_row(patch: pytest.MonkeyPatch) -> None:
         connection.run("update joblane.tasks set sweep_at = now() + interval '6 h'")
         return found
 
-    patch.setattr(ParkingWorker, "claim", staticmethod(hiding))
+    patch.setattr(ParkingWorker, "decides", staticmethod(hiding))
 
 
 @pytest.mark.parametrize("plant", [keeps_the_message, forgets_the_insert, runs_it, hides_the_row])
