@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ParkingWorker(Worker):
     """Parks the tasks of one type, whose messages come from any lane. No attempt is spent.
 
-    The message of a task that a run still holds comes back after its lease, and a message of a locked row after seconds. All
-    others are acknowledged.
+    The message of a task that a run still holds comes back after its lease, and the one of a locked row in seconds.
+    All others are acknowledged.
     """
 
     decides = staticmethod(park)
