@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from joblane.names import PLACE, PLACES, types_at
@@ -9,6 +11,7 @@ from joblane.worker.routes import decode
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
+from tests.infra.test_monitoring_stack import alarms_of, dashboard_of, dimensions, metrics_of, text_of
 
 LANES = {"acme-default-web", "acme-low-web"}
 DRAINED = "acme-default-card-send"
@@ -68,3 +71,54 @@ def test_others_send_to_the_lanes_of_the_place(template: Template) -> None:
     schedules = templates.of_type(template, "AWS::Scheduler::Schedule").values()
     [daily] = [each for each in schedules if each["Name"].startswith("card-list")]
     assert "acme-default-web" in str(daily["Target"]["Arn"])
+
+
+# --- Monitoring ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def monitoring(synth: Synth) -> Template:
+    return synth.app("places").whole("acme-monitoring")
+
+
+def test_no_two_alarms_read_the_same_metric_of_the_function(monitoring: Template) -> None:
+    readers = Counter(
+        (metric["Namespace"], metric["MetricName"], *dimensions(metric).values())
+        for alarm in alarms_of(monitoring).values()
+        for metric in metrics_of(alarm)
+        if metric.get("Namespace") in ("AWS/Lambda", "AWS/SQS")
+    )
+    assert {each: number for each, number in readers.items() if "acme-web" in each} == {
+        ("AWS/Lambda", "Errors", "acme-web"): 1,
+        ("AWS/Lambda", "Throttles", "acme-web"): 1,
+    }
+
+
+def test_killed_invocations_of_a_place_have_an_alarm_that_names_its_types(monitoring: Template) -> None:
+    alarms = alarms_of(monitoring)
+    alarm = alarms["acme-failing-web"]
+    assert (alarm["Threshold"], alarm["Statistic"], alarm["Period"]) == (10, "Sum", 900)
+    text = text_of(alarm["AlarmDescription"])
+    assert text.startswith("Function acme-web: at least 10 invocations were killed in 15m")
+    assert "It runs card:list, card:send.\n" in text
+    # failed runs have the type
+    for lane in ("default-card-send", "default-card-list", "low-card-list"):
+        assert {metric["MetricName"] for metric in metrics_of(alarms[f"acme-failing-{lane}"])} == {
+            "Started",
+            "Retried",
+            "Archived",
+        }
+    assert "Errors" in {metric["MetricName"] for metric in metrics_of(alarms["acme-failing-default-card-print"])}
+
+
+def test_the_dashboard_has_a_line_for_each_lane_of_a_place(monitoring: Template) -> None:
+    graphs = {widget["properties"].get("title"): widget["properties"] for widget in dashboard_of(monitoring)["widgets"]}
+
+    def lines(title: str) -> list[str]:
+        return [metric[3] for metric in graphs[title]["metrics"] if metric[3].startswith(("acme-web", *LANES))]
+
+    assert lines("default: messages in lanes") == ["acme-default-web"]
+    assert lines("low: messages in lanes") == ["acme-low-web"]
+    assert lines("Functions: errors") == ["acme-web"]
+    limits = {line["label"]: line["value"] for line in graphs["Functions: concurrent executions"]["annotations"]["horizontal"]}
+    assert limits["limit 7: web"] == 7
