@@ -8,6 +8,7 @@ import pytest
 
 from joblane.names import PLACE, PLACES, types_at
 from joblane.worker.routes import decode
+from tests.costs import ALARM_METRICS
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
@@ -122,3 +123,14 @@ def test_the_dashboard_has_a_line_for_each_lane_of_a_place(monitoring: Template)
     assert lines("Functions: errors") == ["acme-web"]
     limits = {line["label"]: line["value"] for line in graphs["Functions: concurrent executions"]["annotations"]["horizontal"]}
     assert limits["limit 7: web"] == 7
+
+
+def test_the_alarms_of_a_place_read_as_many_metrics_as_the_page_on_costs_counts(monitoring: Template) -> None:
+    def read(*ends: str) -> int:
+        found = alarms_of(monitoring).items()
+        return sum(len(metrics_of(alarm)) for name, alarm in found if name.endswith(ends))
+
+    others = 2  # the duration in an alarm of the part, and the throttles
+    assert read("-default-card-print") + others == ALARM_METRICS["type"]
+    assert read("-default-card-send") + 1 == ALARM_METRICS["type of a place"]
+    assert read("-failing-web") + 1 == ALARM_METRICS["place"]
