@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from joblane.cdk.app import concurrency
 from joblane.names import PLACE, PLACES, types_at
 from joblane.worker.routes import decode
 from tests.costs import ALARM_METRICS
@@ -134,3 +135,15 @@ def test_the_alarms_of_a_place_read_as_many_metrics_as_the_page_on_costs_counts(
     assert read("-default-card-print") + others == ALARM_METRICS["type"]
     assert read("-default-card-send") + 1 == ALARM_METRICS["type of a place"]
     assert read("-failing-web") + 1 == ALARM_METRICS["place"]
+
+
+def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> None:
+    lines = concurrency(synth.app("places").jobs).splitlines()
+    assert [line for line in lines if "acme-web" in line] == [
+        "  function acme-web: 2 types: card:list, card:send; each of them may enqueue card:print, "
+        "send mail as no-reply@example.com, read EMAIL_FROM_ADDRESS"
+    ]
+    assert [line.split()[:4] for line in lines if "-web " in line and "weight" in line] == [
+        ["acme-default-web", "weight", "3", "5"],
+        ["acme-low-web", "weight", "1", "2"],
+    ]
