@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from joblane.cdk.app import concurrency
+from joblane.cdk.preflight.read import read_declared
 from joblane.names import PLACE, PLACES, types_at
 from joblane.worker.routes import decode
 from tests.costs import ALARM_METRICS
@@ -147,3 +148,13 @@ def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> N
         ["acme-default-web", "weight", "3", "5"],
         ["acme-low-web", "weight", "1", "2"],
     ]
+
+
+def test_the_preflight_counts_the_mappings_of_a_place_once(synth: Synth) -> None:
+    done = synth.app("places")
+    declared = read_declared(done.templates, done.jobs.tasks.values())
+    mappings = templates.mappings(done.whole("acme-jobs")).values()
+    assert declared.demand.slots == sum(found["ScalingConfig"]["MaximumConcurrency"] for _, found in mappings)
+    assert {type_: place.name for type_, place in declared.homes.items()} == dict.fromkeys(
+        ("card:list", "card:send", "card:post"), "web"
+    )
