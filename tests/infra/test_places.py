@@ -123,7 +123,9 @@ def test_the_dashboard_has_a_line_for_each_lane_of_a_place(monitoring: Template)
     assert lines("default: messages in lanes") == ["acme-default-web"]
     assert lines("low: messages in lanes") == ["acme-low-web"]
     assert lines("Functions: errors") == ["acme-web"]
-    limits = {line["label"]: line["value"] for line in graphs["Functions: concurrent executions"]["annotations"]["horizontal"]}
+    limits = {
+        line["label"]: line["value"] for line in graphs["Functions: concurrent executions"]["annotations"]["horizontal"]
+    }
     assert limits["limit 7: web"] == 7
 
 

@@ -21,10 +21,14 @@ def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, An
     return places
 
 
-def lanes_of(prefix: str, task: Task[Any, Any]) -> list[str]:
-    """Return the lanes from which the function of ``task`` receives its messages."""
-    lanes = [lane_name(prefix, queue, type_) for type_ in task.types for queue in task.lanes]
-    drained = task.types if task.place is None else [type_ for type_ in task.types if type_ in task.place.drains]
+def lanes_of(prefix: str, task: Task[Any, Any], types: Iterable[str] = ()) -> list[str]:
+    """Return the lanes from which the function of ``task`` receives its messages.
+
+    ``types``: only the lanes of these, of its type and aliases. Empty: all.
+    """
+    types = list(types) or task.types
+    lanes = [lane_name(prefix, queue, type_) for type_ in types for queue in task.lanes]
+    drained = types if task.place is None else [type_ for type_ in types if type_ in task.place.drains]
     own = [own_lane_name(prefix, queue, type_) for type_ in drained for queue in task.lanes]
     return list(dict.fromkeys([*lanes, *own]))
 

@@ -74,9 +74,7 @@ def with_live(*places: tuple[str, str], types: Any = DATABASE.types) -> Database
 WITHOUT_LOW = {place: name for place, name in DECLARED.queues.items() if place[1] != "InviteLow"}
 LOW = "jobs-low-user-invite"
 WEB, DRAINING = Lambda("web"), Lambda("web", drains=("data:export",))
-ON_PLACE = replace(
-    DECLARED, homes={"user:invite": WEB}, queues={**WITHOUT_LOW, (JOBS, "WebLow"): "jobs-low-web"}
-)
+ON_PLACE = replace(DECLARED, homes={"user:invite": WEB}, queues={**WITHOUT_LOW, (JOBS, "WebLow"): "jobs-low-web"})
 LIMITED = replace(DATABASE, limited={("data:dump", ("data:dump/", None, "openai")): 2})
 KEYED = replace(DATABASE, keys={"data:export": ("account_id",)})
 EMPTY = replace(DATABASE, revision=None, live={}, types=[], pending={"0001": "the tables"})
@@ -94,7 +92,16 @@ EMPTY = replace(DATABASE, revision=None, live={}, types=[], pending={"0001": "th
         {"declared": ON_PLACE, "messages": {"jobs-low-web": 3}, "stacks": None},
         {"declared": ON_PLACE, "messages": {LOW: 0}},
     ],
-    ids=["same declarations", "an alias", "a shared limit", "no key", "an empty queue removed", "nothing read", "a place", "a move with empty lanes"],
+    ids=[
+        "same declarations",
+        "an alias",
+        "a shared limit",
+        "no key",
+        "an empty queue removed",
+        "nothing read",
+        "a place",
+        "a move with empty lanes",
+    ],
 )
 def test_a_deploy_that_loses_nothing_is_fine(given: dict[str, Any]) -> None:
     assert findings_of(**given) == []

@@ -196,7 +196,9 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
 def _moved_in(place: Lambda, found: Mapping[str, Sequence[str]]) -> Finding:
     """Refuse to delete the former lanes of types that move into a place. ``found``: type → messages of its lanes."""
     drains = [f'"{type_}"' for type_ in dict.fromkeys([*place.drains, *found])]
-    it_runs, has = ("it runs", "its former lane still has") if len(found) == 1 else ("they run", "their lanes still have")
+    it_runs, has = (
+        ("it runs", "its former lane still has") if len(found) == 1 else ("they run", "their lanes still have")
+    )
     return refused(
         f"task type{'s' * (len(found) > 1)} {', '.join(found)}",
         f'{it_runs} on Lambda("{place.name}") now, and {has} '

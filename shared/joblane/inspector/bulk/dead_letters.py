@@ -36,6 +36,7 @@ from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE, Received
 from joblane.sqs.tick import tick_id
+from joblane.tasks.places import lanes_of
 from joblane.tasks.task import Task
 from joblane.worker.outcome import normalised
 
@@ -173,12 +174,13 @@ def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
 def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[str] = ()) -> list[str]:
     """The dead-letter queues that can hold messages of ``types``; of all types if none is given."""
     wanted = set(types)
-    lanes = [
-        lane_name(prefix, queue, type_)
+    found = (
+        lane
         for type_, task in declared(tasks).items()
         if not wanted or type_ in wanted
-        for queue in task.lanes
-    ]
+        for lane in lanes_of(prefix, task, [type_])
+    )
+    lanes = dict.fromkeys(found)  # types of a place share some
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
     return [*map(dead_letter_name, [*lanes, *front_doors]), cron_dead_letters(prefix)]
 
