@@ -181,7 +181,7 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
         lane
         for type_, task in declared(tasks).items()
         if not wanted or type_ in wanted or task.place is not None
-        for lane in lanes_of(prefix, task, type_)
+        for lane in lanes_of(prefix, task, [type_])
     ]
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
     return [*map(dead_letter_name, dict.fromkeys([*lanes, *front_doors])), cron_dead_letters(prefix)]
