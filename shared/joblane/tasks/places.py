@@ -34,9 +34,14 @@ def lanes_of(prefix: str, task: Task[Any, Any], types: Iterable[str] = ()) -> li
 
 
 def places_text(tasks: Iterable[Task[Any, Any]]) -> str | None:
-    """Return the value of :data:`~joblane.names.PLACES`. None: no task runs on a place."""
+    """Return the value of :data:`~joblane.names.PLACES`. None: no task runs on a place.
+
+    It has the aliases of all types: a place may still get messages of a type that has moved, under its former name.
+    """
+    tasks = list(tasks)
     places = {place.name: [task.types for task in members] for place, members in places_of(tasks).items()}
-    return encode_places(places) if places else None
+    renamed = [task.types for task in tasks if task.place is None and task.aliases]
+    return encode_places(places | ({"": renamed} if renamed else {})) if places else None
 
 
 def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:

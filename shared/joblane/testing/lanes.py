@@ -193,7 +193,8 @@ class Lanes:
             return kind(made, database, self._queues, self._prefix, bus=self._bus, side=side)
 
         types = {name: member.type for member in self._members_of(task) for name in member.types}
-        return Group(types, self._queues, self._prefix, load=self.known.get, worker=worker)
+        aliases = {name: known.type for known in self.known.tasks.values() for name in known.aliases}
+        return Group(types, self._queues, self._prefix, aliases=aliases, load=self.known.get, worker=worker)
 
     def _members_of(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
         """Return the known tasks that share the function of a task."""

@@ -15,7 +15,6 @@ from joblane.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from joblane.names import Queue
     from joblane.sqs.message import Received
     from joblane.worker.invocation import BatchResponse, Invocation
 
@@ -36,8 +35,3 @@ class ParkingWorker(Worker):
             extra={"task_type": self.task.type, "messages": len(deliveries)},
         )
         return super().handle(deliveries, invocation)
-
-    def queue_of(self, lane: str) -> Queue:
-        """Return the queue of the lane if the type has a lane in it, else the type's home queue."""
-        queue = super().queue_of(lane)
-        return queue if queue in self.task.lanes else self.task.queue

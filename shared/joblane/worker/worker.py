@@ -96,8 +96,9 @@ class Worker:
         return batch.respond()
 
     def queue_of(self, lane: str) -> Queue:
-        """Return the queue of tasks that are new in ``lane``."""
-        return queue_of(self.prefix, lane)
+        """Return the queue of the lane if the type has a lane in it, else the type's home queue."""
+        queue = queue_of(self.prefix, lane)
+        return queue if queue in self.task.lanes else self.task.queue
 
     def wake(self) -> None:
         """Make sure that a sweep follows a write."""
@@ -110,9 +111,9 @@ class Worker:
         return self.database.call(statement, *args, **kwargs)
 
 
-def has_time(task: Task[Any, Any], invocation: Invocation) -> bool:
-    """True if a run of ``task`` that starts now ends before the invocation does, even if it takes all its timeout."""
-    needed = min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
+def has_time(task: Task[Any, Any], invocation: Invocation, runs: int = 1) -> bool:
+    """True if runs of ``task`` that start now end before the invocation does, even if each takes all its timeout."""
+    needed = runs * min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
     return invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS >= needed
 
 
