@@ -68,3 +68,17 @@ def test_others_send_to_the_lanes_of_the_place(template: Template) -> None:
     schedules = templates.of_type(template, "AWS::Scheduler::Schedule").values()
     [daily] = [each for each in schedules if each["Name"].startswith("card-list")]
     assert "acme-default-web" in str(daily["Target"]["Arn"])
+
+
+def test_a_producer_may_still_send_to_a_lane_that_the_place_drains(template: Template) -> None:
+    policies = {
+        templates.target(template, policy["ManagedPolicyName"]): policy["PolicyDocument"]["Statement"]
+        for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values()
+    }
+    sent = {
+        name: {templates.target(template, arn) for statement in statements for arn in statement["Resource"]}
+        for name, statements in policies.items()
+    }
+    assert sent["acme-send-card-send-${AWS::Region}"] == {"acme-default-web", DRAINED, SWEEP}
+    assert sent["acme-send-card-post-${AWS::Region}"] == {"acme-default-web", SWEEP}
+    assert sent["acme-send-card-list-${AWS::Region}"] == LANES | {SWEEP}
