@@ -69,7 +69,10 @@ def refusal(*tasks: Task[Any, Any]) -> str:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        *(({"name": name}, f"Lambda {name!r}: name: a lower-case letter") for name in ("", "Web", "9a", "a-b", "a" * 21)),
+        *(
+            ({"name": name}, f"Lambda {name!r}: name: a lower-case letter")
+            for name in ("", "Web", "9a", "a-b", "a" * 21)
+        ),
         ({"name": None}, "Lambda None: name: a lower-case letter"),
         ({"name": "web\n"}, r"Lambda 'web\\n': name: a lower-case letter"),
         *(
@@ -134,7 +137,9 @@ def test_an_option_of_the_function_belongs_to_the_place(option: dict[str, Any]) 
 
 
 def test_a_place_is_an_object_and_not_its_name() -> None:
-    with pytest.raises(DeclarationError, match=r"runs_on: a place is required, such as WEB = Lambda\(\"web\"\), not 'web'"):
+    with pytest.raises(
+        DeclarationError, match=r"runs_on: a place is required, such as WEB = Lambda\(\"web\"\), not 'web'"
+    ):
         made("card:list", "web")  # type: ignore[arg-type]
 
 
