@@ -17,6 +17,8 @@ from joblane.errors import DeclarationError
 
 PLACES = "JOBLANE_PLACES"
 """Variable with the types of each place. Functions that know a type only by its name read it."""
+PLACE = "JOBLANE_PLACE"
+"""Variable of a place's function: its name."""
 
 
 class Queue(StrEnum):

@@ -3,7 +3,7 @@
 Context: ``stage`` (name of the stage, default ``dev``), ``stages`` (the settings of each stage), ``quiet`` (true: no
 table of concurrency at the end), ``deploys`` (true: names of the examples in the settings are refused; false: they are
 only named, so that `cdk synth` and `cdk diff` work. Without it: true if the CDK CLI has credentials, because an app
-cannot know that it runs for `cdk deploy`).
+cannot know that it runs for `cdk deploy`), ``image.NAME`` (the address of an image, which replaces that of the stage).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ from joblane.tasks.discovery import discover, discover_functions
 from joblane.tasks.function import Function
 
 DEFAULT_STAGE = "dev"
+IMAGE = "image."
+"""Start of the keys of the context that replace an address in the stage's ``images``."""
 FEATURE_FLAGS: Mapping[str, Any] = {
     **json.loads((Path(__file__).parent / "feature_flags.json").read_text(encoding="utf-8")),
     "@aws-cdk/core:defaultCrossStackReferences": "strong",  # CloudFormation then refuses to remove a used export
@@ -160,6 +162,7 @@ class JoblaneApp(Generic[S]):
             kind=self.stage,
             declared=declared_settings(tasks, functions),
             environ=environ,
+            images={key.removeprefix(IMAGE): value for key, value in known.items() if key.startswith(IMAGE)},
         )
         if _is_set(known.get("deploys", bool(environ.get("CDK_DEFAULT_ACCOUNT")))):
             refuse_placeholders(stage)

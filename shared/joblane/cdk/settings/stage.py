@@ -13,6 +13,7 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
 from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase
 from joblane.cdk.settings.events import Events
+from joblane.cdk.settings.images import EcrAddress, Image, image_region_problem
 from joblane.cdk.settings.keys import KeyArn, region_of
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings, required
@@ -145,6 +146,10 @@ class Stage(Settings):
     such a task."""
     architecture: Architecture = "arm64"
     """Processor architecture of the functions. A local stage uses the architecture of this machine."""
+    images: Mapping[str, Image] = {}
+    """Container images of places, by the names in ``Lambda(…, image=…)``. A value is the address of an image in ECR
+    with its digest, or an object with ``dockerfile``, ``target`` and ``context``. ``-c image.NAME=ADDRESS`` replaces
+    an address: [Run jobs in your own image](../how-to/images.md). A local stage takes none."""
     version: str | None = Field(None, pattern=VERSION)
     """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
@@ -208,6 +213,7 @@ class Stage(Settings):
             )
 
     def _wrong_keys(self) -> Iterator[str]:
+        """Yield what is wrong with the keys, and with the regions of keys and images."""
         if self.kms_key in self.other_kms_keys:
             yield "other_kms_keys: it has kms_key, which the functions may use in any case; leave it out there"
         for place, arn in enumerate(self.other_kms_keys):
@@ -219,9 +225,16 @@ class Stage(Settings):
             yield f"other_kms_keys: {NOT_LOCAL['kms_key']}"
         zones = (self.network and self.network.availability_zones) or ()
         regions = [zone[:-1] for zone in zones] + [region_of(arn) for arn in self.keys.values()]
+        yield from self.wrong_regions(regions[0] if regions else None)
+
+    def wrong_regions(self, region: str | None) -> Iterator[str]:
+        """Yield a sentence for each key and image outside of ``region``, the region of the stage; None: unknown."""
         for name, arn in self.keys.items():
-            if region_of(arn) != regions[0]:
-                yield f"{name}: {key_region_problem(arn, regions[0])}"
+            if region is not None and region_of(arn) != region:
+                yield f"{name}: {key_region_problem(arn, region)}"
+        for name, image in self.ecr_images.items():
+            if region is not None and image.region != region:
+                yield f"images.{name}: {image_region_problem(image, region)}"
 
     def _unreachable(self) -> Iterator[str]:
         if self.local != isinstance(self.database, LocalDatabase):
@@ -229,6 +242,8 @@ class Stage(Settings):
         for name, why in NOT_LOCAL.items():
             if self.local and getattr(self, name) is not None:
                 yield f"{name}: {why}"
+        if self.local and self.images:
+            yield "images: an emulator runs the zip files instead; leave it out"
         if self.page is not None and self.control is None:
             yield 'page: "control": {} is required with it, because the page calls the control API'
         if isinstance(self.database, OwnDatabase) and self.network is None:
@@ -278,6 +293,11 @@ class Stage(Settings):
             "database.kms_key": self.database.kms_key if isinstance(self.database, OwnDatabase) else None,
         }
         return {name: arn for name, arn in given.items() if arn}
+
+    @property
+    def ecr_images(self) -> Mapping[str, EcrAddress]:
+        """The images that exist in ECR, by their names."""
+        return {name: EcrAddress.of(image) for name, image in self.images.items() if isinstance(image, str)}
 
     @property
     def usable_keys(self) -> tuple[str, ...]:
