@@ -36,6 +36,7 @@ from joblane.cdk.constructs.shared_page import NAME as PAGE
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
+from joblane.cdk.settings.images import CONTEXT
 from joblane.cdk.settings.load import load_stage, placeholders, refuse_placeholders, sentence, with_schedules_of
 from joblane.cdk.settings.stage import STAGE_TAG, Stage
 from joblane.cdk.shares import sharing_lanes
@@ -54,8 +55,6 @@ from joblane.tasks.discovery import discover, discover_functions
 from joblane.tasks.function import Function
 
 DEFAULT_STAGE = "dev"
-IMAGE = "image."
-"""Start of the keys of the context that replace an address in the stage's ``images``."""
 FEATURE_FLAGS: Mapping[str, Any] = {
     **json.loads((Path(__file__).parent / "feature_flags.json").read_text(encoding="utf-8")),
     "@aws-cdk/core:defaultCrossStackReferences": "strong",  # CloudFormation then refuses to remove a used export
@@ -162,7 +161,7 @@ class JoblaneApp(Generic[S]):
             kind=self.stage,
             declared=declared_settings(tasks, functions),
             environ=environ,
-            images={key.removeprefix(IMAGE): value for key, value in known.items() if key.startswith(IMAGE)},
+            images={key.removeprefix(CONTEXT): value for key, value in known.items() if key.startswith(CONTEXT)},
         )
         if _is_set(known.get("deploys", bool(environ.get("CDK_DEFAULT_ACCOUNT")))):
             refuse_placeholders(stage)

@@ -6,6 +6,7 @@ imported here. The first message opens the connections.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import joblane.worker.late_imports  # noqa: F401  # isort: skip - before whatever imports pg8000
@@ -44,6 +45,10 @@ def _task() -> Task[Any, Any]:
         raise ModuleNotFoundError(text_of(error), name=error.name) from error
 
 
+if deployed := os.environ.get(settings.VERSION):
+    from joblane.worker.image import log_other_version
+
+    log_other_version(deployed)
 handler = lambda_handler(
     worker_of(
         _task(),

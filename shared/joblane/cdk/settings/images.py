@@ -19,6 +19,8 @@ ADDRESS = re.compile(
 )
 """Source: ECR, *Private registries* and *CreateRepository*. Lambda accepts neither a public registry, nor a FIPS
 address. Source: Lambda, *Create a Lambda function using a container image*."""
+CONTEXT = "image."
+"""Start of the keys of the CDK's context that replace an address: ``-c image.NAME=ADDRESS``."""
 EXAMPLE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/shop@sha256:…"
 
 
