@@ -38,7 +38,10 @@ def template(**functions: str) -> dict[str, Any]:
         for name, kind in functions.items()
     }
     own = {"Type": "AWS::Lambda::Function", "Properties": {"FunctionName": "jobs-router"}}
-    settings = {"Joblane": {"prefix": "jobs", "images": {"shop": vars(SHOP)}}, "JoblaneCosts": {"architecture": "arm64"}}
+    settings = {
+        "Joblane": {"prefix": "jobs", "images": {"shop": vars(SHOP)}},
+        "JoblaneCosts": {"architecture": "arm64"},
+    }
     return {"jobs-jobs": {"Metadata": settings, "Resources": {**resources, "Router": own}}}
 
 
@@ -67,7 +70,11 @@ def test_a_manifest_for_the_architecture_is_no_finding(media_type: str) -> None:
         (None, f"team/shop of account 111122223333 in eu-central-1 has no image {DIGEST}", "push the image"),
         (Found(INDEXES[0]), "an index of manifests (application/vnd.docker.distribution.manifest.list", "--sbom=false"),
         (Found(INDEXES[1]), "an index of manifests (application/vnd.oci.image.index.v1+json), which Lambda", "--prov"),
-        (Found("application/vnd.oci.empty.v1+json"), "no image that Lambda runs: its type is application/vnd.oci.em", ""),
+        (
+            Found("application/vnd.oci.empty.v1+json"),
+            "no image that Lambda runs: its type is application/vnd.oci.em",
+            "",
+        ),
         (Found(OCI, "linux/amd64"), "is for linux/amd64, and the functions of the stage are for linux/arm64", "or set"),
         (Found(OCI, "unknown/unknown"), "is for unknown/unknown, and", "--platform linux/arm64 --provenance=false"),
     ],

@@ -90,7 +90,10 @@ def image_code(scope: Construct, stage: Stage, project: Project, name: str, comm
         file=image.dockerfile,
         target=image.target,
         platform=PLATFORMS[stage.architecture],
-        exclude=[BYTECODE, *_inside(folder, project.folder, project.root / OUTPUT, *([Path(app.outdir)] if app else []))],
+        exclude=[
+            BYTECODE,
+            *_inside(folder, project.folder, project.root / OUTPUT, *([Path(app.outdir)] if app else [])),
+        ],
         entrypoint=ENTRY_POINT,
         cmd=[command],
     )
