@@ -94,6 +94,12 @@ def home_of(type_: str) -> str:
     return (text and type_ in (deployed := _deployed(text)) and deployed[type_][0]) or slug_of(type_)
 
 
+def types_with_lanes_of(type_: str) -> list[str]:
+    """Return the type, and the other types of its place that this process has declared: they share its lanes."""
+    home = home_of(type_)
+    return [type_, *(other for other, place in _homes.items() if place == home and other != type_)]
+
+
 def encode_places(places: Mapping[str, Iterable[Sequence[str]]]) -> str:
     """Return the value of :data:`PLACES`. ``places``: the name of each place → each type, followed by its aliases.
 
@@ -114,6 +120,8 @@ def types_at(place: str, text: str) -> dict[str, str]:
 @cache
 def _deployed(text: str) -> Mapping[str, tuple[str, str]]:
     """Return each type and alias → its place and its type."""
+    if not text:
+        return {}
     from base64 import b64decode
     from zlib import decompress
 
@@ -139,7 +147,7 @@ def front_door_name(prefix: str, queue: Queue) -> str:
 
 @cache
 def lane_name(prefix: str, queue: Queue, type_: str) -> str:
-    """Return the lane of a type in ``queue``: its own, or that of its place."""
+    """Return the lane of a type in ``queue``: its own, or the lane of its place."""
     return f"{prefix}-{queue}-{home_of(type_)}"
 
 
@@ -148,13 +156,19 @@ def own_lane_name(prefix: str, queue: Queue, type_: str) -> str:
     return f"{prefix}-{queue}-{slug_of(type_)}"
 
 
+@cache
+def queue_of(prefix: str, lane: str) -> Queue:
+    """Return the queue of a lane. Raises ValueError if ``lane`` is no lane of the prefix."""
+    return Queue(lane.removeprefix(f"{prefix}-").partition("-")[0])
+
+
 def dead_letter_name(queue_name: str) -> str:
     """The dead-letter queue of a lane or front door."""
     return f"{queue_name}-dlq"
 
 
 def function_name(prefix: str, type_: str) -> str:
-    """Return the function of a type: its own, or that of its place."""
+    """Return the function of a type: its own, or the function of its place."""
     return f"{prefix}-{home_of(type_)}"
 
 

@@ -148,6 +148,12 @@ APPS: Mapping[str, Mapping[str, Any]] = {
             "built": {"dockerfile": "Dockerfile", "target": "app", "context": "tests/infra/imaged"},
         },
     },
+    "places": {
+        "package": "tests.infra.places",
+        "settings": {"EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>"},
+        "mail_from": "no-reply@example.com",
+        "monitoring": {"email": "off"},
+    },
     "apis": {
         "package": "functions",
         "api": {**JWT, **LIMITS, "max_concurrency": 12},

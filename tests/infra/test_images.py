@@ -48,7 +48,7 @@ def test_the_function_of_a_place_starts_its_image_with_the_runtime_client(imaged
     assert function["Environment"]["Variables"]["JOBLANE_VERSION"] == version()
 
 
-def test_an_image_of_ecr_is_named_by_its_digest_and_only_its_function_may_pull_it(imaged: Synthesised) -> None:
+def test_an_image_of_ecr_has_its_digest_and_only_its_function_may_pull_it(imaged: Synthesised) -> None:
     template = imaged.whole("acme-jobs")
     functions = templates.functions(template)
     uri = "111122223333.dkr.ecr.eu-central-1.${AWS::URLSuffix}/team/shop@" + DIGEST
@@ -149,7 +149,7 @@ def test_an_image_that_a_place_declares_and_the_stage_lacks_is_named(synth: Synt
 
 def test_an_image_that_no_place_declares_is_named(synth: Synth) -> None:
     text = refused(synth, images={**KEPT["images"], "shp": IMAGE})
-    assert "images: shp: no place declares it; those of places are built, shop;" in text
+    assert "images: shp: no place declares it; places declare built, shop;" in text
 
 
 def test_an_image_on_a_local_stage_is_refused(synth: Synth) -> None:

@@ -3,7 +3,7 @@
 Context: ``stage`` (name of the stage, default ``dev``), ``stages`` (the settings of each stage), ``quiet`` (true: no
 table of concurrency at the end), ``deploys`` (true: names of the examples in the settings are refused; false: they are
 only named, so that `cdk synth` and `cdk diff` work. Without it: true if the CDK CLI has credentials, because an app
-cannot know that it runs for `cdk deploy`), ``image.NAME`` (the address of an image, which replaces that of the stage).
+cannot know that it runs for `cdk deploy`), ``image.NAME`` (an address that replaces the image NAME of the stage).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.templates import Extra, Template, read_assembly, whole
 from joblane.cdk.watching.alarms import Alarm
 from joblane.errors import JobError
-from joblane.names import WEIGHTS, lane_name
+from joblane.names import WEIGHTS
 from joblane.project import Project
 from joblane.quotas import MIN_CONCURRENCY
 from joblane.settings import SHORT_MINUTES
@@ -229,17 +229,13 @@ def concurrency(jobs: Jobs) -> str:
     The last lines name settings that the stage does not set.
     """
     stage, tasks = jobs.stage, jobs.tasks
-    lanes = [
-        (lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task)
-        for task in tasks.values()
-        for queue in task.lanes
-    ]
+    lanes = [(name, WEIGHTS[queue], declared) for name, queue, declared in sharing_lanes(stage.prefix, tasks.values())]
     budget, total = stage.concurrency_budget, sum(weight for _, weight, _ in lanes)
     width = max((len(name) for name, _, _ in lanes), default=0)
     formula = f"{budget} × weight / {total}, at least {MIN_CONCURRENCY}, at most the task's max_concurrency"
     lines = [f"stage {stage.name}: MaximumConcurrency = {formula}"]
-    for name, weight, task in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
-        declared = f"  (declared: {task.max_concurrency})" if task.max_concurrency else ""
+    for name, weight, most in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
+        declared = f"  (declared: {most})" if most else ""
         lines.append(f"  {name:{width}}  weight {weight}  {jobs.shares[name]:4}{declared}")
     lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
     if stage.sweep_minutes > SHORT_MINUTES and not stage.local:

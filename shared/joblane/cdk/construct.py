@@ -181,8 +181,8 @@ class Joblane(Construct):
         workload = Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project))
         check_services(workload)
         region = Stack.of(self).region
-        for problem in stage.wrong_regions(None if Token.is_unresolved(region) else region):
-            raise SynthError(f"{self.node.path}: {problem}")
+        for wrong in stage.wrong_regions(None if Token.is_unresolved(region) else region):
+            raise SynthError(f"{self.node.path}: {wrong}")
         if vpc is not None:
             if ipv6 and not Token.is_unresolved(region) and (problem := dual_stack_problem(region)):
                 raise SynthError(f"{self.node.path}: ipv6: {problem}; use subnets that reach everything by IPv4")

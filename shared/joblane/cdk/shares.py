@@ -20,10 +20,11 @@ def shares(prefix: str, budget: int, tasks: Iterable[Task[Any, Any]]) -> dict[st
 
 
 def sharing_lanes(prefix: str, tasks: Iterable[Task[Any, Any]]) -> list[tuple[str, Queue, int | None]]:
-    """Return name, queue and declared ``max_concurrency`` of each lane that has a share. Lanes of aliases have none."""
-    return [
+    """Return name, queue and declared ``max_concurrency`` of each lane that has a share. Former lanes have none."""
+    lanes = (
         (lane_name(prefix, queue, task.type), queue, task.max_concurrency) for task in tasks for queue in task.lanes
-    ]
+    )
+    return list(dict.fromkeys(lanes))  # the types of a place share a lane
 
 
 def slots_with(lanes: Lanes, slots: int, budget: int, other: int) -> int:

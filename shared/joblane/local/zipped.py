@@ -34,7 +34,7 @@ def check_zipped(project: Project, tasks: Iterable[Task[Any, Any]]) -> str | Non
     if missing:
         lacks = "; ".join(f"{name}, for {', '.join(sorted(types))}" for name, types in sorted(missing.items()))
         raise LocalError(
-            f"The zip files, which run here in place of images, lack modules that handlers import: {lacks}. Add "
+            f"The zip files, which run here instead of images, lack modules that handlers import: {lacks}. Add "
             "packages to the lock, and folders to `code` of [tool.joblane]; or run `joblane dev`, which uses the "
             "packages of this environment."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -120,8 +120,7 @@ def task(
         front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
             ``system:*``. None: False for these, True for all others.
         runs_on: The function that runs this type together with others, see :class:`~joblane.tasks.place.Lambda`. Then
-            ``batch_size``, ``max_concurrency`` and ``memory_mb`` belong to it. None: a function of its own. Refused for
-            ``jobs:*``.
+            ``batch_size``, ``max_concurrency`` and ``memory_mb`` belong to it. None: a function of its own.
         batch_size: Maximum number of messages in one invocation. They run one after the other. None: 1. Range: 1 to
             10.
         max_depth: Longest chain of enqueues by which a task of this type is made. A task that is enqueued outside of a
@@ -167,14 +166,9 @@ def task(
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
     _check_range(what, "max_depth", max_depth, 0, MOST_DEPTH)
-    of_place = {"batch_size": batch_size, "memory_mb": memory_mb, "max_concurrency": max_concurrency}
-    if runs_on is not None:
-        _check_place(what, type_, runs_on, of_place)
-        batch_size, memory_mb, max_concurrency = runs_on.batch_size, runs_on.memory_mb, runs_on.max_concurrency
-    for name, values in (("batch_size", BATCH_SIZES), ("memory_mb", MEMORY_MB), ("max_concurrency", CONCURRENCIES)):
-        if of_place[name] is not None:
-            _check_range(what, name, of_place[name], values.start, values.stop - 1)
-    batch_size, memory_mb = batch_size or 1, memory_mb or DEFAULT_MEMORY_MB
+    batch_size, memory_mb, max_concurrency = _of_function(
+        what, runs_on, batch_size=batch_size, memory_mb=memory_mb, max_concurrency=max_concurrency
+    )
     _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
     if target_wait is not None:
         _check_duration(what, "target_wait", target_wait, timedelta(seconds=1), MAX_TARGET_WAIT)
@@ -183,7 +177,10 @@ def task(
     if overlap not in ("skip", "allow"):
         raise DeclarationError(f"{what}: overlap: 'skip' or 'allow' is required, not {overlap!r}")
     if resumable and batch_size != 1:
-        raise DeclarationError(f"{what}: batch_size: a resumable task takes its function for itself; leave it at 1")
+        where = "" if runs_on is None else f" of Lambda {runs_on.name!r}"
+        raise DeclarationError(
+            f"{what}: batch_size{where}: a resumable task takes an invocation for itself; leave it at 1"
+        )
     if isinstance(aliases, str) or type_ in aliases:
         raise DeclarationError(f"{what}: aliases: a list of the names it had before is required")
     for name, others in (("aliases", aliases), ("on_archived", () if on_archived is None else (on_archived,))):
@@ -216,7 +213,7 @@ def task(
         _check_ticks(what, schedules, payload)
         if flow is not None:
             check_key_fields(what, flow, payload)
-        set_home((type_, *aliases), runs_on and runs_on.name)
+        set_home((type_, *aliases), None if runs_on is None else runs_on.name)
         return Task(
             function=function,
             type=type_,
@@ -251,17 +248,28 @@ def task(
     return declare
 
 
-def _check_place(what: str, type_: str, place: object, of_place: Mapping[str, object]) -> None:
-    """Refuse options that belong to the place, and places of the library's own tasks."""
+def _of_function(
+    what: str, place: object, *, batch_size: int | None, memory_mb: int | None, max_concurrency: int | None
+) -> tuple[int, int, int | None]:
+    """Return batch size, memory and concurrency of the function."""
+    given = {
+        "batch_size": (batch_size, BATCH_SIZES),
+        "memory_mb": (memory_mb, MEMORY_MB),
+        "max_concurrency": (max_concurrency, CONCURRENCIES),
+    }
+    for name, (value, range_) in given.items():
+        if value is not None:
+            _check_range(what, name, value, range_.start, range_.stop - 1)
+    if place is None:
+        return batch_size or 1, memory_mb or DEFAULT_MEMORY_MB, max_concurrency
     if not isinstance(place, Lambda):
         raise DeclarationError(f'{what}: runs_on: a place is required, such as WEB = Lambda("web"), not {place!r}')
-    if type_.startswith(OWN_TYPES):
-        raise DeclarationError(f"{what}: runs_on: tasks of the library have functions of their own; leave it out")
-    for name, value in of_place.items():
+    for name, (value, _) in given.items():
         if value is not None:
             raise DeclarationError(
                 f"{what}: {name}: it belongs to Lambda {place.name!r}, on which the task runs; set it there"
             )
+    return place.batch_size, place.memory_mb, place.max_concurrency
 
 
 def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 from joblane import settings
 from joblane.errors import MISSING_MODULE, DeclarationError, JobError, UnknownTypeError, is_not_installed
-from joblane.names import folder_of
+from joblane.names import folder_of, set_home
 from joblane.tasks import schedule_overrides as schedules
 from joblane.tasks.event_kinds import EVENTS
 from joblane.tasks.function import Function
 from joblane.tasks.limit import check_shared
 from joblane.tasks.payload import ArchivedTask
-from joblane.tasks.place import check_places
+from joblane.tasks.places import check_places
 from joblane.tasks.schedule_overrides import Times
 from joblane.tasks.task import Task, check_type
 
@@ -72,6 +72,8 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
             _check_references(task, tasks)
     check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
     check_places(tasks.values())
+    for task in tasks.values():  # another package may have declared some of these types elsewhere
+        set_home(task.types, None if task.place is None else task.place.name)
     times = schedules.of_environment() if times is None else times
     return {type_: schedules.apply(task, times) for type_, task in tasks.items()}
 

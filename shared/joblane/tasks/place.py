@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.errors import DeclarationError
 from joblane.names import TYPE_PATTERN, Queue
-from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
-
-if TYPE_CHECKING:
-    from joblane.tasks.task import Task
+from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY
 
 PLACE_PATTERN = re.compile(r"[a-z][a-z0-9]{0,19}")
 """A place has no hyphen in its name, and the slug of a type always has one. So the names of their resources differ."""
@@ -27,7 +24,7 @@ DEFAULT_MEMORY_MB = 512
 
 @dataclass(frozen=True)
 class Lambda:
-    """One Lambda function for several task types. Give it to each of them: ``@task(…, runs_on=WEB)``.
+    """A Lambda function for several task types. Give it to each of them: ``@task(…, runs_on=WEB)``.
 
     The types share the function's lane in each queue, its memory, its concurrency and its permissions: the function may
     do what any of them declares. Its timeout is the longest of its types. Declare it in a module that every handler can
@@ -43,7 +40,8 @@ class Lambda:
     memory_mb: int = DEFAULT_MEMORY_MB
     """Memory of the function, in MB. Range: 128 to 10240."""
     batch_size: int = 1
-    """Maximum number of messages in one invocation, of any of its types. They run one after the other. Range: 1 to 10."""
+    """Maximum number of messages in one invocation, of any of its types. They run one after the other. Range: 1 to
+    10."""
     max_concurrency: int | None = None
     """Maximum number of concurrent invocations for each lane. None: the lane's share of the stage's
     ``concurrency_budget``. Range: 2 to 1000."""
@@ -81,45 +79,6 @@ class Lambda:
     def what(self) -> str:
         """Its name in error messages."""
         return f"Lambda {self.name!r}"
-
-
-def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, Any]]]:
-    """Return the places of ``tasks``, each with its tasks."""
-    places: dict[Lambda, list[Task[Any, Any]]] = {}
-    for task in tasks:
-        if task.place is not None:
-            places.setdefault(task.place, []).append(task)
-    return places
-
-
-def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:
-    """Return the settings of the function and the lanes of ``place``, which runs ``tasks``."""
-    return Numbers.of_place({task.type: task.numbers for task in tasks}, place.what)
-
-
-def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
-    """Check what the declaration of one task cannot see. Raises :class:`DeclarationError`."""
-    names: dict[str, tuple[Lambda, str]] = {}
-    for place, members in places_of(tasks).items():
-        other, type_ = names.setdefault(place.name, (place, members[0].type))
-        if other != place:
-            raise DeclarationError(
-                f"{place.what}: name: tasks {type_!r} and {members[0].type!r} run on two places of this name with "
-                "different options; declare the place once and import it in both handlers"
-            )
-        numbers_of(place, members)
-        doors = {task.front_door: task.type for task in members}
-        if len(doors) > 1:
-            raise DeclarationError(
-                f"{place.what}: front_door: {doors[True]!r} takes external messages and {doors[False]!r} does not, and "
-                "their lane is one: who may send to it may start both; give them two places, or the same front_door"
-            )
-        here = {type_ for task in members for type_ in task.types}
-        for type_ in place.drains:
-            if type_ not in here:
-                raise DeclarationError(
-                    f"{place.what}: drains: {type_!r} does not run here; it runs {', '.join(sorted(here))}"
-                )
 
 
 def _check_drains(what: str, types: Any) -> None:

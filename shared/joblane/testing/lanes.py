@@ -17,19 +17,24 @@ from joblane.handler.context import TaskContext, close_context, read_at_next_che
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.memory_queues import QueuedMessage
 from joblane.names import Queue, lane_name
+from joblane.quotas import Numbers
 from joblane.record.driver.database import Database
 from joblane.record.row.transitions import CANCEL
 from joblane.sqs.message import Received, decode
 from joblane.sqs.tick import tick_id
 from joblane.tasks.discovery import load
+from joblane.tasks.places import lanes_of, numbers_of
 from joblane.tasks.task import Task
 from joblane.testing.errors import Killed, KitError
 from joblane.testing.faults import FaultKind, Faults, Killer
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
+from joblane.worker.group import Group
 from joblane.worker.invocation import Invocation
 from joblane.worker.of_type import worker_of
+from joblane.worker.sweep_worker import SweepWorker
+from joblane.worker.worker import Worker
 
 
 class KnownTasks:
@@ -113,7 +118,7 @@ class Lanes:
             return False
         lane = next_lane[0]
         task = self._task_of(lane)
-        numbers = task.numbers
+        numbers = self._numbers_of(task)
         batch = self._queues.receive(
             lane, task.batch_size, numbers.visibility.total_seconds(), numbers.max_receive_count
         )
@@ -158,12 +163,14 @@ class Lanes:
         if task.is_async:
             refuse_running_loop()
         outer, traces = self._queues.trace, [message.trace for message in batch]
-        trace = invocation_header(task.type, traces, allows_loops=task.allows_loops)
+        function = task.type if task.place is None else task.place.name
+        allows_loops = any(each.allows_loops for each in self._members_of(task))
+        trace = invocation_header(function, traces, allows_loops=allows_loops)
         if trace is None:
-            telemetry.logger().error(REFUSED.format(function=task.type), extra={"task_ids": self._ids(task, batch)})
+            telemetry.logger().error(REFUSED.format(function=function), extra={"task_ids": self._ids(task, batch)})
             return [message.message_id for message in batch]
-        worker = worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
-        seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
+        worker = self._worker_of(task, batch, database)
+        seconds = (self.invocation or self._numbers_of(task).function_timeout).total_seconds()
         invocation = Invocation(f"00000000-0000-4000-8000-{next(self._numbers):012}", seconds)
         self._queues.trace = trace
         try:
@@ -171,6 +178,31 @@ class Lanes:
                 return worker.handle(deliveries, invocation).kept
         finally:
             self._queues.trace = outer
+
+    def _worker_of(
+        self, task: Task[Any, Any], batch: Sequence[QueuedMessage], database: Database
+    ) -> Worker | SweepWorker | Group:
+        """Return what the function of the task, or of its place, has."""
+        if task.place is None:
+            return worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
+        side = database.another()
+
+        def worker(kind: type[Worker], member: Task[Any, Any]) -> Worker:
+            self.killer.start(member.type)
+            made = self._instrumented(member, batch)
+            return kind(made, database, self._queues, self._prefix, bus=self._bus, side=side)
+
+        types = {name: member.type for member in self._members_of(task) for name in member.types}
+        return Group(types, self._queues, self._prefix, load=self.known.get, worker=worker)
+
+    def _members_of(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
+        """Return the known tasks that share the function of a task."""
+        if task.place is None:
+            return [task]
+        return [member for member in self.known.tasks.values() if member.place == task.place]
+
+    def _numbers_of(self, task: Task[Any, Any]) -> Numbers:
+        return task.numbers if task.place is None else numbers_of(task.place, self._members_of(task))
 
     def _instrumented(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> Task[Any, Any]:
         """Return the task with a function that causes the test's faults and records the result."""
@@ -236,10 +268,11 @@ class Lanes:
             self._handle_copy(task, batch)
         if (fault := self._faults.find(task.type, FaultKind.LATE_ACKNOWLEDGEMENT)) is not None:
             fault.strikes()
-            self._stand_still(task.numbers.visibility)
+            visibility = self._numbers_of(task).visibility
+            self._stand_still(visibility)
             with Database(self._url) as database:  # another process's
                 for message in batch:
-                    self._queues.take(message, task.numbers.visibility.total_seconds())
+                    self._queues.take(message, visibility.total_seconds())
                 self._handle(task, database, batch)
 
     def _clean_up_process(self) -> None:
@@ -261,7 +294,7 @@ class Lanes:
         return task
 
     def _lanes(self, task: Task[Any, Any]) -> list[str]:
-        return [lane_name(self._prefix, queue, type_) for type_ in task.types for queue in task.lanes]
+        return [lane for type_ in task.types for lane in lanes_of(self._prefix, task, type_)]
 
     def _ids(self, task: Task[Any, Any], batch: Iterable[QueuedMessage]) -> list[str]:
         ids = []
@@ -269,6 +302,7 @@ class Lanes:
             with suppress(JobError):
                 message = decode(queued.entry.body)
                 tick = message.tick
-                id_ = tick_id(task, message.type, tick, queued.sent_at) if tick else message.id
+                of = task if message.type in task.types else self.known.get(message.type)
+                id_ = tick_id(of, message.type, tick, queued.sent_at) if tick else message.id
                 ids.append(id_ or queued.message_id)
         return ids

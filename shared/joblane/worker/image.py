@@ -7,7 +7,7 @@ from joblane.installation import version
 
 OTHER = (
     "the image has another version of joblane than the deploy of this function. The deploy creates the database's "
-    "functions, and keeps those of the previous release only: build the image with the deployed version"
+    "functions, and also keeps the functions of the previous release: build the image with the deployed version"
 )
 
 

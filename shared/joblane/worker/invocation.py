@@ -24,12 +24,14 @@ class Invocation:
     ``id_``: the ``request_id`` of its runs. ``seconds``: the time after which the host kills the process.
     """
 
-    __slots__ = ("ends", "id")
+    __slots__ = ("ends", "id", "is_shared")
 
     def __init__(self, id_: str, seconds: float) -> None:
         self.id = id_
         self.ends = time.monotonic() + seconds
         """The time of the kill, a value of ``time.monotonic()``."""
+        self.is_shared = False
+        """True if it has messages of several types: each worker handles some of them."""
 
 
 @dataclass

@@ -21,12 +21,21 @@ WAIT_SECONDS = 60
 
 
 class Router:
-    """``routes``: each type that accepts external messages → its queues, home queue first."""
+    """``routes``: each type that accepts external messages → its queues, home queue first.
 
-    def __init__(self, routes: Mapping[str, Sequence[str]], sqs: Sqs, prefix: str) -> None:
+    ``unknown``: what is wrong with another type, after the words "no task 'data:export'".
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Sequence[str]],
+        sqs: Sqs,
+        prefix: str,
+        unknown: str = "takes messages from a front door",
+    ) -> None:
         self._routes = {type_: [Queue(queue) for queue in queues] for type_, queues in routes.items()}
         self._sqs = sqs
-        self._prefix = prefix
+        self._prefix, self._problem = prefix, unknown
         self._logger = telemetry.logger()
 
     @property
@@ -72,7 +81,7 @@ class Router:
 
         near = get_close_matches(type_, self._routes, n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"no task {type_!r} takes messages from a front door{hint}"
+        return f"no task {type_!r} {self._problem}{hint}"
 
     def _entry(self, delivery: Received) -> Entry:
         route = self._route(delivery)

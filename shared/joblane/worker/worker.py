@@ -17,7 +17,7 @@ from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import TaskCancelled, sqlstate, text_of
-from joblane.names import SWEEP, lane_name
+from joblane.names import SWEEP, queue_of
 from joblane.quotas import FINISH_MARGIN, LEASE_MARGIN
 from joblane.record.driver.connection import ADVICE, ROLLED_BACK, TIMED_OUT, is_of_row
 from joblane.record.driver.database import DATABASE_ERRORS
@@ -39,6 +39,7 @@ from joblane.worker.verdict import decide
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
+    from joblane.names import Queue
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.flow.free_slots import LimitNames
@@ -63,10 +64,15 @@ class WorkerOptions(TypedDict, total=False):
     """The report of the invocations. None: a new one."""
     bus: EventBus | None
     """Gets the events of ended tasks. None: the worker sends none."""
+    side: Database | None
+    """The second connection to the database, if several workers of a process share it. None: one of its own."""
 
 
 class Worker:
     """Serves one task type."""
+
+    claim = staticmethod(claim)
+    """Decides on messages. Another worker may decide in another way."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -76,19 +82,22 @@ class Worker:
         self.log = options.get("log") or RunLog(task)
         self._wakes = task.type != SWEEP  # it plans its next run itself, and would wake itself for ever
         producer, printed = Producer.within(database, sqs, prefix, task), options.get("printed")
-        side, alarm = database.another(), Alarm()
+        side, alarm = options.get("side") or database.another(), Alarm()
         self.runner = Runner(task, database, side, alarm, producer, self.log, printed, self.wake, call_of(task))
         self.ends = Ends(task, database, options.get("bus"), alarm, printed)
-        self.lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
         """Handle the messages of an invocation, which are in one lane."""
         if not deliveries:
             return BatchResponse()
-        self.runner.producer.keeps_chain = len(deliveries) == 1
-        batch = Batch(self, invocation)
+        self.runner.producer.keeps_chain = len(deliveries) == 1 and not invocation.is_shared
+        batch = Batch(self, invocation, deliveries[0].queue)
         batch.handle(deliveries)
-        return batch.respond(deliveries[0].queue)
+        return batch.respond()
+
+    def queue_of(self, lane: str) -> Queue:
+        """Return the queue of tasks that are new in ``lane``."""
+        return queue_of(self.prefix, lane)
 
     def wake(self) -> None:
         """Make sure that a sweep follows a write."""
@@ -101,11 +110,18 @@ class Worker:
         return self.database.call(statement, *args, **kwargs)
 
 
+def has_time(task: Task[Any, Any], invocation: Invocation) -> bool:
+    """True if a run of ``task`` that starts now ends before the invocation does, even if it takes all its timeout."""
+    needed = min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
+    return invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS >= needed
+
+
 class Batch:
     """The messages of one invocation: it reads, claims, runs and finishes them, and responds."""
 
-    def __init__(self, worker: Worker, invocation: Invocation) -> None:
+    def __init__(self, worker: Worker, invocation: Invocation, lane: str) -> None:
         self._worker, self._task, self._invocation = worker, worker.task, invocation
+        self._lane, self._queue = lane, worker.queue_of(lane)
         self._response = BatchResponse()
         self._slow_claims = 0
         """Claims that have exceeded the time limit of a statement."""
@@ -130,21 +146,19 @@ class Batch:
             for undecided in self._run({id_: delivery}).values():
                 self._response.keep(undecided, 0)
 
-    def respond(self, queue: str) -> BatchResponse:
-        """Report the ends, and return the response. ``queue``: the lane of the messages."""
+    def respond(self) -> BatchResponse:
+        """Report the ends, and return the response."""
         worker, response = self._worker, self._response
         if response.visibility:
-            worker.sqs.set_visibility(queue, response.visibility)
-        worker.log.write(worker.lanes[queue], self._recorded, self._archived)
+            worker.sqs.set_visibility(self._lane, response.visibility)
+        worker.log.write(self._queue, self._recorded, self._archived)
         if self._ends:
             worker.ends.follow(self._ends, self._invocation)
         return response
 
     def _has_no_time(self) -> bool:
         """True if the database is slow, not a row, or if slow claims have left too little time for a run."""
-        needed = min(self._task.timeout, self._task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
-        left = self._invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS
-        return self._slow_claims > MOST_SLOW_CLAIMS or left < needed
+        return self._slow_claims > MOST_SLOW_CLAIMS or not has_time(self._task, self._invocation)
 
     # --- Read ------------------------------------------------------------------------------------------------------
 
@@ -194,7 +208,7 @@ class Batch:
         runs = [run for run in claimed if run.claim.verdict is Verdict.RUN]
         worker.log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
-            run.execute(worker.runner, worker.lanes[run.received.queue], self._invocation)
+            run.execute(worker.runner, self._queue, self._invocation)
             if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
                 self._finish([run])
                 self._free(run, run.claim.limits)
@@ -223,9 +237,9 @@ class Batch:
         """Claim all messages in one statement, in order. None: one is refused or too large, so claim each alone."""
         if not deliveries:
             return []
-        task, lanes = self._task, self._worker.lanes
+        task, queue = self._task, self._queue
         arrivals = [
-            arrival(task, each.message, id_, lanes[each.queue], tenant=each.group, dead_generation=each.dead_generation)
+            arrival(task, each.message, id_, queue, tenant=each.group, dead_generation=each.dead_generation)
             for id_, each in deliveries.items()
             if each.message is not None
         ]
@@ -233,7 +247,7 @@ class Batch:
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(claim, arrivals, lease, self._invocation.id, token)
+            claims = self._worker.database.call_again(self._worker.claim, arrivals, lease, self._invocation.id, token)
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out

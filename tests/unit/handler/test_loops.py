@@ -152,5 +152,5 @@ def test_a_timeout_of_ten_hours_limits_the_retries() -> None:
 
 
 def test_a_resumable_task_has_a_batch_size_of_one() -> None:
-    with pytest.raises(DeclarationError, match="batch_size: a resumable task takes its function for itself"):
+    with pytest.raises(DeclarationError, match="batch_size: a resumable task takes an invocation for itself"):
         task("data:import", resumable=True, batch_size=2)(data_import)

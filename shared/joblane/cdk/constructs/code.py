@@ -16,6 +16,7 @@ from joblane.cdk.packaging import Package, Packages
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.project import Project
 from joblane.tasks.function import Function
+from joblane.tasks.places import places_text
 from joblane.tasks.task import Task
 
 RUNTIME = lambda_.Runtime.PYTHON_3_13
@@ -53,6 +54,7 @@ class Shared(Construct):
         packages = workload.packages
         check_images(workload.stage, workload.project, workload.tasks.values())
         self.stage, self.project, self.access = workload.stage, workload.project, access
+        self.places = places_text(workload.tasks.values())
         self.architecture = ARCHITECTURES[self.stage.architecture]
         self.hash, self._package = packages.code.hash, packages.code
         self._codes: dict[str, lambda_.Code] = {}

@@ -7,7 +7,6 @@ from typing import Any
 from aws_cdk import Aws, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_scheduler as scheduler
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from joblane.cdk.constructs.queue_pair import dead_letter_queue, queue_arn
@@ -60,8 +59,8 @@ class CronGroup(Construct):
         )
 
 
-def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], lane: sqs.IQueue, name: str) -> None:
-    """Add the declared schedules of ``task``, which send to ``lane`` with the ``name``, and a role for all of them.
+def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], lane: str, name: str) -> None:
+    """Add the declared schedules of ``task``, which send to the lane ``name`` with the ARN ``lane``, and their role.
 
     A declared schedule is one EventBridge schedule, or two if its cron text needs two expressions. The ticks of both
     carry the same schedule name, so a time that matches both expressions becomes one task. On a local stage the
@@ -82,7 +81,7 @@ def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], l
                 schedule_expression_timezone=schedule.timezone,
                 flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
                 target=scheduler.CfnSchedule.TargetProperty(
-                    arn=lane.queue_arn,
+                    arn=lane,
                     role_arn=role.role_arn,
                     input=tick_message(task, schedule),
                     retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(

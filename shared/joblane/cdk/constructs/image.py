@@ -21,7 +21,7 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.settings.images import EXAMPLE, Dockerfile, EcrAddress
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.project import Project
-from joblane.tasks.place import places_of
+from joblane.tasks.places import places_of
 from joblane.tasks.task import Task
 
 ENTRY_POINT = ["python", "-m", "awslambdaric"]
@@ -35,8 +35,8 @@ BYTECODE = "**/__pycache__"
 
 
 def check_images(stage: Stage, project: Project, tasks: Iterable[Task[Any, Any]]) -> None:
-    """Raise :class:`StageError` if the stage lacks the image of a place, if no place runs one, or if there is no such
-    Dockerfile. A local stage needs no images."""
+    """Raise :class:`StageError` if the stage lacks the image of a place, has one that no place declares, or names a
+    Dockerfile that does not exist. A local stage needs no images."""
     if stage.local:
         return
     where = f"stage {stage.name!r}: images"
@@ -50,7 +50,7 @@ def check_images(stage: Stage, project: Project, tasks: Iterable[Task[Any, Any]]
     for name, image in stage.images.items():
         if name not in used:
             raise StageError(
-                f"{where}: {name}: no place declares it; those of places are {', '.join(sorted(used)) or 'none'}; "
+                f"{where}: {name}: no place declares it; places declare {', '.join(sorted(used)) or 'none'}; "
                 f"declare Lambda(…, image={name!r}), or leave it out"
             )
         if isinstance(image, Dockerfile):
@@ -70,7 +70,7 @@ def _check_dockerfile(where: str, folder: Path, dockerfile: str) -> None:
 def image_code(scope: Construct, stage: Stage, project: Project, name: str, command: str) -> lambda_.Code:
     """Return the image ``name`` of the stage as the code of a function in ``scope``. It starts with ``command``.
 
-    The working directory stays that of the image.
+    The image decides the working directory.
     """
     image = stage.images[name]
     if isinstance(image, str):

@@ -5,7 +5,7 @@ The only task that this module names is the sweep.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
@@ -34,10 +34,20 @@ from joblane.cdk.settings.database import OwnDatabase
 from joblane.cdk.shares import shares
 from joblane.cdk.templates import COSTS, SETTINGS, Extra
 from joblane.inspector.person import PAGE_ROLE
-from joblane.names import SWEEP, SYSTEM_TYPES, Queue, dead_letter_name, front_door_name, lane_name, slug_of
+from joblane.names import (
+    SWEEP,
+    SYSTEM_TYPES,
+    Queue,
+    dead_letter_name,
+    front_door_name,
+    lane_name,
+    own_lane_name,
+    slug_of,
+)
 from joblane.quotas import FRONT_DOOR, MAX_BATCH, MIN_CONCURRENCY
 from joblane.record.migrations import newest
 from joblane.tasks.function import Function
+from joblane.tasks.places import numbers_of, places_of
 from joblane.tasks.task import EVERY_LANE, Task
 
 MEASURING = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl"]
@@ -100,7 +110,17 @@ class Jobs(Construct):
             str(queue): self._add_producer_policy(self, str(queue), [front_door.name])
             for queue, front_door in self._front_doors.items()
         }
-        task_functions = {task.type: self._add_task(task) for task in tasks.values()}
+        places = places_of(tasks.values())
+        for place in places:
+            if place.name in functions:
+                raise SynthError(f"{place.what}: name: it is the name of the function {place.name!r}; choose another")
+        alone = ([task] for task in tasks.values() if task.place is None)
+        task_functions = {
+            task.type: function
+            for members in (*alone, *places.values())
+            for function in [self._add_tasks(members)]
+            for task in members
+        }
         own = {name: self._add_function(name, declared) for name, declared in functions.items()}
         self.functions: dict[str, lambda_.Function] = {
             name: function.function for name, function in {**task_functions, **own}.items()
@@ -110,7 +130,7 @@ class Jobs(Construct):
             for pair in (*self._front_doors.values(), *self._lanes.values())
         }
         others = [self._router.name, self.migration.name]
-        self.function_names = sorted([*others, *(function.name for function in {**task_functions, **own}.values())])
+        self.function_names = sorted({*others, *(function.name for function in {**task_functions, **own}.values())})
 
     @property
     def variables(self) -> frozenset[str]:
@@ -156,54 +176,74 @@ class Jobs(Construct):
 
     # --- Task types ------------------------------------------------------------------------------------------------
 
-    def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
-        """Add the task's function, lanes, schedules and producers' policies.
+    def _add_tasks(self, tasks: Sequence[Task[Any, Any]]) -> TaskFunction:
+        """Add the function of a task, or of all tasks of a place, with lanes, schedules and producers' policies.
 
-        A renamed type keeps the lanes of its old name, read by the same function. They stay in the old name's part and
-        scope, so they are the same queues to CloudFormation.
+        A renamed type keeps the lanes of its old name, read by the same function, and so do the types that a place
+        drains. They stay in the old name's part and scope, so they are the same queues to CloudFormation.
         """
-        scopes = {type_: self._parts.new_scope(type_, slug_of(type_)) for type_ in task.types}
-        scope = scopes[task.type]
-        function = TaskFunction(scope, "Function", self._shared, task)
+        place = tasks[0].place
+        numbers = tasks[0].numbers if place is None else numbers_of(place, tasks)
+        scopes = {type_: self._parts.new_scope(type_, slug_of(type_)) for task in tasks for type_ in task.types}
+        home = scopes[tasks[0].type] if place is None else self._parts.new_scope(place.name, place.name)
+        function = TaskFunction(home, "Function", self._shared, tasks, numbers)
         function.function.node.add_dependency(self.migration.run)
-        for type_ in task.types:
-            for queue in task.lanes:
-                self._lanes[type_, queue] = self._add_lane(scopes[type_], task, type_, queue, function)
-            self.producer_policies[type_] = self._add_producer_policy(
-                scopes[type_], slug_of(type_), self._with_sweep(self._lanes_of(task, type_))
-            )
-        if task.schedules:
-            home = self._lanes[task.type, task.queue]
-            add_schedules(scope, group=self._cron, task=task, lane=home.queue, name=home.name)
-        self._grant(task, function)
+        lanes: dict[str, QueuePair] = {}
+        for task in tasks:
+            for type_ in task.types:
+                for queue in task.lanes:
+                    name = lane_name(self.stage.prefix, queue, type_)
+                    if name not in lanes:
+                        in_home = place is not None or type_ == task.type
+                        scope = home if place is not None else scopes[type_]
+                        lanes[name] = self._add_lane(scope, name, task, queue, function, in_home=in_home)
+                    self._lanes[type_, queue] = lanes[name]
+                    if place is not None and type_ in place.drains:
+                        own = own_lane_name(self.stage.prefix, queue, type_)
+                        self._add_lane(scopes[type_], own, task, queue, function, in_home=False)
+                self.producer_policies[type_] = self._add_producer_policy(
+                    scopes[type_], slug_of(type_), self._with_sweep(self._lanes_of(task, type_))
+                )
+            if task.schedules:
+                lane = self._lanes[task.type, task.queue]
+                arn = lane.queue.queue_arn if place is None else queue_arn(lane.name)
+                add_schedules(scopes[task.type], group=self._cron, task=task, lane=arn, name=lane.name)
+        self._grant(tasks, function)
         return function
 
     def _add_lane(
-        self, scope: Construct, task: Task[Any, Any], type_: str, queue: Queue, function: TaskFunction
+        self,
+        scope: Construct,
+        name: str,
+        task: Task[Any, Any],
+        queue: Queue,
+        function: TaskFunction,
+        *,
+        in_home: bool,
     ) -> QueuePair:
-        """Add the SQS queue of ``type_`` in ``queue``, with ``function`` as its consumer."""
-        name, id_ = lane_name(self.stage.prefix, queue, type_), f"Lane{queue.capitalize()}"
+        """Add the SQS queue ``name``, with ``function`` as its consumer. ``in_home``: both are in the same part."""
+        id_ = f"Lane{queue.capitalize()}"
         lane = QueuePair(
             scope,
             id_,
             stage=self.stage,
             name=name,
-            visibility=task.numbers.visibility,
-            max_receive_count=task.numbers.max_receive_count,
+            visibility=function.numbers.visibility,
+            max_receive_count=function.numbers.max_receive_count,
             closed_to=None if task.front_door else self._router.role.role_arn,
         )
-        numbers = {"batch_size": task.batch_size, "max_concurrency": self.shares.get(name, MIN_CONCURRENCY)}
-        if type_ == task.type:
-            lane.add_mapping(function.function.function_arn, **numbers)
-        else:  # an alias, which has no share
-            self._add_mapping_of_alias(lane, function, f"{slug_of(type_)}{id_}", **numbers)
+        of_mapping = {"batch_size": task.batch_size, "max_concurrency": self.shares.get(name, MIN_CONCURRENCY)}
+        if in_home:
+            lane.add_mapping(function.function.function_arn, **of_mapping)
+        else:  # a former lane, which has no share
+            self._add_mapping_of_former_lane(lane, function, f"{scope.node.id}{id_}", **of_mapping)
         function.allow(RECEIVING, [queue_arn(name)])
         # the function sends a message without an id again, with an id, and then deletes the first
         function.permit(send_statement([name, dead_letter_name(name)]))
         return lane
 
-    def _add_mapping_of_alias(self, lane: QueuePair, function: TaskFunction, id_: str, **numbers: int) -> None:
-        """Add the mapping of an alias's lane, outside of the parts.
+    def _add_mapping_of_former_lane(self, lane: QueuePair, function: TaskFunction, id_: str, **numbers: int) -> None:
+        """Add the mapping of the lane of an alias, or of a type that its place drains, outside of the parts.
 
         Lane and function can be in two parts. In one of them the mapping would make it depend on the other, and two
         renamed types could make two parts depend on each other.
@@ -237,27 +277,29 @@ class Jobs(Construct):
             statements=[*with_keys(self.stage, send_statement(queues))],
         )
 
-    def _grant(self, task: Task[Any, Any], function: TaskFunction) -> None:
-        """Allow what the task declares, and what Joblane's own tasks need."""
-        for name in task.grants.buckets:
-            granted = _look_up(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
+    def _grant(self, tasks: Sequence[Task[Any, Any]], function: TaskFunction) -> None:
+        """Allow what the tasks of a function declare, and what Joblane's own tasks need."""
+        buckets = [(name, task.type) for task in tasks for name in task.grants.buckets]
+        for name, type_ in dict(reversed(buckets)).items():
+            granted = _look_up(self._buckets, name, f"task {type_!r}: grants.buckets: no bucket")
             grant_objects(function, granted, reads=False)
-        self._grant_enqueue(task, function)
-        if task.type.startswith(SYSTEM_TYPES):  # it shows and sends no message
+        self._grant_enqueue(tasks, function)
+        if any(task.type.startswith(SYSTEM_TYPES) for task in tasks):  # it shows and sends no message
             function.allow(MEASURING, [queue_arn(front_door.name) for front_door in self._front_doors.values()])
-        if task.grants.dead_letters:
+        if any(task.grants.dead_letters for task in tasks):
             self._grant_dead_letters(function, takes=True)
-        if self._events and (task.events or task.type == SWEEP):  # the sweep sends what the others could not
+        sweeps = any(task.type == SWEEP for task in tasks)
+        if self._events and (sweeps or any(task.events for task in tasks)):  # the sweep sends what others could not
             self._events.allow_sending(function)
-        if task.type == SWEEP:
+        if sweeps:
             function.allow(MEASURING, self._every_lane())
             self._grant_dead_letters(function, takes=False)
 
-    def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
+    def _grant_enqueue(self, tasks: Sequence[Task[Any, Any]], function: TaskFunction) -> None:
         """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, of those that the end of
         a task can start, and waking the sweep."""
-        follows = (task.follower,) if task.follower else ()
-        if EVERY_LANE in task.grants.enqueue:  # and their DLQs: by a name pattern that no front door matches
+        if any(EVERY_LANE in task.grants.enqueue for task in tasks):
+            # and their DLQs: by a name pattern that no front door matches
             function.allow(SENDING, self._every_lane())
             acknowledge_wildcards(
                 function.role,
@@ -266,9 +308,13 @@ class Jobs(Construct):
                 "their messages, and without permission for a lane SQS does not say that the lane no longer exists.",
             )
             return
-        problem = f"task {task.type!r}: grants.enqueue: no task"
-        wanted = [_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
-        self._grant_sending(function, list(dict.fromkeys([*wanted, *self._limited_with(task)])))
+        wanted: list[Task[Any, Any]] = []
+        for task in tasks:
+            problem = f"task {task.type!r}: grants.enqueue: no task"
+            follows = (task.follower,) if task.follower else ()
+            wanted += (_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows))
+            wanted += self._limited_with(task)
+        self._grant_sending(function, list(dict.fromkeys(wanted)))
 
     def _limited_with(self, task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:
         """Yield the tasks that the end of this one can start: its own if it has limits, and others that share one."""

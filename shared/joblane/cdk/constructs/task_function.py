@@ -1,4 +1,4 @@
-"""The Lambda functions: one for each task type, and the base of all functions."""
+"""The Lambda functions: one for each task type or place, and the base of all functions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
 from joblane.inspector.person import PAGE_ROLE
 from joblane.installation import version
-from joblane.names import SWEEP, function_name, log_group_name
+from joblane.names import PLACE, PLACES, SWEEP, function_name, log_group_name
 from joblane.project import FUNCTIONS
-from joblane.quotas import rounded_up
+from joblane.quotas import Numbers, rounded_up
 from joblane.settings import EVENT_BUS, MAIL_FROM, NO_IPV4, SCHEDULES, SECRETS, SWEEP_MINUTES, VERSION
 from joblane.tasks.task import Task
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
     *(EVENT_BUS, PAGE_ROLE, SWEEP_MINUTES, VERSION),
-    "JOBLANE_TASK",
+    *("JOBLANE_TASK", PLACE, PLACES),
 )
 """Environment variables that Joblane sets in functions."""
 ENTRY = "joblane.worker.lambda_entry.handler"
@@ -110,6 +110,7 @@ class JobFunction(Construct):
                 **({NO_IPV4: "true"} if place and place.ipv6 and not place.ipv4 else {}),
                 **({SECRETS: _references(secrets)} if secrets else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
+                **({PLACES: shared.places} if shared.places else {}),
                 "JOBLANE_PREFIX": stage.prefix,
                 **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
@@ -151,28 +152,36 @@ class JobFunction(Construct):
 
 
 class TaskFunction(JobFunction):
-    """The only consumer of a task type's lanes. Its handler is generic; its environment names the task."""
+    """The only consumer of the lanes of a task type, or of a place. Its handler is generic; its environment names it.
 
-    def __init__(self, scope: Construct, id_: str, shared: Shared, task: Task[Any, Any]) -> None:
-        stage = shared.stage
-        sender = stage.ses_sender if task.grants.mail else None
+    ``tasks``: the task, or all tasks of the place. ``numbers``: of the task or the place.
+    """
+
+    def __init__(
+        self, scope: Construct, id_: str, shared: Shared, tasks: Sequence[Task[Any, Any]], numbers: Numbers
+    ) -> None:
+        stage, first = shared.stage, tasks[0]
+        self.numbers = numbers
+        sender = stage.ses_sender if any(task.grants.mail for task in tasks) else None
+        settings = dict.fromkeys(name for task in tasks for name in task.environment)
         super().__init__(
             scope,
             id_,
             shared,
-            name=function_name(stage.prefix, task.type),
-            description=f"Runs {task.type}",
+            name=function_name(stage.prefix, first.type),
+            description=f"Runs {first.type}" if first.place is None else f"Runs {len(tasks)} task types",
             handler=ENTRY,
-            timeout=task.numbers.function_timeout,
-            memory_mb=task.memory_mb,
+            timeout=numbers.function_timeout,
+            memory_mb=first.memory_mb,
             environment={
-                **{name: stage.settings[name] for name in task.environment if name in stage.settings},
-                "JOBLANE_TASK": task.type,
+                **{name: stage.settings[name] for name in settings if name in stage.settings},
+                **({"JOBLANE_TASK": first.type} if first.place is None else {PLACE: first.place.name}),
                 **({MAIL_FROM: sender} if sender else {}),
             },
             login=shared.access.functions,
-            image=task.place.image if task.place else None,
-            recursive=task.allows_loops or task.type == SWEEP,  # all other duties of a stage depend on the sweep
+            image=first.place.image if first.place else None,
+            # all other duties of a stage depend on the sweep
+            recursive=any(task.allows_loops or task.type == SWEEP for task in tasks),
         )
         if sender:
             self._grant_mail(sender)

@@ -98,7 +98,7 @@ def image(name: str, address: EcrAddress, architecture: str, found: Found | None
         yield refused(
             what,
             f"{address.digest} is for {found.platform}, and the functions of the stage are for {wanted}",
-            f"{build}; or set the stage's architecture to that of the image",
+            f"{build}; or set the stage's architecture to match the image",
         )
 
 

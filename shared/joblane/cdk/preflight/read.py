@@ -160,7 +160,8 @@ def synthesise(
     images: Mapping[str, str] | None = None,
 ) -> str:
     """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy. ``move``: the
-    time of a deploy that moves the stage to another database. ``images``: addresses that replace those of the stage.
+    time of a deploy that moves the stage to another database. ``images``: addresses that replace images of the
+    stage, by their names.
 
     Return the text that the app prints: the concurrency of each lane, and settings that are still open.
     """

@@ -50,8 +50,8 @@ def load_stage(
     """Return the settings of stage ``name``, as ``kind`` has them.
 
     ``stages``: the object of ``cdk.json``. ``declared``: the names that tasks declare in ``environment``. A local stage
-    takes their values from ``environ`` first. ``images``: they replace those of ``stages``, by their names. Raises
-    :class:`StageError`.
+    takes their values from ``environ`` first. ``images``: they replace images of ``stages``, by their names.
+    Raises :class:`StageError`.
     """
     if not isinstance(stages, Mapping) or not stages:
         raise StageError("cdk.json: context.stages: an object with one entry per stage is required")
@@ -110,8 +110,8 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 def _check_region(stage: Stage, region: str) -> None:
     """Refuse zones, keys, images and restored copies outside of the region of the credentials, ``ipv6`` where it is not known
     to work, and a budget that CloudFormation does not know."""
-    for problem in stage.wrong_regions(region):
-        raise StageError(f"cdk.json: stage {stage.name!r}: {problem}")
+    for wrong in stage.wrong_regions(region):
+        raise StageError(f"cdk.json: stage {stage.name!r}: {wrong}")
     if stage.monitoring and stage.monitoring.budget and (problem := budget_problem(region)):
         raise StageError(f"cdk.json: stage {stage.name!r}: monitoring.budget: {problem}")
     if stage.network is None:

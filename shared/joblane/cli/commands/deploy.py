@@ -53,7 +53,7 @@ Images = Annotated[
     typer.Option(
         "--image",
         metavar="NAME=ADDRESS",
-        help="Address of a container image with its digest, which replaces that of the stage's `images`. Repeatable.",
+        help="Address with a digest, which replaces the image NAME of the stage. Repeatable.",
     ),
 ]
 

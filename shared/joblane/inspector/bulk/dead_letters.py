@@ -36,6 +36,7 @@ from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE, Received
 from joblane.sqs.tick import tick_id
+from joblane.tasks.places import lanes_of
 from joblane.tasks.task import Task
 from joblane.worker.outcome import normalised
 
@@ -171,16 +172,19 @@ def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
 
 
 def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[str] = ()) -> list[str]:
-    """The dead-letter queues that can hold messages of ``types``; of all types if none is given."""
+    """The dead-letter queues that can hold messages of ``types``; of all types if none is given.
+
+    Those of a place are shared by its types, and keep those of types that have moved.
+    """
     wanted = set(types)
     lanes = [
-        lane_name(prefix, queue, type_)
+        lane
         for type_, task in declared(tasks).items()
-        if not wanted or type_ in wanted
-        for queue in task.lanes
+        if not wanted or type_ in wanted or task.place is not None
+        for lane in lanes_of(prefix, task, type_)
     ]
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
-    return [*map(dead_letter_name, [*lanes, *front_doors]), cron_dead_letters(prefix)]
+    return [*map(dead_letter_name, dict.fromkeys([*lanes, *front_doors])), cron_dead_letters(prefix)]
 
 
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]:
@@ -292,12 +296,15 @@ def send_back(
     *,
     room: int,
 ) -> Sent:
-    """Send back the matching dead letters of one queue, at most ``room``, and delete them; delete obsolete ones."""
-    result = Sent()
-    done = [dead_letter.delivery.receipt for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE]
+    """Send back the matching dead letters of one queue, at most ``room``, and delete them.
+
+    Obsolete ones of the filter's types are deleted. Those of another type of the queue's place stay.
+    """
+    result, done = Sent(), list[str]()
     sending: list[tuple[DeadLetter, Entry]] = []
     for dead_letter in dead_letters:
-        if dead_letter.kind is DeadLetterKind.OBSOLETE:
+        if dead_letter.kind is DeadLetterKind.OBSOLETE and (not filter_.types or dead_letter.type in filter_.types):
+            done.append(dead_letter.delivery.receipt)
             continue
         entry = dead_letter.sent_back(prefix, tasks) if wanted(dead_letter, filter_, prefix, tasks) else None
         if entry is None or len(sending) >= room:

@@ -22,7 +22,7 @@ from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel, named_if_slow
 from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
-from joblane.names import SWEEP, Queue, folder_of, function_name, lane_name
+from joblane.names import PLACES, SWEEP, Queue, folder_of, function_name, lane_name, types_at
 from joblane.project import Project
 from joblane.record import schedules, task_types
 from joblane.record.driver.connection import Connection
@@ -35,9 +35,11 @@ from joblane.sqs.message import Received
 from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.sweep.sweep import sweep
 from joblane.tasks import discovery
+from joblane.tasks.places import lanes_of, numbers_of, places_of, places_text
 from joblane.tasks.task import Task
 from joblane.telemetry import TRACE_VARIABLE
-from joblane.worker.invocation import Invocation
+from joblane.worker.group import group_of
+from joblane.worker.invocation import Handle, Invocation
 from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
 from joblane.worker.routes import routes_of
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from joblane.names import Queue
+    from joblane.quotas import Numbers
     from joblane.record.task.claim import Claim
 
 
@@ -101,23 +104,32 @@ def _declared(tasks: Tasks) -> dict[str, Any]:
     prefix = settings.prefix()
     names = {name for task in tasks.values() for name in task.environment}
     given = settings.Settings(names)
+    places = places_of(tasks.values())
     return {
-        "types": {type_: _type(prefix, task) for type_, task in tasks.items()},
+        "functions": {
+            **{task.type: _function(prefix, [task], task.numbers) for task in tasks.values() if task.place is None},
+            **{place.name: _function(prefix, those, numbers_of(place, those)) for place, those in places.items()},
+        },
+        "places": places_text(tasks.values()) or "",
         "routes": routes_of(tasks),
         "settings": dict(given),
         "missing": sorted(names - given.keys()),
     }
 
 
-def _type(prefix: str, task: Task[Any, Any]) -> dict[str, Any]:
+def _function(prefix: str, tasks: Sequence[Task[Any, Any]], numbers: Numbers) -> dict[str, Any]:
+    """``tasks``: those that the function runs, with the same place."""
     return {
-        "lanes": [lane_name(prefix, queue, type_) for queue in task.lanes for type_ in task.types],
-        "batch_size": task.batch_size,
-        "max_concurrency": task.max_concurrency,
-        "visibility_seconds": task.numbers.visibility.total_seconds(),
-        "max_receive_count": task.numbers.max_receive_count,
-        "function_seconds": task.numbers.function_timeout.total_seconds(),
-        "allows_loops": task.allows_loops,
+        "types": [task.type for task in tasks],
+        "lanes": list(
+            dict.fromkeys(lane for task in tasks for type_ in task.types for lane in lanes_of(prefix, task, type_))
+        ),
+        "batch_size": tasks[0].batch_size,
+        "max_concurrency": tasks[0].max_concurrency,
+        "visibility_seconds": numbers.visibility.total_seconds(),
+        "max_receive_count": numbers.max_receive_count,
+        "function_seconds": numbers.function_timeout.total_seconds(),
+        "allows_loops": any(task.allows_loops for task in tasks),
     }
 
 
@@ -238,26 +250,32 @@ class TracedRunLog(RunLog):
         super().write(queue, runs, archived)
 
 
-def serve_worker(channel: Channel, _files: Sequence[int], *, type: str) -> None:  # noqa: A002 - a name of the wire
-    """Serve invocations until the command ends this process. Import errors of the handler are sent to the command."""
+def serve_worker(channel: Channel, _files: Sequence[int], *, function: str) -> None:
+    """Serve invocations until the command ends this process. Import errors of the handler are sent to the command.
+
+    ``function``: a type, or the name of a place.
+    """
     project = Project.here()
     project.activate()
-    # As in its Lambda function. A queue of Django imports its tasks at the start.
-    os.environ.update(JOBLANE_TASK=type, AWS_LAMBDA_FUNCTION_NAME=function_name(settings.prefix(), type))
+    os.environ["AWS_LAMBDA_FUNCTION_NAME"] = function_name(settings.prefix(), function)
     discovery.leave_out_broken()  # the sweep and bulk actions discover all tasks
-    try:
-        with named_if_slow(project.root):
-            task = discovery.load_for_person(type)
-    except JobError as error:
-        channel.send({"kind": "broken", "folder": folder_of(type), "text": str(error)})
-        return
     database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
-    bus = bus_of_environment(brief=True)
-    worker = worker_of(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task), bus=bus)
-    seconds = task.numbers.function_timeout.total_seconds()
+    sqs, prefix, printed, bus = Sqs(), settings.prefix(), Printed(), bus_of_environment(brief=True)
+    handle: Handle
+    if types := types_at(function, os.environ[PLACES]):
+        handle = group_of(types, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog).handle
+    else:
+        os.environ["JOBLANE_TASK"] = function  # as in its Lambda function: a queue of Django imports its tasks
+        try:
+            with named_if_slow(project.root):
+                task = discovery.load_for_person(function)
+        except JobError as error:
+            channel.send({"kind": "broken", "folder": folder_of(function), "text": str(error)})
+            return
+        handle = worker_of(task, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog(task)).handle
     channel.send({"kind": "ready"})
     for given in channel:
         os.environ[TRACE_VARIABLE] = given["trace"]
         deliveries = [Received.of(**parts) for parts in given["messages"]]
-        response = worker.handle(deliveries, Invocation(given["request_id"], seconds))
+        response = handle(deliveries, Invocation(given["request_id"], given["seconds"]))
         channel.send({"kind": "done", "kept": response.kept})

@@ -187,7 +187,7 @@ class Pool:
     async def _invoke(self, process: Process, request_id: str, batch: Sequence[QueuedMessage], trace: str) -> None:
         seconds = self.declared["function_seconds"]
         messages = [message.parts() for message in batch]
-        process.send({"request_id": request_id, "trace": trace, "messages": messages})
+        process.send({"request_id": request_id, "trace": trace, "seconds": seconds, "messages": messages})
         answer: Mapping[str, Any] | None = None
         try:
             answer = await asyncio.wait_for(process.receive(), seconds)

@@ -27,7 +27,7 @@ from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.stack import REGION
 from joblane.local.tools import clean_environment
-from joblane.names import OWN_TYPES, event_bus_name, folder_of
+from joblane.names import OWN_TYPES, PLACES, event_bus_name, folder_of
 from joblane.project import Project
 from joblane.settings import EVENT_BUS
 from joblane.telemetry import METRICS_DISABLED
@@ -175,6 +175,7 @@ class Dev:
             "JOBLANE_STAGE": "local",
             EVENT_BUS: event_bus_name(self._prefix),  # the log shows what is sent to it
             METRICS_DISABLED: "true",
+            PLACES: os.environ.get(PLACES, ""),
         }
 
     def _addresses(self, stage: Mapping[str, Any]) -> dict[str, str]:
@@ -197,7 +198,8 @@ class Dev:
 
     async def _declare(self, declared: Mapping[str, Any]) -> str:
         """Make the queues, and return the address of the database, once it has started."""
-        self._queues.declare(declared["types"])
+        self._queues.declare(declared["functions"])
+        os.environ[PLACES] = declared["places"]  # the router and the workers read it
         kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in declared["broken"]}
         self._routes = {**kept, **declared["routes"]}
         self._router = Router(self._routes, self._queues, self._prefix)
@@ -208,13 +210,13 @@ class Dev:
 
     def _start(self, declared: Mapping[str, Any], recovered: int) -> None:
         """Serve the declared types: the database is ready."""
-        types = declared["types"]
+        functions = declared["functions"]
         for type_, pool in list(self._pools.items()):
-            if type_ not in types and folder_of(type_) not in declared["broken"]:
+            if type_ not in functions and folder_of(type_) not in declared["broken"]:
                 del self._pools[type_]
                 self._keep(pool.close(GRACE_SECONDS))
                 self._log.say(f"{type_} is not declared any more; its messages stay in the queue.", YELLOW)
-        for type_, each in types.items():
+        for type_, each in functions.items():
             if (known := self._pools.get(type_)) is not None:
                 known.declared = each
                 continue
@@ -231,6 +233,7 @@ class Dev:
             )
         if not self._endpoint.ready.is_set():
             given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
+            given |= {PLACES: declared["places"]} if declared["places"] else {}
             env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
             self._banner(declared, recovered)
             self._endpoint.ready.set()
@@ -243,7 +246,8 @@ class Dev:
             pool.serve()
 
     def _banner(self, declared: Mapping[str, Any], recovered: int) -> None:
-        types = [type_ for type_ in declared["types"] if not type_.startswith(OWN_TYPES)]
+        found = (type_ for each in declared["functions"].values() for type_ in each["types"])
+        types = [type_ for type_ in found if not type_.startswith(OWN_TYPES)]
         database, kind = f"{HOST}:{self._postgres.port}", "task type" if len(types) == 1 else "task types"
         self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {len(types)} {kind}")
         self._log.say(f"Your programs:  set -a; . {env_file.shown(self._env_file)}; set +a")
@@ -324,9 +328,9 @@ class Dev:
 
     # --- Processes -------------------------------------------------------------------------------------------------
 
-    async def _start_worker(self, type_: str, on_line: Any) -> Process:
+    async def _start_worker(self, function: str, on_line: Any) -> Process:
         return await self._zygote.spawn(
-            "joblane.local.dev.forked:serve_worker", {"type": type_}, self._environment(), on_line
+            "joblane.local.dev.forked:serve_worker", {"function": function}, self._environment(), on_line
         )
 
     async def _start_page(self, page: DevPage) -> Process:

@@ -1,0 +1,68 @@
+"""The places of a project: their types, their lanes, and the settings that follow from all of their types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from joblane.errors import DeclarationError
+from joblane.names import encode_places, lane_name, own_lane_name
+from joblane.quotas import Numbers
+from joblane.tasks.place import Lambda
+from joblane.tasks.task import Task
+
+
+def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, Any]]]:
+    """Return the places of ``tasks``, each with its tasks."""
+    places: dict[Lambda, list[Task[Any, Any]]] = {}
+    for task in tasks:
+        if task.place is not None:
+            places.setdefault(task.place, []).append(task)
+    return places
+
+
+def lanes_of(prefix: str, task: Task[Any, Any], type_: str) -> list[str]:
+    """Return the lanes from which the task's function receives messages of ``type_``, the task's type or an alias.
+
+    The lanes that its place drains are the last.
+    """
+    lanes = [lane_name(prefix, queue, type_) for queue in task.lanes]
+    if task.place is not None and type_ in task.place.drains:
+        lanes += [own_lane_name(prefix, queue, type_) for queue in task.lanes]
+    return lanes
+
+
+def places_text(tasks: Iterable[Task[Any, Any]]) -> str | None:
+    """Return the value of :data:`~joblane.names.PLACES`. None: no task runs on a place."""
+    places = {place.name: [task.types for task in members] for place, members in places_of(tasks).items()}
+    return encode_places(places) if places else None
+
+
+def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:
+    """Return the settings of the function and the lanes of ``place``, which runs ``tasks``."""
+    return Numbers.of_place({task.type: task.numbers for task in tasks}, place.what)
+
+
+def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
+    """Check what the declaration of one task cannot see. Raises :class:`DeclarationError`."""
+    names: dict[str, tuple[Lambda, str]] = {}
+    for place, members in places_of(tasks).items():
+        other, type_ = names.setdefault(place.name, (place, members[0].type))
+        if other != place:
+            raise DeclarationError(
+                f"{place.what}: name: tasks {type_!r} and {members[0].type!r} run on two places of this name with "
+                "different options; declare the place once and import it in both handlers"
+            )
+        numbers_of(place, members)
+        doors = {task.front_door: task.type for task in members}
+        if len(doors) > 1:
+            raise DeclarationError(
+                f"{place.what}: front_door: {doors[True]!r} takes external messages and {doors[False]!r} does not, and "
+                "their lane is one: who may send to it may start both; give them two places, or the same front_door"
+            )
+        here = {type_ for task in members for type_ in task.types}
+        for type_ in place.drains:
+            if type_ not in here:
+                raise DeclarationError(
+                    f"{place.what}: drains: {type_!r} does not run here; it runs {', '.join(sorted(here))}"
+                )

@@ -1,0 +1,121 @@
+"""The worker of a place: it gives each message to the worker of its type.
+
+The handler of a type is imported with its first message, so that a process holds only the code of the types that it
+runs. A handler that cannot be imported keeps its own messages in the queue, and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from joblane import telemetry
+from joblane.errors import UnknownTypeError, text_of
+from joblane.worker.invocation import BatchResponse, growing_seconds
+from joblane.worker.router import Router
+from joblane.worker.run_log import RunLog
+from joblane.worker.worker import Worker, has_time
+
+if TYPE_CHECKING:
+    from joblane.enqueue.event_bus import EventBus
+    from joblane.record.driver.database import Database
+    from joblane.sqs.client import Sqs
+    from joblane.sqs.message import Received
+    from joblane.tasks.task import Task
+    from joblane.worker.invocation import Invocation
+    from joblane.worker.printed import Printed
+
+NOT_IMPORTED = "the handler cannot be imported; its messages stay in the queue, and its other types still run"
+
+
+class Group:
+    """Serves the task types of a place.
+
+    ``types``: each type and alias that runs here → its type. ``load``: imports the handler of a type and returns its
+    task. ``worker``: makes the worker of a task, of the given class.
+    """
+
+    def __init__(
+        self,
+        types: Mapping[str, str],
+        sqs: Sqs,
+        prefix: str,
+        *,
+        load: Callable[[str], Task[Any, Any]],
+        worker: Callable[[type[Worker], Task[Any, Any]], Worker],
+    ) -> None:
+        self._types, self._sqs, self._load, self._worker = types, sqs, load, worker
+        self._strangers = Router({}, sqs, prefix, unknown="is declared")
+        self._workers: dict[str, Worker] = {}
+
+    def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
+        """Handle the messages of an invocation, which are in one lane. See :meth:`Worker.handle`."""
+        by_type: dict[str | None, list[Received]] = {}
+        for delivery in deliveries:
+            name = None if delivery.message is None else delivery.message.type
+            type_ = self._types.get(name, name) if name else None
+            by_type.setdefault(type_, []).append(delivery)
+        invocation.is_shared = len(by_type) > 1
+        response = BatchResponse()
+        for type_, those in by_type.items():
+            worker = self._strangers if type_ is None else self._worker_of(type_, those, invocation, response)
+            if worker is not None:
+                response.kept += worker.handle(those, invocation).kept
+        if response.visibility:
+            self._sqs.set_visibility(deliveries[0].queue, response.visibility)
+        return response
+
+    def _worker_of(
+        self, type_: str, deliveries: Sequence[Received], invocation: Invocation, response: BatchResponse
+    ) -> Worker | Router | None:
+        """Return the worker of a type. None: it cannot run now, and ``response`` keeps its messages."""
+        if (worker := self._workers.get(type_)) is not None:
+            return worker
+        try:
+            task = self._load(type_)
+        except UnknownTypeError:
+            return self._strangers
+        except (Exception, SystemExit) as error:  # whatever the module of a handler raises
+            telemetry.logger().error(
+                NOT_IMPORTED, extra={"task_type": type_, "error": text_of(error), "messages": len(deliveries)}
+            )
+            for delivery in deliveries:
+                response.keep(delivery, growing_seconds(delivery.receives))
+            return None
+        made = self._workers[type_] = self._worker(self._kind(type_), task)
+        if has_time(task, invocation):
+            return made
+        for delivery in deliveries:  # the import has taken the time of a run
+            response.keep(delivery, 0)
+        return None
+
+    def _kind(self, type_: str) -> type[Worker]:
+        if type_ in self._types.values():
+            return Worker
+        from joblane.worker.parking import ParkingWorker
+
+        return ParkingWorker
+
+
+def group_of(
+    types: Mapping[str, str],
+    database: Database,
+    sqs: Sqs,
+    prefix: str,
+    *,
+    printed: Printed,
+    bus: EventBus | None,
+    log: Callable[[Task[Any, Any]], RunLog] = RunLog,
+) -> Group:
+    """Return the worker of a place, see :class:`Group`. The workers of its types share two connections.
+
+    ``log``: makes the report of each type.
+    """
+    from joblane.tasks.discovery import load
+
+    side = database.another()
+
+    def worker(kind: type[Worker], task: Task[Any, Any]) -> Worker:
+        return kind(task, database, sqs, prefix, printed=printed, log=log(task), bus=bus, side=side)
+
+    return Group(types, sqs, prefix, load=load, worker=worker)
