@@ -6,8 +6,8 @@ from joblane import telemetry
 from joblane.installation import version
 
 OTHER = (
-    "the image has another version of joblane than the deploy of this function. The deploy creates the database's "
-    "functions, and also keeps the functions of the previous release: build the image with the deployed version"
+    "the image has another version of joblane than the deploy of this function, so the database may lack the functions "
+    "that it calls. Build the image with the deployed version"
 )
 
 

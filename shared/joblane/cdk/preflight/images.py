@@ -133,8 +133,9 @@ def findings_on_images(wanted: Wanted, region: str, read: Read) -> Iterator[Find
 def read_image(client: Any, address: EcrAddress) -> Found | None:
     """Return what ECR has of an image; None: nothing.
 
-    The architecture is only in the configuration of the image, which ECR keeps as it keeps layers. Source: BatchGetImage
-    and GetDownloadUrlForLayer, ECR API reference. A request without the media types of an index could fail for one.
+    The architecture is only in the configuration of the image, which ECR stores as it stores layers. Source:
+    BatchGetImage and GetDownloadUrlForLayer, ECR API reference. A request without the media types of an index could
+    fail for an index.
     """
     place = {"registryId": address.account, "repositoryName": address.repository}
     answer = existing(

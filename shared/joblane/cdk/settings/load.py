@@ -108,8 +108,8 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 
 
 def _check_region(stage: Stage, region: str) -> None:
-    """Refuse zones, keys, images and restored copies outside of the region of the credentials, ``ipv6`` where it is not known
-    to work, and a budget that CloudFormation does not know."""
+    """Refuse zones, keys, images and restored copies outside of the region of the credentials, ``ipv6`` where it is not
+    known to work, and a budget that CloudFormation does not know."""
     for wrong in stage.wrong_regions(region):
         raise StageError(f"cdk.json: stage {stage.name!r}: {wrong}")
     if stage.monitoring and stage.monitoring.budget and (problem := budget_problem(region)):

@@ -39,6 +39,7 @@ NOT_LOCAL = {
     "monitoring": "a local stage has no metrics; leave it out",
     "events": "a local stage has a bus of its own, and sends to no webhook; leave it out",
     "kms_key": "an emulator has no keys; leave it out",
+    "images": "an emulator runs the zip files instead; leave it out",
 }
 """Setting that a local stage does not take → the reason."""
 UNWATCHED: Mapping[str, frozenset[str]] = {
@@ -240,10 +241,8 @@ class Stage(Settings):
         if self.local != isinstance(self.database, LocalDatabase):
             yield "database: kind aurora, rds or existing is required; only a local stage uses DATABASE_URL"
         for name, why in NOT_LOCAL.items():
-            if self.local and getattr(self, name) is not None:
+            if self.local and getattr(self, name):
                 yield f"{name}: {why}"
-        if self.local and self.images:
-            yield "images: an emulator runs the zip files instead; leave it out"
         if self.page is not None and self.control is None:
             yield 'page: "control": {} is required with it, because the page calls the control API'
         if isinstance(self.database, OwnDatabase) and self.network is None:

@@ -162,6 +162,7 @@ def schema(
 def deploy(
     context: typer.Context,
     stage: Stage = None,
+    *,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask, as with --require-approval never of the CDK.")
     ] = False,
