@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from joblane.cdk.app import Synthesised
+from joblane.cdk.constructs import image
 from joblane.cdk.constructs.image import PULLING, _inside
 from joblane.cdk.errors import StageError
 from joblane.installation import version
@@ -104,7 +105,7 @@ def test_a_local_stage_runs_the_zip_and_needs_no_image(synth: Synth) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "problem"),
+    ("given", "problem"),
     [
         (f"{ADDRESS}:v7", r"it has no digest. A tag can name another image .* imageTag=TAG"),
         (ADDRESS, "it has no digest"),
@@ -117,8 +118,8 @@ def test_a_local_stage_runs_the_zip_and_needs_no_image(synth: Synth) -> None:
         ({"target": "app"}, "dockerfile: it is required"),
     ],
 )
-def test_an_image_without_a_digest_or_of_another_registry_is_refused(image: Any, problem: str, synth: Synth) -> None:
-    text = refused(synth, images={**KEPT["images"], "shop": image})
+def test_an_image_without_a_digest_or_of_another_registry_is_refused(given: Any, problem: str, synth: Synth) -> None:
+    text = refused(synth, images={**KEPT["images"], "shop": given})
     assert re.search(rf"cdk.json: stage 'dev': images.shop[.:] ?{problem}", text), text
 
 
@@ -150,6 +151,16 @@ def test_an_image_that_a_place_declares_and_the_stage_lacks_is_named(synth: Synt
 def test_an_image_that_no_place_declares_is_named(synth: Synth) -> None:
     text = refused(synth, images={**KEPT["images"], "shp": IMAGE})
     assert "images: shp: no place declares it; places declare built, shop;" in text
+
+
+def test_what_only_an_image_has_is_imported_inside_of_the_function(
+    synth: Synth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a handler whose module needs a package of its image; the migration would fail with it
+    monkeypatch.setattr(image, "missing_modules", lambda project, tasks: {"torch": [task.type for task in tasks]})
+    text = refused(synth)
+    assert "import at their top what only their image has: torch, for shop:index, shop:price. Migration, sweep" in text
+    assert "Import it inside of the function, or add packages to the lock" in text
 
 
 def test_an_image_on_a_local_stage_is_refused(synth: Synth) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from joblane import Lambda, Payload, task
 from joblane.local.errors import LocalError
-from joblane.local.zipped import check_zipped
+from joblane.local.zipped import check_zipped, missing_modules
 from joblane.project import LOCKS, Project
 from joblane.tasks.task import Task
 
@@ -49,7 +49,7 @@ def test_handlers_that_the_zip_files_can_run_are_named_in_a_line(tmp_path: Path)
             "from __future__ import annotations\nimport os.path\nimport boto3, sqlalchemy.orm\nfrom . import rows\n"
             "from joblane import task\nfrom shop.models import Book\nfrom shop import models\n"
             "try:\n    import orjson\nexcept ImportError:\n    orjson = None\n"
-            "if False:\n    import pandas\ndef run():\n    import numpy\n"
+            "if False:\n    import pandas\n"
         ),
         "functions/shop_index/rows.py": "from ..common import names",
         "functions/common.py": "import pydantic",
@@ -82,6 +82,14 @@ def test_what_only_the_image_has_is_refused(files: dict[str, str], missing: str,
         check_zipped(project(tmp_path, files), TASKS)
     assert missing in str(caught.value)
     assert "or run `joblane dev`" in str(caught.value)
+
+
+def test_an_import_in_a_function_is_refused_here_and_accepted_for_aws(tmp_path: Path) -> None:
+    text = "def run():\n    import flask\n    try:\n        import orjson\n    except ImportError:\n        pass\n"
+    made = project(tmp_path, {"functions/shop_index/handler.py": text})
+    assert missing_modules(made, [shop_index]) == {}
+    with pytest.raises(LocalError, match=r"lack modules that handlers import: flask, for shop:index. To run them here"):
+        check_zipped(made, TASKS)
 
 
 def test_a_package_in_the_lock_is_not_missing(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from constructs import Construct
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.images import EXAMPLE, Dockerfile, EcrAddress
 from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.local.zipped import ADD, missing_modules, shown, with_image
 from joblane.project import Project
 from joblane.tasks.places import places_of
 from joblane.tasks.task import Task
@@ -36,9 +37,12 @@ BYTECODE = "**/__pycache__"
 
 def check_images(stage: Stage, project: Project, tasks: Iterable[Task[Any, Any]]) -> None:
     """Raise :class:`StageError` if the stage lacks the image of a place, has one that no place declares, or names a
-    Dockerfile that does not exist. A local stage needs no images."""
+    Dockerfile that does not exist; and if handlers import what the library's own functions lack. A local stage needs no
+    images.
+    """
     if stage.local:
         return
+    tasks = list(tasks)
     where = f"stage {stage.name!r}: images"
     used = {place.image: place for place in places_of(tasks) if place.image is not None}
     for name, place in used.items():
@@ -55,6 +59,12 @@ def check_images(stage: Stage, project: Project, tasks: Iterable[Task[Any, Any]]
             )
         if isinstance(image, Dockerfile):
             _check_dockerfile(f"{where}: {name}", project.root / image.context, image.dockerfile)
+    if missing := missing_modules(project, with_image(tasks)):
+        raise StageError(
+            f"{where}: handlers import at their top what only their image has: {shown(missing)}. Migration, sweep, "
+            "bulk actions and control API run from the zip files, and import every handler. Import it inside of the "
+            f"function, or {ADD}"
+        )
 
 
 def _check_dockerfile(where: str, folder: Path, dockerfile: str) -> None:
