@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.app import APP
+from joblane import Lambda, Payload, task
 from joblane.cdk.app import Synthesised
 from joblane.cdk.constructs import image
 from joblane.cdk.constructs.image import PULLING, _inside
 from joblane.cdk.errors import StageError
+from joblane.cdk.packaging import Packages
+from joblane.cdk.settings.images import Dockerfile
+from joblane.cdk.settings.load import load_stage
+from joblane.cdk.settings.stage import Stage
 from joblane.installation import version
+from joblane.local.zipped import missing_modules
+from joblane.project import Project
 from tests.infra import templates
-from tests.infra.conftest import APPS, IMAGE, Synth
+from tests.infra.conftest import APPS, EXISTING_NETWORK, IMAGE, STAGE_KEY, STAGES, Synth
+from tests.pages import ROOT, blocks
 
 ADDRESS, _, DIGEST = IMAGE.partition("@")
 BUILT = {"dockerfile": "Dockerfile", "context": "tests/infra/imaged"}
@@ -101,6 +114,15 @@ def test_a_local_stage_runs_the_zip_and_needs_no_image(synth: Synth) -> None:
     }
 
 
+def test_cfn_lint_finds_nothing_in_the_templates(imaged: Synthesised) -> None:
+    program = str(Path(sys.executable).with_name("cfn-lint"))
+    files = [str(file) for file in imaged.directory.glob("*.template.json")]
+    # W3005: the CDK adds a DependsOn in addition to the reference
+    command = [program, "--ignore-checks", "W3005", "--regions", "eu-central-1", "--", *files]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (len(files), ran.stdout, ran.returncode) == (len(imaged.templates), "", 0)
+
+
 # --- Refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -166,3 +188,86 @@ def test_what_only_an_image_has_is_imported_inside_of_the_function(
 def test_an_image_on_a_local_stage_is_refused(synth: Synth) -> None:
     text = refused(synth, stage="local", images={"shop": IMAGE})
     assert "images: an emulator runs the zip files instead; leave it out" in text
+
+
+# --- The page ------------------------------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "how-to" / "images.md"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the files of the page. Only its image has the package ``shop``."""
+    folder = tmp_path_factory.mktemp("shop")
+    for block in blocks("python", PAGE):
+        first, source = block.text.split("\n", 1)
+        path = folder / first.removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        (path.parent / "__init__.py").touch()
+    return folder
+
+
+def test_the_command_of_the_page_prints_the_types_of_an_image_and_names_a_missing_client(shop: Path) -> None:
+    (block,) = (block for block in blocks("sh", PAGE) if "docker run" in block.text)
+    words = shlex.split(block.text)
+    assert words[:6] == ["docker", "run", "--rm", "--entrypoint", "python", "IMAGE"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "shared"), "JOBLANE_FUNCTIONS": "functions"}
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *options, *words[6:]]
+        return subprocess.run(command, cwd=shop, env=variables, capture_output=True, text=True, check=False)
+
+    assert run().stdout.split() == ["catalogue:index", "jobs:bulk", "jobs:sweep"]
+    assert "No module named 'awslambdaric'" in run("-S").stderr
+
+
+def test_the_handler_of_the_page_suits_the_zip_files_on_aws_and_not_here(shop: Path) -> None:
+    place = Lambda("web", image="shop")
+
+    @task("catalogue:index", runs_on=place)
+    def catalogue_index(payload: Payload, ctx: object) -> None:
+        """Nothing."""
+
+    project = Project(shop)
+    assert missing_modules(project, [catalogue_index]) == {}
+    assert missing_modules(project, [catalogue_index], inside=True) == {"shop": ["catalogue:index"]}
+
+
+def test_a_stage_accepts_the_settings_of_the_page_and_an_address_from_the_command_line() -> None:
+    by_digest, by_dockerfile = (json.loads(block.text) for block in blocks("json", PAGE) if '"images"' in block.text)
+
+    def load(given: dict[str, Any], images: dict[str, str]) -> Stage:
+        stages = {"dev": {**STAGES["dev"], "settings": {}, **given}}
+        return load_stage("dev", stages, kind=Stage, declared=(), environ={}, images=images)
+
+    assert load(by_digest, {}).ecr_images["shop"].repository == "shop"
+    assert load(by_dockerfile, {}).images["shop"] == Dockerfile(dockerfile="Dockerfile")
+    for given in (by_digest, by_dockerfile, {}):
+        assert load(given, {"shop": IMAGE}).images == {"shop": IMAGE}
+    with pytest.raises(StageError, match=r"images\.shop: it has no digest"):
+        load(by_digest, {"shop": f"{ADDRESS}:v7"})
+
+
+@pytest.mark.parametrize("given", ["zones", "key", "credentials"])
+def test_an_image_outside_of_the_region_of_the_stage_is_refused(given: str) -> None:
+    known: dict[str, Any] = {
+        "zones": {"network": {**EXISTING_NETWORK, "availability_zones": ["eu-west-1a", "eu-west-1b"]}},
+        "key": {"kms_key": STAGE_KEY.replace("eu-central-1", "eu-west-1")},
+        "credentials": {},
+    }
+    stages = {"dev": {**STAGES["dev"], "settings": {}, "images": {"shop": IMAGE}, **known[given]}}
+    environ = {"CDK_DEFAULT_REGION": "eu-west-1"} if given == "credentials" else {}
+    problem = "images.shop: the image is in eu-central-1, and the stage in eu-west-1; Lambda pulls from its own region"
+    with pytest.raises(StageError, match=re.escape(problem)):
+        load_stage("dev", stages, kind=Stage, declared=(), environ=environ)
+    # and another account of the region is not
+    other = {"shop": IMAGE.replace("111122223333", "444455556666").replace("eu-central-1", "eu-west-1")}
+    assert load_stage("dev", stages, kind=Stage, declared=(), environ=environ, images=other).images == other
+
+
+def test_an_address_of_the_context_reaches_the_stage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, no_packages: Packages
+) -> None:
+    status = APP.main(["-c", f"image.shop={ADDRESS}:v7", "-o", str(tmp_path)], lambda *_: no_packages)
+    assert (status, "images.shop: it has no digest" in capsys.readouterr().err) == (1, True)

@@ -88,7 +88,7 @@ class Stage(Settings):
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
     architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page``,
-    ``monitoring`` or ``events``."""
+    ``monitoring``, ``events`` or ``images``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. It
     must not begin with the prefix of another stage and a hyphen: two stages cannot have ``jobs`` and
