@@ -77,7 +77,7 @@ def each(done: Synthesised) -> list[tuple[str, dict[str, set[str]]]]:
     return [(name, templates.allowed(template, name)) for name in templates.functions(template)]
 
 
-def test_a_dockerfile_is_an_asset_for_the_architecture_without_what_the_synthesis_writes(
+def test_a_dockerfile_is_an_asset_for_the_architecture_without_bytecode(
     imaged: Synthesised,
 ) -> None:
     (asset,) = json.loads((imaged.directory / "acme-jobs.assets.json").read_text())["dockerImages"].values()
@@ -208,7 +208,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_of_the_page_prints_the_types_of_an_image_and_names_a_missing_client(shop: Path) -> None:
+def test_the_command_of_the_page_prints_types_or_names_the_missing_client(shop: Path) -> None:
     (block,) = (block for block in blocks("sh", PAGE) if "docker run" in block.text)
     words = shlex.split(block.text)
     assert words[:6] == ["docker", "run", "--rm", "--entrypoint", "python", "IMAGE"]
@@ -234,7 +234,7 @@ def test_the_handler_of_the_page_suits_the_zip_files_on_aws_and_not_here(shop: P
     assert missing_modules(project, [catalogue_index], inside=True) == {"shop": ["catalogue:index"]}
 
 
-def test_a_stage_accepts_the_settings_of_the_page_and_an_address_from_the_command_line() -> None:
+def test_a_stage_accepts_the_settings_of_the_page_and_other_addresses() -> None:
     by_digest, by_dockerfile = (json.loads(block.text) for block in blocks("json", PAGE) if '"images"' in block.text)
 
     def load(given: dict[str, Any], images: dict[str, str]) -> Stage:
@@ -243,7 +243,7 @@ def test_a_stage_accepts_the_settings_of_the_page_and_an_address_from_the_comman
 
     assert load(by_digest, {}).ecr_images["shop"].repository == "shop"
     assert load(by_dockerfile, {}).images["shop"] == Dockerfile(dockerfile="Dockerfile")
-    for given in (by_digest, by_dockerfile, {}):
+    for given in (by_digest, by_dockerfile):
         assert load(given, {"shop": IMAGE}).images == {"shop": IMAGE}
     with pytest.raises(StageError, match=r"images\.shop: it has no digest"):
         load(by_digest, {"shop": f"{ADDRESS}:v7"})

@@ -1,4 +1,4 @@
-"""What handlers of places with a container image import, compared with the zip files of the other functions.
+"""Imports of handlers that run in a container image, compared with the zip files of the other functions.
 
 The library's own functions run from the zip files and import every handler, and so do all functions of the local stack.
 """
@@ -49,8 +49,8 @@ def missing_modules(
     """Return the first name of each module that the zip files lack → the types of ``tasks`` whose handlers import it,
     directly or by other modules of the project.
 
-    An import counts that is made whenever its module is imported; ``inside``: also in a function. An import below an
-    ``if`` or ``try`` does not count.
+    Imports at the top of a module count; ``inside``: imports in its functions count, too. An import below an ``if`` or
+    ``try`` does not.
     """
     if not tasks:
         return {}

@@ -186,11 +186,13 @@ def test_an_image_without_a_name_or_an_address_is_a_usage_error(given: str) -> N
 def test_the_address_of_an_image_is_in_the_context_of_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # given an app that prints its context
     program = "import os, sys; sys.stderr.write(os.environ['CDK_CONTEXT_JSON'])"
-    cdk_json = {"app": f"python -c {shlex.quote(program)}", "context": {"stages": {"dev": {}}}}
-    (tmp_path / "cdk.json").write_text(json.dumps(cdk_json))
+    context: dict[str, object] = {"stages": {"dev": {}}}
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": f"python -c {shlex.quote(program)}", "context": context}))
     monkeypatch.chdir(tmp_path)
     _, printed = _synthesised("dev", image=["web=a@sha256:b", "shop=c"])
-    assert json.loads(printed) == {**cdk_json["context"], "stage": "dev", "deploys": True} | {
+    assert json.loads(printed) == context | {
+        "stage": "dev",
+        "deploys": True,
         "image.web": "a@sha256:b",
         "image.shop": "c",
     }
