@@ -28,6 +28,7 @@ from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.settings.apis import Control, Monitoring, Oidc, PageSettings, Roles, Slack
 from joblane.cdk.settings.database import Aurora, ExistingDatabase, Rds, Restored
 from joblane.cdk.settings.events import Events, Webhook
+from joblane.cdk.settings.images import Dockerfile
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
@@ -185,6 +186,7 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "slack": Slack,
     "events": Events,
     "webhook": Webhook,
+    "dockerfile": Dockerfile,
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)

@@ -79,6 +79,7 @@ BUILT_IN = {
     "pipx",
     "uvx",
     "curl",
+    "docker",
 }
 """Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
@@ -122,6 +123,7 @@ PYTHON = {
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/event-targets.md": ("tests/infra/test_docs_events.py", "event-targets.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
+    "docs/how-to/images.md": ("tests/infra/test_images.py", "images.md"),
     "docs/how-to/own-domain.md": ("tests/infra/test_docs_domain.py", "own-domain.md"),
     "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "docs_page(name)"),
     **{

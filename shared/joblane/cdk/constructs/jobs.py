@@ -424,6 +424,7 @@ def _metadata(shared: Shared, tasks: Mapping[str, Task[Any, Any]], costs: Mappin
                 for type_ in task.types
             },
             "keys": dict(stage.keys),
+            **({"images": images} if (images := {name: vars(each) for name, each in stage.ecr_images.items()}) else {}),
         },
         COSTS: {
             "architecture": stage.architecture,
