@@ -295,7 +295,7 @@ class Lanes:
         return task
 
     def _lanes(self, task: Task[Any, Any]) -> list[str]:
-        return [lane for type_ in task.types for lane in lanes_of(self._prefix, task, type_)]
+        return lanes_of(self._prefix, task)
 
     def _ids(self, task: Task[Any, Any], batch: Iterable[QueuedMessage]) -> list[str]:
         ids = []

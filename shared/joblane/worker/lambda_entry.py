@@ -54,4 +54,8 @@ def _handle() -> Handle:
     return worker_of(task, database, sqs, prefix, printed=printed, bus=bus).handle
 
 
+if deployed := os.environ.get(settings.VERSION):
+    from joblane.worker.image import log_other_version
+
+    log_other_version(deployed)
 handler = lambda_handler(_handle())

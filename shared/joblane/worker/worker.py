@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 from joblane import telemetry
 from joblane.enqueue.follow_up import FollowUp
@@ -71,8 +71,8 @@ class WorkerOptions(TypedDict, total=False):
 class Worker:
     """Serves one task type."""
 
-    claim = staticmethod(claim)
-    """Decides on messages. Another worker may decide in another way."""
+    decides: ClassVar[Callable[..., dict[str, Claim]] | None] = None
+    """The statement that decides on messages, with the arguments of :func:`claim`. None: it is :func:`claim`."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -248,7 +248,9 @@ class Batch:
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(self._worker.claim, arrivals, lease, self._invocation.id, token)
+            claims = self._worker.database.call_again(
+                self._worker.decides or claim, arrivals, lease, self._invocation.id, token
+            )
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out

@@ -121,9 +121,7 @@ def _function(prefix: str, tasks: Sequence[Task[Any, Any]], numbers: Numbers) ->
     """``tasks``: those that the function runs, with the same place."""
     return {
         "types": [task.type for task in tasks],
-        "lanes": list(
-            dict.fromkeys(lane for task in tasks for type_ in task.types for lane in lanes_of(prefix, task, type_))
-        ),
+        "lanes": list(dict.fromkeys(lane for task in tasks for lane in lanes_of(prefix, task))),
         "batch_size": tasks[0].batch_size,
         "max_concurrency": tasks[0].max_concurrency,
         "visibility_seconds": numbers.visibility.total_seconds(),
