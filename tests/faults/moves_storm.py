@@ -129,7 +129,8 @@ class Version:
         for type_, place in self.homes.items():
             drains = tuple(drained for drained in sorted(self.drains) if self.homes[drained] == place)
             on = None if place is None else replace(PLACES[place], drains=drains)
-            made[type_] = replace(TASKS[type_], place=on, **({} if on is None else {"batch_size": on.batch_size}))
+            size = TASKS[type_].batch_size if on is None else on.batch_size
+            made[type_] = replace(TASKS[type_], place=on, batch_size=size)
         return made
 
     def lanes(self) -> dict[str, str]:
@@ -138,7 +139,7 @@ class Version:
             return {
                 lane: function_name(PREFIX, type_)
                 for type_, task in self.tasks().items()
-                for lane in places.lanes_of(PREFIX, task, type_)
+                for lane in places.lanes_of(PREFIX, task)
             }
 
 
@@ -228,7 +229,9 @@ class MovesStorm:
             self._clock = clock.Clock(observer.get(), BEGINS)
             self._clock.sync()
             known, random_state = dict(names._homes), random.getstate()
-            stack.callback(lambda: (names._homes.clear(), names._homes.update(known), lane_name.cache_clear()))
+            stack.callback(lane_name.cache_clear)
+            stack.callback(names._homes.update, known)
+            stack.callback(names._homes.clear)
             stack.callback(random.setstate, random_state)
             random.seed(self.result.seed)
             environment = {
@@ -250,7 +253,9 @@ class MovesStorm:
         return self.result
 
     def _start(self) -> None:
-        self._version = version = Version({type_: task.place and task.place.name for type_, task in TASKS.items()})
+        self._version = version = Version(
+            {type_: task.place.name if task.place else None for type_, task in TASKS.items()}
+        )
         self._actors = dict.fromkeys(["producers", "schedules", "sweep", *self._functions(version)], version)
         self.queues = Queues(lambda: self._clock.now)
         self._consumers = version.lanes()
@@ -489,7 +494,11 @@ class MovesStorm:
 
     def _hook_of(self, function: str) -> Hook:
         """Return the hook of a function's process, whose fate is another one in each invocation."""
-        return lambda statement, send: self._processes[function].fate(statement, send)
+
+        def hook(statement: str, send: Callable[[], Any]) -> Any:
+            return self._processes[function].fate(statement, send)
+
+        return hook
 
     def _start_process(self, function: str) -> Process:
         version = self._actors[function]

@@ -29,7 +29,7 @@ from joblane.record.row.states import LIVE_SQL, WAITING_SQL
 from joblane.record.row.transitions import DUE_SWEEP, RUN, RUN_WITH_SLOTS
 from joblane.record.sql_functions import FUNCTIONS, VERSION, assigned
 from joblane.record.task import checkpoints
-from joblane.record.task.claim import Verdict
+from joblane.record.task.claim import Verdict, park
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import Entry, Sqs
 from joblane.sweep import next_sweep, ticks, walk
@@ -177,7 +177,7 @@ def _counts_by_type(lane_name: Any, prefix: str, queue: Any, type_: str) -> str:
     return name
 
 
-def _forgets_new_rows(park: Any, connection: Connection, *rest: Any) -> Any:
+def _parks_nothing(connection: Connection, *rest: Any) -> Any:
     connection.execute_simple("begin")
     claims = park(connection, *rest)
     connection.execute_simple("rollback")
@@ -288,14 +288,14 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     ),
     "a place acknowledges what it has not parked": (
         "moves",
-        Code(ParkingWorker, "claim", staticmethod(partial(_forgets_new_rows, ParkingWorker.claim))),
+        Code(ParkingWorker, "decides", staticmethod(_parks_nothing)),
     ),
     "a place drains no lane": (
         "moves",
         _around(
             tasks_places,
             "lanes_of",
-            lambda lanes_of, prefix, task, type_: lanes_of(prefix, task, type_)[: len(task.lanes)],
+            lambda lanes_of, prefix, task: lanes_of(prefix, task)[: len(task.lanes)],
         ),
     ),
     "the sweep counts the messages of a lane by type": ("moves", _around(walk, "lane_name", _counts_by_type)),

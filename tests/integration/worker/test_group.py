@@ -149,7 +149,7 @@ class Team:
         ]
 
     def attempts(self) -> dict[str, int]:
-        return dict(self.world.run("select id, attempts from joblane.tasks"))  # type: ignore[arg-type]
+        return dict(self.world.run("select id, attempts from joblane.tasks"))
 
 
 def _body(name: str) -> str | dict[str, Any]:
@@ -372,7 +372,7 @@ def test_each_type_has_its_own_time_limit(team: Team) -> None:
 def test_a_process_has_two_connections_for_all_its_types(team: Team) -> None:
     @behaviour
     def group_steps(payload: Sample, ctx: Context) -> None:
-        ctx.step("one", lambda: 1)
+        ctx.step("one", lambda _: 1)
         write(ctx, "step")
 
     assert team.give("team:first a group_steps", "team:second b group_steps", THIRD) == []
@@ -392,7 +392,7 @@ def test_only_a_message_alone_keeps_the_chain_of_its_invocation(
 
     @behaviour
     def group_notes_chain(payload: Sample, ctx: Context) -> None:
-        found.append(ctx._producer.keeps_chain)  # type: ignore[attr-defined]
+        found.append(ctx._producer.keeps_chain)
 
     team.give(*(name.replace("group_writes", "group_notes_chain") for name in names))
     assert set(found) == {keeps}
