@@ -240,7 +240,7 @@ def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs:
 
 def test_a_task_that_enqueues_itself_without_end_is_stopped(shop: Any, run: Run, django_jobs: JobTester) -> None:
     run(shop.endless)
-    [dead_letter] = django_jobs.dead_letters(declared("default"))
+    [dead_letter] = django_jobs.dead_invoices(declared("default"))
     assert (
         "'django:default' at depth 15 has enqueued 'django:default', which declares max_depth=15" in dead_letter.reason
     )
@@ -306,9 +306,9 @@ def test_the_queues_of_a_place_run_in_one_function(shop: Any, django_jobs: JobTe
         return ctx.type
 
     results = [
-        shop.write.using(queue_name="letters").enqueue("first"),
+        shop.write.using(queue_name="invoices").enqueue("first"),
         shop.write_async.using(queue_name="receipts").enqueue("second"),
-        shop.write_and_fail.using(queue_name="letters").enqueue("undone"),
+        shop.write_and_fail.using(queue_name="invoices").enqueue("undone"),
         shop.meaning.using(queue_name="receipts").enqueue(),
     ]
     note = django_jobs.enqueue(office_note, Payload())
@@ -341,7 +341,7 @@ def test_django_is_set_up_when_the_function_of_a_place_imports_the_queue(
     monkeypatch.setattr(declare, "prepare", lambda: calls.append(None))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    django_tasks("letters", runs_on=OFFICE)
+    django_tasks("invoices", runs_on=OFFICE)
     assert len(calls) == prepared
 
 
@@ -359,7 +359,7 @@ def test_a_path_that_is_not_registered_never_runs(
     assert [django_jobs.task(id_).state for id_ in ids] == ["pending"] * 4
     # and end after an hour, with the reason, and no module was imported
     django_jobs.drain(within=timedelta(hours=2))
-    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_invoices(task))
     assert len(reasons) == 4
     for path, reason in zip(sorted(paths), reasons, strict=True):
         assert f"{path} is not the path of a registered Django task: define it by @task" in reason
@@ -373,7 +373,7 @@ def test_a_backend_that_is_not_joblanes_never_runs(shop: Any, django_jobs: JobTe
         for name in ("now", "unknown"):
             django_jobs.enqueue(task, DjangoTask(task=path, backend=name))
         django_jobs.drain(within=timedelta(hours=2))
-    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_invoices(task))
     assert len(reasons) == 2
     assert "TASKS has no JoblaneBackend of the name 'now'" in reasons[0]
     assert "TASKS has no JoblaneBackend of the name 'unknown'" in reasons[1]

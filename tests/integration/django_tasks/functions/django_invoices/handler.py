@@ -1,4 +1,4 @@
-"""The tasks of the queue `letters`, on a place."""
+"""The tasks of the queue `invoices`, on a place."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from datetime import timedelta
 from joblane.django import django_tasks
 from tests.integration.django_tasks.functions.places import OFFICE
 
-django_letters = django_tasks("letters", runs_on=OFFICE, max_retry=1, retry_delay=timedelta(0))
+django_invoices = django_tasks("invoices", runs_on=OFFICE, max_retry=1, retry_delay=timedelta(0))
