@@ -240,7 +240,7 @@ def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs:
 
 def test_a_task_that_enqueues_itself_without_end_is_stopped(shop: Any, run: Run, django_jobs: JobTester) -> None:
     run(shop.endless)
-    [dead_letter] = django_jobs.dead_invoices(declared("default"))
+    [dead_letter] = django_jobs.dead_letters(declared("default"))
     assert (
         "'django:default' at depth 15 has enqueued 'django:default', which declares max_depth=15" in dead_letter.reason
     )
@@ -359,7 +359,7 @@ def test_a_path_that_is_not_registered_never_runs(
     assert [django_jobs.task(id_).state for id_ in ids] == ["pending"] * 4
     # and end after an hour, with the reason, and no module was imported
     django_jobs.drain(within=timedelta(hours=2))
-    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_invoices(task))
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
     assert len(reasons) == 4
     for path, reason in zip(sorted(paths), reasons, strict=True):
         assert f"{path} is not the path of a registered Django task: define it by @task" in reason
@@ -373,7 +373,7 @@ def test_a_backend_that_is_not_joblanes_never_runs(shop: Any, django_jobs: JobTe
         for name in ("now", "unknown"):
             django_jobs.enqueue(task, DjangoTask(task=path, backend=name))
         django_jobs.drain(within=timedelta(hours=2))
-    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_invoices(task))
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
     assert len(reasons) == 2
     assert "TASKS has no JoblaneBackend of the name 'now'" in reasons[0]
     assert "TASKS has no JoblaneBackend of the name 'unknown'" in reasons[1]
