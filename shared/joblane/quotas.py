@@ -35,6 +35,12 @@ MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000
 """``MaximumConcurrency`` of a mapping without provisioned pollers.
 
 Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
+CONCURRENCIES = range(MIN_CONCURRENCY, MAX_CONCURRENCY + 1)
+BATCH_SIZES = range(1, 11)
+"""Messages of an invocation."""
+MEMORY_MB = range(128, 10241)
+"""Source: Lambda quotas, function memory allocation."""
+DEFAULT_MEMORY_MB = 512
 
 # --- Joblane's own limits ------------------------------------------------------------------------------------------
 

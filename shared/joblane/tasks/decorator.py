@@ -8,19 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from joblane.errors import DeclarationError, MessageError
 from joblane.json_values import check_tree
 from joblane.names import OWN_TYPES, SYSTEM_TYPES, Queue, folder_of, set_home
-from joblane.quotas import MAX_RETENTION, Numbers
+from joblane.quotas import BATCH_SIZES, CONCURRENCIES, DEFAULT_MEMORY_MB, MAX_RETENTION, MEMORY_MB, Numbers
 from joblane.tasks import retry
 from joblane.tasks.event_kinds import Kind, check_kinds
 from joblane.tasks.limit import Limit, Rate, check_key_fields, flow_of
 from joblane.tasks.payload import ArchivedTask, Payload, check_model, describe
-from joblane.tasks.place import BATCH_SIZES, CONCURRENCIES, DEFAULT_MEMORY_MB, MEMORY_MB, Lambda
 from joblane.tasks.redaction import check_marks
 from joblane.tasks.schedule import Schedule, parse
 from joblane.tasks.task import (
@@ -35,6 +34,9 @@ from joblane.tasks.task import (
     check_type,
 )
 from joblane.tasks.unique import LONGEST_UNIQUE, Until
+
+if TYPE_CHECKING:
+    from joblane.tasks.place import Lambda
 
 E = TypeVar("E", bound=StrEnum)
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
@@ -266,6 +268,8 @@ def _of_function(
             _check_range(what, name, value, range_.start, range_.stop - 1)
     if place is None:
         return batch_size or 1, memory_mb or DEFAULT_MEMORY_MB, max_concurrency
+    from joblane.tasks.place import Lambda
+
     if not isinstance(place, Lambda):
         raise DeclarationError(f'{what}: runs_on: a place is required, such as WEB = Lambda("web"), not {place!r}')
     for name, (value, _) in given.items():

@@ -21,7 +21,6 @@ from joblane.tasks.event_kinds import EVENTS
 from joblane.tasks.function import Function
 from joblane.tasks.limit import check_shared
 from joblane.tasks.payload import ArchivedTask
-from joblane.tasks.places import check_places
 from joblane.tasks.schedule_overrides import Times
 from joblane.tasks.task import Task, check_type
 
@@ -71,7 +70,10 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
         with _left_out(task.folder, tasks):
             _check_references(task, tasks)
     check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
-    check_places(tasks.values())
+    if any(task.place is not None for task in tasks.values()):
+        from joblane.tasks.places import check_places
+
+        check_places(tasks.values())
     for task in tasks.values():  # another package may have declared some of these types elsewhere
         set_home(task.types, None if task.place is None else task.place.name)
     times = schedules.of_environment() if times is None else times

@@ -9,17 +9,12 @@ from typing import Any
 
 from joblane.errors import DeclarationError
 from joblane.names import TYPE_PATTERN, Queue
-from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY
+from joblane.quotas import BATCH_SIZES, CONCURRENCIES, DEFAULT_MEMORY_MB, MEMORY_MB
 
 PLACE_PATTERN = re.compile(r"[a-z][a-z0-9]{0,19}")
 """A place has no hyphen in its name, and the slug of a type always has one. So the names of their resources differ."""
 RESERVED = frozenset({*Queue, "dlq", "router", "migrate", "control", "page", "events", "webhook", "cron"})
 """Names of the library's own functions and queues."""
-MEMORY_MB = range(128, 10241)
-"""Source: Lambda quotas, function memory allocation."""
-BATCH_SIZES = range(1, 11)
-CONCURRENCIES = range(MIN_CONCURRENCY, MAX_CONCURRENCY + 1)
-DEFAULT_MEMORY_MB = 512
 
 
 @dataclass(frozen=True)

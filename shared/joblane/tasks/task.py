@@ -23,11 +23,13 @@ from joblane.quotas import Numbers
 from joblane.tasks import retry
 from joblane.tasks.limit import Flow
 from joblane.tasks.payload import Payload, ambiguous_fields, describe, is_ambiguous, unwritable
-from joblane.tasks.place import Lambda
 from joblane.tasks.redaction import unmarked
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.scrubbing import scrubber
 from joblane.tasks.unique import LONGEST_UNIQUE, Unique, Until, key_of
+
+if TYPE_CHECKING:
+    from joblane.tasks.place import Lambda
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
 TARGET_WAIT: Mapping[Queue, timedelta] = {
