@@ -142,10 +142,11 @@ def test_the_alarms_of_a_place_read_as_many_metrics_as_the_page_on_costs_counts(
 
 def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> None:
     lines = concurrency(synth.app("places").jobs).splitlines()
-    assert [line for line in lines if "acme-web" in line] == [
+    [line] = (line for line in lines if "acme-web" in line)
+    assert line == (
         "  function acme-web: 2 types: card:list, card:send; each of them may enqueue card:print, "
         "send mail as no-reply@example.com, read EMAIL_FROM_ADDRESS"
-    ]
+    )
     assert [line.split()[:4] for line in lines if "-web " in line and "weight" in line] == [
         ["acme-default-web", "weight", "3", "5"],
         ["acme-low-web", "weight", "1", "2"],

@@ -91,7 +91,8 @@ def test_why_a_type_is_slow_names_its_place_and_the_types_that_fill_its_lane(on:
     assert checks["place"].found == "it runs on desk, with 2 other types: desk:copy, desk:file"
     assert checks["lane default"].grade is Grade.BAD
     assert checks["lane default"].found == (
-        "4 run at a time, and 1 task is due, with 4 of desk:file in the same lane: the `max_concurrency` of 2 is reached"
+        "4 run at a time, and 1 task is due, with 4 of desk:file in the same lane: the `max_concurrency` of 2 is "
+        "reached"
     )
     assert checks["lane default"].do == (
         'raise `max_concurrency` of `Lambda("desk")`, and `concurrency_budget` of the stage; or give the type a '

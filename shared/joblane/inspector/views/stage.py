@@ -155,6 +155,11 @@ class QueueView:
     lanes: tuple[Lane, ...]
     minutes: tuple[Minute, ...]
 
+    @property
+    def number_of_lanes(self) -> int:
+        """The types of a place share one."""
+        return len({lane.name if lane.place else lane.type for lane in self.lanes})
+
 
 def plus(*numbers: int | None) -> int | None:
     """Return the sum of the known numbers; None if none is known."""
@@ -219,7 +224,7 @@ LISTINGS[Lane] = Listing(
         Column("Queue", "queue", Kind.NAME),
         Column(
             "Type",
-            lambda row: row.type if isinstance(row, Lane) else _number(len({lane.name for lane in row.lanes}), "lane"),
+            lambda row: row.type if isinstance(row, Lane) else _number(row.number_of_lanes, "lane"),
             fold=20,
         ),
         Column("Runs on", lambda row: row.place if isinstance(row, Lane) else None, optional=True),
