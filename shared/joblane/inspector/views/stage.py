@@ -158,7 +158,7 @@ class QueueView:
     @property
     def number_of_lanes(self) -> int:
         """The types of a place share one."""
-        return len({lane.name if lane.place else lane.type for lane in self.lanes})
+        return sum(not lane.place for lane in self.lanes) + len({lane.name for lane in self.lanes if lane.place})
 
 
 def plus(*numbers: int | None) -> int | None:
