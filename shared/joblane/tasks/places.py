@@ -59,8 +59,8 @@ def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
         if len(by_front_door) > 1:
             raise DeclarationError(
                 f"{place.what}: front_door: {by_front_door[True]!r} takes external messages and "
-                f"{by_front_door[False]!r} does not, and their lane is one: who may send to it may start both; give them "
-                "two places, or the same front_door"
+                f"{by_front_door[False]!r} does not, and their lane is one: who may send to it may start both; give "
+                "them two places, or the same front_door"
             )
         here = {type_ for task in members for type_ in task.types}
         for type_ in place.drains:
