@@ -66,6 +66,9 @@ def test_the_messages_of_a_lane_are_counted_once(on: Scene) -> None:
     assert {lanes[type_].depth.waiting for type_ in ("desk:file", "desk:stamp")} == {3}
     assert found[Queue.DEFAULT].depth.waiting == 3
     assert found[Queue.LOW].depth.waiting == 0
+    assert [view.number_of_lanes for view in found.values()] == [0, 2, 1]
+    ids = [lane.row_id for view in found.values() for lane in view.lanes]
+    assert len(ids) == len(set(ids)), "the page and `joblane watch` find rows by them"
 
 
 def test_a_task_waits_behind_other_types_of_its_lane(on: Scene) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
-from joblane.names import Queue
+from joblane.names import Queue, slug_of
 from joblane.record.row.states import State
 
 
@@ -88,6 +88,11 @@ class Lane:
     oldest_wait_seconds: float | None
     pause: Pause | None
     place: str | None = None
+
+    @property
+    def row_id(self) -> str:
+        """Differs from the id of every other lane and type."""
+        return self.name if self.place is None else f"{self.name}-{slug_of(self.type)}"
 
 
 @dataclass(frozen=True, slots=True)
