@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from joblane.cdk.app import Synthesised, concurrency
+from joblane.cdk.costs import RECEIVES_PER_MAPPING, mapped_queues, of_stage
 from joblane.cdk.preflight.compare import examine
 from joblane.cdk.preflight.read import read_declared
 from joblane.cdk.templates import of_type
@@ -156,6 +157,15 @@ def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> N
     assert [line.split()[:4] for line in lines if "-web " in line and "weight" in line] == [
         ["acme-default-web", "weight", "3", "5"],
         ["acme-low-web", "weight", "1", "2"],
+    ]
+
+
+def test_the_costs_count_the_mappings_of_a_place_once(synth: Synth) -> None:
+    done = synth.app("places")
+    mappings = templates.mappings(done.whole("acme-jobs"))
+    assert mapped_queues(done.jobs.tasks) == len(mappings)
+    assert [line.amount for line in of_stage(done.templates.values(), done.jobs.tasks) if "Polling" in line.what] == [
+        len(mappings) * RECEIVES_PER_MAPPING
     ]
 
 
