@@ -20,6 +20,7 @@ from joblane.cdk.costs import (
     CALLS_OF_DATA_KEY,
     HOURS,
     LEAST_AWAKE,
+    RECEIVES_PER_MAPPING,
     RUN_LOG_KB,
     RUN_SECONDS,
     UNTIL_IDLE,
@@ -37,6 +38,11 @@ DISK_GB = 8
 """Disk of a NAT instance. ``tests/infra/test_nat_instance.py`` compares it with the construct, which needs the CDK."""
 REFRESH_SECONDS = 5
 """Time between two refreshes of the overview, as in its template."""
+TYPES, PLACES = 100, 5
+"""Of the table that compares places with functions."""
+ALARM_METRICS = {"type": 8, "type of a place": 6, "place": 2}
+"""Metrics that the alarms of a type with one lane read, with ``detail`` ``lanes``. ``tests/infra/test_places.py``
+compares them with the alarms, which need the CDK."""
 STAGES = ("dev", "prod")
 """Stages of ``cdk.json`` with a table in the page."""
 PAGE = ROOT / "docs" / "explanation" / "costs.md"
@@ -175,9 +181,22 @@ def on_top() -> list[Line]:
     ]
 
 
+def places() -> list[Line]:
+    """What many types cost while they are idle, each with its own function, and in a few places."""
+    alone, together = f"{TYPES} types, each with its function", f"{TYPES} types in {PLACES} places"
+    alarms = (TYPES * ALARM_METRICS["type of a place"]) + PLACES * ALARM_METRICS["place"]
+    return [
+        Line(f"{alone}: polling {TYPES} lanes", TYPES * RECEIVES_PER_MAPPING, "SQS request"),
+        Line(f"{together}: polling {PLACES} lanes", PLACES * RECEIVES_PER_MAPPING, "SQS request"),
+        Line(f"{alone}: alarms with `detail` `lanes`", TYPES * ALARM_METRICS["type"], "Alarm"),
+        Line(f"{together}: alarms with `detail` `lanes`", alarms, "Alarm"),
+    ]
+
+
 SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
     "additions": lambda: (additions(), False),
     "on-top": lambda: (on_top(), False),
+    "places": lambda: (places(), False),
 }
 """Name of the marker in the page → its lines, and True for a table with a sum."""
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from joblane.cdk.app import concurrency
+from joblane.cdk.preflight.read import read_declared
 from joblane.names import PLACE, PLACES, types_at
 from joblane.worker.routes import decode
+from tests.costs import ALARM_METRICS
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
+from tests.infra.test_monitoring_stack import alarms_of, dashboard_of, dimensions, metrics_of, text_of
 
 LANES = {"acme-default-web", "acme-low-web"}
 DRAINED = "acme-default-card-send"
@@ -68,3 +74,103 @@ def test_others_send_to_the_lanes_of_the_place(template: Template) -> None:
     schedules = templates.of_type(template, "AWS::Scheduler::Schedule").values()
     [daily] = [each for each in schedules if each["Name"].startswith("card-list")]
     assert "acme-default-web" in str(daily["Target"]["Arn"])
+
+
+# --- Monitoring ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def monitoring(synth: Synth) -> Template:
+    return synth.app("places").whole("acme-monitoring")
+
+
+def test_no_two_alarms_read_the_same_metric_of_the_function(monitoring: Template) -> None:
+    readers = Counter(
+        (metric["Namespace"], metric["MetricName"], *dimensions(metric).values())
+        for alarm in alarms_of(monitoring).values()
+        for metric in metrics_of(alarm)
+        if metric.get("Namespace") in ("AWS/Lambda", "AWS/SQS")
+    )
+    assert {each: number for each, number in readers.items() if "acme-web" in each} == {
+        ("AWS/Lambda", "Errors", "acme-web"): 1,
+        ("AWS/Lambda", "Throttles", "acme-web"): 1,
+    }
+
+
+def test_killed_invocations_of_a_place_have_an_alarm_that_names_its_types(monitoring: Template) -> None:
+    alarms = alarms_of(monitoring)
+    alarm = alarms["acme-failing-web"]
+    assert (alarm["Threshold"], alarm["Statistic"], alarm["Period"]) == (10, "Sum", 900)
+    text = text_of(alarm["AlarmDescription"])
+    assert text.startswith("Function acme-web: at least 10 invocations were killed in 15m")
+    assert "It runs card:list, card:send.\n" in text
+    # failed runs have the type
+    for lane in ("default-card-send", "default-card-list", "low-card-list"):
+        assert {metric["MetricName"] for metric in metrics_of(alarms[f"acme-failing-{lane}"])} == {
+            "Started",
+            "Retried",
+            "Archived",
+        }
+    assert "Errors" in {metric["MetricName"] for metric in metrics_of(alarms["acme-failing-default-card-print"])}
+
+
+def test_the_dashboard_has_a_line_for_each_lane_of_a_place(monitoring: Template) -> None:
+    graphs = {widget["properties"].get("title"): widget["properties"] for widget in dashboard_of(monitoring)["widgets"]}
+
+    def lines(title: str) -> list[str]:
+        return [metric[3] for metric in graphs[title]["metrics"] if metric[3].startswith(("acme-web", *LANES))]
+
+    assert lines("default: messages in lanes") == ["acme-default-web"]
+    assert lines("low: messages in lanes") == ["acme-low-web"]
+    assert lines("Functions: errors") == ["acme-web"]
+    limits = {
+        line["label"]: line["value"] for line in graphs["Functions: concurrent executions"]["annotations"]["horizontal"]
+    }
+    assert limits["limit 7: web"] == 7
+
+
+def test_the_alarms_of_a_place_read_as_many_metrics_as_the_page_on_costs_counts(monitoring: Template) -> None:
+    def read(*ends: str) -> int:
+        found = alarms_of(monitoring).items()
+        return sum(len(metrics_of(alarm)) for name, alarm in found if name.endswith(ends))
+
+    others = 2  # the duration in an alarm of the part, and the throttles
+    assert read("-default-card-print") + others == ALARM_METRICS["type"]
+    assert read("-default-card-send") + 1 == ALARM_METRICS["type of a place"]
+    assert read("-failing-web") + 1 == ALARM_METRICS["place"]
+
+
+def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> None:
+    lines = concurrency(synth.app("places").jobs).splitlines()
+    assert [line for line in lines if "acme-web" in line] == [
+        "  function acme-web: 2 types: card:list, card:send; each of them may enqueue card:print, "
+        "send mail as no-reply@example.com, read EMAIL_FROM_ADDRESS"
+    ]
+    assert [line.split()[:4] for line in lines if "-web " in line and "weight" in line] == [
+        ["acme-default-web", "weight", "3", "5"],
+        ["acme-low-web", "weight", "1", "2"],
+    ]
+
+
+def test_the_preflight_counts_the_mappings_of_a_place_once(synth: Synth) -> None:
+    done = synth.app("places")
+    declared = read_declared(done.templates, done.jobs.tasks.values())
+    mappings = templates.mappings(done.whole("acme-jobs")).values()
+    assert declared.demand.slots == sum(found["ScalingConfig"]["MaximumConcurrency"] for _, found in mappings)
+    assert {type_: place.name for type_, place in declared.homes.items()} == dict.fromkeys(
+        ("card:list", "card:send", "card:post"), "web"
+    )
+
+
+def test_a_producer_may_still_send_to_a_lane_that_the_place_drains(template: Template) -> None:
+    policies = {
+        templates.target(template, policy["ManagedPolicyName"]): policy["PolicyDocument"]["Statement"]
+        for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values()
+    }
+    sent = {
+        name: {templates.target(template, arn) for statement in statements for arn in statement["Resource"]}
+        for name, statements in policies.items()
+    }
+    assert sent["acme-send-card-send-${AWS::Region}"] == {"acme-default-web", DRAINED, SWEEP}
+    assert sent["acme-send-card-post-${AWS::Region}"] == {"acme-default-web", SWEEP}
+    assert sent["acme-send-card-list-${AWS::Region}"] == LANES | {SWEEP}

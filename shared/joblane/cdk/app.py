@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -45,14 +45,16 @@ from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
 from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.templates import Extra, Template, read_assembly, whole
-from joblane.cdk.watching.alarms import Alarm
+from joblane.cdk.watching.alarms import Alarm, listed
 from joblane.errors import JobError
-from joblane.names import WEIGHTS
+from joblane.names import WEIGHTS, function_name
 from joblane.project import Project
 from joblane.quotas import MIN_CONCURRENCY
 from joblane.settings import SHORT_MINUTES
 from joblane.tasks.discovery import discover, discover_functions
 from joblane.tasks.function import Function
+from joblane.tasks.places import places_of
+from joblane.tasks.task import EVERY_LANE, Task
 
 DEFAULT_STAGE = "dev"
 FEATURE_FLAGS: Mapping[str, Any] = {
@@ -226,7 +228,7 @@ class JoblaneApp(Generic[S]):
 def concurrency(jobs: Jobs) -> str:
     """Return a table with a line per lane, largest share first, the formula above it and the sum below.
 
-    The last lines name settings that the stage does not set.
+    Then comes a line for each place, with its permissions. The last lines name settings that the stage does not set.
     """
     stage, tasks = jobs.stage, jobs.tasks
     lanes = [(name, WEIGHTS[queue], declared) for name, queue, declared in sharing_lanes(stage.prefix, tasks.values())]
@@ -238,6 +240,7 @@ def concurrency(jobs: Jobs) -> str:
         declared = f"  (declared: {most})" if most else ""
         lines.append(f"  {name:{width}}  weight {weight}  {jobs.shares[name]:4}{declared}")
     lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
+    lines += [_permissions(stage, members) for members in places_of(tasks.values()).values()]
     if stage.sweep_minutes > SHORT_MINUTES and not stage.local:
         lines.append(
             f"  sweep: planned, and every {stage.sweep}; programs that enqueue by SQL alone cannot wake it and need "
@@ -251,6 +254,28 @@ def concurrency(jobs: Jobs) -> str:
     if stage.alarms_of_nobody:
         lines.append('  alarms: nobody is notified; set monitoring.email to an address, or "off" if that is intended')
     return "\n".join(lines)
+
+
+def _permissions(stage: Stage, tasks: Sequence[Task[Any, Any]]) -> str:
+    """Return a line with what the function of a place may do: IAM does not know which type runs."""
+    enqueued = {type_ for task in tasks for type_ in (*task.grants.enqueue, task.follower) if type_}
+    buckets = {name for task in tasks for name in task.grants.buckets}
+    read = {name for task in tasks for name in task.environment} & {*stage.settings}
+    mails = stage.ses_sender if any(task.grants.mail for task in tasks) else None
+    allowed = [
+        *([f"enqueue {'all types' if EVERY_LANE in enqueued else _sorted(enqueued)}"] if enqueued else []),
+        *([f"use the buckets {_sorted(buckets)}"] if buckets else []),
+        *([f"send mail as {mails}"] if mails else []),
+        *(["take dead letters"] if any(task.grants.dead_letters for task in tasks) else []),
+        *([f"read {_sorted(read)}"] if read else []),
+    ]
+    types = f"{len(tasks)} type{'s' * (len(tasks) > 1)}: {listed(sorted(task.type for task in tasks))}"
+    each = f"; each of them may {', '.join(allowed)}" if allowed else ""
+    return f"  function {function_name(stage.prefix, tasks[0].type)}: {types}{each}"
+
+
+def _sorted(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def declared_settings(tasks: Tasks, functions: Mapping[str, Function]) -> list[str]:

@@ -20,6 +20,7 @@ from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
 from joblane.names import SWEEP, Queue, database_id, nat_name
 from joblane.prices import ALLOWANCES, MONTH, PRICES
 from joblane.settings import SHORT_MINUTES
+from joblane.tasks.places import lanes_of
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.schedule_overrides import apply_all, with_sweep
 from joblane.tasks.task import Task
@@ -76,8 +77,8 @@ class Line:
 
 
 def mapped_queues(tasks: Tasks) -> int:
-    """Return the number of lanes and front doors. A Lambda function polls each of them."""
-    return sum(len(task.types) * len(task.lanes) for task in tasks.values()) + len(Queue)
+    """Return the number of lanes and front doors. A Lambda function polls each of them, once for all types of a place."""
+    return len({lane for task in tasks.values() for lane in lanes_of("", task)}) + len(Queue)
 
 
 # --- The lines -----------------------------------------------------------------------------------------------------

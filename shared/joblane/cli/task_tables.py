@@ -12,6 +12,7 @@ from joblane.cli import terminal
 from joblane.cli.tables import listed
 from joblane.cli.terminal import relative, word
 from joblane.inspector.durations import stamp
+from joblane.inspector.sentences import runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Attempt, TaskView
 from joblane.record.row.states import WAITING
@@ -81,6 +82,7 @@ def _named(view: TaskView, now: datetime) -> dict[str, RenderableType | None]:
 
     return {
         "queue": task_row.queue,
+        "runs on": view.place and runs_on(view.place, view.others),
         "tenant": task_row.tenant,
         "owner": view.owner,
         "tags": ", ".join(task_row.tags),

@@ -39,6 +39,10 @@ class Scope:
         """The declared task of a type, by its present or a former name; None if there is none."""
         return next((task for task in self.tasks.values() if type_ in task.types), None)
 
+    def members(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
+        """The tasks of the place of ``task``, which share its function and its lanes; itself alone without a place."""
+        return [task] if task.place is None else [each for each in self.tasks.values() if each.place == task.place]
+
     def log_group(self, type_: str) -> str:
         """The log group of the function that runs, or ran, a type."""
         task = self.task(type_)

@@ -258,6 +258,7 @@ def unread_line(found: DeadLetters) -> str:
 # --- Batches of messages -------------------------------------------------------------------------------------------
 
 NO_BATCH = {
+    "place": "it belongs to the place of the type, and the messages of other types are in the same batches",
     "full": "its batches have the largest size",
     "resumable": "a resumable task has its function for itself",
     "limited": "jobs that wait in a batch would keep the slots of its limits",
@@ -328,7 +329,15 @@ def target_line(declared: TypeView) -> str:
     """The tasks of a type that may run at a time, and the time within which they should start."""
     most = declared.max_concurrency and declared.max_concurrency * declared.batch_size
     start = f"Its tasks should start within {lasting(timedelta(seconds=declared.target_wait_seconds))}"
+    if declared.place is not None:
+        together = f": up to {most:,} tasks run at a time in each lane, of all of them" if most else ""
+        return f"{start}. It runs on {runs_on(declared.place, declared.others)}{together}."
     return f"{start}, and up to {most:,} run at a time in each lane." if most else f"{start}."
+
+
+def runs_on(place: str, others: int) -> str:
+    """A place, and the number of other types there."""
+    return f"{place}, with {others:,} other type{'' if others == 1 else 's'}" if others else f"{place}, alone"
 
 
 def error_lines(groups: Sequence[DeadGroup]) -> list[str]:

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.schedule_words import a_day, in_words
-from joblane.inspector.sentences import live_line, obsolete_line, unread_line
+from joblane.inspector.sentences import live_line, obsolete_line, runs_on, unread_line
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import sparkline, timeline
@@ -162,6 +162,7 @@ def _environment() -> Environment:
         "timeline": timeline.of_task,
         "in_words": in_words,
         "live_line": live_line,
+        "runs_on": runs_on,
         "obsolete_line": obsolete_line,
         "unread_line": unread_line,
         "STATES": tuple(State),

@@ -1,9 +1,9 @@
 """The messages of due tasks: chosen per lane, taken in batches, and sent.
 
-The number of messages in a lane is compared with the number of tasks that should have one there, of all types that share
-the lane. Only as many tasks get another message as messages are missing, so a backlog is not sent again while it waits.
-The tasks with the earliest ``sweep_at`` come first. A message moves the ``sweep_at`` of its task, so the next sweep
-begins with other tasks.
+The number of messages in a lane is compared with the number of tasks that should have one there, of all types that
+share the lane. Only as many tasks get another message as messages are missing, so a backlog is not sent again while it
+waits. The tasks with the earliest ``sweep_at`` come first. A message moves the ``sweep_at`` of its task, so the next
+sweep begins with other tasks.
 """
 
 from __future__ import annotations

@@ -193,7 +193,8 @@ class Lanes:
             return kind(made, database, self._queues, self._prefix, bus=self._bus, side=side)
 
         types = {name: member.type for member in self._members_of(task) for name in member.types}
-        return Group(types, self._queues, self._prefix, load=self.known.get, worker=worker)
+        aliases = {name: known.type for known in self.known.tasks.values() for name in known.aliases}
+        return Group(types, self._queues, self._prefix, aliases=aliases, load=self.known.get, worker=worker)
 
     def _members_of(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
         """Return the known tasks that share the function of a task."""
@@ -294,7 +295,7 @@ class Lanes:
         return task
 
     def _lanes(self, task: Task[Any, Any]) -> list[str]:
-        return [lane for type_ in task.types for lane in lanes_of(self._prefix, task, type_)]
+        return lanes_of(self._prefix, task)
 
     def _ids(self, task: Task[Any, Any], batch: Iterable[QueuedMessage]) -> list[str]:
         ids = []

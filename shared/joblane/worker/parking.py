@@ -1,8 +1,8 @@
-"""Messages of a type that its place does not run any more: the type has moved, and messages of it were still on their way.
+"""Parking: what a place does with the messages of a type that it does not run any more.
 
-The function lacks the permissions of the type, so it runs none of its tasks. They wait in their rows, those without a
-row get one, and the sweep sends their messages to the type's present lane. The worker's claim makes sure that a sweep
-follows.
+The type has moved, and some of its messages were on their way. The place's function lacks the permissions of the type,
+so it runs none of its tasks. They wait in their rows, and new ones are inserted. The sweep, which each claim wakes,
+sends their messages to the type's present lane.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from joblane.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from joblane.names import Queue
     from joblane.sqs.message import Received
     from joblane.worker.invocation import BatchResponse, Invocation
 
@@ -23,20 +22,16 @@ if TYPE_CHECKING:
 class ParkingWorker(Worker):
     """Parks the tasks of one type, whose messages come from any lane. No attempt is spent.
 
-    Its messages are acknowledged, but for those of a task that a run still holds: they come back after its lease.
+    The message of a task that a run still holds comes back after its lease, and the one of a locked row in seconds.
+    All others are acknowledged.
     """
 
-    claim = staticmethod(park)
+    decides = staticmethod(park)
 
     def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
         """Park the tasks of an invocation's messages, which are in one lane."""
         self.logger.info(
-            "another function runs this type now; its tasks wait in their rows, and the sweep sends their messages there",
+            "another function runs this type now; its tasks wait in their rows until the sweep sends their messages",
             extra={"task_type": self.task.type, "messages": len(deliveries)},
         )
         return super().handle(deliveries, invocation)
-
-    def queue_of(self, lane: str) -> Queue:
-        """Return the queue of the lane if the type has a lane in it, else the type's home queue."""
-        queue = super().queue_of(lane)
-        return queue if queue in self.task.lanes else self.task.queue

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 from joblane import telemetry
 from joblane.enqueue.follow_up import FollowUp
@@ -71,8 +71,8 @@ class WorkerOptions(TypedDict, total=False):
 class Worker:
     """Serves one task type."""
 
-    claim = staticmethod(claim)
-    """Decides on messages. Another worker may decide in another way."""
+    decides: ClassVar[Callable[..., dict[str, Claim]] | None] = None
+    """The statement that decides on messages, with the arguments of :func:`claim`. None: it is :func:`claim`."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -96,8 +96,9 @@ class Worker:
         return batch.respond()
 
     def queue_of(self, lane: str) -> Queue:
-        """Return the queue of tasks that are new in ``lane``."""
-        return queue_of(self.prefix, lane)
+        """Return the queue of the lane if the type has a lane in it, else the type's home queue."""
+        queue = queue_of(self.prefix, lane)
+        return queue if queue in self.task.lanes else self.task.queue
 
     def wake(self) -> None:
         """Make sure that a sweep follows a write."""
@@ -110,9 +111,9 @@ class Worker:
         return self.database.call(statement, *args, **kwargs)
 
 
-def has_time(task: Task[Any, Any], invocation: Invocation) -> bool:
-    """True if a run of ``task`` that starts now ends before the invocation does, even if it takes all its timeout."""
-    needed = min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
+def has_time(task: Task[Any, Any], invocation: Invocation, runs: int = 1) -> bool:
+    """True if runs of ``task`` that start now end before the invocation does, even if each takes all its timeout."""
+    needed = runs * min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
     return invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS >= needed
 
 
@@ -247,7 +248,9 @@ class Batch:
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(self._worker.claim, arrivals, lease, self._invocation.id, token)
+            claims = self._worker.database.call_again(
+                self._worker.decides or claim, arrivals, lease, self._invocation.id, token
+            )
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out

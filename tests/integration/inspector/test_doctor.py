@@ -1002,7 +1002,7 @@ def test_the_command_says_what_is_wrong_with_the_database_and_what_to_do(
 def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause() -> None:
     mapping = {"EventSourceArn": f"arn:aws:sqs:::{LANE}", "UUID": "u-1", "State": "Disabled"}
     whole = {"ScalingConfig": {"MaximumConcurrency": 2}, "FunctionResponseTypes": ["ReportBatchItemFailures"]}
-    lane = (Queue.DEFAULT, sample_one)
+    lane = (Queue.DEFAULT, [sample_one])
     (check,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {})
     assert check.grade is Grade.BAD
     assert check.do == "aws lambda update-event-source-mapping --enabled --uuid u-1"
@@ -1013,7 +1013,7 @@ def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause() -> None:
 
 def test_a_mapping_with_dangerous_settings_is_reported() -> None:
     mapping = {"State": "Enabled", "UUID": "u-1", "LastProcessingResult": "PROBLEM: Function call failed"}
-    checks = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
+    checks = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, [sample_one]), [mapping], {}))
     assert [check.grade for check in checks] == [Grade.BAD] * 3
     assert ["MaximumConcurrency" in checks[0].found, "ReportBatchItemFailures" in checks[1].found] == [True, True]
     assert checks[2].found == "Lambda reports: PROBLEM: Function call failed"
@@ -1028,7 +1028,7 @@ def checks_of_function(declared: Task[Any, Any], timeout: timedelta, state: str 
     """Return the findings about a deployed function with this timeout. The templates round it up."""
     deployed = {"State": state, "Timeout": math.ceil(timeout.total_seconds())}
     aws = SimpleNamespace(get_function_configuration=lambda **_: deployed)
-    return list(doctor_aws._function(aws, "sample", declared))
+    return list(doctor_aws._function(aws, "sample", declared.numbers))
 
 
 def test_a_timeout_that_is_not_whole_seconds_is_no_difference() -> None:

@@ -287,7 +287,7 @@ def test_a_redrive_of_a_type_leaves_the_dead_letters_of_the_other_types_of_its_p
         put(world, task, f"{name}-dead", **archived(generation=1))
         put(world, task, f"{name}-done", state="completed", generation=2)
         for id_, reason in ((f"{name}-dead", "it failed"), (f"{name}-done", "it failed")):
-            put_dead_letter(world, of(id_) | {"type": task.type}, dlq, generation=1, reason=reason)
+            put_dead_letter(world, of(id_, task), dlq, generation=1, reason=reason)
         put_dead_letter(world, external(id=f"{name}-external", type=task.type), dlq, generation=0, reason="no")
     before = world.row("two-dead")
     # when
@@ -296,7 +296,7 @@ def test_a_redrive_of_a_type_leaves_the_dead_letters_of_the_other_types_of_its_p
     assert sorted(name_of(one["Body"]) for one in world.received(lane)) == ["one-dead", "one-external"]
     assert sorted(name_of(one["Body"]) for one in world.received(dlq)) == ["two-dead", "two-done", "two-external"]
     assert world.row("two-dead") == before
-    # and then those of the other type
+    # and then the other type's
     ran.run(inspector.redrive(Filter(types=("place:two",)), rate=500).id)
     assert (world.depth(lane), world.depth(dlq)) == (4, 0)
 

@@ -98,7 +98,7 @@ STORIES: dict[str, Story] = {
         # and it asks again
         ask(sample_sharing, "a").gives([HELD]),
     ],
-    "the other types of a lane that stands still are served after those of other lanes": [
+    "the other types of a lane that stands still are served last": [
         put(sample_sharing, "x"),
         put(place_shares, "a"),
         put(place_shares_too, "more"),

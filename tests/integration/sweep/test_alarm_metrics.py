@@ -339,7 +339,7 @@ def test_the_sweep_counts_the_moved_dead_letters_and_names_their_queue(
     assert named == {"jobs-low", "jobs-default-data-export"}
 
 
-def test_the_sweep_reads_each_dead_letter_queue_of_a_place_once_and_those_that_it_drains(
+def test_the_sweep_reads_each_dead_letter_queue_of_a_place_and_of_its_drains_once(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given two types that share a lane, of which one had a lane of its own until now

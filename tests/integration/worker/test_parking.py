@@ -16,8 +16,10 @@ from joblane.record.task.claim import CLAIMS, Verdict, claim, park
 from joblane.sqs.message import decode
 from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase, Send
-from joblane.worker import worker as worker_module
 from joblane.worker.parking import ParkingWorker
+from joblane.worker.run import Run
+from joblane.worker.verdict import decide
+from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one, sample_only, sample_single, sample_tick
@@ -146,12 +148,10 @@ def test_a_message_in_the_lane_of_the_former_place_runs_once_in_the_new_lane(eff
 
 
 def keeps_the_message(patch: pytest.MonkeyPatch) -> None:
-    real = worker_module.decide
-    patch.setattr(
-        worker_module,
-        "decide",
-        lambda run, fields: 30 if run.claim.verdict is Verdict.PAUSED else real(run, fields),
-    )
+    def keeping(run: Run, log_fields: dict[str, Any]) -> Any:
+        return 30 if run.claim.verdict is Verdict.PAUSED else decide(run, log_fields)
+
+    patch.setattr("joblane.worker.worker.decide", keeping)
 
 
 def forgets_the_insert(patch: pytest.MonkeyPatch) -> None:
@@ -160,11 +160,11 @@ def forgets_the_insert(patch: pytest.MonkeyPatch) -> None:
         connection.run("delete from joblane.tasks where state = 'pending' and runs = 0")
         return found
 
-    patch.setattr(ParkingWorker, "claim", staticmethod(forgetting))
+    patch.setattr(ParkingWorker, "decides", staticmethod(forgetting))
 
 
 def runs_it(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ParkingWorker, "claim", staticmethod(claim))
+    patch.setattr(ParkingWorker, "decides", staticmethod(claim))
 
 
 def hides_the_row(patch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def hides_the_row(patch: pytest.MonkeyPatch) -> None:
         connection.run("update joblane.tasks set sweep_at = now() + interval '6 h'")
         return found
 
-    patch.setattr(ParkingWorker, "claim", staticmethod(hiding))
+    patch.setattr(ParkingWorker, "decides", staticmethod(hiding))
 
 
 @pytest.mark.parametrize("plant", [keeps_the_message, forgets_the_insert, runs_it, hides_the_row])
@@ -287,8 +287,8 @@ def test_a_batch_of_ten_is_parked_in_one_statement(effects: World) -> None:
     }
     for id_, columns in rows.items():
         put(effects, sample_batch, id_, PAYLOAD, **columns)
-    bodies = [recorded(sample_batch, id_) for id_ in [*rows, "gone"]]
-    records = [record(body, PLACE) for body in [*bodies, external(sample_batch, "new"), "not JSON"]]
+    bodies = [*(recorded(sample_batch, id_) for id_ in [*rows, "gone"]), external(sample_batch, "new")]
+    records = [record(body, PLACE) for body in bodies] + [record("not JSON", PLACE)]
     # when
     effects.run("create table before as select id, attempts from joblane.tasks")
     with HookedDatabase(effects.url, note) as database:
@@ -311,7 +311,7 @@ def test_a_batch_of_ten_is_parked_in_one_statement(effects: World) -> None:
     assert ran(effects) == sorted(["due", "later", "retry", "lost", "critical", "new"])
 
 
-def test_a_message_that_is_parked_while_the_new_function_runs_its_task_does_not_stop_the_run(effects: World) -> None:
+def test_a_message_that_comes_while_the_new_function_runs_its_task_is_kept(effects: World) -> None:
     kept: list[list[str]] = []
 
     @behaviour
@@ -347,15 +347,14 @@ def test_messages_in_both_lanes_at_once_are_one_run_each(effects: World) -> None
     lane = effects.lane(sample_batch)
     effects.make(PLACE)
     with Database(effects.url) as database, ThreadPoolExecutor(2) as threads:
-        former, present = ParkingWorker(sample_batch, database, effects.sqs, PREFIX), effects.worker(sample_batch)
+        former: Worker = ParkingWorker(sample_batch, database, effects.sqs, PREFIX)
+        workers = {PLACE: former, lane: effects.worker(sample_batch)}
         # when
         for start in range(0, len(ids), 10):
             batch = bodies[start : start + 10]
-            parked = threads.submit(lambda batch=batch: handle(former, *(record(body, PLACE) for body in batch)))
-            claimed = threads.submit(lambda batch=batch: handle(present, *(record(body, lane) for body in batch)))
-            parked.result()
-            claimed.result()
-    # and the messages that stayed come back, and the sweep sends those of parked rows
+            given = [(worker, [record(body, queue) for body in batch]) for queue, worker in workers.items()]
+            list(threads.map(lambda one: handle(one[0], *one[1]), given))
+    # and the messages that stayed come back, and the sweep sends the messages of parked rows
     for body in bodies:
         effects.deliver(sample_batch, body)
     effects.sweep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,9 +14,10 @@ from infra.health import CHECKS, COSTS
 from joblane.cdk import costs
 from joblane.cdk.costs import moments, times
 from joblane.cdk.templates import COSTS as METADATA
-from joblane.names import Queue
+from joblane.names import Queue, set_home
 from joblane.prices import MONTH, PRICES, Price
 from joblane.tasks.discovery import discover
+from joblane.tasks.place import Lambda
 from joblane.tasks.schedule import Schedule, parse
 from joblane.tasks.schedule_overrides import apply_all, minutes_of, with_sweep
 from saas.health import Check
@@ -216,3 +218,20 @@ def test_a_tasks_own_metrics_and_requests_are_counted_with_its_runs() -> None:
     runs = len([*moments(tasks[check])])
     assert with_own["SQS request"] - without["SQS request"] == COSTS[check].sqs_requests * runs
     assert with_own["Metric"] - without["Metric"] == pytest.approx(COSTS[check].metrics)  # the check runs in every hour
+
+
+def test_the_lanes_of_a_place_are_counted_once(request: pytest.FixtureRequest) -> None:
+    # given types, each with its function
+    sample = discover()["data:export"]
+    alone = {type_: replace(sample, type=type_) for type_ in (f"team:job_{number}" for number in range(page.TYPES))}
+    request.addfinalizer(lambda: set_home(alone, None))
+    assert costs.mapped_queues(alone) == page.TYPES + len(Queue)
+    # when they run in places, one of which still receives from the former lane of a type
+    places = [Lambda(f"web{number}") for number in range(page.PLACES - 1)] + [Lambda("web4", drains=("team:job_4",))]
+    together = {}
+    for number, (type_, task) in enumerate(alone.items()):
+        place = places[number % page.PLACES]
+        together[type_] = replace(task, place=place)
+        set_home([type_], place.name)
+    # then
+    assert costs.mapped_queues(together) == page.PLACES + 1 + len(Queue)

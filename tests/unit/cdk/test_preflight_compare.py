@@ -12,6 +12,7 @@ import pytest
 from joblane.cdk.preflight.compare import DatabaseState, Declared, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
 from joblane.cdk.preflight.findings import Finding, FindingKind, blocks_deploy
+from joblane.tasks.place import Lambda
 
 JOBS = "jobs-jobs"
 DECLARED = Declared(
@@ -72,6 +73,8 @@ def with_live(*places: tuple[str, str], types: Any = DATABASE.types) -> Database
 
 WITHOUT_LOW = {place: name for place, name in DECLARED.queues.items() if place[1] != "InviteLow"}
 LOW = "jobs-low-user-invite"
+WEB, DRAINING = Lambda("web"), Lambda("web", drains=("data:export",))
+ON_PLACE = replace(DECLARED, homes={"user:invite": WEB}, queues={**WITHOUT_LOW, (JOBS, "WebLow"): "jobs-low-web"})
 LIMITED = replace(DATABASE, limited={("data:dump", ("data:dump/", None, "openai")): 2})
 KEYED = replace(DATABASE, keys={"data:export": ("account_id",)})
 EMPTY = replace(DATABASE, revision=None, live={}, types=[], pending={"0001": "the tables"})
@@ -86,8 +89,19 @@ EMPTY = replace(DATABASE, revision=None, live={}, types=[], pending={"0001": "th
         {"database": replace(KEYED, limited={("data:export", (None, None, "openai")): 1})},  # without a key
         {"stacks": {**DECLARED.queues, (JOBS, "Gone"): "jobs-low-data-gone"}, "messages": {"jobs-low-data-gone": 0}},
         {"stacks": None, "messages": None, "account": None, "database": None},  # nothing could be read
+        {"declared": ON_PLACE, "messages": {"jobs-low-web": 3}, "stacks": None},
+        {"declared": ON_PLACE, "messages": {LOW: 0}},
     ],
-    ids=["same declarations", "an alias", "a shared limit", "no key", "an empty queue removed", "nothing read"],
+    ids=[
+        "same declarations",
+        "an alias",
+        "a shared limit",
+        "no key",
+        "an empty queue removed",
+        "nothing read",
+        "a place",
+        "a move with empty lanes",
+    ],
 )
 def test_a_deploy_that_loses_nothing_is_fine(given: dict[str, Any]) -> None:
     assert findings_of(**given) == []
@@ -164,6 +178,37 @@ def test_a_deploy_that_loses_nothing_is_fine(given: dict[str, Any]) -> None:
             "the stage has no webhook any more, and it holds 2 events that the webhook refused",
             "",
         ),
+        # places
+        (
+            {"declared": ON_PLACE, "messages": {"jobs-low-user-invite": 2, "jobs-low-user-invite-dlq": 1}},
+            "task type user:invite",
+            'it runs on Lambda("web") now, and its former lane still has 2 messages in jobs-low-user-invite, 1 message '
+            "in jobs-low-user-invite-dlq",
+            'declare Lambda("web", drains=("user:invite",)) until they are gone',
+        ),
+        (
+            {
+                "declared": replace(
+                    ON_PLACE, homes={"user:invite": DRAINING, "data:export": DRAINING, "data:dump": DRAINING}
+                ),
+                "messages": {LOW: 1, "jobs-critical-data-dump": 1},
+            },
+            "task types data:dump, user:invite",
+            "1 message in jobs-critical-data-dump, 1 message in jobs-low-user-invite",
+            'Lambda("web", drains=("data:export", "data:dump", "user:invite"))',
+        ),
+        (
+            {"declared": ON_PLACE, "messages": {"jobs-critical-user-invite": 1}},
+            "task type user:invite, queue critical",
+            "it no longer has a lane there",
+            "also=[Queue.CRITICAL]",
+        ),
+        (
+            {"declared": ON_PLACE, "messages": {"jobs-default-web": 4, "jobs-default-web-dlq": 1}},
+            'Lambda("web"), queue default',
+            "its lane still has 4 messages in jobs-default-web, 1 message in jobs-default-web-dlq",
+            "keep a task of queue default on it until they are gone",
+        ),
         # queues
         (
             {"stacks": {**DECLARED.queues, (JOBS, "InviteLow"): "jobs-low-invite-user"}},
@@ -220,6 +265,15 @@ def test_a_deploy_that_would_lose_or_break_something_is_refused(
         ),
         ({"database": replace(DATABASE, pending={"0005": "a column"})}, "migration 0005", "the deploy runs it"),
         ({"database": replace(DATABASE, revision="0009", newer=True)}, "schema", "a deploy of older code is fine"),
+        (
+            {
+                "declared": replace(ON_PLACE, homes={}, queues={**ON_PLACE.queues, (JOBS, "InviteLow"): LOW}),
+                "stacks": ON_PLACE.queues,
+                "messages": {"jobs-low-web": 3},
+            },
+            "task type user:invite",
+            "nothing: the place leaves these tasks in their rows, and the sweep sends them",
+        ),
     ],
 )
 def test_a_note_does_not_block_a_deploy(given: dict[str, Any], what: str, do: str) -> None:

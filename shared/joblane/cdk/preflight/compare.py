@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from joblane.cdk.preflight.concurrency import Account, Demand, concurrency
 from joblane.cdk.preflight.findings import Finding, note, refused
-from joblane.names import Queue, dead_letter_name, event_bus_name, lane_name
+from joblane.names import Queue, dead_letter_name, event_bus_name, own_lane_name
+from joblane.tasks.place import PLACE_PATTERN, Lambda
 
 HOW = "docs/how-to/change-safely.md describes how"
 
@@ -29,8 +30,9 @@ class Declared:
     """The resources and settings that the checkout would deploy.
 
     ``lanes``: type or alias → the queues in which it has a lane. ``limits``: type or alias with limits → their names.
-    ``keys``: type or alias with limits → their key. ``queues``: names of SQS queues, by place. ``demand``: of
-    concurrency. The other fields are settings of the stage.
+    ``keys``: type or alias with limits → their key. ``queues``: names of SQS queues, by stack and logical id.
+    ``demand``: of concurrency. ``homes``: type or alias that runs on a place → the place. The other fields are settings
+    of the stage.
     """
 
     stage: str
@@ -42,6 +44,7 @@ class Declared:
     demand: Demand
     database_connections: int
     reserved_connections: int
+    homes: Mapping[str, Lambda] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def examine(
     """
     return [
         *_left_behind(declared, messages or {}, database),
+        *_moved_out(declared, stacks or {}, messages or {}, database),
         *_replaced(declared, stacks, messages),
         *(_other_limits(declared, database) if database else ()),
         *(concurrency(declared.demand, account) if account else ()),
@@ -131,15 +135,22 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
     for (type_, queue), count in sorted(live.items()):
         if queue not in declared.lanes.get(type_, ()):
             waiting[type_, queue].append(f"{_count(count, 'live task')} in queue {queue}")
-    lanes = _lanes_by_name(declared.prefix, {type_ for type_, _ in live} | set(database.types if database else ()))
+    types = {type_ for type_, _ in live} | {*declared.homes} | set(database.types if database else ())
+    lanes = _lanes_by_name(declared.prefix, types)
     known = {*declared.queues.values()}
     unknown: dict[str, int] = {}
+    moved: dict[Lambda, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, count in sorted(messages.items()):
         if count and name not in known:
-            if name in lanes:
-                waiting[lanes[name]].append(f"{_count(count, 'message')} in {name}")
-            else:
+            type_, queue = lanes.get(name, ("", ""))
+            found = f"{_count(count, 'message')} in {name}"
+            if not type_:
                 unknown[name] = count
+            elif type_ in declared.homes and queue in declared.lanes[type_]:
+                moved[declared.homes[type_]][type_].append(found)
+            else:
+                waiting[type_, queue].append(found)
+    yield from (_moved_in(place, found) for place, found in moved.items())
     by_type: dict[str, list[str]] = defaultdict(list)
     for (type_, queue), found in waiting.items():
         if type_ not in declared.lanes:
@@ -163,20 +174,77 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
             f"the stage has no webhook any more, and it holds {_count(count, 'event')} that the webhook refused",
             "send them again, or purge the queue; docs/how-to/event-targets.md describes how",
         )
+    of_places: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, count in unknown.items():
+        if lane := _lane_of_place(declared.prefix, name):
+            of_places[lane].append(f"{_count(count, 'message')} in {name}")
+            continue
         yield refused(
             f"queue {name}",
             f"no task declares it, and it holds {_count(count, 'message')}",
             f"keep its task until they have run, or move them to another queue; {HOW}",
         )
+    for (home, queue), found in of_places.items():
+        yield refused(
+            f'Lambda("{home}"), queue {queue}',
+            f"no task runs on it in this queue any more, and its lane still has {', '.join(found)}",
+            f"keep a task of queue {queue} on it until they are gone: it leaves tasks of other types in their rows, and "
+            f"the sweep sends them to their lanes; `joblane redrive` empties the dead-letter queue; {HOW}",
+        )
+
+
+def _moved_in(place: Lambda, found: Mapping[str, Sequence[str]]) -> Finding:
+    """Refuse to delete the former lanes of types that move into a place. ``found``: type → messages of its lanes."""
+    drains = [f'"{type_}"' for type_ in dict.fromkeys([*place.drains, *found])]
+    it_runs, has = (
+        ("it runs", "its former lane still has") if len(found) == 1 else ("they run", "their lanes still have")
+    )
+    return refused(
+        f"task type{'s' * (len(found) > 1)} {', '.join(found)}",
+        f'{it_runs} on Lambda("{place.name}") now, and {has} '
+        f"{', '.join(each for lane in found.values() for each in lane)}",
+        f'declare Lambda("{place.name}", drains=({", ".join(drains)}{"," * (len(drains) == 1)})) until they are gone: '
+        f"its function then receives them; {HOW}",
+    )
+
+
+def _moved_out(
+    declared: Declared,
+    stacks: Mapping[Place, str],
+    messages: Mapping[str, int],
+    database: DatabaseState | None,
+) -> Iterator[Finding]:
+    """Find types that get lanes of their own, while the lanes of places have messages."""
+    places = {name for name in stacks.values() if _lane_of_place(declared.prefix, name)} & {*declared.queues.values()}
+    full = sorted(name for name in places if messages.get(name) and not name.endswith(dead_letter_name("")))
+    deployed = {*stacks.values()}
+    types = sorted(
+        type_
+        for type_ in (database.types if database else ())
+        if type_ in declared.lanes and type_ not in declared.homes
+        if deployed.isdisjoint(own_lane_name(declared.prefix, queue, type_) for queue in Queue)
+    )
+    if full and types:
+        yield note(
+            f"task type{'s' * (len(types) > 1)} {', '.join(types)}",
+            f"its tasks get a lane of their own, and messages in {', '.join(full)} may be for them",
+            "nothing: the place leaves these tasks in their rows, and the sweep sends them to the new lane within five "
+            "minutes",
+        )
+
+
+def _lane_of_place(prefix: str, name: str) -> tuple[str, str] | None:
+    """Return the place and the queue if ``name`` is that of its lane or DLQ. The lanes of types have a hyphen more."""
+    queue, _, home = name.removeprefix(f"{prefix}-").removesuffix(dead_letter_name("")).partition("-")
+    return (home, queue) if queue in Queue and PLACE_PATTERN.fullmatch(home) else None
 
 
 def _lanes_by_name(prefix: str, types: set[str]) -> dict[str, tuple[str, str]]:
-    """Return name of a lane or its DLQ → type and queue, for the types in the database."""
+    """Return name of a type's own lane or its DLQ → type and queue."""
     found = {}
     for type_ in types:
         for queue in Queue:
-            name = lane_name(prefix, queue, type_)
+            name = own_lane_name(prefix, queue, type_)
             found[name] = found[dead_letter_name(name)] = (type_, str(queue))
     return found
 

@@ -227,6 +227,7 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         ),
         database_connections=settings["database_connections"],
         reserved_connections=settings["reserved_connections"],
+        homes={type_: task.place for task in tasks if task.place for type_ in task.types},
     )
 
 

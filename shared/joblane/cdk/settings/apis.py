@@ -198,9 +198,11 @@ class Monitoring(Settings):
     archived: Count = 1
     """Archived tasks of one type within 15 minutes; with ``detail`` ``stage``, of all types together."""
     failing_percent: Percent = 50
-    """Failed runs of one type within 15 minutes, in percent of its runs."""
+    """Failed runs of one type within 15 minutes, in percent of its runs. ``"off"`` also leaves out the alarms of killed
+    invocations of places."""
     failing_runs: int = Field(10, ge=1)
-    """Minimum number of runs within 15 minutes for the alarm of ``failing_percent``."""
+    """Minimum number of runs within 15 minutes for the alarm of ``failing_percent``. For a place: number of killed
+    invocations, which have an alarm of their own."""
     waiting: bool = True
     """True: an alarm if tasks wait longer than the ``target_wait`` of their type."""
     moved_by_sqs: Count = 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 from aws_cdk import ArnFormat, CfnParameter, Duration, NestedStack, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -15,6 +15,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.alarm_topics import AlarmTopics
 from joblane.cdk.constructs.budget import StageBudget
+from joblane.cdk.constructs.code import Tasks
 from joblane.cdk.constructs.event_bus import bus_name
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.nested_stacks import part_of
@@ -25,6 +26,9 @@ from joblane.cdk.watching.database import alarms_of_database
 from joblane.cdk.watching.queries import queries_of
 from joblane.cdk.watching.table import alarms_of_part, alarms_of_stage
 from joblane.names import PAGE_URL, function_name
+from joblane.tasks.place import Lambda
+from joblane.tasks.places import places_of
+from joblane.tasks.task import Task
 
 MISSING = {
     Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -67,9 +71,9 @@ class MonitoringStack(Stack):
         alarms = in_use([*of_stage, *alarms_of_database(monitoring, stage), *more])
         self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
-            by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))
-            for part, tasks in groupby(by_part, key=lambda task: part_of(task.type)):
-                of_part = alarms_of_part(part, list(tasks), monitoring, stage.prefix)
+            tasks, places = _by_part(jobs.tasks)
+            for part in sorted({*tasks, *places}):
+                of_part = alarms_of_part(part, tasks[part], monitoring, stage.prefix, places[part])
                 page = {} if page_url is None else {PAGE_URL: page_url}
                 nested = NestedStack(self, f"Part{part:02}", description=f"{describes}, part {part}", parameters=page)
                 self._add_alarms(nested, of_part, self._links_in(nested))
@@ -135,6 +139,18 @@ class MonitoringStack(Stack):
             construct.add_alarm_action(self._actions[alarm.topic])
             if alarm.is_state:
                 construct.add_ok_action(self._actions[alarm.topic])
+
+
+def _by_part(
+    tasks: Tasks,
+) -> tuple[defaultdict[int, list[Task[Any, Any]]], defaultdict[int, dict[Lambda, list[Task[Any, Any]]]]]:
+    """Return part → its types, and part → the places whose functions are there."""
+    of_types, of_places = defaultdict[int, list[Task[Any, Any]]](list), defaultdict[int, dict[Any, Any]](dict)
+    for type_, task in sorted(tasks.items()):
+        of_types[part_of(type_)].append(task)
+    for place, members in places_of(tasks.values()).items():
+        of_places[part_of(place.name)][place] = members
+    return of_types, of_places
 
 
 def _metric(alarm: Alarm) -> cloudwatch.IMetric:

@@ -13,7 +13,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from joblane.cdk.constructs.code import Tasks
 from joblane.cdk.watching.alarms import VISIBLE, Watched, lambda_metric, own_metric, queue_metric
 from joblane.inspector.durations import written
-from joblane.names import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.names import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, home_of, lane_name
 from joblane.tasks.task import Task
 
 WIDTH, HEIGHT = 24, 6
@@ -143,7 +143,7 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
         GraphKind("dead letters of lanes", {None: Graph("Dead letters of lanes", _visible(prefix, dead_letters))}),
         of_functions("concurrent executions", "ConcurrentExecutions", "Maximum", _limits(tasks, prefix, shares)),
         times("duration", "DurationMs", "p99"),
-        of_queues("messages in lanes", lambda lane: partial(queue_metric, VISIBLE, "Maximum", QueueName=_name(lane))),
+        GraphKind("messages in lanes", {queue: _messages(queue, some) for queue, some in lanes.items()}),
         of_functions("throttles", "Throttles"),
         of_functions("errors", "Errors"),
         waits("p95"),
@@ -162,15 +162,30 @@ def _targets(tasks: Iterable[Task[Any, Any]], per_second: int) -> dict[str, floa
 
 
 def _limits(tasks: Tasks, prefix: str, shares: Mapping[str, int]) -> dict[str, float]:
-    """Return a line for each concurrency limit. A function has the limit of all lanes of its type."""
-    limited: defaultdict[int, list[str]] = defaultdict(list)
+    """Return a line for each concurrency limit. A function has the limit of all lanes of its types."""
+    functions: defaultdict[str, list[Task[Any, Any]]] = defaultdict(list)
     for task in tasks.values():
-        limited[sum(shares[lane_name(prefix, queue, task.type)] for queue in task.lanes)].append(task.slug)
-    return {f"limit {limit}: {_few(names)}": limit for limit, names in sorted(limited.items())}
+        functions[home_of(task.type)].append(task)
+    limited: defaultdict[int, list[str]] = defaultdict(list)
+    for home, members in functions.items():
+        lanes = {lane_name(prefix, queue, task.type) for task in members for queue in task.lanes}
+        limited[sum(shares[lane] for lane in lanes)].append(home)
+    return {f"limit {limit}: {_few(homes, functions)}": limit for limit, homes in sorted(limited.items())}
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= FEW else f"{len(names)} types"
+def _few(homes: Sequence[str], functions: Mapping[str, Sequence[Task[Any, Any]]]) -> str:
+    return ", ".join(homes) if len(homes) <= FEW else f"{sum(len(functions[home]) for home in homes)} types"
+
+
+def _messages(queue: Queue, lanes: Sequence[Watched]) -> Graph:
+    """The lane of a place has a single line, with the name of the place."""
+    names = {
+        lane.task.type if lane.task.place is None else lane.task.place.name: partial(
+            queue_metric, VISIBLE, "Maximum", QueueName=_name(lane)
+        )
+        for lane in lanes
+    }
+    return Graph(f"{queue}: messages in lanes", names)
 
 
 def _name(lane: Watched) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -47,6 +48,7 @@ from joblane.names import (
     lane_name,
     webhook_name,
 )
+from joblane.tasks.place import Lambda
 from joblane.tasks.task import Task
 
 WORST_WAIT, WORST_TIME = "p95", "p99"
@@ -84,11 +86,22 @@ def alarms_of_stage(
     )
 
 
-def alarms_of_part(part: int, tasks: Sequence[Task[Any, Any]], monitoring: Monitoring, prefix: str) -> list[Alarm]:
-    """Return the alarms of ``tasks``, which are all types of ``part``."""
+def alarms_of_part(
+    part: int,
+    tasks: Sequence[Task[Any, Any]],
+    monitoring: Monitoring,
+    prefix: str,
+    places: Mapping[Lambda, Sequence[Task[Any, Any]]] = MappingProxyType({}),
+) -> list[Alarm]:
+    """Return the alarms of ``tasks``, which are all types of ``part``.
+
+    ``places``: the places whose functions are in this part, each with its tasks, which can be in other parts.
+    """
     lanes = [Watched(task, queue, prefix) for task in tasks for queue in task.lanes]
-    functions = [function_name(prefix, task.type) for task in tasks]
+    functions = [function_name(prefix, each.type) for each in tasks if each.place is None]
+    functions += [function_name(prefix, members[0].type) for members in places.values()]
     alarms = [alarm for lane in lanes for alarm in _of_lane(lane, monitoring)]
+    alarms += [_killed(place, members, prefix, monitoring) for place, members in places.items()]
     alarms += [*_near_timeout(f"{part:02}", lanes, monitoring), *_throttles(f"{part:02}", functions, monitoring)]
     return in_use(alarms)
 
@@ -335,12 +348,17 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> list[Alarm]:
 
 
 def _failing(lane: Watched, percent: Percent, runs: int) -> Alarm:
-    """Runs that were killed write no metric, so Lambda's own errors are counted in addition.
+    """Runs that were killed write no metric, so Lambda's own errors are counted in addition. The errors of a place have
+    an alarm of their own, because Lambda does not know the type.
 
     A missing metric counts as 0 in a sum. Source: CloudWatch, *Using metric math*, basic arithmetic functions.
     """
     metrics = {name: lane.metric(name.capitalize(), period=QUARTER) for name in ("started", "retried", "archived")}
-    metrics["errors"] = lambda_metric("Errors", period=QUARTER, FunctionName=function_name(lane.prefix, lane.task.type))
+    expression = f"IF(started >= {runs}, 100 * (retried + archived) / started, 0)"
+    if lane.task.place is None:
+        function = function_name(lane.prefix, lane.task.type)
+        metrics["errors"] = lambda_metric("Errors", period=QUARTER, FunctionName=function)
+        expression = f"IF(started + errors >= {runs}, 100 * (retried + archived + errors) / (started + errors), 0)"
     return Alarm(
         name=f"failing-{lane.name}",
         heading="failing",
@@ -350,8 +368,27 @@ def _failing(lane: Watched, percent: Percent, runs: int) -> Alarm:
         path=f"/runs?type={lane.task.type}",
         is_state=True,
         metrics=metrics,
-        expression=(f"IF(started + errors >= {runs}, 100 * (retried + archived + errors) / (started + errors), 0)"),
+        expression=expression,
         threshold=percent,
+        period=QUARTER,
+    )
+
+
+def _killed(place: Lambda, tasks: Sequence[Task[Any, Any]], prefix: str, monitoring: Monitoring) -> Alarm:
+    """Killed invocations of the function of a place. Their number counts, and not their share: a type that is killed
+    each time can be a small part of all invocations.
+    """
+    function, runs = function_name(prefix, tasks[0].type), monitoring.failing_runs
+    return Alarm(
+        name=f"failing-{place.name}",
+        heading="failing",
+        says=f"Function {function}: at least {runs} invocations were killed in {written(QUARTER)}, or failed at their "
+        f"start. Their tasks are tried again. It runs {listed([task.type for task in tasks])}.",
+        run="runs --within 1h",
+        path="/runs",
+        is_state=True,
+        metrics={"errors": lambda_metric("Errors", period=QUARTER, FunctionName=function)},
+        threshold="off" if monitoring.failing_percent == "off" else runs,
         period=QUARTER,
     )
 

@@ -223,7 +223,7 @@ def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
         return 0
     prefix = settings.prefix()
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
-    lanes = [lane for task in tasks.values() for name in task.types for lane in lanes_of(prefix, task, name)]
+    lanes = [lane for task in tasks.values() for lane in lanes_of(prefix, task)]
     try:  # the types of a place share a lane
         moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, dict.fromkeys(front_doors + lanes))
     except (BotoCoreError, ClientError) as error:  # the sweep stays completed; the next one reads the queues again

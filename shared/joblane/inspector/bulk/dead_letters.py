@@ -174,14 +174,14 @@ def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
 def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[str] = ()) -> list[str]:
     """The dead-letter queues that can hold messages of ``types``; of all types if none is given.
 
-    Those of a place are shared by its types, and keep those of types that have moved.
+    The types of a place share its queues, which also hold dead letters of types that have moved since.
     """
     wanted = set(types)
     lanes = [
         lane
         for type_, task in declared(tasks).items()
         if not wanted or type_ in wanted or task.place is not None
-        for lane in lanes_of(prefix, task, type_)
+        for lane in lanes_of(prefix, task, [type_])
     ]
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
     return [*map(dead_letter_name, dict.fromkeys([*lanes, *front_doors])), cron_dead_letters(prefix)]
@@ -298,7 +298,7 @@ def send_back(
 ) -> Sent:
     """Send back the matching dead letters of one queue, at most ``room``, and delete them.
 
-    Obsolete ones of the filter's types are deleted. Those of another type of the queue's place stay.
+    Obsolete ones are deleted too, but not if the filter has types and theirs is another one of the queue's place.
     """
     result, done = Sent(), list[str]()
     sending: list[tuple[DeadLetter, Entry]] = []

@@ -119,6 +119,7 @@ def _largest(task: Task[Any, Any], mean_ms: float, lost: float) -> tuple[int, Ob
     fitting = [size for size in range(own + 1, MAX_BATCH + 1) if _fits(task, size)]
     quick = [size for size in fitting if (size - 1) * mean_ms <= target_ms]
     obstacles = {
+        Obstacle.PLACE: task.place is not None,  # the messages of its other types are in the same batches
         Obstacle.FULL: own == MAX_BATCH,
         Obstacle.RESUMABLE: task.resumable,
         Obstacle.LIMITED: task.flow is not None,  # a batch keeps the slots of the jobs that wait in it

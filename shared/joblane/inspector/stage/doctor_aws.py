@@ -6,7 +6,7 @@ Each part yields its findings and a good check, which is dropped if there are fi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
@@ -26,12 +26,13 @@ from joblane.names import (
     front_door_name,
     full_schedule_name,
     function_name,
-    lane_name,
+    queue_of,
     schedule_name,
 )
-from joblane.quotas import MIN_CONCURRENCY
+from joblane.quotas import MIN_CONCURRENCY, Numbers
 from joblane.settings import EVENT_BUS
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
+from joblane.tasks.places import lanes_of, numbers_of
 from joblane.tasks.task import Task
 
 K = TypeVar("K")
@@ -61,7 +62,8 @@ def mappings(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.GOOD, "mappings", f"all {len(expected)} exist and are enabled")
 
 
-Lane = tuple[Queue, "Task[Any, Any]"]
+Lane = tuple[Queue, Sequence["Task[Any, Any]"]]
+"""A queue, and the types of the lane there."""
 
 
 def _mapping(
@@ -75,10 +77,10 @@ def _mapping(
     (mapping,) = existing
     most, declared = (
         mapping.get("ScalingConfig", {}).get("MaximumConcurrency"),
-        lane[1].max_concurrency if lane else None,
+        lane[1][0].max_concurrency if lane else None,
     )
     if mapping["State"] not in ("Enabled", "Enabling", "Creating", "Updating"):
-        who = None if lane is None else paused.get(("queue", lane[0])) or paused.get(("type", lane[1].type))
+        who = None if lane is None else paused.get(("queue", lane[0])) or _who_paused(lane[1], paused)
         on = f"aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}"
         if who:
             yield Check(Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`joblane resume`")
@@ -88,7 +90,9 @@ def _mapping(
         found = "its mapping lacks MaximumConcurrency: throttled invocations use up the receives of messages"
         yield Check(Grade.BAD, what, found, DEPLOY)
     elif declared is not None and most > max(declared, MIN_CONCURRENCY):
-        found = f"its mapping allows a concurrency of {most}, and max_concurrency is declared as {declared}"
+        place = lane[1][0].place if lane else None
+        of = f' of Lambda("{place.name}")' if place else ""
+        found = f"its mapping allows a concurrency of {most}, and max_concurrency{of} is declared as {declared}"
         yield Check(Grade.WARNING, what, found, DEPLOY)
     if "ReportBatchItemFailures" not in (mapping.get("FunctionResponseTypes") or ()):
         found = "its mapping lacks ReportBatchItemFailures: after one failure the whole batch is received again"
@@ -109,13 +113,19 @@ def _missing(scope: Scope, names: Collection[str]) -> set[str]:
     return {name for name, depth in found.items() if depth is None}
 
 
+def _who_paused(tasks: Sequence[Task[Any, Any]], paused: Mapping[tuple[str, str], str]) -> str | None:
+    """Return the operator if all types of a lane are paused: a mapping is of all of them."""
+    who = [paused.get(("type", task.type)) for task in tasks]
+    return who[0] if all(who) else None
+
+
 def _lanes(scope: Scope) -> dict[str, Lane]:
-    return {
-        lane_name(scope.prefix, queue, type_): (queue, task)
-        for task in scope.tasks.values()
-        for type_ in task.types
-        for queue in task.lanes
-    }
+    """The lanes that have a consumer, with their types. A type of a place can still have a lane of its own."""
+    found: dict[str, list[Task[Any, Any]]] = {}
+    for task in scope.tasks.values():
+        for name in lanes_of(scope.prefix, task):
+            found.setdefault(name, []).append(task)
+    return {name: (queue_of(scope.prefix, name), tasks) for name, tasks in found.items()}
 
 
 def _paused(scope: Scope) -> dict[tuple[str, str], str]:
@@ -163,14 +173,16 @@ def queues(scope: Scope) -> Iterator[Check]:
 
 
 def functions(scope: Scope) -> Iterator[Check]:
-    """Each function exists, can run, and has the timeout that its task declares."""
+    """Each function exists, can run, and has the timeout that its task or its place declares."""
+    found = {function_name(scope.prefix, task.type): task for task in scope.tasks.values()}
     with client("lambda", scope.region) as aws:
-        for task in scope.tasks.values():
-            yield from _function(aws, function_name(scope.prefix, task.type), task)
-    yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} exist, as they are declared")
+        for name, task in found.items():
+            numbers = numbers_of(task.place, scope.members(task)) if task.place else task.numbers
+            yield from _function(aws, name, numbers)
+    yield Check(Grade.GOOD, "functions", f"all {len(found)} exist, as they are declared")
 
 
-def _function(aws: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
+def _function(aws: Any, name: str, numbers: Numbers) -> Iterator[Check]:
     what = f"function {name}"
     try:
         deployed = aws.get_function_configuration(FunctionName=name)
@@ -187,7 +199,7 @@ def _function(aws: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
         yield Check(Grade.BAD, what, found, DEPLOY)
     if deployed.get("LastUpdateStatus") == "Failed":
         yield Check(Grade.BAD, what, f"its last update failed: {deployed.get('LastUpdateStatusReason', '')}", DEPLOY)
-    seconds = int(task.numbers.function_timeout.total_seconds())
+    seconds = int(numbers.function_timeout.total_seconds())
     if deployed["Timeout"] != seconds:
         found = f"its timeout is {deployed['Timeout']} s, and this code declares {seconds} s"
         yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")

@@ -119,9 +119,11 @@ def overview(scope: Scope, minutes: int) -> Overview:
     with_tasks = {(as_read(Queue, queue), type_) for queue, type_ in recorded.tasks}  # includes types that are gone
     names = {lane: lane_name(scope.prefix, *lane) for lane in sorted(declared | with_tasks)}
     front_doors = {queue: front_door_name(scope.prefix, queue) for queue in Queue}
-    sqs_queues = [*(names[lane] for lane in declared), *front_doors.values()]
+    own = {queue: sorted({names[lane] for lane in declared if lane[0] is queue}) for queue in Queue}
+    sqs_queues = [*(name for some in own.values() for name in some), *front_doors.values()]
     found = depths_by_name(scope.sqs, [*sqs_queues, *map(dead_letter_name, sqs_queues)])
-    lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
+    places = {type_: task.place.name for task in scope.tasks.values() if task.place for type_ in task.types}
+    lanes = [_lane(recorded, *lane, name, depth_of(found, name), places.get(lane[1])) for lane, name in names.items()]
     return Overview(
         at=recorded.at,
         queues=tuple(
@@ -129,7 +131,7 @@ def overview(scope: Scope, minutes: int) -> Overview:
                 queue=queue,
                 weight=WEIGHTS[queue],
                 front_door=depth_of(found, front_doors[queue]),
-                depth=total(lane.depth for lane in lanes if lane.queue is queue and (queue, lane.type) in declared),
+                depth=total(depth_of(found, name) for name in own[queue]),
                 pause=recorded.pauses.get((PauseScope.QUEUE, queue)),
                 minutes=_minutes(recorded, queue, minutes),
                 **_sums([lane for lane in lanes if lane.queue is queue]),
@@ -168,7 +170,7 @@ def _pauses_of(queue: str, type_: str, tenant: str | None) -> list[tuple[PauseSc
     return found if tenant is None else [*found, (PauseScope.TENANT, tenant)]
 
 
-def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth) -> Lane:
+def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth, place: str | None) -> Lane:
     return Lane(
         queue=queue,
         type=type_,
@@ -177,6 +179,7 @@ def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth)
         tasks=dict(recorded.tasks.get((queue, type_), {})),
         oldest_wait_seconds=recorded.waits.get((queue, type_)),
         pause=recorded.pauses.get((PauseScope.TYPE, type_)),
+        place=place,
     )
 
 
@@ -271,6 +274,7 @@ def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
 
 
 def types(tasks: Mapping[str, Task[Any, Any]]) -> tuple[TypeView, ...]:
+    numbers = Counter(task.place for task in tasks.values() if task.place)
     return tuple(
         TypeView(
             type=task.type,
@@ -287,6 +291,8 @@ def types(tasks: Mapping[str, Task[Any, Any]]) -> tuple[TypeView, ...]:
             max_concurrency=task.max_concurrency,
             key=task.flow.key if task.flow else (),
             limits=limits.limits_of(task),
+            place=task.place and task.place.name,
+            others=numbers[task.place] - 1 if task.place else 0,
         )
         for task in sorted(tasks.values(), key=lambda task: task.type)
     )

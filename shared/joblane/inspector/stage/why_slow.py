@@ -5,7 +5,7 @@ Each finding is a :class:`~joblane.inspector.views.Check` with its numbers and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
+from joblane.inspector.sentences import runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
 from joblane.inspector.stage.doctor import LEAST_RUNS, STUCK
@@ -23,6 +24,7 @@ from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.names import OWN_TYPES
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
+from joblane.tasks.place import Lambda
 from joblane.tasks.task import Task
 
 RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
@@ -30,6 +32,8 @@ LONGER = 1.5
 """Runs are longer than before from this factor on."""
 FAILING_SHARE = 0.1
 MOST_TENANTS = 500
+MOST_TYPES = 3
+"""Other types of a place that a finding names."""
 FLOOD_SHARE = 0.5
 LEAST_FLOOD = 20
 """A tenant with fewer due tasks floods nothing."""
@@ -58,6 +62,15 @@ select case when grouping(queue) = 0 then queue end, case when grouping(tenant) 
  limit {MOST_TENANTS + 1}
 """
 """The live tasks by queue, in all, and by tenant: the paused tenants ($3), then the tenants with the most due tasks."""
+OTHERS = f"""
+with {LIVE_TASKS}
+select queue, type,
+       count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
+       count(*) filter (where state = 'active'),
+       count(*) filter (where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}')
+  from live where type = any($2::text[]) group by 1, 2 order by 1, due desc, 2
+"""
+"""The live tasks of the other types of a place, by queue and type."""
 
 # The latest of a type are at the end of one index if they have ended, and of another if they are live.
 ARRIVED = f"""
@@ -99,6 +112,8 @@ class _Subject:
     before: Performance
     arrived: int
     pauses: tuple[Pause, ...]
+    others: dict[str, dict[str, _Live]]
+    """Of the other types of its place, by queue and type."""
 
 
 def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
@@ -107,7 +122,7 @@ def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
     if task is None:
         raise SelectionError("name", unknown_type(name, scope.tasks))
     subject = _read(scope, task)
-    parts = (_waits, _paused, _limits, _flooded, _lanes, _stopped, _longer, _arriving, _failing, _later)
+    parts = (_waits, _place, _paused, _limits, _flooded, _lanes, _stopped, _longer, _arriving, _failing, _later)
     found = [check for part in parts for check in part(scope, subject)]
     return (*found, *doctor_database.sweep(scope))
 
@@ -120,11 +135,16 @@ def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
         rows = connection.run(LIVE, str(BOUND), types, paused)
         live = {(queue, tenant): _Live(*numbers) for queue, tenant, *numbers in rows}
         [[arrived]] = connection.run(ARRIVED, types, str(round(RECENT.total_seconds())))
+        others: dict[str, dict[str, _Live]] = {}
+        if task.place is not None:
+            names = [name for other in scope.members(task) if other is not task for name in other.types]
+            for queue, type_, *numbers in connection.run(OTHERS, str(BOUND), names):
+                others.setdefault(queue, {})[type_] = _Live(*numbers)
     total = live.pop((None, None))
     queues = {queue: each for (queue, _), each in live.items() if queue is not None}
     tenants = {tenant: each for (queue, tenant), each in live.items() if queue is None}
     recent, before = (performance.performance(scope, PauseScope.TYPE, task.type, time) for time in (RECENT, BEFORE))
-    return _Subject(task, task.type, total, queues, tenants, recent, before, arrived, current)
+    return _Subject(task, task.type, total, queues, tenants, recent, before, arrived, current, others)
 
 
 def _waits(_: Scope, subject: _Subject) -> Iterator[Check]:
@@ -143,6 +163,14 @@ def _waits(_: Scope, subject: _Subject) -> Iterator[Check]:
     else:
         do = f"read on; `joblane ls --type {subject.name} --state pending` lists them"
         yield Check(Grade.BAD, "waits", found, do)
+
+
+def _place(scope: Scope, subject: _Subject) -> Iterator[Check]:
+    """Name the types that share the lanes and the function of the type."""
+    if (place := subject.task.place) is not None:
+        others = sorted(task.type for task in scope.members(subject.task) if task is not subject.task)
+        named = f": {', '.join(others[:MOST_TYPES])}{', …' * (len(others) > MOST_TYPES)}" if others else ""
+        yield Check(Grade.GOOD, "place", f"it runs on {runs_on(place.name, len(others))}{named}")
 
 
 def _paused(_: Scope, subject: _Subject) -> Iterator[Check]:
@@ -221,26 +249,40 @@ def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
 
 
 def _lanes(_: Scope, subject: _Subject) -> Iterator[Check]:
-    """The database has no limit of a lane but the declared one, so its share of the budget is not compared."""
-    most = subject.task.max_concurrency
+    """The database has no limit of a lane but the declared one, so its share of the budget is not compared. The lane of
+    a place has the messages of all its types."""
+    most, place = subject.task.max_concurrency, subject.task.place
     for queue, live in sorted(subject.queues.items()):
         if not live.due:
             continue
-        at_once = most and most * subject.task.batch_size
-        active = live.active - live.stopped
-        what, runs = f"lane {queue}", f"{active:,} run at a time, and {live.due:,} {_tasks(live.due)} due"
+        at_once, others = most and most * subject.task.batch_size, subject.others.get(queue, {})
+        active = sum(each.active - each.stopped for each in (live, *others.values()))
+        what, due = f"lane {queue}", f"{live.due:,} {_tasks(live.due)} due{_due_of(others)}"
+        runs = f"{active:,} run at a time, and {due}"
         if not active:
             do = "is it paused, or its event source mapping disabled or throttled? `joblane doctor` says so"
-            yield Check(Grade.WARNING, what, f"nothing runs, and {live.due:,} {_tasks(live.due)} due", do)
+            yield Check(Grade.WARNING, what, f"nothing runs, and {due}", do)
         elif at_once and active >= at_once:
-            do = "raise its `max_concurrency`, and `concurrency_budget` of the stage"
-            yield Check(Grade.BAD, what, f"{runs}: its `max_concurrency` of {most} is reached", do)
+            do, its = f"raise {_most_of(place)}, and `concurrency_budget` of the stage", "the" if place else "its"
+            if sum(each.due for each in others.values()) > live.due:
+                do = f"{do}; or give the type a function of its own: its lane is then its own, too"
+            yield Check(Grade.BAD, what, f"{runs}: {its} `max_concurrency` of {most} is reached", do)
         else:
             do = "compare with its share of `concurrency_budget`, and with the throttles on the dashboard"
             yield Check(Grade.GOOD, what, runs, do if not at_once else "")
     if not any(live.due for live in subject.queues.values()):
         active = subject.all.active - subject.all.stopped
         yield Check(Grade.GOOD, "lanes", f"{active:,} {'task runs' if active == 1 else 'tasks run'}, and none is due")
+
+
+def _most_of(place: Lambda | None) -> str:
+    return "its `max_concurrency`" if place is None else f'`max_concurrency` of `Lambda("{place.name}")`'
+
+
+def _due_of(others: Mapping[str, _Live]) -> str:
+    """Name the other types whose due tasks wait in the same lane, most tasks first."""
+    due = [f"{live.due:,} of {type_}" for type_, live in others.items() if live.due]
+    return f", with {', '.join(due[:MOST_TYPES])}{', …' * (len(due) > MOST_TYPES)} in the same lane" if due else ""
 
 
 def _stopped(_: Scope, subject: _Subject) -> Iterator[Check]:
@@ -270,7 +312,9 @@ def _arriving(_: Scope, subject: _Subject) -> Iterator[Check]:
     ended = counts.completed + counts.archived
     found = f"{subject.arrived:,} tasks came in the last {minutes} minutes, and {ended:,} ended"
     if subject.all.due and subject.arrived > ended * 1.1 + LEAST_RUNS:
-        do = "raise `max_concurrency` of the task and `concurrency_budget`, or enqueue less"
+        place = subject.task.place
+        of = "`max_concurrency` of the task" if place is None else _most_of(place)
+        do = f"raise {of} and `concurrency_budget`, or enqueue less"
         yield Check(Grade.WARNING, "arrivals", found, do)
     else:
         yield Check(Grade.GOOD, "arrivals", found)

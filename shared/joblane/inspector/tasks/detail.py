@@ -104,6 +104,8 @@ def task(scope: Scope, id_: str) -> TaskView:
         actions=_actions(record),
         audit=entries,
         log_link=_log_link(scope, record),
+        place=declared.place.name if declared and declared.place else None,
+        others=len(scope.members(declared)) - 1 if declared else 0,
     )
 
 

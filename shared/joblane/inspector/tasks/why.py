@@ -35,11 +35,14 @@ with live as materialized (
   select type, queue, state, due_at from joblane.tasks
    where finished_at is null order by created_at, id limit {BOUND + 1}
 )
-select count(*) filter (where state in {WAITING_SQL} and due_at < least($3, clock_timestamp())),
+select type, count(*) filter (where state in {WAITING_SQL} and due_at < least($3, clock_timestamp())) as ahead,
        count(*) filter (where state = 'active'), (select count(*) from live) > {BOUND}
-  from (select * from live limit {BOUND}) as l where type = $1 and queue = $2
+  from (select * from live limit {BOUND}) as l where type = any($1::text[]) and queue = $2
+ group by rollup (type) order by type is not null, ahead desc, type
 """
-"""The last column is true if the oldest :data:`BOUND` live tasks are not all."""
+"""All types ($1) together, then each. The last column is true if the oldest :data:`BOUND` live tasks are not all."""
+MOST_TYPES = 3
+"""Types that a sentence names."""
 
 
 def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
@@ -134,7 +137,9 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
     if _is_unsent(record):
         text = f"It is due, but its message to {lane} has not been sent yet; {_sweep(record, 'sends it')}."
         return Why(Reason.UNSENT, text + _late(record), record.sweep_at)
-    in_lane = f"its message should be in {lane}. {_queue_before(connection, record)} If the lane then holds fewer "
+    in_lane = (
+        f"its message should be in {lane}. {_queue_before(scope, connection, record)} If the lane then holds fewer "
+    )
     in_lane += f"messages than tasks, {_sweep(record, 'sends another one')}.{pushed}{_late(record)}"
     if record.claim_alone:
         reason = Reason.CLAIM_ALONE
@@ -159,11 +164,17 @@ def _other(connection: Connection, record: Record) -> Why | None:
     return None
 
 
-def _queue_before(connection: Connection, record: Record) -> str:
-    """Messages are received roughly in the order in which they were due."""
-    ahead, running, more = connection.run(AHEAD, record.type, record.queue, record.due_at)[0]
+def _queue_before(scope: Scope, connection: Connection, record: Record) -> str:
+    """Messages are received roughly in the order in which they were due, in the lane of a place of all its types."""
+    of, types, task = "Of the same type and queue", [record.type], scope.task(record.type)
+    if task is not None and task.place is not None:
+        members = [each for each in scope.members(task) if record.queue in each.lanes]
+        of, types = f"Of all types of {task.place.name} in this lane", [name for each in members for name in each.types]
+    (_, ahead, running, more), *by_type = connection.run(AHEAD, types, record.queue, record.due_at)
     least = "at least " if more else ""
-    return f"Of the same type and queue, {least}{ahead:,} waiting tasks were due earlier, and {running:,} are running."
+    first = [f"{number:,} of {type_}" for type_, number, *_ in by_type if number] if len(types) > 1 else []
+    also = f" ({', '.join(first[:MOST_TYPES])}{', …' * (len(first) > MOST_TYPES)})" if first else ""
+    return f"{of}, {least}{ahead:,} waiting tasks were due earlier{also}, and {running:,} are running."
 
 
 def _no_lane(scope: Scope, record: Record) -> str | None:

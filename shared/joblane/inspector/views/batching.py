@@ -9,6 +9,7 @@ from enum import StrEnum
 class Obstacle(StrEnum):
     """Why no larger ``batch_size`` is advised."""
 
+    PLACE = "place"
     FULL = "full"
     RESUMABLE = "resumable"
     LIMITED = "limited"

@@ -75,7 +75,10 @@ class Depth:
 @dataclass(frozen=True, slots=True)
 class Lane:
     """A task type in one queue. ``tasks``: live rows by state. ``oldest_wait_seconds``: the wait of the task that has
-    been due longest; None if no task is due."""
+    been due longest; None if no task is due.
+
+    ``place``: the place whose lane it is, None without one. ``depth`` is then of all types of the place.
+    """
 
     queue: Queue
     type: str
@@ -84,6 +87,7 @@ class Lane:
     tasks: Mapping[State, int]
     oldest_wait_seconds: float | None
     pause: Pause | None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +178,15 @@ def _in_sqs(row: QueueView | Lane) -> int | None:
 
 
 def _paused(row: QueueView | Lane) -> str:
-    """``yes``, or the number of paused lanes of a queue."""
+    """``yes``, or the number of paused lanes of a queue; of paused types, if some of them share a lane."""
     if row.pause or not isinstance(row, QueueView):
         return "yes" if row.pause else ""
-    paused = sum(lane.pause is not None for lane in row.lanes)
-    return _lanes(paused) if paused else ""
+    paused = [lane for lane in row.lanes if lane.pause is not None]
+    return _number(len(paused), "type" if any(lane.place for lane in paused) else "lane") if paused else ""
 
 
-def _lanes(number: int) -> str:
-    return f"{number} lane{'' if number == 1 else 's'}"
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 TASKS_BY_STATE = (
@@ -213,7 +217,12 @@ LISTINGS[Lane] = Listing(
     "There are no lanes.",
     (
         Column("Queue", "queue", Kind.NAME),
-        Column("Type", lambda row: row.type if isinstance(row, Lane) else _lanes(len(row.lanes)), fold=20),
+        Column(
+            "Type",
+            lambda row: row.type if isinstance(row, Lane) else _number(len({lane.name for lane in row.lanes}), "lane"),
+            fold=20,
+        ),
+        Column("Runs on", lambda row: row.place if isinstance(row, Lane) else None, optional=True),
         *TASKS_BY_STATE,
         Column("In SQS", _in_sqs, Kind.NUMBER),
         Column("In flight", "depth.in_flight", Kind.NUMBER),
@@ -272,6 +281,10 @@ class TypeView:
     """Parts of the key of its limits: ``tenant``, or a field of the payload. Empty: its tasks have no key."""
     limits: tuple[str, ...]
     """Names under which its limits are found: the type, the name of a shared limit."""
+    place: str | None = None
+    """Its place, which has ``batch_size``, ``memory_mb`` and ``max_concurrency``. None: it has its own function."""
+    others: int = 0
+    """Other types of its place."""
 
 
 LISTINGS[TypeView] = Listing(
@@ -280,6 +293,7 @@ LISTINGS[TypeView] = Listing(
     (
         Column("Type", "type"),
         Column("Queues", lambda declared: ", ".join(declared.queues)),
+        Column("Runs on", "place", optional=True),
         Column("Retries", "max_retry", Kind.NUMBER),
         Column("Timeout", "timeout_seconds", Kind.SECONDS),
         Column("Kept", "retention_seconds", Kind.SECONDS),

@@ -311,6 +311,9 @@ class TaskView:
     run after it, or that its runs enqueued. ``enqueued_by``: the id of the task whose run enqueued it. ``batch``: the
     id of its batch. ``callback``: ``on_end`` or ``on_success`` if it is this callback of the batch, None if it is a
     member.
+
+    ``place``: the place on which its type runs, with ``others``, the number of its other types; None: its type has its
+    own function.
     """
 
     row: TaskRow
@@ -345,6 +348,8 @@ class TaskView:
     actions: tuple[str, ...]
     audit: tuple[AuditEntry, ...]
     log_link: str | None
+    place: str | None = None
+    others: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,9 +121,7 @@ def _function(prefix: str, tasks: Sequence[Task[Any, Any]], numbers: Numbers) ->
     """``tasks``: those that the function runs, with the same place."""
     return {
         "types": [task.type for task in tasks],
-        "lanes": list(
-            dict.fromkeys(lane for task in tasks for type_ in task.types for lane in lanes_of(prefix, task, type_))
-        ),
+        "lanes": list(dict.fromkeys(lane for task in tasks for lane in lanes_of(prefix, task))),
         "batch_size": tasks[0].batch_size,
         "max_concurrency": tasks[0].max_concurrency,
         "visibility_seconds": numbers.visibility.total_seconds(),
@@ -262,8 +260,8 @@ def serve_worker(channel: Channel, _files: Sequence[int], *, function: str) -> N
     database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
     sqs, prefix, printed, bus = Sqs(), settings.prefix(), Printed(), bus_of_environment(brief=True)
     handle: Handle
-    if types := types_at(function, os.environ[PLACES]):
-        handle = group_of(types, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog).handle
+    if types_at(function, places := os.environ[PLACES]):
+        handle = group_of(function, places, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog).handle
     else:
         os.environ["JOBLANE_TASK"] = function  # as in its Lambda function: a queue of Django imports its tasks
         try:

@@ -9,7 +9,7 @@ as $$
 declare
   setting text;           -- an assignment costs less than `perform`
   members constant integer := json_array_length(messages);
-  any_paused constant boolean := exists (select from joblane.pauses);
+  any_paused constant boolean := lease_seconds is null or exists (select from joblane.pauses);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
   widest text;            -- the widest limit of the task. Null: it has none
   asks boolean;           -- it has not passed its limits yet
@@ -120,9 +120,9 @@ begin
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
       asks := widest is not null and t.passed is distinct from @passed_all and m.limits is not null;
-      paused := lease_seconds is null;
+      paused := false;
       if any_paused then
-        paused := paused or @paused;
+        paused := lease_seconds is null or @paused;
       end if;
       -- A due tick that the sweep has made takes its key now. This is no statement of its own, for it would cost each
       -- task. Most tasks have no unique_expires_at.
