@@ -36,10 +36,21 @@ from joblane.record.task.finish import FINISHES
 from joblane.settings import SWEEP_MINUTES
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
+from joblane.worker.group import Group
 from joblane.worker.worker import Worker
 from tests.builders.events import invoke
 from tests.patience import PATIENCE_SECONDS
-from tests.samples import Sample, behaviour, sample_async, sample_batch, sample_forgotten, sample_one
+from tests.samples import (
+    PLACE,
+    Sample,
+    behaviour,
+    place_one,
+    place_two,
+    sample_async,
+    sample_batch,
+    sample_forgotten,
+    sample_one,
+)
 from tests.samples_events import Bus, sample_heard
 from tests.samples_long import HANDLED, sample_long
 from tests.world import PREFIX, World
@@ -48,6 +59,8 @@ TASKS = {
     task.type: task
     for task in (sample_one, sample_async, sample_batch, sample_forgotten, sample_heard, sample_long, jobs_bulk)
 }
+PLACED = {task.type: task for task in (place_one, place_two)}
+"""The types of the worker ``place``."""
 KILLED = -signal.SIGKILL
 DEATHS = {
     "after the claim": CLAIMS,
@@ -204,8 +217,12 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     sqs = DeadlySqs(when)
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
     vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of a killed run are visible again soon
-    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX, bus=DeadlyBus(when))
-    return {"kept": invoke(worker.handle, *order["records"])}
+    worker = partial(Worker, database=database, sqs=sqs, prefix=PREFIX, bus=DeadlyBus(when))
+    if order["type"] == PLACE.name:
+        types = {type_: type_ for type_ in PLACED}
+        group = Group(types, sqs, PREFIX, aliases={}, load=PLACED.__getitem__, worker=lambda _, task: worker(task))
+        return {"kept": invoke(group.handle, *order["records"])}
+    return {"kept": invoke(worker(TASKS[order["type"]]).handle, *order["records"])}
 
 
 async def enqueue_in_session(client: JobClient, id_: str, driver: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from joblane import ArchivedTask, Grants, Payload, Queue, TaskContext, task
+from joblane import ArchivedTask, Grants, Lambda, Payload, Queue, TaskContext, task
 from joblane.tasks.limit import Limit, Rate
 
 Behaviour = Callable[[Any, TaskContext], Any]
@@ -148,3 +148,28 @@ def sample_rated(payload: Sample, ctx: TaskContext) -> Any:
 
 
 LIMITED = (sample_keyed, sample_single, sample_tree, sample_sharing, sample_ordered, sample_rated)
+
+
+# --- A place -------------------------------------------------------------------------------------------------------
+
+PLACE = Lambda("place", batch_size=10)
+
+
+@task("place:one", max_retry=3, retry_delay=timedelta(seconds=40), runs_on=PLACE)
+def place_one(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("place:two", aliases=["place:former"], runs_on=PLACE)
+def place_two(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("place:shares", runs_on=PLACE, limit=SHARED)
+def place_shares(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("place:shares_too", runs_on=PLACE, limit=SHARED)
+def place_shares_too(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)

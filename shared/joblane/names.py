@@ -77,7 +77,7 @@ def set_home(types: Iterable[str], place: str | None) -> None:
 
     The declaration of a task calls it.
     """
-    changed = {type_: place for type_ in types if _homes.get(type_) != place}
+    changed = {type_: place for type_ in types if _homes.get(type_, "") != place}
     if changed:
         _homes.update(changed)
         lane_name.cache_clear()
@@ -94,10 +94,22 @@ def home_of(type_: str) -> str:
     return (text and type_ in (deployed := _deployed(text)) and deployed[type_][0]) or slug_of(type_)
 
 
+def types_with_lanes_of(type_: str) -> list[str]:
+    """Return the type, and the other types of its place that this process has declared: they share its lanes."""
+    home = home_of(type_)
+    return [type_, *(other for other, place in _homes.items() if place == home and other != type_)]
+
+
+def use_places(text: str) -> None:
+    """Use other places in this process. ``text``: from :func:`encode_places`; empty if there is none."""
+    os.environ[PLACES] = text
+    lane_name.cache_clear()
+
+
 def encode_places(places: Mapping[str, Iterable[Sequence[str]]]) -> str:
     """Return the value of :data:`PLACES`. ``places``: the name of each place → each type, followed by its aliases.
 
-    It is compressed: all variables of a function have 4,096 bytes, and 240 types take less than 1,000.
+    The types without a place have the name ``""``. It is compressed: all variables of a function have 4,096 bytes, and 240 types take less than 1,000.
     """
     from base64 import b64encode
     from zlib import compress
@@ -109,6 +121,11 @@ def encode_places(places: Mapping[str, Iterable[Sequence[str]]]) -> str:
 def types_at(place: str, text: str) -> dict[str, str]:
     """Return what the place runs: each type and alias → its type. ``text``: from :func:`encode_places`."""
     return {name: type_ for name, (found, type_) in _deployed(text).items() if found == place}
+
+
+def aliases_in(text: str) -> dict[str, str]:
+    """Return each alias → its type, as far as the text has them. ``text``: as for :func:`types_at`."""
+    return {name: type_ for name, (_, type_) in _deployed(text).items() if name != type_}
 
 
 @cache
@@ -152,7 +169,7 @@ def own_lane_name(prefix: str, queue: Queue, type_: str) -> str:
 
 @cache
 def queue_of(prefix: str, lane: str) -> Queue:
-    """Return the queue of a lane, of any type."""
+    """Return the queue of a lane. Raises ValueError if ``lane`` is no lane of the prefix."""
     return Queue(lane.removeprefix(f"{prefix}-").partition("-")[0])
 
 

@@ -24,6 +24,8 @@ EVENT_BUS = "JOBLANE_EVENT_BUS"
 sweep, need it, with ``events:PutEvents`` on the bus. Without it no event is sent, and the sweep deletes them."""
 NO_IPV4 = "JOBLANE_NO_IPV4"
 """Variable of functions whose network has no way out by IPv4: a connect timeout is then explained."""
+VERSION = "JOBLANE_VERSION"
+"""Variable of functions that run a container image: the version of joblane that has deployed them."""
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
 

@@ -88,6 +88,7 @@ STAGE_KEY, NEXT_KEY, DATABASE_KEY = (
         "dddddddd-12ab-34cd-56ef-1234567890ab",
     )
 )
+IMAGE = f"111122223333.dkr.ecr.eu-central-1.amazonaws.com/team/shop@sha256:{'5e' * 32}"
 APPS: Mapping[str, Mapping[str, Any]] = {
     "dev": {},
     "local": {"stage": "local"},
@@ -139,6 +140,14 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "monitoring": {"email": "a@acme.io", "detail": "stage"},
     },
     "renamed": {"package": "tests.infra.renamed", "settings": {}},
+    "imaged": {
+        "package": "tests.infra.imaged",
+        "settings": {},
+        "images": {
+            "shop": IMAGE,
+            "built": {"dockerfile": "Dockerfile", "target": "app", "context": "tests/infra/imaged"},
+        },
+    },
     "places": {
         "package": "tests.infra.places",
         "settings": {"EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>"},

@@ -179,6 +179,20 @@ def test_the_preflight_counts_the_mappings_of_a_place_once(synth: Synth) -> None
     )
 
 
+def test_a_producer_may_still_send_to_a_lane_that_the_place_drains(template: Template) -> None:
+    policies = {
+        templates.target(template, policy["ManagedPolicyName"]): policy["PolicyDocument"]["Statement"]
+        for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values()
+    }
+    sent = {
+        name: {templates.target(template, arn) for statement in statements for arn in statement["Resource"]}
+        for name, statements in policies.items()
+    }
+    assert sent["acme-send-card-send-${AWS::Region}"] == {"acme-default-web", DRAINED, SWEEP}
+    assert sent["acme-send-card-post-${AWS::Region}"] == {"acme-default-web", SWEEP}
+    assert sent["acme-send-card-list-${AWS::Region}"] == LANES | {SWEEP}
+
+
 # --- A move between a function and a place -------------------------------------------------------------------------
 
 ALONE = """

@@ -28,6 +28,7 @@ from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.settings.apis import Control, Monitoring, Oidc, PageSettings, Roles, Slack
 from joblane.cdk.settings.database import Aurora, ExistingDatabase, Rds, Restored
 from joblane.cdk.settings.events import Events, Webhook
+from joblane.cdk.settings.images import Dockerfile
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
@@ -64,6 +65,7 @@ from joblane.tasks.job import OPTIONS, Job, OnParentDead
 from joblane.tasks.limit import Limit, Rate
 from joblane.tasks.listeners import on
 from joblane.tasks.payload import ArchivedTask
+from joblane.tasks.place import Lambda
 from joblane.tasks.schedule import Missed, cron, every
 from joblane.tasks.task import Grants
 from joblane.tasks.unique import OnConflict, Until
@@ -184,6 +186,7 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "slack": Slack,
     "events": Events,
     "webhook": Webhook,
+    "dockerfile": Dockerfile,
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
@@ -219,6 +222,7 @@ SEE = {
     "MessageClient": "enqueue.md#messageclient",
     "JobError": "errors.md#joberror",
     "Keep": "enqueue.md#keep",
+    "Lambda": "task.md#fields-of-lambda",
     "Limit": "task.md#fields-of-limit",
     "OnConflict": "enqueue.md#onconflict",
     "OnParentDead": "enqueue.md#onparentdead",
@@ -306,6 +310,8 @@ def _entry(parameter: inspect.Parameter, text: str) -> Entry:
     text, range_ = split_range(text)
     required = parameter.default is inspect.Parameter.empty
     default = "required" if required else shown_default(parameter.default)
+    if parameter.default is None and (number := re.search(r" None: (\d+)\.", text)):
+        text, default = text.replace(number[0], ""), f"`{number[1]}`"
     return Entry(parameter.name, kind_of(parameter.annotation), default, range_, text)
 
 
@@ -730,6 +736,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "task": {
         "options": task_options,
         "grants": partial(fields, Grants),
+        "place": partial(fields, Lambda),
         "limit": partial(fields, Limit),
         "rate": partial(fields, Rate),
         "archived": partial(fields, ArchivedTask),

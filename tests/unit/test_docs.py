@@ -50,6 +50,7 @@ RUN = {
     "joblane dev": ("tests/integration/local/test_dev.py", '"joblane.cli", "dev"'),
     "joblane up": ("tests/e2e/adopter/test_adopter.py", '"6. Start the local stack"'),
     "joblane new invoice:remind": ("tests/integration/cli/test_scaffold.py", '"order:pay": {}'),
+    "joblane new mail:send --on web": ("tests/integration/cli/test_scaffold.py", '"order:print": {"on": "web"}'),
     "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
     ".venv/bin/python -m tests.mutants --seed 1 --number 10 tests/integration/record --of shared/joblane/record"
@@ -78,6 +79,7 @@ BUILT_IN = {
     "pipx",
     "uvx",
     "curl",
+    "docker",
 }
 """Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
@@ -116,10 +118,12 @@ PYTHON = {
     "docs/how-to/django.md": ("tests/e2e/test_django.py", '"django.md"'),
     "docs/how-to/produce": ("tests/integration/test_docs_produce.py", '.glob("produce*.md")'),
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
+    "docs/how-to/places.md": ("tests/integration/testing/test_places.py", '"places.md"'),
     "docs/how-to/share-payloads.md": ("tests/integration/testing/test_share_payloads.py", "share-payloads.md"),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/event-targets.md": ("tests/infra/test_docs_events.py", "event-targets.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
+    "docs/how-to/images.md": ("tests/infra/test_images.py", "images.md"),
     "docs/how-to/own-domain.md": ("tests/infra/test_docs_domain.py", "own-domain.md"),
     "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "docs_page(name)"),
     **{

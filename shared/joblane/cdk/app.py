@@ -3,7 +3,7 @@
 Context: ``stage`` (name of the stage, default ``dev``), ``stages`` (the settings of each stage), ``quiet`` (true: no
 table of concurrency at the end), ``deploys`` (true: names of the examples in the settings are refused; false: they are
 only named, so that `cdk synth` and `cdk diff` work. Without it: true if the CDK CLI has credentials, because an app
-cannot know that it runs for `cdk deploy`).
+cannot know that it runs for `cdk deploy`), ``image.NAME`` (an address that replaces the image NAME of the stage).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from joblane.cdk.constructs.shared_page import NAME as PAGE
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
+from joblane.cdk.settings.images import CONTEXT
 from joblane.cdk.settings.load import load_stage, placeholders, refuse_placeholders, sentence, with_schedules_of
 from joblane.cdk.settings.stage import STAGE_TAG, Stage
 from joblane.cdk.shares import sharing_lanes
@@ -162,6 +163,7 @@ class JoblaneApp(Generic[S]):
             kind=self.stage,
             declared=declared_settings(tasks, functions),
             environ=environ,
+            images={key.removeprefix(CONTEXT): value for key, value in known.items() if key.startswith(CONTEXT)},
         )
         if _is_set(known.get("deploys", bool(environ.get("CDK_DEFAULT_ACCOUNT")))):
             refuse_placeholders(stage)

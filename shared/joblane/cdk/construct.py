@@ -42,11 +42,11 @@ from joblane.cdk.packaging import build_packages
 from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.events import Events
-from joblane.cdk.settings.keys import region_of
+from joblane.cdk.settings.images import Dockerfile
 from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
-from joblane.cdk.settings.stage import STAGE_TAG, Architecture, LogLevel, LogRetentionDays, Stage, key_region_problem
+from joblane.cdk.settings.stage import STAGE_TAG, Architecture, LogLevel, LogRetentionDays, Stage
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import Template, read_assembly
 from joblane.project import Project
@@ -120,6 +120,7 @@ class StageSettings(TypedDict, total=False):
     settings: Mapping[str, str | SecretReference]
     mail_from: str
     architecture: Architecture
+    images: Mapping[str, str | Dockerfile]
     kms_key: str
     other_kms_keys: Sequence[str]
 
@@ -165,7 +166,7 @@ class Joblane(Construct):
             settings: Settings of a stage: ``prefix``, ``concurrency_budget``, ``account_concurrency``,
                 ``database_connections``, ``reserved_connections``, ``log_retention_days``, ``log_level``, ``removal``,
                 ``control``, ``events``, ``sweep``, ``schedules``, ``settings``, ``mail_from``, ``architecture``,
-                ``kms_key`` and ``other_kms_keys``, with their defaults.
+                ``images``, ``kms_key`` and ``other_kms_keys``, with their defaults.
 
         Raises:
             SynthError: an argument or a setting is wrong. The message has its name.
@@ -180,9 +181,8 @@ class Joblane(Construct):
         workload = Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project))
         check_services(workload)
         region = Stack.of(self).region
-        for name, arn in stage.keys.items():
-            if not Token.is_unresolved(region) and region_of(arn) != region:
-                raise SynthError(f"{self.node.path}: {name}: {key_region_problem(arn, region)}")
+        for wrong in stage.wrong_regions(None if Token.is_unresolved(region) else region):
+            raise SynthError(f"{self.node.path}: {wrong}")
         if vpc is not None:
             if ipv6 and not Token.is_unresolved(region) and (problem := dual_stack_problem(region)):
                 raise SynthError(f"{self.node.path}: ipv6: {problem}; use subnets that reach everything by IPv4")

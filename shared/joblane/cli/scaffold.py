@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError, MisuseError
 from joblane.names import Queue, folder_of
 from joblane.project import LOCKS, Project
+from joblane.tasks.place import Lambda
 from joblane.tasks.schedule import parse
 from joblane.tasks.task import check_type
 
@@ -27,6 +29,8 @@ WHEELS = "vendor"
 """The folder of a project for the wheel. The usual .gitignore of Python projects has `wheels/` and `dist/`."""
 DJANGO = "django:"
 """The start of the types of Django's tasks, which :mod:`joblane.django` declares."""
+PLACES_DOCSTRING = "The Lambda functions that run several task types."
+"""The docstring of a ``places.py`` from here. Only such a file gets further declarations."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,21 @@ class Initialised:
     deploys: bool
 
 
-def new(project: Project, type_: str, *, queue: str, schedule: str | None, resumable: bool) -> list[Path]:
+@dataclass(frozen=True)
+class Declaration:
+    """The declaration of a place in ``places.py``. ``added``: the lines that the file lacks, or an empty string."""
+
+    variable: str
+    path: Path
+    added: str
+
+
+def new(
+    project: Project, type_: str, *, queue: str, schedule: str | None, resumable: bool, on: str | None = None
+) -> list[Path]:
     """Write a job and its test, the test last. Of a queue of Django tasks, write only the handler.
 
+    ``on``: the name of the place that runs it. ``places.py`` gets a declaration of the place if it has none.
     Raises :class:`LocalError`, before anything is written.
     """
     try:
@@ -70,6 +86,7 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
     for path in (target,) if queue_name else (target, test):
         if path.exists():
             raise LocalError(f"{path.relative_to(project.root)} already exists; nothing was written.")
+    place = _declaration(project, on) if on is not None else None
     words = {
         "type": type_,
         "functions": project.functions,
@@ -80,13 +97,56 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
         "resumable": resumable,
         "queue_name": queue_name,
         "settings": os.environ.get("DJANGO_SETTINGS_MODULE") or "project.settings",
+        "place": place and place.variable,
     }
     templates = {target / "handler.py": "handler.py", test: "test.py"}
     if queue_name:
         templates = {target / "handler.py": "django_handler.py"}
     files = {path: _text(name, words).encode() for path, name in templates.items()}
-    _write(project.root, files)
-    return list(files)
+    added = {place.path: place.added.encode()} if place and place.added else {}
+    _write(project.root, files, added)
+    return [*added, *files]
+
+
+def _declaration(project: Project, name: str) -> Declaration:
+    """Return the declaration of the place ``name``. Raises :class:`LocalError`."""
+    try:
+        place = Lambda(name)
+    except DeclarationError as error:
+        raise MisuseError(f"--on: {error}") from None
+    if (project.handlers / name / "handler.py").exists():
+        raise MisuseError(f"--on: {project.functions}/{name}/ is a function of this name; choose another")
+    path, variable = project.handlers / "places.py", place.name.upper()
+    shown, line = path.relative_to(project.root), f'{variable} = Lambda("{name}")\n'
+    if not path.exists():
+        return Declaration(variable, path, f'"""{PLACES_DOCSTRING}"""\n\nfrom joblane import Lambda\n\n{line}')
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise LocalError(f"{shown} cannot be read: {error}. Nothing was written.") from None
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(found)], value=call) | ast.AnnAssign(target=ast.Name(found), value=call):
+                if _place_of(call) == name:
+                    return Declaration(found, path, "")
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if ast.get_docstring(tree) != PLACES_DOCSTRING or variable in names:
+        raise LocalError(
+            f"{shown} declares no Lambda {name!r}, and it is your own file. Add the line `{line.strip()}` to it, with "
+            "a variable of any name, and run this again. Nothing was written."
+        )
+    return Declaration(variable, path, line if text.endswith("\n") else f"\n{line}")
+
+
+def _place_of(call: ast.expr | None) -> str | None:
+    """Return the name in a call of ``Lambda("web", …)``. None: it is no such call."""
+    match call:
+        case ast.Call(func=ast.Name("Lambda") | ast.Attribute(attr="Lambda"), args=args, keywords=keywords):
+            for value in (*args[:1], *(keyword.value for keyword in keywords if keyword.arg == "name")):
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    return value.value
+    return None
 
 
 def init(project: Project) -> Initialised:
@@ -212,8 +272,8 @@ def _text(template: str, words: Mapping[str, Any]) -> str:
     return environment.get_template(f"{template}.jinja").render(words)
 
 
-def _write(root: Path, files: Mapping[Path, bytes]) -> None:
-    """Write all of them, or none."""
+def _write(root: Path, files: Mapping[Path, bytes], added: Mapping[Path, bytes] | None = None) -> None:
+    """Write all files, or none. ``added``: is appended to files that may exist."""
     made: list[Path] = []
     try:
         for path, content in files.items():
@@ -223,6 +283,9 @@ def _write(root: Path, files: Mapping[Path, bytes]) -> None:
                     made.append(root / folder)
             with path.open("xb") as file:
                 made.append(path)
+                file.write(content)
+        for path, content in (added or {}).items():
+            with path.open("ab") as file:
                 file.write(content)
     except OSError as error:
         for path in reversed(made):

@@ -12,6 +12,7 @@ from typing import Any
 
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError
+from joblane.names import PLACES
 from joblane.project import FUNCTIONS, Project
 from joblane.settings import DEFAULT_SWEEP_MINUTES, SCHEDULES, SWEEP_MINUTES
 from joblane.tasks.schedule_overrides import minutes_of
@@ -26,6 +27,7 @@ VARIABLES = (
     "DATABASE_URL",
     "JOBLANE_FUNCTIONS",
     "JOBLANE_PREFIX",
+    PLACES,
     SCHEDULES,
     SWEEP_MINUTES,
 )

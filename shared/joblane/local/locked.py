@@ -47,6 +47,11 @@ def check_lock(lock: Path) -> None:
         )
 
 
+def locked_names(lock: Path) -> set[str]:
+    """Return the names of the packages in ``lock`` that functions on Lambda get, in their canonical form."""
+    return {*_versions(text_of(lock))}
+
+
 def text_of(lock: Path) -> str:
     if not lock.is_file():
         raise ProjectError(f"{lock}: no such file; it must be the lock, with hashes, of the packages of the functions")

@@ -32,6 +32,7 @@ from joblane.local.git import deployer, version_of
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
 from joblane.local.tools import Checklist, Tools, clean_environment
+from joblane.names import PLACES
 from joblane.project import Project
 
 PREFIX = "jobs"
@@ -222,8 +223,8 @@ class LocalStack:
         self.ticker.launch(command, {**clean_environment(self.project), **self.environment}, self.project.root, {})
 
     def _task_settings(self) -> dict[str, str]:
-        """Return the settings that tasks declare, with the values of their deployed functions."""
-        declared = env_file.task_settings()
+        """Return the settings that tasks declare, and the places, with the values of their deployed functions."""
+        declared = {*env_file.task_settings(), PLACES}
         functions = self.deployment.function_environments(f"{self.prefix}-")
         return {name: found[name] for found in functions for name in declared & found.keys()}
 

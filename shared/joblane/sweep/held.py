@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from joblane.enqueue.follow_up import FollowUp
+from joblane.names import home_of, types_with_lanes_of
 from joblane.record.driver.connection import Connection
 from joblane.record.flow.free_slots import LimitNames
 from joblane.record.flow.limit_changes import end_change, ended_changes
@@ -57,7 +58,7 @@ select (select pg_catalog.json_agg(pg_catalog.json_build_array(t.key_limit, t.to
 # sweep's settings avoid a sort.
 
 # A task that may start, and a lost run. The other tasks of its lane that wait go behind all others, because they would
-# get the same slots one after the other.
+# get the same slots one after the other. The types of a place share a lane.
 TAKE_BACK = f"""
 with waited as materialized ({SHARED_WITH_WAITING})
 update joblane.tasks t set {assignments(LEFT_LIMITS)}
@@ -74,7 +75,8 @@ update joblane.tasks t
    set place = (select w.place + 1 from joblane.tasks w
                  where w.wait_kind = 'limit' and w.waits_for = $1 order by w.place desc limit 1)
  where t.id in (select w.id from joblane.tasks w
-                 where w.wait_kind = 'limit' and w.waits_for = $1 and w.state = 'held' and w.type = $2 and w.queue = $3
+                 where w.wait_kind = 'limit' and w.waits_for = $1 and w.state = 'held'
+                   and w.type = any($2::text[]) and w.queue = $3
                  order by w.place, w.seq limit {PAGE} for no key update skip locked)
 """
 IS_IDLE = f"t.passed is not null and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
@@ -113,8 +115,9 @@ class Held:
         """Take back shared slots that no task uses. It may be stopped after each step."""
         connection = self._sends.connection
         taken_back = connection.run(TAKE_BACK)
-        for shared, type_, queue in {tuple(row[2:]) for row in taken_back}:
-            connection.run(GO_BEHIND, shared, type_, queue)
+        lanes = {(shared, queue, home_of(type_)): type_ for _, _, shared, type_, queue in taken_back}
+        for (shared, queue, _), type_ in lanes.items():
+            connection.run(GO_BEHIND, shared, types_with_lanes_of(type_), queue)
             yield
         yield from self._serve(UNCLAIMED, [row[:3] for row in taken_back])
 

@@ -1,8 +1,9 @@
 """The messages of due tasks: chosen per lane, taken in batches, and sent.
 
-The number of messages in a lane is compared with the number of tasks that should have one there. Only as many tasks
-get another message as messages are missing, so a backlog is not sent again while it waits. The tasks with the earliest
-``sweep_at`` come first. A message moves the ``sweep_at`` of its task, so the next sweep begins with other tasks.
+The number of messages in a lane is compared with the number of tasks that should have one there, of all types that
+share the lane. Only as many tasks get another message as messages are missing, so a backlog is not sent again while it
+waits. The tasks with the earliest ``sweep_at`` come first. A message moves the ``sweep_at`` of its task, so the next
+sweep begins with other tasks.
 """
 
 from __future__ import annotations
@@ -81,18 +82,18 @@ class Messages:
                 yield from self._send_all(self._walk.take())
 
     def _send_all(self, lanes: Sequence[Lane]) -> Iterator[None]:
-        names = [lane_name(self._prefix, lane.queue, lane.type) for lane in lanes]
-        due = [(name, id_) for name, lane in zip(names, lanes, strict=True) for id_ in self._chosen(name, lane)]
+        due = [(lane.name, id_) for lane in lanes for id_ in self._chosen(lane)]
         batches = (due[start : start + BATCH] for start in range(0, len(due), BATCH))
         yield from self._duties.run_batches(
             DUE_MESSAGES, self._send, takewhile(lambda _: not self._sends.silent, batches)
         )
 
-    def _chosen(self, name: str, lane: Lane) -> list[str]:
+    def _chosen(self, lane: Lane) -> list[str]:
         """Return the ids of the tasks that get a message: those without one, and as many more as messages are missing.
 
         If the number of messages in the lane cannot be read, all due tasks get one.
         """
+        name = lane.name
         expected = self._expected[name] + lane.covered + len(lane.unclaimed)
         missing = len(lane.unclaimed)
         if lane.unclaimed and (held := self._held(name)) is not None:
@@ -100,7 +101,7 @@ class Messages:
         oldest = sorted(lane.unclaimed, reverse=True)
         if missing < MAX_BATCH:
             missing += sum(age > PATIENCE.total_seconds() for age, _ in oldest[missing:MAX_BATCH])
-        if missing < len(lane.unclaimed) and lane.type != SWEEP:
+        if missing < len(lane.unclaimed) and not lane.is_sweeps:
             self._sends.following.is_due = True  # the next sweep counts again
         self._expected[name] = expected - missing
         return lane.unsent + [id_ for _, id_ in oldest[:missing]]

@@ -2,7 +2,8 @@
 
 ``tasks.sweep_at`` is the time from which a task needs the sweep:
 
-- waiting: it has no message and is due within 15 minutes, or its message should have been claimed by now.
+- waiting: it has no message and is due within 15 minutes, or its message should have been claimed by now. A task whose
+  message came to a place that its type has left has no message, see :mod:`joblane.worker.parking`.
 - active: the lease has ended. The message's claim finds that the run was lost.
 - archived: the dead letter is not marked as sent.
 
@@ -91,7 +92,7 @@ def sweep(
     """
     following = following or NextSweep()
     duties = duties or Duties(connection, following)
-    walk, sends = Walk(connection, following), Sends(connection, sqs, following)
+    walk, sends = Walk(connection, prefix, following), Sends(connection, sqs, following)
     expiry, rates = Expiry(connection), Rates(duties)
     waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends, duties), Events(connection, bus)
     on_page: dict[str, Callable[[], None]] = {

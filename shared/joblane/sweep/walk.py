@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from joblane.names import SWEEP, Queue
+from joblane.names import SWEEP, lane_name
 from joblane.record.driver.connection import Connection
 from joblane.record.row.conditions import HAS_IDLE_SLOT, UNPAUSED
 from joblane.record.row.states import ENDED, LIVE_SQL, WAITING, State, in_sql
@@ -72,16 +72,17 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
 
 @dataclass
 class Lane:
-    """The live tasks of one type and queue that the walk has read since its last stop.
+    """The live tasks of one lane that the walk has read since its last stop: of one type, or of the types of a place.
 
-    ``covered``: tasks that need nothing now and presumably have a message in the lane. ``unsent``: ids of due tasks
-    whose message nobody has sent, of lost runs, whose message may stay hidden for hours, and of tasks with a late turn,
-    which count as ``covered`` too. ``unclaimed``: due tasks that presumably have a message: the seconds since they
-    became due for the sweep, and the id.
+    ``name``: of the SQS queue. ``is_sweeps``: it is the lane of the sweep's own runs. ``covered``: tasks that need
+    nothing now and presumably have a message in the lane. ``unsent``: ids of due tasks whose message nobody has sent,
+    of lost runs, whose message may stay hidden for hours, and of tasks with a late turn, which count as ``covered``
+    too. ``unclaimed``: due tasks that presumably have a message: the seconds since they became due for the sweep, and
+    the id.
     """
 
-    type: str
-    queue: Queue
+    name: str
+    is_sweeps: bool
     covered: int = 0
     unsent: list[str] = field(default_factory=list)
     unclaimed: list[tuple[float, str]] = field(default_factory=list)
@@ -102,6 +103,7 @@ class Walk:
     """
 
     connection: Connection
+    prefix: str
     following: NextSweep = field(default_factory=NextSweep)
     ended: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
@@ -110,7 +112,7 @@ class Walk:
     paused: int = 0
     stuck: int = 0
     is_over: bool = False
-    _lanes: dict[tuple[str, str], Lane] = field(default_factory=dict)
+    _lanes: dict[str, Lane] = field(default_factory=dict)
     _position: tuple[str, str] = ("-infinity", "")
 
     def read(self) -> None:
@@ -121,7 +123,8 @@ class Walk:
             self._position = (rows[0][2], rows[0][3])
         self.is_over = sum(row[4] for row in rows) < PAGE
         for type_, queue, _, _, _, covered, due, found, ended, idle, sent_again, next_at in rows:
-            lane = self._lanes.setdefault((queue, type_), Lane(type_, queue))
+            name = lane_name(self.prefix, queue, type_)
+            lane = self._lanes.setdefault(name, Lane(name, type_ == SWEEP))
             lane.covered += covered
             self.paused += due - len(found or ())
             self.ended += ended or ()

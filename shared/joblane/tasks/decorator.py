@@ -166,6 +166,10 @@ def task(
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
     _check_range(what, "max_depth", max_depth, 0, MOST_DEPTH)
+    if closed and runs_on is not None:
+        raise DeclarationError(
+            f"{what}: runs_on: types of {OWN_TYPES}* and {SYSTEM_TYPES}* have functions of their own"
+        )
     batch_size, memory_mb, max_concurrency = _of_function(
         what, runs_on, batch_size=batch_size, memory_mb=memory_mb, max_concurrency=max_concurrency
     )

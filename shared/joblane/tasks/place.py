@@ -73,7 +73,7 @@ class Lambda:
                 f"{what}: image: the name of an image in the stage's `images` is required, for example 'web', not "
                 f"{self.image!r}"
             )
-        _check_drains(what, self.drains)
+        object.__setattr__(self, "drains", _drains(what, self.drains))
 
     @property
     def what(self) -> str:
@@ -81,9 +81,11 @@ class Lambda:
         return f"Lambda {self.name!r}"
 
 
-def _check_drains(what: str, types: Any) -> None:
+def _drains(what: str, types: Any) -> tuple[str, ...]:
     if isinstance(types, str) or not isinstance(types, Iterable):
         raise DeclarationError(f"{what}: drains: a tuple of types is required, for example ('mail:send',)")
+    types = tuple(types)
     for type_ in types:
         if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
             raise DeclarationError(f"{what}: drains: {type_!r} is no type, such as 'mail:send'")
+    return types

@@ -22,21 +22,26 @@ def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, An
 
 
 def lanes_of(prefix: str, task: Task[Any, Any], types: Iterable[str] = ()) -> list[str]:
-    """Return the lanes from which the function of ``task`` receives its messages.
+    """Return the lanes from which the function of ``task`` receives its messages. Drained lanes are the last.
 
     ``types``: only the lanes of these, of its type and aliases. Empty: all.
     """
     types = list(types) or task.types
+    drained = () if task.place is None else [type_ for type_ in types if type_ in task.place.drains]
     lanes = [lane_name(prefix, queue, type_) for type_ in types for queue in task.lanes]
-    drained = types if task.place is None else [type_ for type_ in types if type_ in task.place.drains]
     own = [own_lane_name(prefix, queue, type_) for type_ in drained for queue in task.lanes]
     return list(dict.fromkeys([*lanes, *own]))
 
 
 def places_text(tasks: Iterable[Task[Any, Any]]) -> str | None:
-    """Return the value of :data:`~joblane.names.PLACES`. None: no task runs on a place."""
+    """Return the value of :data:`~joblane.names.PLACES`. None: no task runs on a place.
+
+    It has the aliases of all types: a place may still get messages of a type that has moved, under its former name.
+    """
+    tasks = list(tasks)
     places = {place.name: [task.types for task in members] for place, members in places_of(tasks).items()}
-    return encode_places(places) if places else None
+    renamed = [task.types for task in tasks if task.place is None and task.aliases]
+    return encode_places(places | ({"": renamed} if renamed else {})) if places else None
 
 
 def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:

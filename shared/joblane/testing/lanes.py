@@ -187,13 +187,14 @@ class Lanes:
             return worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
         side = database.another()
 
-        def worker(member: Task[Any, Any], *, parks: bool) -> Worker:
+        def worker(kind: type[Worker], member: Task[Any, Any]) -> Worker:
             self.killer.start(member.type)
             made = self._instrumented(member, batch)
-            return Worker(made, database, self._queues, self._prefix, bus=self._bus, side=side, parks=parks)
+            return kind(made, database, self._queues, self._prefix, bus=self._bus, side=side)
 
         types = {name: member.type for member in self._members_of(task) for name in member.types}
-        return Group(types, self._queues, self._prefix, load=self.known.get, worker=worker)
+        aliases = {name: known.type for known in self.known.tasks.values() for name in known.aliases}
+        return Group(types, self._queues, self._prefix, aliases=aliases, load=self.known.get, worker=worker)
 
     def _members_of(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
         """Return the known tasks that share the function of a task."""

@@ -6,13 +6,17 @@ runs. A handler that cannot be imported keeps its own messages in the queue, and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.errors import UnknownTypeError, text_of
+from joblane.names import OWN_TYPES, SYSTEM_TYPES, aliases_in, types_at
+from joblane.quotas import FINISH_MARGIN
 from joblane.worker.invocation import BatchResponse, growing_seconds
 from joblane.worker.router import Router
+from joblane.worker.run import KILL_MARGIN_SECONDS
 from joblane.worker.run_log import RunLog
 from joblane.worker.worker import Worker, has_time
 
@@ -25,14 +29,17 @@ if TYPE_CHECKING:
     from joblane.worker.invocation import Invocation
     from joblane.worker.printed import Printed
 
-NOT_IMPORTED = "the handler cannot be imported; its messages stay in the queue, and its other types still run"
+NOT_IMPORTED = "the handler cannot be imported; its messages stay in the queue, and the other types still run"
+SPARE_SECONDS = FINISH_MARGIN.total_seconds() - KILL_MARGIN_SECONDS
+"""The imports of an invocation may take this long. Then the runs of a full batch still have all their time."""
 
 
 class Group:
     """Serves the task types of a place.
 
-    ``types``: each type and alias that runs here → its type. ``load``: imports the handler of a type and returns its
-    task. ``worker``: returns the worker of a task; ``parks``: its tasks run elsewhere, so that they wait in their rows.
+    ``types``: each type and alias that runs here → its type. ``aliases``: each alias of the project → its type.
+    ``load``: imports the handler of a type and returns its task. ``worker``: makes the worker of a task, of the given
+    class.
     """
 
     def __init__(
@@ -41,10 +48,12 @@ class Group:
         sqs: Sqs,
         prefix: str,
         *,
+        aliases: Mapping[str, str],
         load: Callable[[str], Task[Any, Any]],
-        worker: Callable[..., Worker],
+        worker: Callable[[type[Worker], Task[Any, Any]], Worker],
     ) -> None:
         self._types, self._sqs, self._load, self._worker = types, sqs, load, worker
+        self._names = {**aliases, **types}
         self._strangers = Router({}, sqs, prefix, unknown="is declared")
         self._workers: dict[str, Worker] = {}
 
@@ -53,24 +62,37 @@ class Group:
         by_type: dict[str | None, list[Received]] = {}
         for delivery in deliveries:
             name = None if delivery.message is None else delivery.message.type
-            type_ = self._types.get(name, name) if name else None
+            type_ = self._names.get(name, name) if name else None
             by_type.setdefault(type_, []).append(delivery)
         invocation.is_shared = len(by_type) > 1
-        response = BatchResponse()
+        response, importing = BatchResponse(), 0.0
         for type_, those in by_type.items():
-            worker = self._strangers if type_ is None else self._worker_of(type_, those, invocation, response)
-            if worker is not None:
-                response.kept += worker.handle(those, invocation).kept
+            left = _left(invocation)
+            worker = self._worker_of(type_, those, response)
+            importing += left - _left(invocation)
+            if worker is None:
+                continue
+            if importing > SPARE_SECONDS and not (
+                isinstance(worker, Router) or has_time(worker.task, invocation, len(those))
+            ):
+                for delivery in those:  # the imports have taken the time of a run
+                    response.keep(delivery, 0)
+                continue
+            response.kept += worker.handle(those, invocation).kept
         if response.visibility:
             self._sqs.set_visibility(deliveries[0].queue, response.visibility)
         return response
 
     def _worker_of(
-        self, type_: str, deliveries: Sequence[Received], invocation: Invocation, response: BatchResponse
+        self, type_: str | None, deliveries: Sequence[Received], response: BatchResponse
     ) -> Worker | Router | None:
-        """Return the worker of a type. None: it cannot run now, and ``response`` keeps its messages."""
+        """Return the worker of a type. None: it cannot be imported, and ``response`` keeps its messages."""
+        if type_ is None:
+            return self._strangers
         if (worker := self._workers.get(type_)) is not None:
             return worker
+        if type_.startswith((OWN_TYPES, SYSTEM_TYPES)):  # they never run on a place; a sender of this lane starts none
+            return self._strangers
         try:
             task = self._load(type_)
         except UnknownTypeError:
@@ -82,16 +104,24 @@ class Group:
             for delivery in deliveries:
                 response.keep(delivery, growing_seconds(delivery.receives))
             return None
-        made = self._workers[type_] = self._worker(task, parks=type_ not in self._types.values())
-        if has_time(task, invocation):
-            return made
-        for delivery in deliveries:  # the import has taken the time of a run
-            response.keep(delivery, 0)
-        return None
+        made = self._workers[type_] = self._worker(self._kind(type_), task)
+        return made
+
+    def _kind(self, type_: str) -> type[Worker]:
+        if type_ in self._types.values():
+            return Worker
+        from joblane.worker.parking import ParkingWorker
+
+        return ParkingWorker
+
+
+def _left(invocation: Invocation) -> float:
+    return invocation.ends - time.monotonic()
 
 
 def group_of(
-    types: Mapping[str, str],
+    place: str,
+    text: str,
     database: Database,
     sqs: Sqs,
     prefix: str,
@@ -102,13 +132,13 @@ def group_of(
 ) -> Group:
     """Return the worker of a place, see :class:`Group`. The workers of its types share two connections.
 
-    ``log``: makes the report of each type.
+    ``text``: the value of :data:`~joblane.names.PLACES`. ``log``: makes the report of each type.
     """
     from joblane.tasks.discovery import load
 
     side = database.another()
 
-    def worker(task: Task[Any, Any], *, parks: bool) -> Worker:
-        return Worker(task, database, sqs, prefix, printed=printed, log=log(task), bus=bus, side=side, parks=parks)
+    def worker(kind: type[Worker], task: Task[Any, Any]) -> Worker:
+        return kind(task, database, sqs, prefix, printed=printed, log=log(task), bus=bus, side=side)
 
-    return Group(types, sqs, prefix, load=load, worker=worker)
+    return Group(types_at(place, text), sqs, prefix, aliases=aliases_in(text), load=load, worker=worker)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import joblane.worker.late_imports  # noqa: F401  # isort: skip - before whatever imports pg8000
 from joblane import settings
 from joblane.errors import text_of
-from joblane.names import PLACE, PLACES, types_at
+from joblane.names import PLACE, PLACES
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import WORKER
 from joblane.sqs.client import Sqs
@@ -44,8 +44,8 @@ def _handle() -> Handle:
     if place := os.environ.get(PLACE):
         from joblane.worker.group import group_of
 
-        types = types_at(place, settings.required(PLACES, "the types of each place", "the text that a deploy sets"))
-        return group_of(types, database, sqs, prefix, printed=printed, bus=bus).handle
+        text = settings.required(PLACES, "the types of each place", "the text that a deploy sets")
+        return group_of(place, text, database, sqs, prefix, printed=printed, bus=bus).handle
     type_ = settings.required("JOBLANE_TASK", "the type this function serves", "data:export")
     try:
         task = load(type_)
@@ -54,4 +54,8 @@ def _handle() -> Handle:
     return worker_of(task, database, sqs, prefix, printed=printed, bus=bus).handle
 
 
+if deployed := os.environ.get(settings.VERSION):
+    from joblane.worker.image import log_other_version
+
+    log_other_version(deployed)
 handler = lambda_handler(_handle())

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 from joblane import telemetry
 from joblane.enqueue.follow_up import FollowUp
@@ -39,6 +39,7 @@ from joblane.worker.verdict import decide
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
+    from joblane.names import Queue
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.flow.free_slots import LimitNames
@@ -63,14 +64,15 @@ class WorkerOptions(TypedDict, total=False):
     """The report of the invocations. None: a new one."""
     bus: EventBus | None
     """Gets the events of ended tasks. None: the worker sends none."""
-    parks: bool
-    """True: the tasks of this type run in another function; they wait in their rows for the sweep."""
     side: Database | None
     """The second connection to the database, if several workers of a process share it. None: one of its own."""
 
 
 class Worker:
     """Serves one task type."""
+
+    decides: ClassVar[Callable[..., dict[str, Claim]] | None] = None
+    """The statement that decides on messages, with the arguments of :func:`claim`. None: it is :func:`claim`."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -93,6 +95,11 @@ class Worker:
         batch.handle(deliveries)
         return batch.respond()
 
+    def queue_of(self, lane: str) -> Queue:
+        """Return the queue of the lane if the type has a lane in it, else the type's home queue."""
+        queue = queue_of(self.prefix, lane)
+        return queue if queue in self.task.lanes else self.task.queue
+
     def wake(self) -> None:
         """Make sure that a sweep follows a write."""
         if self._wakes and not self.sqs.covers(self.prefix):
@@ -104,9 +111,9 @@ class Worker:
         return self.database.call(statement, *args, **kwargs)
 
 
-def has_time(task: Task[Any, Any], invocation: Invocation) -> bool:
-    """True if a run of ``task`` that starts now ends before the invocation does, even if it takes all its timeout."""
-    needed = min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
+def has_time(task: Task[Any, Any], invocation: Invocation, runs: int = 1) -> bool:
+    """True if runs of ``task`` that start now end before the invocation does, even if each takes all its timeout."""
+    needed = runs * min(task.timeout, task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
     return invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS >= needed
 
 
@@ -115,7 +122,7 @@ class Batch:
 
     def __init__(self, worker: Worker, invocation: Invocation, lane: str) -> None:
         self._worker, self._task, self._invocation = worker, worker.task, invocation
-        self._lane, self._queue = lane, queue_of(worker.prefix, lane)
+        self._lane, self._queue = lane, worker.queue_of(lane)
         self._response = BatchResponse()
         self._slow_claims = 0
         """Claims that have exceeded the time limit of a statement."""
@@ -241,7 +248,9 @@ class Batch:
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(claim, arrivals, lease, self._invocation.id, token)
+            claims = self._worker.database.call_again(
+                self._worker.decides or claim, arrivals, lease, self._invocation.id, token
+            )
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out

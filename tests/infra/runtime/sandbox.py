@@ -11,16 +11,19 @@ import json
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from joblane.cdk.packaging import RUNNING
 from tests.infra.runtime.folders import Folders, python
 from tests.infra.runtime.runtime_api import REGION, Invocation, RuntimeApi
+from tests.pages import ROOT
 from tests.patience import PATIENCE_SECONDS
 
 START_SECONDS = 60
@@ -83,20 +86,24 @@ class Function:
 class Sandbox:
     """An execution environment of a function. Use it in a ``with`` statement."""
 
-    def __init__(self, function: Function, folders: Folders) -> None:
+    def __init__(self, function: Function, folders: Folders, *, image: Sequence[str] = ()) -> None:
+        """``image``: entry point and command of a container image, which is this environment with its packages."""
         self.function = function
         self._api = RuntimeApi()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
+        variables = function.environment(folders, self._api.address)
+        if image:
+            variables |= {"PATH": f"{Path(sys.executable).parent}:{variables['PATH']}", "PYTHONPATH": ""}
         self.process = subprocess.Popen(
-            [python(), "-S", "-m", "awslambdaric", function.handler],
-            env=function.environment(folders, self._api.address),
-            cwd=folders.task,
+            image or [python(), "-S", "-m", "awslambdaric", function.handler],
+            env=variables,
+            cwd=ROOT if image else folders.task,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            user=folders.user,
-            group=folders.user,
-            extra_groups=None if folders.user is None else [],
+            user=None if image else folders.user,
+            group=None if image else folders.user,
+            extra_groups=None if image or folders.user is None else [],
         )
 
     def __enter__(self) -> Sandbox:

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from joblane.cdk.constructs.image import ENTRY_POINT
+from joblane.cdk.constructs.task_function import ENTRY
 from joblane.cdk.packaging import WHEEL_PLATFORMS
 from joblane.errors import MISSING_MODULE
+from joblane.installation import version
 from joblane.record.driver.database import Database
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event, principal
 from tests.infra.runtime.conftest import PREFIX, Stage, cloudformation, cloudformation_event
-from tests.infra.runtime.folders import unpacked
+from tests.infra.runtime.folders import python, unpacked
 from tests.infra.runtime.sandbox import FunctionError, RuntimeExitError, Sandbox, TimedOutError
 from tests.patience import PATIENCE_SECONDS
 from tests.unpacked import code, layer
@@ -138,6 +141,23 @@ def test_a_worker_runs_its_task_as_the_granted_user(stage: Stage) -> None:
     assert stage.row("one")["state"] == "completed"
     ((request,),) = stage.run("select request_id from joblane.runs where task_id = 'one'")
     assert len(request) == 36  # Lambda's request id
+
+
+def test_a_worker_in_an_image_runs_its_task_and_logs_another_version_of_the_deploy(stage: Stage) -> None:
+    # given an image with this project as its working directory, started as the template of an image says
+    configured = stage.function(WORKER, JOBLANE_VERSION="0.0.9")
+    with Sandbox(configured, stage.folders, image=[*ENTRY_POINT, ENTRY]) as sandbox:
+        assert sandbox.invoke(message("in-an-image")) == DONE
+        [line] = [json.loads(line) for line in sandbox.output.splitlines() if "another version" in line]
+    assert (line["level"], line["joblane"], line["deployed"]) == ("WARNING", version(), "0.0.9")
+    assert stage.row("in-an-image")["state"] == "completed"
+
+
+def test_an_image_without_the_runtime_client_ends_with_its_name(stage: Stage) -> None:
+    without = [python(), "-S", *ENTRY_POINT[1:], ENTRY]
+    with Sandbox(stage.function(WORKER), stage.folders, image=without) as sandbox:
+        assert sandbox.process.wait(PATIENCE_SECONDS) == 1
+        assert "No module named awslambdaric" in sandbox.output
 
 
 def test_a_worker_sends_a_message_without_id_again_with_one(stage: Stage) -> None:

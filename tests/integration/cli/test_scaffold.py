@@ -31,6 +31,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "order:bill_all": {"queue": "low", "resumable": True},
     "order:remind": {"queue": "critical", "schedule": "0 2 * * *"},
     "order:sum_up": {"schedule": "@hourly", "resumable": True},
+    "order:print": {"on": "web"},
+    "order:check": {"on": "slow", "queue": "low", "resumable": True},
+    "django:mail": {"on": "django"},
 }
 
 
@@ -55,9 +58,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(project: Path, *arguments: str, **variables: str) -> None:
+def run(project: Path, *arguments: str, **variables: str) -> str:
     ran = subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *arguments] if arguments[0] == "-c" else [sys.executable, "-m", *arguments],
         cwd=project,
         env=os.environ | variables,
         capture_output=True,
@@ -65,6 +68,7 @@ def run(project: Path, *arguments: str, **variables: str) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 def test_the_written_job_passes_its_tests(project: Path, postgres: Postgres) -> None:
@@ -74,6 +78,18 @@ def test_the_written_job_passes_its_tests(project: Path, postgres: Postgres) -> 
 def test_the_written_files_pass_the_formatter_and_the_linter(project: Path) -> None:
     run(project, "ruff", "format", "--check", "functions", "tests")
     run(project, "ruff", "check", "functions", "tests")
+
+
+def test_a_project_with_all_kinds_of_jobs_is_discovered(project: Path) -> None:
+    code = """
+from joblane.tasks.discovery import discover, discover_functions
+from joblane.tasks.places import places_of
+places = places_of(discover().values())
+discover_functions()
+print({place.name: [task.type for task in tasks] for place, tasks in places.items()})
+"""
+    found = run(project, "-c", code, PYTHONPATH=str(project))
+    assert found.splitlines()[-1] == "{'django': ['django:mail'], 'slow': ['order:check'], 'web': ['order:print']}"
 
 
 def test_a_queue_of_django_tasks_gets_its_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +114,8 @@ def test_a_queue_of_django_tasks_gets_its_handler(tmp_path: Path, monkeypatch: p
         ("../x:y", {}, "'category:action' is required"),
         ("order:new", {"queue": "fast"}, "'fast' is not one of critical, default, low"),
         ("order:new", {"schedule": "often"}, "fields where Unix cron has five"),
+        ("order:new", {"on": "Web-1"}, "--on: Lambda 'Web-1': name: a lower-case letter"),
+        ("order:new", {"on": "low"}, "--on: Lambda 'low': name: it is a name of the library's own"),
     ],
 )
 def test_invalid_arguments_are_refused_before_anything_is_written(
@@ -108,6 +126,45 @@ def test_invalid_arguments_are_refused_before_anything_is_written(
         written(project, type_, options)
     assert problem in str(caught.value)
     assert sorted(project.rglob("*")) == before
+
+
+OWN_PLACES = """import joblane
+
+MAIN: joblane.Lambda = joblane.Lambda(name="web", memory_mb=1024)
+"""
+
+
+def test_a_declaration_of_one_s_own_is_used_and_the_file_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    places = tmp_path / "functions" / "places.py"
+    places.write_text(OWN_PLACES)
+    handler, _ = written(tmp_path, "order:pay", {"on": "web"})
+    assert "\nfrom functions.places import MAIN\n" in handler.read_text()
+    assert "    runs_on=MAIN,\n" in handler.read_text()
+    with pytest.raises(LocalError, match=r'Add the line `SLOW = Lambda\("slow"\)` to it'):
+        written(tmp_path, "order:bill", {"on": "slow"})
+    places.write_text("WEB = (")
+    with pytest.raises(LocalError, match=r"functions/places.py cannot be read: .*Nothing was written"):
+        written(tmp_path, "order:bill", {"on": "web"})
+    places.unlink()
+    (tmp_path / "functions" / "web").mkdir()
+    (tmp_path / "functions" / "web" / "handler.py").touch()
+    with pytest.raises(LocalError, match="functions/web/ is a function of this name"):
+        written(tmp_path, "order:bill", {"on": "web"})
+    assert not (tmp_path / "functions" / "order_bill").exists()
+
+
+def test_a_written_file_of_places_keeps_its_changes(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "functions").mkdir()
+    [places, *_] = written(tmp_path, "order:pay", {"on": "web"})
+    changed = places.read_text().replace('"web"', '"web", memory_mb=1024').rstrip()
+    places.write_text(changed)
+    # when
+    assert written(tmp_path, "order:ship", {"on": "web"})[0].name == "handler.py"
+    [same, *_] = written(tmp_path, "order:bill", {"on": "slow"})
+    # then
+    assert (same, places.read_text()) == (places, f'{changed}\nSLOW = Lambda("slow")\n')
 
 
 def test_a_project_without_functions_is_refused(tmp_path: Path) -> None:

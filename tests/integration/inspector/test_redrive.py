@@ -15,12 +15,12 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import BulkOutcome, BulkView
 from tests.builders.rows import archived, put
-from tests.bulks import Bulks
+from tests.bulks import TASKS, Bulks
 from tests.integration.inspector.memory import with_little_memory
 from tests.integration.inspector.scene import of
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, FRONT_DOOR, external, put_dead, put_dead_letter
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, place_one, place_two, sample_one
 from tests.world import World, handle
 
 LANE = "jobs-default-sample-one"
@@ -273,6 +273,43 @@ def test_a_dead_letter_goes_back_to_its_own_queue_or_stays(inspector: Inspector,
         queue: [names[number] for number in numbers] for queue, numbers in expected.items()
     }
     assert not any("MessageAttributes" in one for one in left.get(FRONT_LANE, ()))
+
+
+def test_a_redrive_of_a_type_leaves_the_dead_letters_of_the_other_types_of_its_place(
+    inspector: Inspector, ran: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two types whose dead letters are in one queue: of an archived task, without a task, and an obsolete one
+    world, lane, dlq = ran.world, "jobs-default-place", "jobs-default-place-dlq"
+    world.make(lane)
+    types = {"one": place_one, "two": place_two}
+    for name, task in types.items():
+        monkeypatch.setitem(TASKS, task.type, task)
+        put(world, task, f"{name}-dead", **archived(generation=1))
+        put(world, task, f"{name}-done", state="completed", generation=2)
+        for id_, reason in ((f"{name}-dead", "it failed"), (f"{name}-done", "it failed")):
+            put_dead_letter(world, of(id_, task), dlq, generation=1, reason=reason)
+        put_dead_letter(world, external(id=f"{name}-external", type=task.type), dlq, generation=0, reason="no")
+    before = world.row("two-dead")
+    # when
+    ran.run(inspector.redrive(Filter(types=("place:one",)), rate=500).id)
+    # then
+    assert sorted(name_of(one["Body"]) for one in world.received(lane)) == ["one-dead", "one-external"]
+    assert sorted(name_of(one["Body"]) for one in world.received(dlq)) == ["two-dead", "two-done", "two-external"]
+    assert world.row("two-dead") == before
+    # and then the other type's
+    ran.run(inspector.redrive(Filter(types=("place:two",)), rate=500).id)
+    assert (world.depth(lane), world.depth(dlq)) == (4, 0)
+
+
+def test_a_dead_letter_of_a_type_that_has_left_its_place_is_redriven_from_there(
+    inspector: Inspector, ran: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, lane, dlq = ran.world, "jobs-default-place", "jobs-default-place-dlq"
+    world.make(lane)
+    monkeypatch.setitem(TASKS, place_one.type, place_one)
+    put_dead_letter(world, external(id="it"), dlq, generation=0, reason="no")
+    ran.run(inspector.redrive(ONES, rate=500).id)
+    assert (world.depth(lane), world.depth(dlq)) == (1, 0)
 
 
 def name_of(body: str) -> str:

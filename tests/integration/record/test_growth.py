@@ -408,7 +408,7 @@ def test_the_sweep_of_limits_reads_no_task_that_has_ended(connection: Connection
     statements: dict[str, tuple[Any, ...]] = {
         LEAVE: (json.dumps([f"limited-{n}" for n in range(1, 6)]),),
         TAKE_BACK: (),
-        GO_BEHIND: ("shared", "a:b", "default"),
+        GO_BEHIND: ("shared", ["a:b"], "default"),
         UNSERVED: ("",),
         PLANNED_ANEW: ("", None),
         PLAN: (["a:b"], 2),

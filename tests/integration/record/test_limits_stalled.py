@@ -9,7 +9,7 @@ from joblane.record.task.claim import Verdict, arrival, claim
 from joblane.sqs.message import Message
 from tests.builders.rows import TOKEN
 from tests.integration.record.test_limits import HELD, LEASE, RUN, WAIT, ask, end, put, served, states
-from tests.samples import sample_rated, sample_sharing, sample_single, sample_tree
+from tests.samples import place_shares, place_shares_too, sample_rated, sample_sharing, sample_single, sample_tree
 from tests.stories import Story, expire_leases, play, row, sql, stories, sweep
 from tests.world import World
 
@@ -97,6 +97,20 @@ STORIES: dict[str, Story] = {
         end("b").gives(["more"]),
         # and it asks again
         ask(sample_sharing, "a").gives([HELD]),
+    ],
+    "the other types of a lane that stands still are served last": [
+        put(sample_sharing, "x"),
+        put(place_shares, "a"),
+        put(place_shares_too, "more"),
+        put(sample_tree, "b"),
+        ask(sample_sharing, "x").gives([RUN]),
+        ask(place_shares, "a").gives([HELD]),
+        ask(place_shares_too, "more").gives([HELD]),
+        ask(sample_tree, "b").gives([HELD]),
+        end("x").gives(["a"]),
+        sql(LATER),
+        sweep(served=1),
+        states("a", "more", "b").gives(["pending", "held", "pending"]),
     ],
     "a lost run of a function that does not start keeps no shared slot": [
         put(sample_sharing, "a"),

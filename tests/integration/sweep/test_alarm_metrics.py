@@ -25,7 +25,7 @@ from tests import emf, logs
 from tests.builders.rows import In, active, archived, put
 from tests.builders.snapshots import MINUTE, pid_of, session, swept
 from tests.integration.sweep.test_run_statistics import run_ended, this_minute
-from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_single
+from tests.samples import PLACE, Sample, behaviour, place_one, place_two, sample_keyed, sample_one, sample_single
 from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
@@ -337,6 +337,30 @@ def test_the_sweep_counts_the_moved_dead_letters_and_names_their_queue(
     assert metrics["DeadLettersMovedBySqs"] == 2
     named = {line["queue"] for line in lines if line["message"].startswith("SQS moved")}
     assert named == {"jobs-low", "jobs-default-data-export"}
+
+
+def test_the_sweep_reads_each_dead_letter_queue_of_a_place_and_of_its_drains_once(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two types that share a lane, of which one had a lane of its own until now
+    moved = replace(place_two, place=replace(PLACE, drains=("place:two",)))
+    monkeypatch.setattr(sweep_handler, "discover", lambda: {task.type: task for task in (place_one, moved)})
+    lanes = "jobs-default-place", "jobs-default-place-two"
+    world.make("jobs-critical", "jobs-default", "jobs-low", *lanes)
+    for number, lane in enumerate(lanes):
+        dead_letter(world, lane, number, marked=False)
+    # and a dead letter of each type that its row accounts for
+    for task in (place_one, place_two):
+        put(world, task, task.type, state="archived", dead_sent_at=In(-1))
+        dead_letter(world, lanes[0], 7, marked=True)
+    monkeypatch.setattr(sweep_handler, "Sqs", lambda: world.sqs)
+    receives = receives_of(world)
+    # when
+    metrics, lines = sweeps(world, capsys)
+    # then
+    assert metrics["DeadLettersMovedBySqs"] == 2
+    assert {line["queue"] for line in lines if line["message"].startswith("SQS moved")} == set(lanes)
+    assert len(receives) == 2
 
 
 def test_a_sweep_continues_if_the_dead_letter_queues_cannot_be_read(

@@ -534,7 +534,7 @@ def test_statements_read_only_the_rows_they_need_whatever_the_statistics(
 
 def test_a_walk_reads_each_live_row_once(large: Callable[[bool], Connection], monkeypatch: pytest.MonkeyPatch) -> None:
     # given a table whose live rows are in half of its pages' rows
-    walk = Walk(large(False))
+    walk = Walk(large(False), PREFIX)
     pages: list[int] = []
     real = Connection.run
 

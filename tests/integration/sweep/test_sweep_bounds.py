@@ -528,6 +528,60 @@ def test_a_lane_is_counted_only_if_a_message_may_be_missing(
     assert counted == []
 
 
+# --- A lane that several types share -------------------------------------------------------------------------------
+
+SHARED_LANE = "jobs-default-place"
+
+
+def fill_place(world: World, type_: str, count: int, *, minutes: int, in_lane: bool) -> None:
+    """Write due tasks of a type of a place, whose messages are in its lane or were lost."""
+    fill(world, count, id=f"'{type_}-' || n", sweep_at=f"now() - interval '{minutes} min'")
+    world.run("update joblane.tasks set type = $1, due_at = sweep_at where id like $1 || '-%'", type_)
+    if in_lane:
+        world.sqs.send_many([Entry(SHARED_LANE, Message(type_, f"{type_}-{n}", {}).encode()) for n in range(count)])
+
+
+@pytest.mark.parametrize("lost", [5, 20, 35], ids=lambda number: f"{number} messages are lost")
+@pytest.mark.parametrize("types", [("place:one", "place:two"), ("place:two", "place:one")], ids=lambda types: types[0])
+def test_messages_of_another_type_in_the_lane_do_not_hide_missing_ones(
+    world: World, sends: Sends, types: tuple[str, str], lost: int
+) -> None:
+    world.make(SHARED_LANE)
+    missing, other = types
+    fill_place(world, missing, lost, minutes=3, in_lane=False)
+    fill_place(world, other, 20, minutes=2, in_lane=True)
+    sends.clear()
+    assert world.sweep().sent == lost
+    assert {decode(entry["MessageBody"]).type for entry in sends.to(SHARED_LANE)} == {missing}
+    # and then the lane has the messages of all
+    later(world)
+    assert world.sweep().sent == 0
+
+
+def test_a_backlog_of_several_types_in_a_lane_is_not_sent_again(world: World, sends: Sends) -> None:
+    world.make(SHARED_LANE)
+    for type_ in ("place:one", "place:two", "place:former"):
+        fill_place(world, type_, 20, minutes=2, in_lane=True)
+    counted = watch_counts(world)
+    for _ in range(3):
+        swept = world.sweep()
+        assert (swept.sent, sorted(swept.waits)) == (0, ["place:former", "place:one", "place:two"])
+        later(world, minutes=15)
+    assert counted == [SHARED_LANE] * 3
+
+
+def watch_counts(world: World) -> list[str]:
+    """Return the list of the queues whose messages are counted from now on."""
+    counted, real = list[str](), world.sqs.attributes
+
+    def attributes(queue: str, names: Any) -> Any:
+        counted.append(queue)
+        return real(queue, names)
+
+    world.sqs.attributes = attributes  # type: ignore[method-assign]
+    return counted
+
+
 # --- Changes between the statements of a sweep ---------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from joblane import JobClient, Payload, RateLimited, State, TaskContext, task
+from joblane import JobClient, Lambda, Payload, RateLimited, State, TaskContext, task
 from joblane.local.chains import MOST_INVOCATIONS
 from joblane.record.flow.free_slots import Turn
 from joblane.testing import JobTester
@@ -57,6 +57,30 @@ def loop_outside(payload: Loop, ctx: TaskContext) -> None:
 def loop_batched(payload: Loop, ctx: TaskContext) -> None:
     if payload.account < 13:
         ctx.enqueue(loop_batched, Loop(account=payload.account + 1))
+
+
+CLOSED, OPEN = Lambda("closed"), Lambda("open")
+
+
+@task("loop:ping", runs_on=CLOSED)
+def loop_ping(payload: Loop, ctx: TaskContext) -> None:
+    OUTSIDE.enqueue(loop_pong, Loop(account=payload.account + 1))
+
+
+@task("loop:pong", runs_on=CLOSED)
+def loop_pong(payload: Loop, ctx: TaskContext) -> None:
+    OUTSIDE.enqueue(loop_ping, Loop(account=payload.account + 1))
+
+
+@task("loop:plain", runs_on=OPEN)
+def loop_plain(payload: Loop, ctx: TaskContext) -> None:
+    if payload.account < 40:
+        OUTSIDE.enqueue(loop_plain, Loop(account=payload.account + 1))
+
+
+@task("loop:deep", runs_on=OPEN, max_depth=40)
+def loop_deep(payload: Loop, ctx: TaskContext) -> None:
+    pass
 
 
 def states(jobs: JobTester) -> Counter[State]:
@@ -119,6 +143,21 @@ def test_a_task_that_enqueues_itself_past_its_depth_is_stopped_by_lambda(jobs: J
     assert jobs.task(first).state is State.COMPLETED
     assert states(jobs) == {State.COMPLETED: MOST_INVOCATIONS, State.PENDING: 1}
     assert sum("Lambda would not invoke loop:outside" in text for text in log.texts) == 1
+
+
+def test_two_types_of_a_place_that_start_each_other_are_one_function_to_lambda(jobs: JobTester) -> None:
+    jobs.enqueue(loop_ping, Loop(account=0))
+    with lines() as log:
+        jobs.drain()
+    assert states(jobs) == {State.COMPLETED: MOST_INVOCATIONS, State.PENDING: 1}
+    assert sum("Lambda would not invoke closed" in text for text in log.texts) == 1
+
+
+def test_a_place_allows_loops_if_one_of_its_types_has_a_larger_max_depth(jobs: JobTester) -> None:
+    jobs.register(loop_deep)
+    jobs.enqueue(loop_plain, Loop(account=0))
+    jobs.drain()
+    assert states(jobs) == {State.COMPLETED: 41}
 
 
 def test_chains_of_different_lengths_in_one_batch_do_not_lengthen_each_other(jobs: JobTester) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from joblane.tasks.task import Task
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.kills import KILLED, Workers, killable_workers
-from tests.samples import Sample, sample_async, sample_batch, sample_forgotten, sample_one
+from tests.samples import Sample, place_one, place_two, sample_async, sample_batch, sample_forgotten, sample_one
 from tests.samples_events import Bus, sample_heard
 from tests.samples_long import HANDLED
 from tests.world import World
@@ -47,9 +47,14 @@ def sent(world: World, do: str, number: int = 0, task: Task[Any, Any] = sample_o
     return record({"type": task.type, "id": id_, "rec": True}, world.lane(task))
 
 
-def kill(workers: Workers, message: dict[str, Any], dies: str = "", type_: str = "sample:one") -> None:
-    """Deliver a message to a process that is killed: at this point, or by its handler."""
-    assert workers.handle(type_, message, dies=dies) is None
+def kill(
+    workers: Workers,
+    message: dict[str, Any] | Sequence[dict[str, Any]],
+    dies: str = "",
+    type_: str = "sample:one",
+) -> None:
+    """Deliver messages to a process that is killed: at this point, or by its handler."""
+    assert workers.handle(type_, *([message] if isinstance(message, dict) else message), dies=dies) is None
     assert workers.status == KILLED
 
 
@@ -125,6 +130,27 @@ def test_a_killed_step_is_called_again_with_its_key_unless_it_was_committed(
             break
     assert "a" in repeated  # killed between its call and its commit
     assert number > 6
+
+
+@pytest.mark.parametrize(("dying", "first"), [(place_one, (1, 0)), (place_two, (1, 1))], ids=["first", "second"])
+def test_a_kill_in_a_batch_of_two_types_counts_for_the_type_that_ran(
+    world: World, workers: Workers, dying: Task[Any, Any], first: tuple[int, int]
+) -> None:
+    tasks = (place_one, place_two)
+    messages = [
+        sent(world, "die_at_first", int(task is dying), task=task, id_=f"it-{number}")
+        for number, task in enumerate(tasks)
+    ]
+
+    kill(workers, messages, type_="place")
+    assert tuple(world.row(f"it-{number}")["attempts"] for number in (0, 1)) == first
+    assert effects(world) == (["it-0"] if dying is place_two else [])
+    world.expire_leases()
+    assert workers.handle("place", *messages) == []
+
+    assert effects(world) == ["it-0", "it-1"]
+    counted = [len(world.outcomes(f"it-{number}")) for number in (0, 1)]
+    assert counted == ([2, 1] if dying is place_one else [1, 2])
 
 
 def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_task_is_sent_again(

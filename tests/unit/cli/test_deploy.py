@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from joblane.cli.commands.deploy import _synthesised
 from joblane.cli.main import app
+from joblane.cli.usage import UsageError
 from joblane.errors import DeclarationError
 from joblane.local import env_file
 from joblane.local.errors import LocalError, UnavailableError
@@ -173,3 +175,24 @@ def test_templates_go_where_cdk_json_says(
     monkeypatch.setattr("joblane.cdk.preflight.read.synthesise", lambda _stage, folder, **_: written.append(folder))
     _synthesised("dev")
     assert written == [tmp_path / folder]
+
+
+@pytest.mark.parametrize("given", ["web", "web=", "=111122223333.dkr.ecr"])
+def test_an_image_without_a_name_or_an_address_is_a_usage_error(given: str) -> None:
+    with pytest.raises(UsageError, match="--image: NAME=ADDRESS is required, not '"):
+        _synthesised("dev", image=["shop=x@y", given])
+
+
+def test_the_address_of_an_image_is_in_the_context_of_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given an app that prints its context
+    program = "import os, sys; sys.stderr.write(os.environ['CDK_CONTEXT_JSON'])"
+    context: dict[str, object] = {"stages": {"dev": {}}}
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": f"python -c {shlex.quote(program)}", "context": context}))
+    monkeypatch.chdir(tmp_path)
+    _, printed = _synthesised("dev", image=["web=a@sha256:b", "shop=c"])
+    assert json.loads(printed) == context | {
+        "stage": "dev",
+        "deploys": True,
+        "image.web": "a@sha256:b",
+        "image.shop": "c",
+    }

@@ -71,7 +71,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The programs and requests of a deploy, replaced; ``ran`` lists the commands."""
     found = SimpleNamespace(
-        ran=[], left=[], moves=[], findings=[], templates=TEMPLATES, status=0, inspector=Inspector()
+        ran=[], left=[], moves=[], images=[], findings=[], templates=TEMPLATES, status=0, inspector=Inspector()
     )
 
     def run(command: list[str], **options: Any) -> Any:
@@ -80,8 +80,9 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
     monkeypatch.setattr("joblane.local.tools.Tools.fetch", lambda self, steps, emulator: None)
 
-    def synthesised(stage: str, move: str | None = None) -> tuple[Path, str]:
+    def synthesised(stage: str, image: list[str] | None, move: str | None = None) -> tuple[Path, str]:
         found.moves.append(move)
+        found.images.append(image)
         return tmp_path, "alarms: nobody is notified"
 
     monkeypatch.setattr(deploy, "_synthesised", synthesised)
@@ -106,6 +107,11 @@ def test_the_copy_that_a_deploy_leaves_is_confirmed_by_its_name(steps: SimpleNam
     assert run("--stage", "dev", "--yes", "--leave", "cluster-COPY").exit_code == Exit.DONE
     assert run("--stage", "dev", "--yes").exit_code == Exit.DONE
     assert steps.left == ["cluster-COPY", None]
+
+
+def test_the_addresses_of_images_are_those_of_the_command_in_each_synthesis(steps: SimpleNamespace) -> None:
+    assert run("--stage", "dev", "--yes", "--image", "web=a@b", "--image", "shop=c", "--leave", "x").exit_code == 0
+    assert steps.images == [["web=a@b", "shop=c"]] * 2
 
 
 def test_each_move_that_a_person_wants_differs_from_a_rollback(steps: SimpleNamespace) -> None:

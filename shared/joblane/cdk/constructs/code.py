@@ -10,6 +10,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from joblane.cdk.constructs.image import check_images
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.packaging import Package, Packages
 from joblane.cdk.settings.stage import Architecture, Stage
@@ -51,6 +52,7 @@ class Shared(Construct):
     def __init__(self, scope: Construct, id_: str, workload: Workload, access: DatabaseAccess) -> None:
         super().__init__(scope, id_)
         packages = workload.packages
+        check_images(workload.stage, workload.project, workload.tasks.values())
         self.stage, self.project, self.access = workload.stage, workload.project, access
         self.places = places_text(workload.tasks.values())
         self.architecture = ARCHITECTURES[self.stage.architecture]

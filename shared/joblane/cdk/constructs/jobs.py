@@ -152,7 +152,7 @@ class Jobs(Construct):
         """
         known = {type_: task for task in self.tasks.values() for type_ in task.types}
         for type_ in types:
-            lanes = self._with_sweep(self._lanes_of(_look_up(known, type_, "grant_enqueue: no task"), type_))
+            lanes = self._lanes_of_producers(_look_up(known, type_, "grant_enqueue: no task"), type_)
             for statement in with_keys(self.stage, send_statement(lanes)):
                 iam.Grant.add_to_principal(
                     grantee=grantee,
@@ -202,7 +202,7 @@ class Jobs(Construct):
                         own = own_lane_name(self.stage.prefix, queue, type_)
                         self._add_lane(scopes[type_], own, task, queue, function, in_home=False)
                 self.producer_policies[type_] = self._add_producer_policy(
-                    scopes[type_], slug_of(type_), self._with_sweep(self._lanes_of(task, type_))
+                    scopes[type_], slug_of(type_), self._lanes_of_producers(task, type_)
                 )
             if task.schedules:
                 lane = self._lanes[task.type, task.queue]
@@ -394,6 +394,12 @@ class Jobs(Construct):
         """Return the names of the lanes of ``type_``, which is the task's own type or an alias."""
         return [lane_name(self.stage.prefix, queue, type_) for queue in task.lanes]
 
+    def _lanes_of_producers(self, task: Task[Any, Any], type_: str) -> list[str]:
+        """Return the lanes to which a producer of ``type_`` may send. Until its own deploy it knows the drained lanes."""
+        drained = task.place is not None and type_ in task.place.drains
+        former = [own_lane_name(self.stage.prefix, queue, type_) for queue in task.lanes] if drained else []
+        return self._with_sweep([*self._lanes_of(task, type_), *former])
+
 
 def _metadata(shared: Shared, tasks: Mapping[str, Task[Any, Any]], costs: Mapping[str, Extra]) -> dict[str, Any]:
     """Return what ``joblane preflight``, ``joblane costs`` and ``joblane deploy --watch`` read from the template."""
@@ -418,6 +424,7 @@ def _metadata(shared: Shared, tasks: Mapping[str, Task[Any, Any]], costs: Mappin
                 for type_ in task.types
             },
             "keys": dict(stage.keys),
+            **({"images": images} if (images := {name: vars(each) for name, each in stage.ecr_images.items()}) else {}),
         },
         COSTS: {
             "architecture": stage.architecture,

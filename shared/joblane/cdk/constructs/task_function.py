@@ -13,6 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from joblane.cdk.constructs.code import RUNTIME, Shared
+from joblane.cdk.constructs.image import PULLING, image_code
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.constructs.queue_pair import seconds
 from joblane.cdk.constructs.stage_key import with_keys
@@ -21,15 +22,16 @@ from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
 from joblane.inspector.person import PAGE_ROLE
+from joblane.installation import version
 from joblane.names import PLACE, PLACES, SWEEP, function_name, log_group_name
 from joblane.project import FUNCTIONS
 from joblane.quotas import Numbers, rounded_up
-from joblane.settings import EVENT_BUS, MAIL_FROM, NO_IPV4, SCHEDULES, SECRETS, SWEEP_MINUTES
+from joblane.settings import EVENT_BUS, MAIL_FROM, NO_IPV4, SCHEDULES, SECRETS, SWEEP_MINUTES, VERSION
 from joblane.tasks.task import Task
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
-    *(EVENT_BUS, PAGE_ROLE, SWEEP_MINUTES),
+    *(EVENT_BUS, PAGE_ROLE, SWEEP_MINUTES, VERSION),
     *("JOBLANE_TASK", PLACE, PLACES),
 )
 """Environment variables that Joblane sets in functions."""
@@ -40,7 +42,8 @@ class JobFunction(Construct):
     """A function with its log group, and a role that may write only to that group.
 
     ``login``: to the database; None: the function needs none. ``reserved_concurrency``: both reserved and the limit.
-    ``recursive``: Lambda's own guard does not stop it in a long chain of messages.
+    ``recursive``: Lambda's own guard does not stop it in a long chain of messages. ``image``: name of the stage's
+    container image that it runs; None, or a local stage: code and layer of all functions.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class JobFunction(Construct):
         login: Login | None = None,
         reserved_concurrency: int | None = None,
         recursive: bool = False,
+        image: str | None = None,
     ) -> None:
         super().__init__(scope, id_)
         self.name, self.stage = name, shared.stage
@@ -78,16 +82,17 @@ class JobFunction(Construct):
             if login.secret:
                 login.secret.grant_read(self.role)
         secrets = {key: value for key, value in environment.items() if isinstance(value, SecretReference)}
+        image = None if stage.local else image
         self.function = lambda_.Function(
             self,
             "Function",
             function_name=name,
             description=description,
-            runtime=RUNTIME,
+            runtime=lambda_.Runtime.FROM_IMAGE if image else RUNTIME,
             architecture=shared.architecture,
-            code=shared.code_for(self),
-            layers=[shared.layer],
-            handler=handler,
+            code=image_code(self, stage, shared.project, image, handler) if image else shared.code_for(self),
+            layers=None if image else [shared.layer],
+            handler=lambda_.Handler.FROM_IMAGE if image else handler,
             timeout=seconds(rounded_up(timeout)),
             memory_size=memory_mb,
             reserved_concurrent_executions=reserved_concurrency,
@@ -110,11 +115,15 @@ class JobFunction(Construct):
                 **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
                 SWEEP_MINUTES: str(stage.sweep_minutes),
+                **({VERSION: version()} if image else {}),
                 "POWERTOOLS_SERVICE_NAME": stage.prefix,
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,
             },
         )
-        acknowledge(self.function, "L1", "Lock, layer and tests all use this version of Python.")
+        if image is None:
+            acknowledge(self.function, "L1", "Lock, layer and tests all use this version of Python.")
+        elif address := stage.ecr_images.get(image):
+            self.allow(PULLING, [address.repository_arn])
         if secrets:
             self.allow(["secretsmanager:GetSecretValue"], sorted({self._arn(value) for value in secrets.values()}))
 
@@ -170,6 +179,7 @@ class TaskFunction(JobFunction):
                 **({MAIL_FROM: sender} if sender else {}),
             },
             login=shared.access.functions,
+            image=first.place.image if first.place else None,
             # all other duties of a stage depend on the sweep
             recursive=any(task.allows_loops or task.type == SWEEP for task in tasks),
         )

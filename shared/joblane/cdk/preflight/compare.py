@@ -16,6 +16,7 @@ from joblane.names import Queue, dead_letter_name, event_bus_name, own_lane_name
 from joblane.tasks.place import PLACE_PATTERN, Lambda
 
 HOW = "docs/how-to/change-safely.md describes how"
+HOW_TO_MOVE = "docs/how-to/places.md describes how"
 
 Place = tuple[str, str]
 """Stack and logical id."""
@@ -194,7 +195,7 @@ def _full_queues(prefix: str, unknown: dict[str, int]) -> Iterator[Finding]:
             f'Lambda("{home}"), queue {queue}',
             f"no task runs on it in this queue any more, and its lane still has {', '.join(found)}",
             f"keep a task of queue {queue} on it until they are gone: it leaves other tasks in their rows, and "
-            f"the sweep sends them to their lanes; `joblane redrive` empties the dead-letter queue; {HOW}",
+            f"the sweep sends them to their lanes; `joblane redrive` empties the dead-letter queue; {HOW_TO_MOVE}",
         )
 
 
@@ -209,7 +210,7 @@ def _moved_in(place: Lambda, found: Mapping[str, Sequence[str]]) -> Finding:
         f'{it_runs} on Lambda("{place.name}") now, and {has} '
         f"{', '.join(each for lane in found.values() for each in lane)}",
         f'declare Lambda("{place.name}", drains=({", ".join(drains)}{"," * (len(drains) == 1)})) until they are gone: '
-        f"its function then receives them; {HOW}",
+        f"its function then receives them; {HOW_TO_MOVE}",
     )
 
 

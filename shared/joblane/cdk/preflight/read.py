@@ -22,6 +22,7 @@ from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused, 
 from joblane.cdk.preflight.moves import GONE
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
+from joblane.cdk.settings.images import CONTEXT
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import (
     NESTED,
@@ -89,7 +90,7 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     """
     import boto3
 
-    from joblane.cdk.preflight import keys, moves, plan, restored
+    from joblane.cdk.preflight import images, keys, moves, plan, restored
     from joblane.cdk.preflight.region import Needs, findings_on_pauses, findings_on_region
     from joblane.tasks.discovery import discover
 
@@ -125,6 +126,7 @@ def check_deploy(stage: str, assembly: Path, *, leaves: str | None = None) -> li
     findings += plan.findings_on_plan(session, plan.Wanted.of(templates))
     settings, region = read_metadata(templates), session.region_name
     findings += keys.findings_on_keys(settings.get("keys", {}), templates, region, read)
+    findings += images.findings_on_images(images.Wanted.of(templates), region, read)
     if (copy := restored.Wanted.of(settings, templates)) is not None:
         found = read("rds", "the restored copy", restored.PERMISSIONS, lambda c: restored.read_restored(c, copy))
         findings += [found] if isinstance(found, Finding) else restored.restored(copy, *found)
@@ -149,17 +151,26 @@ def _live(database: DatabaseState | None) -> str:
 # --- The checkout --------------------------------------------------------------------------------------------------
 
 
-def synthesise(stage: str, folder: Path, *, deploys: bool = False, move: str | None = None) -> str:
+def synthesise(
+    stage: str,
+    folder: Path,
+    *,
+    deploys: bool = False,
+    move: str | None = None,
+    images: Mapping[str, str] | None = None,
+) -> str:
     """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy. ``move``: the
-    time of a deploy that moves the stage to another database.
+    time of a deploy that moves the stage to another database. ``images``: addresses that replace images of the
+    stage, by their names.
 
     Return the text that the app prints: the concurrency of each lane, and settings that are still open.
     """
     project = Project.here()
     given = cdk_json(project)
-    moved = {"move": move} if move else {}
+    more = {"move": move} if move else {}
+    more |= {f"{CONTEXT}{name}": address for name, address in (images or {}).items()}
     variables = {
-        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys} | moved),
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys} | more),
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json

@@ -198,7 +198,7 @@ def offered(session: Session, region: str, services: Iterable[str]) -> dict[str,
     return {name: regions for name, regions in found.items() if regions}
 
 
-def existing(operation: str, missing: str, client: Any, **arguments: str) -> Mapping[str, Any] | None:
+def existing(operation: str, missing: str, client: Any, **arguments: Any) -> Mapping[str, Any] | None:
     """Return the answer of AWS to ``operation``, or None if its error is ``missing``."""
     try:
         found: Mapping[str, Any] = getattr(client, operation)(**arguments)

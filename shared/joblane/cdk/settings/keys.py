@@ -25,13 +25,15 @@ PARTITIONS = {
 RIGHT = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab, for example, is right"
 
 
+def partition_of(region: str) -> str:
+    """Return the partition of a region, the second part of its ARNs."""
+    return next((name for start, name in PARTITIONS.items() if region.startswith(start)), "aws")
+
+
 def _is_in_its_partition(arn: str) -> bool:
     """True if the region in the ARN is in its partition."""
     found = KEY_ARN.fullmatch(arn)
-    if found is None:
-        return False
-    of_region = (name for start, name in PARTITIONS.items() if found["region"].startswith(start))
-    return found["partition"] == next(of_region, "aws")
+    return found is not None and found["partition"] == partition_of(found["region"])
 
 
 KeyArn = Annotated[

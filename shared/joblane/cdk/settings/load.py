@@ -17,8 +17,7 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.services import budget_problem, dual_stack_problem
 from joblane.cdk.settings import apis, events
 from joblane.cdk.settings.database import GivenDatabase, OwnDatabase
-from joblane.cdk.settings.keys import region_of
-from joblane.cdk.settings.stage import VERSION, Architecture, Stage, key_region_problem
+from joblane.cdk.settings.stage import VERSION, Architecture, Stage
 from joblane.cdk.templates import strings
 from joblane.errors import DeclarationError
 from joblane.tasks import schedule_overrides as schedules
@@ -39,11 +38,20 @@ SECRETS = {"secret", "migration_secret"}
 S = TypeVar("S", bound=Stage)
 
 
-def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[str], environ: Mapping[str, str]) -> S:
+def load_stage(
+    name: str,
+    stages: object,
+    *,
+    kind: type[S],
+    declared: Iterable[str],
+    environ: Mapping[str, str],
+    images: Mapping[str, object] | None = None,
+) -> S:
     """Return the settings of stage ``name``, as ``kind`` has them.
 
     ``stages``: the object of ``cdk.json``. ``declared``: the names that tasks declare in ``environment``. A local stage
-    takes their values from ``environ`` first. Raises :class:`StageError`.
+    takes their values from ``environ`` first. ``images``: they replace images of ``stages``, by their names.
+    Raises :class:`StageError`.
     """
     if not isinstance(stages, Mapping) or not stages:
         raise StageError("cdk.json: context.stages: an object with one entry per stage is required")
@@ -55,6 +63,9 @@ def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[s
     where, declared = f"cdk.json: stage {name!r}", set(declared)
     if given.get("local") is True:
         given = _of_this_machine(name, given, declared, environ)
+    if images:
+        of_file = given.get("images", {})
+        given = {**given, "images": {**(of_file if isinstance(of_file, Mapping) else {}), **images}}
     stage = make_stage(kind, where, {**given, "name": name}, declared)
     if isinstance(stage.database, GivenDatabase):
         raise StageError(f"{where}: database: kind aurora, rds or existing is required")
@@ -97,11 +108,10 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
 
 
 def _check_region(stage: Stage, region: str) -> None:
-    """Refuse zones, keys and restored copies outside of the region of the credentials, ``ipv6`` where it is not known
-    to work, and a budget that CloudFormation does not know."""
-    for name, arn in stage.keys.items():
-        if region_of(arn) != region:
-            raise StageError(f"cdk.json: stage {stage.name!r}: {name}: {key_region_problem(arn, region)}")
+    """Refuse zones, keys, images and restored copies outside of the region of the credentials, ``ipv6`` where it is not
+    known to work, and a budget that CloudFormation does not know."""
+    for wrong in stage.wrong_regions(region):
+        raise StageError(f"cdk.json: stage {stage.name!r}: {wrong}")
     if stage.monitoring and stage.monitoring.budget and (problem := budget_problem(region)):
         raise StageError(f"cdk.json: stage {stage.name!r}: monitoring.budget: {problem}")
     if stage.network is None:

@@ -13,6 +13,7 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
 from joblane.cdk.settings.database import DatabaseSettings, ExistingDatabase, LocalDatabase, OwnDatabase
 from joblane.cdk.settings.events import Events
+from joblane.cdk.settings.images import EcrAddress, Image, image_region_problem
 from joblane.cdk.settings.keys import KeyArn, region_of
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings, required
@@ -38,6 +39,7 @@ NOT_LOCAL = {
     "monitoring": "a local stage has no metrics; leave it out",
     "events": "a local stage has a bus of its own, and sends to no webhook; leave it out",
     "kms_key": "an emulator has no keys; leave it out",
+    "images": "an emulator runs the zip files instead; leave it out",
 }
 """Setting that a local stage does not take → the reason."""
 UNWATCHED: Mapping[str, frozenset[str]] = {
@@ -86,7 +88,7 @@ class Stage(Settings):
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
     architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page``,
-    ``monitoring`` or ``events``."""
+    ``monitoring``, ``events`` or ``images``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. It
     must not begin with the prefix of another stage and a hyphen: two stages cannot have ``jobs`` and
@@ -145,6 +147,10 @@ class Stage(Settings):
     such a task."""
     architecture: Architecture = "arm64"
     """Processor architecture of the functions. A local stage uses the architecture of this machine."""
+    images: Mapping[str, Image] = {}
+    """Container images of places, by the names in ``Lambda(…, image=…)``. A value is the address of an image in ECR
+    with its digest, or an object with ``dockerfile``, ``target`` and ``context``. ``-c image.NAME=ADDRESS`` replaces
+    an address: [Run jobs in your own image](../how-to/images.md). A local stage takes none."""
     version: str | None = Field(None, pattern=VERSION)
     """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
@@ -208,6 +214,7 @@ class Stage(Settings):
             )
 
     def _wrong_keys(self) -> Iterator[str]:
+        """Yield what is wrong with the keys, and with the regions of keys and images."""
         if self.kms_key in self.other_kms_keys:
             yield "other_kms_keys: it has kms_key, which the functions may use in any case; leave it out there"
         for place, arn in enumerate(self.other_kms_keys):
@@ -219,15 +226,22 @@ class Stage(Settings):
             yield f"other_kms_keys: {NOT_LOCAL['kms_key']}"
         zones = (self.network and self.network.availability_zones) or ()
         regions = [zone[:-1] for zone in zones] + [region_of(arn) for arn in self.keys.values()]
+        yield from self.wrong_regions(regions[0] if regions else None)
+
+    def wrong_regions(self, region: str | None) -> Iterator[str]:
+        """Yield a sentence for each key and image outside of ``region``, the region of the stage; None: unknown."""
         for name, arn in self.keys.items():
-            if region_of(arn) != regions[0]:
-                yield f"{name}: {key_region_problem(arn, regions[0])}"
+            if region is not None and region_of(arn) != region:
+                yield f"{name}: {key_region_problem(arn, region)}"
+        for name, image in self.ecr_images.items():
+            if region is not None and image.region != region:
+                yield f"images.{name}: {image_region_problem(image, region)}"
 
     def _unreachable(self) -> Iterator[str]:
         if self.local != isinstance(self.database, LocalDatabase):
             yield "database: kind aurora, rds or existing is required; only a local stage uses DATABASE_URL"
         for name, why in NOT_LOCAL.items():
-            if self.local and getattr(self, name) is not None:
+            if self.local and getattr(self, name):
                 yield f"{name}: {why}"
         if self.page is not None and self.control is None:
             yield 'page: "control": {} is required with it, because the page calls the control API'
@@ -278,6 +292,11 @@ class Stage(Settings):
             "database.kms_key": self.database.kms_key if isinstance(self.database, OwnDatabase) else None,
         }
         return {name: arn for name, arn in given.items() if arn}
+
+    @property
+    def ecr_images(self) -> Mapping[str, EcrAddress]:
+        """The images that exist in ECR, by their names."""
+        return {name: EcrAddress.of(image) for name, image in self.images.items() if isinstance(image, str)}
 
     @property
     def usable_keys(self) -> tuple[str, ...]:

@@ -48,6 +48,15 @@ Leave = Annotated[
     ),
 ]
 
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        metavar="NAME=ADDRESS",
+        help="Address with a digest, which replaces the image NAME of the stage. Repeatable.",
+    ),
+]
+
 
 def migrate(
     sql: Annotated[
@@ -153,6 +162,7 @@ def schema(
 def deploy(
     context: typer.Context,
     stage: Stage = None,
+    *,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask, as with --require-approval never of the CDK.")
     ] = False,
@@ -165,6 +175,7 @@ def deploy(
             "when the deploy began fires, deploy the earlier templates again.",
         ),
     ] = None,
+    image: Images = None,
 ) -> None:
     """Deploy a stage: preflight, `cdk deploy`, and a first job.
 
@@ -196,7 +207,7 @@ def deploy(
     use_for_programs(session, given.profile)
     Tools(project).fetch(steps, emulator=False)
     with steps.step("CDK synth"):
-        assembly, printed = _synthesised(stage)
+        assembly, printed = _synthesised(stage, image=image)
         templates = read_templates(assembly)
     terminal.say(printed)
     if length is not None:
@@ -208,7 +219,7 @@ def deploy(
         terminal.stop("nothing was deployed: the preflight refuses.", Exit.FAILED)
     if leave or is_move(findings):  # the migration must not take this for a rollback
         with steps.step("CDK synth of the move"):
-            assembly, _ = _synthesised(stage, move=datetime.now(UTC).isoformat())
+            assembly, _ = _synthesised(stage, image=image, move=datetime.now(UTC).isoformat())
             templates = read_templates(assembly)
     lines = prices.of_stage(templates.values(), discover(times={}))
     terminal.say(
@@ -253,6 +264,7 @@ def preflight(
     as_json: AsJson = False,
     assembly: Assembly = None,
     leave: Leave = None,
+    image: Images = None,
 ) -> None:
     """Compare this checkout with the deployed stage.
 
@@ -267,7 +279,7 @@ def preflight(
     given, stage = target.of(context), _stage(context, stage)
     if given.profile or given.region:
         use_for_programs(aws_session(given.profile, given.region), given.profile)
-    findings = check_deploy(stage, assembly or _synthesised(stage)[0], leaves=leave)
+    findings = check_deploy(stage, assembly or _synthesised(stage, image=image)[0], leaves=leave)
     is_blocked = blocks_deploy(findings, strict=strict)
     if as_json:
         lines = [vars(finding) for finding in findings]
@@ -347,10 +359,12 @@ def _stage(context: typer.Context, stage: str | None) -> str:
     return stage or target.of(context).stage or "dev"
 
 
-def _synthesised(stage: str, *, deploys: bool = True, move: str | None = None) -> tuple[Path, str]:
+def _synthesised(
+    stage: str, *, deploys: bool = True, image: Sequence[str] | None = None, move: str | None = None
+) -> tuple[Path, str]:
     """The folder to which the templates of ``stage`` are written, and the text that the app printed.
 
-    ``move``: the time of a deploy that moves the stage to another database.
+    ``image``: the values of the option. ``move``: the time of a deploy that moves the stage to another database.
     """
     from joblane.cdk.preflight.read import synthesise
     from joblane.local.deployment import cdk_json
@@ -360,7 +374,10 @@ def _synthesised(stage: str, *, deploys: bool = True, move: str | None = None) -
     if stage not in (known := given["context"]["stages"]):
         terminal.usage(f"cdk.json has no stage {stage!r}; its stages: {', '.join(known)}", "--stage")
     assembly = project.root / str(given.get("output", "cdk.out")) / stage
-    return assembly, synthesise(stage, assembly, deploys=deploys, move=move)
+    images = dict(value.partition("=")[::2] for value in image or ())
+    if wrong := [name for name, address in images.items() if not (name and address)]:
+        terminal.usage(f"NAME=ADDRESS is required, not {wrong[0]!r}", "--image")
+    return assembly, synthesise(stage, assembly, deploys=deploys, move=move, images=images)
 
 
 def _show_findings(stage: str, findings: Sequence[Finding]) -> None:

@@ -95,9 +95,13 @@ def up(given: StackOptions) -> None:
     """
     extras.need("local", "cdk")
     from joblane.local.env_file import shown
+    from joblane.local.zipped import check_zipped
+    from joblane.tasks.discovery import discover
 
     stack = given.stack()
     stack.check()
+    if line := check_zipped(stack.project, discover(times={}).values()):
+        terminal.say(line)
     try:
         stack.up()
     except JobError as error:

@@ -52,6 +52,10 @@ def new(
     ] = "default",
     schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
     resumable: Annotated[bool, typer.Option("--resumable", help="Long work that continues where it stopped.")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="PLACE", help="Run it in one function with other types: its name in places.py."),
+    ] = None,
 ) -> None:
     """Write a job that works, and a test of it.
 
@@ -60,11 +64,11 @@ def new(
     from joblane.cli.scaffold import new as write
 
     project = Project.here()
-    written = write(project, type_, queue=queue, schedule=schedule, resumable=resumable)
+    written = write(project, type_, queue=queue, schedule=schedule, resumable=resumable, on=on)
     for path in written:
         typer.echo(terminal.clean(str(path.relative_to(project.root))))
     test = written[-1].relative_to(project.root)
-    if len(written) == 1:
+    if test.name == "handler.py":
         terminal.say(
             "Add the queue's name to QUEUES of TASKS in Django's settings, and correct the settings' module here."
         )

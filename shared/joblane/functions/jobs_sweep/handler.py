@@ -14,7 +14,7 @@ from joblane.enqueue.event_bus import bus_of_environment
 from joblane.enqueue.wake import WOKEN
 from joblane.errors import sqlstate, text_of
 from joblane.handler.context import TaskContext
-from joblane.names import SWEEP, Queue, front_door_name, lane_name
+from joblane.names import SWEEP, Queue, front_door_name
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE
 from joblane.record.driver.time_limits import SWEEP as SWEEP_LIMITS
 from joblane.sqs.client import Sqs
@@ -29,6 +29,7 @@ from joblane.sweep.unmarked_dead_letters import unmarked_dead_letters
 from joblane.tasks.decorator import task
 from joblane.tasks.discovery import discover
 from joblane.tasks.payload import Payload
+from joblane.tasks.places import lanes_of
 from joblane.tasks.schedule import every
 from joblane.tasks.task import Grants, Task
 from joblane.telemetry import Tally
@@ -222,9 +223,9 @@ def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
         return 0
     prefix = settings.prefix()
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
-    lanes = [lane_name(prefix, queue, name) for task in tasks.values() for queue in task.lanes for name in task.types]
-    try:
-        moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, front_doors + lanes)
+    lanes = [lane for task in tasks.values() for lane in lanes_of(prefix, task)]
+    try:  # the types of a place share a lane
+        moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, dict.fromkeys(front_doors + lanes))
     except (BotoCoreError, ClientError) as error:  # the sweep stays completed; the next one reads the queues again
         ctx.logger.warning(
             "the dead-letter queues could not be read, so messages that SQS moved there are not counted; check that "

@@ -172,17 +172,19 @@ def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
 
 
 def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[str] = ()) -> list[str]:
-    """The dead-letter queues that can hold messages of ``types``; of all types if none is given."""
+    """The dead-letter queues that can hold messages of ``types``; of all types if none is given.
+
+    The types of a place share its queues, which also hold dead letters of types that have moved since.
+    """
     wanted = set(types)
-    found = (
+    lanes = [
         lane
         for type_, task in declared(tasks).items()
-        if not wanted or type_ in wanted
+        if not wanted or type_ in wanted or task.place is not None
         for lane in lanes_of(prefix, task, [type_])
-    )
-    lanes = dict.fromkeys(found)  # types of a place share some
+    ]
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
-    return [*map(dead_letter_name, [*lanes, *front_doors]), cron_dead_letters(prefix)]
+    return [*map(dead_letter_name, dict.fromkeys([*lanes, *front_doors])), cron_dead_letters(prefix)]
 
 
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]:
@@ -294,12 +296,15 @@ def send_back(
     *,
     room: int,
 ) -> Sent:
-    """Send back the matching dead letters of one queue, at most ``room``, and delete them; delete obsolete ones."""
-    result = Sent()
-    done = [dead_letter.delivery.receipt for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE]
+    """Send back the matching dead letters of one queue, at most ``room``, and delete them.
+
+    Obsolete ones are deleted too, but not if the filter has types and theirs is another one of the queue's place.
+    """
+    result, done = Sent(), list[str]()
     sending: list[tuple[DeadLetter, Entry]] = []
     for dead_letter in dead_letters:
-        if dead_letter.kind is DeadLetterKind.OBSOLETE:
+        if dead_letter.kind is DeadLetterKind.OBSOLETE and (not filter_.types or dead_letter.type in filter_.types):
+            done.append(dead_letter.delivery.receipt)
             continue
         entry = dead_letter.sent_back(prefix, tasks) if wanted(dead_letter, filter_, prefix, tasks) else None
         if entry is None or len(sending) >= room:

@@ -260,8 +260,8 @@ def serve_worker(channel: Channel, _files: Sequence[int], *, function: str) -> N
     database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
     sqs, prefix, printed, bus = Sqs(), settings.prefix(), Printed(), bus_of_environment(brief=True)
     handle: Handle
-    if types := types_at(function, os.environ[PLACES]):
-        handle = group_of(types, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog).handle
+    if types_at(function, places := os.environ[PLACES]):
+        handle = group_of(function, places, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog).handle
     else:
         os.environ["JOBLANE_TASK"] = function  # as in its Lambda function: a queue of Django imports its tasks
         try:

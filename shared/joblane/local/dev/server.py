@@ -27,7 +27,7 @@ from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.stack import REGION
 from joblane.local.tools import clean_environment
-from joblane.names import OWN_TYPES, PLACES, event_bus_name, folder_of
+from joblane.names import OWN_TYPES, PLACES, event_bus_name, folder_of, use_places
 from joblane.project import Project
 from joblane.settings import EVENT_BUS
 from joblane.telemetry import METRICS_DISABLED
@@ -199,7 +199,7 @@ class Dev:
     async def _declare(self, declared: Mapping[str, Any]) -> str:
         """Make the queues, and return the address of the database, once it has started."""
         self._queues.declare(declared["functions"])
-        os.environ[PLACES] = declared["places"]  # the router and the workers read it
+        use_places(declared["places"])  # for the router and the workers
         kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in declared["broken"]}
         self._routes = {**kept, **declared["routes"]}
         self._router = Router(self._routes, self._queues, self._prefix)
@@ -233,6 +233,7 @@ class Dev:
             )
         if not self._endpoint.ready.is_set():
             given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
+            given |= {PLACES: declared["places"]} if declared["places"] else {}
             env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
             self._banner(declared, recovered)
             self._endpoint.ready.set()

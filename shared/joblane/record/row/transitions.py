@@ -188,7 +188,7 @@ PARK: Columns = LEFT_LIMITS | {
     "state": "case when t.state = 'held' then 'pending' else t.state end",
     "sweep_at": UNSENT_SWEEP.format(due="t.due_at"),
 }
-"""The message is acknowledged, and the row waits for the end of a pause."""
+"""The message is acknowledged, and the row waits without one for the end of a pause, or for the next sweep."""
 LET_GO: Columns = LEFT_LIMITS | _unless_active({name: PARK[name] for name in ("state", "sweep_at")})
 """The same for a row without a message, or for a lost run, which the next claim finds."""
 PASS: Columns = NO_WAIT | {"passed": "way.passed"}

@@ -54,9 +54,9 @@ waiting, due, gets its slots                  any                               
 
 *Parents*: see ``open_parents.sql``. *Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It
 has its slots already if ``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows.
-*Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
-the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
-does not end, ``locked``.
+*Paused*: its type, queue or tenant is paused, or another function runs its type, see :func:`park`. A lost run that was
+claimed in a batch does not count as an attempt. If the database cannot store a new row, the verdict is ``refused``; if
+another transaction holds its id or unique key and does not end, ``locked``.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ class Verdict(StrEnum):
     """A limit has no slot for the task, or a parent is open: the message is acknowledged, and the row waits."""
     LEASED = "leased"
     PAUSED = "paused"
+    """The message is acknowledged. The row waits for the end of a pause, or for the sweep, which sends its message to
+    the type's present lane."""
     GONE = "gone"
     ENDED = "ended"
     """The task is completed or cancelled."""
@@ -263,6 +265,28 @@ def claim(
     if not isinstance(answers, list):  # or the payload has thousands of levels
         document = json.dumps(arrivals, ensure_ascii=False)
         ((answers,),) = connection.run(CLAIM, document, token, seconds, request_id)
+    return _claims(answers, arrivals, token)
+
+
+def park(
+    connection: Connection,
+    arrivals: Sequence[Mapping[str, Any]],
+    lease: timedelta,
+    request_id: str,
+    token: str | None = None,
+) -> dict[str, Claim]:
+    """Decide as :func:`claim` on messages of a type that another function runs now: as if the type were paused.
+
+    No run starts and no attempt is spent. A waiting task stays in its row, a new one is inserted. Their ``sweep_at``
+    says that they have no message, so the next sweep sends one to the type's present lane. ``lease`` is not used.
+    """
+    token = token or str(uuid.uuid4())
+    ((answers,),) = connection.run(CLAIM, json.dumps(arrivals, ensure_ascii=False), token, None, request_id)
+    return _claims(answers, arrivals, token)
+
+
+def _claims(answers: Any, arrivals: Sequence[Mapping[str, Any]], token: str) -> dict[str, Claim]:
+    """Return the claims of an answer. Raises InterfaceError if it lacks a message."""
     if len(answers or ()) != len(arrivals):
         raise InterfaceError(LACKS_MESSAGES)
     read = (answer | {name: _read(answer[name]) for name in DOCUMENTS} for answer in answers)

@@ -1,6 +1,7 @@
 -- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
 -- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
 -- from the database's clock. functions.py replaces the names with @: constants, conditions, and transitions of `t`.
+-- `lease_seconds` is null if another function runs the type: then no run starts, and the row waits as if it were paused.
 create or replace function joblane.claim_@version(messages json, token uuid, lease_seconds float8, invocation text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -8,7 +9,7 @@ as $$
 declare
   setting text;           -- an assignment costs less than `perform`
   members constant integer := json_array_length(messages);
-  any_paused constant boolean := exists (select from joblane.pauses);
+  any_paused constant boolean := lease_seconds is null or exists (select from joblane.pauses);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
   widest text;            -- the widest limit of the task. Null: it has none
   asks boolean;           -- it has not passed its limits yet
@@ -27,7 +28,7 @@ declare
   is_locked boolean;      -- another transaction has not released the row
   is_new boolean;         -- no row was found: the message's is inserted
   clock timestamptz;      -- the time, once the row is locked
-  paused boolean;         -- the type, queue or tenant is paused
+  paused boolean;         -- the type, queue or tenant is paused, or another function runs the type
   skipped text;           -- why the schedule of a new tick does not run it
   takes_key boolean;      -- the row is not live yet, so a transition that makes it live takes its unique key
   is_tick boolean;        -- of a task that takes its key: a due tick that the sweep has made
@@ -121,7 +122,7 @@ begin
       asks := widest is not null and t.passed is distinct from @passed_all and m.limits is not null;
       paused := false;
       if any_paused then
-        paused := @paused;
+        paused := lease_seconds is null or @paused;
       end if;
       -- A due tick that the sweep has made takes its key now. This is no statement of its own, for it would cost each
       -- task. Most tasks have no unique_expires_at.
