@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from joblane.cdk.templates import Properties, Template, name_of, of_type, stacks_of, variables
+from joblane.names import PLACE
 
 MAX_RESOURCES = 500
 """Resources of a stack, each nested one by itself."""
@@ -99,12 +100,14 @@ def _roles(template: Template) -> Iterator[str]:
                 if isinstance(role, Mapping):
                     counted[role.get("Ref", "")] += _characters(policy["PolicyDocument"]) if counted is inline else 1
     users = {_role_of(function): name for name, function in _functions(template)}
+    of_places = {_role_of(function) for _, function in _functions(template) if PLACE in variables(function)}
     for logical_id in roles:
         what = f"function {users[logical_id]}" if logical_id in users else f"role {logical_id}"
+        also = ", or move types to another place" if logical_id in of_places else ""
         if inline[logical_id] > MAX_INLINE_CHARACTERS:
             yield (
                 f"{what}: the policies of its role have {inline[logical_id]:,} characters, and IAM's limit is "
-                f'{MAX_INLINE_CHARACTERS:,}: name fewer types in grants.enqueue, or all by "*"'
+                f'{MAX_INLINE_CHARACTERS:,}: name fewer types in grants.enqueue, or all by "*"{also}'
             )
         if attached[logical_id] > MAX_MANAGED_POLICIES:
             yield (

@@ -60,11 +60,12 @@ def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
                 "different options; declare the place once and import it in both handlers"
             )
         numbers_of(place, members)
-        doors = {task.front_door: task.type for task in members}
-        if len(doors) > 1:
+        by_front_door = {task.front_door: task.type for task in members}
+        if len(by_front_door) > 1:
             raise DeclarationError(
-                f"{place.what}: front_door: {doors[True]!r} takes external messages and {doors[False]!r} does not, and "
-                "their lane is one: who may send to it may start both; give them two places, or the same front_door"
+                f"{place.what}: front_door: {by_front_door[True]!r} takes external messages and "
+                f"{by_front_door[False]!r} does not, and their lane is one: who may send to it may start both; give "
+                "them two places, or the same front_door"
             )
         here = {type_ for task in members for type_ in task.types}
         for type_ in place.drains:

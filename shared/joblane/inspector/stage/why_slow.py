@@ -113,7 +113,7 @@ class _Subject:
     arrived: int
     pauses: tuple[Pause, ...]
     others: dict[str, dict[str, _Live]]
-    """Of the other types of its place, by queue and type."""
+    """The live tasks of the other types of its place, by queue and type."""
 
 
 def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
