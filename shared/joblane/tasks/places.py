@@ -21,6 +21,12 @@ def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, An
     return places
 
 
+def drained_lanes(prefix: str, task: Task[Any, Any], type_: str) -> list[str]:
+    """Return the former lanes of ``type_``, the task's type or an alias, that its place drains."""
+    drains = task.place is not None and type_ in task.place.drains
+    return [own_lane_name(prefix, queue, type_) for queue in task.lanes] if drains else []
+
+
 def lanes_of(prefix: str, task: Task[Any, Any]) -> list[str]:
     """Return the lanes from which the function of ``task`` receives its messages."""
     lanes = [lane_name(prefix, queue, type_) for type_ in task.types for queue in task.lanes]
@@ -51,11 +57,11 @@ def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
                 "different options; declare the place once and import it in both handlers"
             )
         numbers_of(place, members)
-        doors = {task.front_door: task.type for task in members}
-        if len(doors) > 1:
+        opened = {task.front_door: task.type for task in members}
+        if len(opened) > 1:
             raise DeclarationError(
-                f"{place.what}: front_door: {doors[True]!r} takes external messages and {doors[False]!r} does not, and "
-                "their lane is one: who may send to it may start both; give them two places, or the same front_door"
+                f"{place.what}: front_door: {opened[True]!r} takes external messages and {opened[False]!r} does not, "
+                "and their lane is one: who may send to it may start both; give them two places, or the same front_door"
             )
         here = {type_ for task in members for type_ in task.types}
         for type_ in place.drains:

@@ -36,6 +36,7 @@ from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE, Received
 from joblane.sqs.tick import tick_id
+from joblane.tasks.places import drained_lanes
 from joblane.tasks.task import Task
 from joblane.worker.outcome import normalised
 
@@ -174,13 +175,14 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
     """The dead-letter queues that can hold messages of ``types``; of all types if none is given."""
     wanted = set(types)
     lanes = [
-        lane_name(prefix, queue, type_)
+        lane
         for type_, task in declared(tasks).items()
         if not wanted or type_ in wanted
-        for queue in task.lanes
+        for lane in (*(lane_name(prefix, queue, type_) for queue in task.lanes), *drained_lanes(prefix, task, type_))
     ]
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
-    return [*map(dead_letter_name, [*lanes, *front_doors]), cron_dead_letters(prefix)]
+    once = dict.fromkeys([*lanes, *front_doors])  # the types of a place share a lane
+    return [*map(dead_letter_name, once), cron_dead_letters(prefix)]
 
 
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]:
