@@ -10,7 +10,7 @@ from typing import Any
 from joblane.django.payload import SETTINGS, DjangoTask, type_of
 from joblane.errors import DeclarationError
 from joblane.handler.context import TaskContext
-from joblane.names import folder_of
+from joblane.names import PLACE, folder_of
 from joblane.tasks.decorator import task
 from joblane.tasks.task import Task
 
@@ -53,8 +53,10 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
     run.__module__ = sys._getframe(1).f_globals["__name__"]  # the handler, where discovery looks for its task
     run.__annotations__["payload"] = DjangoTask
     declared = task(type_, environment=names, front_door=options.pop("front_door", False), **options)(run)
-    if os.environ.get("JOBLANE_TASK") == type_ or run.__module__ == "__main__":
-        # A function has more processor while it starts than for its first message. `python -m` shows an import error.
+    here = os.environ.get("JOBLANE_TASK") == type_ or (declared.place and declared.place.name == os.environ.get(PLACE))
+    if here or run.__module__ == "__main__":
+        # A function has more processor while it starts than for its first message. An error of Django's settings is one
+        # of the import, which spends no attempt. `python -m` shows it.
         prepare()
     return declared
 

@@ -22,7 +22,7 @@ from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel, named_if_slow
 from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
-from joblane.names import PLACES, SWEEP, Queue, folder_of, function_name, lane_name, types_at
+from joblane.names import PLACE, PLACES, SWEEP, Queue, folder_of, function_name, lane_name, types_at
 from joblane.project import Project
 from joblane.record import schedules, task_types
 from joblane.record.driver.connection import Connection
@@ -261,6 +261,7 @@ def serve_worker(channel: Channel, _files: Sequence[int], *, function: str) -> N
     sqs, prefix, printed, bus = Sqs(), settings.prefix(), Printed(), bus_of_environment(brief=True)
     handle: Handle
     if types_at(function, places := os.environ[PLACES]):
+        os.environ[PLACE] = function  # as in its Lambda function
         handle = group_of(function, places, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog).handle
     else:
         os.environ["JOBLANE_TASK"] = function  # as in its Lambda function: a queue of Django imports its tasks
