@@ -1,5 +1,5 @@
-"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs and of debounced
-enqueues, a run of a rate, days in virtual time, the model, and their reports."""
+"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs, of debounced
+enqueues and of moves, a run of a rate, days in virtual time, the model, and their reports."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.faults.debounce_storm import DebounceStorm
 from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
 from tests.faults.model import seeds as model
+from tests.faults.moves_storm import MovesStorm
 from tests.faults.plants import PLANTS, planted
 from tests.faults.rate_run import RateRun
 from tests.faults.restore_run import RestoreRun
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
     parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
+    parser.add_argument("--moves", type=int, default=5000, help="steps of the storm of moves; 0: no storm")
     parser.add_argument("--days", type=int, default=100, help="busy days in virtual time; 0: none")
     parser.add_argument("--model", type=int, default=40, help="seeds of the model; 0: none")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
@@ -113,6 +115,13 @@ def _bursts(options: argparse.Namespace) -> Iterator[Result]:
     yield _stormed(options, f"{options.bursts:g} virtual minutes of debounced enqueues", storm)
 
 
+def _moves(options: argparse.Namespace) -> Iterator[Result]:
+    for is_calm in (False, True):
+        storm = partial(MovesStorm, steps=options.moves, calm=is_calm)
+        what = "nothing but producers dies" if is_calm else "everything dies"
+        yield _stormed(options, f"{options.moves} steps while types move, {what}", storm)
+
+
 def _days(options: argparse.Namespace) -> Iterator[Result]:
     """Each day has a seed of its own: that of the run, the next one, and so on."""
     seeds = range(options.seed, options.seed + options.days)
@@ -143,6 +152,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Result]]] = {
     "rated": _rate,
     "bursts": _bursts,
     "graphs": _graphs,
+    "moves": _moves,
     "days": _days,
     "model": _model,
 }
@@ -168,7 +178,7 @@ class Nowhere(io.TextIOBase):
 NOWHERE = Nowhere()
 
 
-def _stormed(options: argparse.Namespace, what: str, storm: Callable[[str, int], ThreadStorm]) -> Result:
+def _stormed(options: argparse.Namespace, what: str, storm: Callable[[str, int], ThreadStorm | MovesStorm]) -> Result:
     """Run a storm on its own server, and print its table. Keep its rows if it has violated a rule. What the workers
     print is not shown."""
     print(f"Seed {options.seed}: {what}", flush=True)

@@ -29,12 +29,15 @@ from joblane.record.row.states import LIVE_SQL, WAITING_SQL
 from joblane.record.row.transitions import DUE_SWEEP, RUN, RUN_WITH_SLOTS
 from joblane.record.sql_functions import FUNCTIONS, VERSION, assigned
 from joblane.record.task import checkpoints
+from joblane.record.task.claim import Verdict, park
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import Entry, Sqs
-from joblane.sweep import next_sweep, ticks
+from joblane.sweep import next_sweep, ticks, walk
 from joblane.sweep.next_sweep import NextSweep, plan
+from joblane.tasks import places as tasks_places
 from joblane.tasks.task import Task
 from joblane.worker import worker
+from joblane.worker.parking import ParkingWorker
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Batch
 from tests.faults.limit_storm import Storm
@@ -156,6 +159,31 @@ def _plans_before_send(
     return target
 
 
+class _LaneOfType(str):
+    """The name of a lane that differs from that of another type of the same place."""
+
+    type_: str
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) and getattr(other, "type_", self.type_) == self.type_
+
+    def __hash__(self) -> int:
+        return hash((str(self), self.type_))
+
+
+def _counts_by_type(lane_name: Any, prefix: str, queue: Any, type_: str) -> str:
+    name = _LaneOfType(lane_name(prefix, queue, type_))
+    name.type_ = type_
+    return name
+
+
+def _parks_nothing(connection: Connection, *rest: Any) -> Any:
+    connection.execute_simple("begin")
+    claims = park(connection, *rest)
+    connection.execute_simple("rollback")
+    return claims
+
+
 def _around(of: Any, name: str, new: Callable[..., Any]) -> Code:
     """``new`` gets the function that it replaces as its first argument."""
     old: Callable[..., Any] = getattr(of, name)
@@ -250,6 +278,27 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     "a raised limit serves nobody": ("tasks", Code(Storm, "serve_pool")),
     "a rate gives each time twice": ("rated", Text("pass_limits", RATE_TIME, f"{RATE_TIME} / 2")),
     "a changed rate plans nobody anew": ("rated", Code(limit_changes, "_give_times")),
+    "a place keeps what it parks": (
+        "moves",
+        _around(
+            worker,
+            "decide",
+            lambda decide, run, fields: 30 if run.claim.verdict is Verdict.PAUSED else decide(run, fields),
+        ),
+    ),
+    "a place acknowledges what it has not parked": (
+        "moves",
+        Code(ParkingWorker, "decides", staticmethod(_parks_nothing)),
+    ),
+    "a place drains no lane": (
+        "moves",
+        _around(
+            tasks_places,
+            "lanes_of",
+            lambda lanes_of, prefix, task: lanes_of(prefix, task)[: len(task.lanes)],
+        ),
+    ),
+    "the sweep counts the messages of a lane by type": ("moves", _around(walk, "lane_name", _counts_by_type)),
     "a push is cut to the present, not to the first ask": (
         "bursts",
         Text(insert, "w.created_at + pg_catalog.make_interval", "clock_timestamp() + pg_catalog.make_interval", "PUSH"),

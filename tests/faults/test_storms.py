@@ -14,13 +14,14 @@ from joblane.record.sql_functions import FUNCTIONS
 from tests.faults.debounce_storm import DebounceStorm
 from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
+from tests.faults.moves_storm import MovesStorm
 from tests.faults.plants import PLANTS, places, planted
 from tests.faults.rate_run import RateRun, most_in_a_second
 from tests.faults.result import keep_rows
 from tests.faults.server_of_its_own import database, own_server
 from tests.faults.thread_storm import ThreadStorm
 
-Storms = Callable[[str, int], ThreadStorm]
+Storms = Callable[[str, int], ThreadStorm | MovesStorm]
 """Returns a storm for the address of its database and a seed."""
 
 
@@ -76,6 +77,16 @@ def few_children(url: str, seed: int, *, graphs: int, deaths: float) -> GraphSto
             {},
             id="the last payload of each key has run and no change is lost",
         ),
+        pytest.param(
+            lambda url, seed: MovesStorm(url, seed, 150),
+            {"messages parked": 1, "messages drained": 1, "messages sent by the sweep": 5, "functions that died": 2},
+            id="every task has one effect while its type moves and everything dies",
+        ),
+        pytest.param(
+            lambda url, seed: MovesStorm(url, seed, 100, calm=True),
+            {"messages parked": 1, "messages sent by the sweep": 5},
+            id="every due task has a message while its type moves",
+        ),
     ],
 )
 def test_every_rule_of_a_storm_holds(url: str, storm: Storms, least: dict[str, int], tmp_path: Path) -> None:
@@ -93,6 +104,7 @@ SMALL: dict[str, Storms] = {
     "rated": lambda url, seed: RateRun(url, seed + 7, tasks=60, starts=20, burst=5),
     "graphs": lambda url, seed: GraphStorm(url, seed, graphs=60, deaths=0.0),
     "bursts": lambda url, seed: DebounceStorm(url, seed, producers=20, keys=4, seconds=25),
+    "moves": lambda url, seed: MovesStorm(url, seed, 150, calm=seed % 2 == 0),
 }
 """Part of ``make faults`` → a small storm that finds its planted bugs."""
 
@@ -112,6 +124,10 @@ SMALL: dict[str, Storms] = {
         "a short finish lets no child go": "released by the sweep alone",
         "a claim that ends a task frees nothing": "were not served",
         "a claim that parks a task frees nothing": "were not served",
+        "a place keeps what it parks": "keeps a message of",
+        "a place acknowledges what it has not parked": "lost: x",
+        "a place drains no lane": "which no function reads",
+        "the sweep counts the messages of a lane by type": "are due and have no message",
         "a push is cut to the present, not to the first ask": "s after its first ask",
         "a push forgets the payload": "it ran with the payload of ask",
         "the key is kept until the task ends": "an ask is refused: unique_key: held by task",

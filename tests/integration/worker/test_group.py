@@ -149,7 +149,7 @@ class Team:
         ]
 
     def attempts(self) -> dict[str, int]:
-        return dict(self.world.run("select id, attempts from joblane.tasks"))  # type: ignore[arg-type]
+        return dict(self.world.run("select id, attempts from joblane.tasks"))
 
 
 def _body(name: str) -> str | dict[str, Any]:
@@ -172,7 +172,7 @@ FIRST, SECOND, THIRD = (
 )
 
 
-# --- A handler that cannot be imported -----------------------------------------------------------------------------
+# --- A handler that cannot be imported -------------------------------------------------------------------------------
 
 
 def check_broken(team: Team) -> None:
@@ -264,7 +264,7 @@ def test_a_process_imports_a_handler_with_its_first_message_and_again_after_its_
             del sys.modules[name]
 
 
-# --- An import that takes long -------------------------------------------------------------------------------------
+# --- An import that takes long ---------------------------------------------------------------------------------------
 
 
 def check_slow_import(team: Team) -> None:
@@ -299,7 +299,7 @@ def test_a_short_import_in_a_short_invocation_keeps_nothing(team: Team) -> None:
     assert team.give(FIRST, seconds=9) == []
 
 
-# --- Unknown types, and messages that cannot be read ------------------------------------------------------------------
+# --- Unknown types, and messages that cannot be read -----------------------------------------------------------------
 
 
 def test_an_unknown_type_waits_an_hour_and_is_then_a_dead_letter(team: Team) -> None:
@@ -372,7 +372,7 @@ def test_each_type_has_its_own_time_limit(team: Team) -> None:
 def test_a_process_has_two_connections_for_all_its_types(team: Team) -> None:
     @behaviour
     def group_steps(payload: Sample, ctx: Context) -> None:
-        ctx.step("one", lambda: 1)
+        ctx.step("one", lambda _: 1)
         write(ctx, "step")
 
     assert team.give("team:first a group_steps", "team:second b group_steps", THIRD) == []
@@ -392,7 +392,7 @@ def test_only_a_message_alone_keeps_the_chain_of_its_invocation(
 
     @behaviour
     def group_notes_chain(payload: Sample, ctx: Context) -> None:
-        found.append(ctx._producer.keeps_chain)  # type: ignore[attr-defined]
+        found.append(ctx._producer.keeps_chain)
 
     team.give(*(name.replace("group_writes", "group_notes_chain") for name in names))
     assert set(found) == {keeps}
@@ -401,7 +401,7 @@ def test_only_a_message_alone_keeps_the_chain_of_its_invocation(
     assert found == [True], "the next invocation has one message"
 
 
-# --- Types that have moved away ----------------------------------------------------------------------------------------
+# --- Types that have moved away --------------------------------------------------------------------------------------
 
 
 def test_a_type_that_runs_elsewhere_is_parked_and_its_batch_runs(team: Team) -> None:
@@ -425,7 +425,7 @@ def test_a_task_of_a_lane_whose_queue_its_type_does_not_use_is_in_its_home_queue
     assert team.world.row("a")["queue"] == "default"
 
 
-# --- Planted faults ------------------------------------------------------------------------------------------------------
+# --- Planted faults --------------------------------------------------------------------------------------------------
 
 
 def raises_import_errors(team: Team, patch: pytest.MonkeyPatch) -> None:

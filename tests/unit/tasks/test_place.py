@@ -102,7 +102,7 @@ def test_an_invalid_place_is_refused_with_its_field(options: dict[str, Any], why
 
 
 def test_the_ends_of_every_range_are_accepted() -> None:
-    for options in (
+    accepted: tuple[dict[str, Any], ...] = (
         {"name": "a"},
         {"name": "a" * 20},
         {"memory_mb": MEMORY_MB.start},
@@ -112,7 +112,8 @@ def test_the_ends_of_every_range_are_accepted() -> None:
         {"max_concurrency": 2},
         {"max_concurrency": 1000},
         {"image": "web"},
-    ):
+    )
+    for options in accepted:
         Lambda(**{"name": "web", **options})
 
 
@@ -231,8 +232,9 @@ def test_a_declaration_for_producers_names_the_place_too() -> None:
 def test_a_drained_lane_follows_those_of_the_place() -> None:
     place = Lambda("web", drains=("card:post",))
     send = made("card:send", place, aliases=["card:post"], also=[Queue.LOW])
-    assert lanes_of("jobs", send, "card:send") == ["jobs-default-web", "jobs-low-web"]
-    assert lanes_of("jobs", send, "card:post")[2:] == ["jobs-default-card-post", "jobs-low-card-post"]
+    shared, drained = ["jobs-default-web", "jobs-low-web"], ["jobs-default-card-post", "jobs-low-card-post"]
+    assert lanes_of("jobs", send) == lanes_of("jobs", send, ["card:post"]) == [*shared, *drained]
+    assert lanes_of("jobs", send, ["card:send"]) == shared
 
 
 def test_what_a_process_declares_counts_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
