@@ -13,7 +13,7 @@ from django.db import connections
 
 TASKS: dict[str, Any] = {
     "BACKEND": "joblane.django.JoblaneBackend",
-    "QUEUES": ["default", "mail", "loose"],
+    "QUEUES": ["default", "mail", "loose", "invoices", "receipts"],
     "OPTIONS": {"functions": "tests.integration.django_tasks.functions"},
 }
 """The entry of `TASKS`."""

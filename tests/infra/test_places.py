@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from joblane.cdk import app
 from joblane.cdk.app import Synthesised, concurrency
 from joblane.cdk.costs import RECEIVES_PER_MAPPING, mapped_queues, of_stage
 from joblane.cdk.preflight.compare import examine
@@ -16,10 +19,12 @@ from joblane.cdk.templates import of_type
 from joblane.cdk.way_back.deployed import Deployed
 from joblane.cdk.way_back.judgement import reasons_to_stay
 from joblane.names import PLACE, PLACES, set_home, types_at
+from joblane.tasks.discovery import discover
+from joblane.tasks.task import Task
 from joblane.worker.routes import decode
 from tests.costs import ALARM_METRICS
 from tests.infra import templates
-from tests.infra.conftest import Synth
+from tests.infra.conftest import APPS, Synth
 from tests.infra.templates import Template
 from tests.infra.test_monitoring_stack import alarms_of, dashboard_of, dimensions, metrics_of, text_of
 
@@ -71,6 +76,44 @@ def test_the_function_may_do_what_each_of_its_types_declares(template: Template)
     assert sent == LANES | {DRAINED, "acme-default-card-print", SWEEP}
     assert "ses:SendEmail" in allowed
     assert {"EMAIL_FROM_ADDRESS", "JOBLANE_MAIL_FROM"} <= templates.variables(template, "acme-web").keys()
+
+
+def test_the_function_of_a_place_may_do_what_those_of_its_types_may_do_and_no_more(
+    template: Template, synth: Synth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given the same types in functions of their own
+    def alone(*args: Any, **given: Any) -> dict[str, Task[Any, Any]]:
+        tasks = {type_: replace(task, place=None) for type_, task in discover(*args, **given).items()}
+        for task in tasks.values():
+            set_home(task.types, None)
+        return tasks
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "discover", alone)
+        apart = synth.anew(**APPS["places"]).whole("acme-jobs")
+    discover("tests.infra.places")  # the places are those of the other tests again
+    # when lanes and log groups of both have the same names
+    single = [with_place(templates.allowed(apart, f"acme-{name}")) for name in ("card-list", "card-send")]
+    together: dict[str, set[str]] = {}
+    for action, resources in [item for allowed in single for item in allowed.items()]:
+        together.setdefault(action, set()).update(resources)
+    # then the statements are the same, and each type has more than before
+    assert with_place(templates.allowed(template, "acme-web")) == together
+    assert together not in single
+    # and the others may do the same
+    print_ = "acme-card-print"
+    assert with_place(templates.allowed(template, print_)) == with_place(templates.allowed(apart, print_))
+
+
+def with_place(allowed: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return what is allowed with the name of the place instead of those of its types."""
+
+    def named(text: str) -> str:
+        for name in ("card-list", "card-send", "card-post"):
+            text = text.replace(name, "web")
+        return text
+
+    return {action: {named(resource) for resource in resources} for action, resources in allowed.items()}
 
 
 def test_others_send_to_the_lanes_of_the_place(template: Template) -> None:

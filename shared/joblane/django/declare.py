@@ -53,10 +53,10 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
     run.__module__ = sys._getframe(1).f_globals["__name__"]  # the handler, where discovery looks for its task
     run.__annotations__["payload"] = DjangoTask
     declared = task(type_, environment=names, front_door=options.pop("front_door", False), **options)(run)
-    here = os.environ.get("JOBLANE_TASK") == type_ or (declared.place and declared.place.name == os.environ.get(PLACE))
-    if here or run.__module__ == "__main__":
-        # A function has more processor while it starts than for its first message. An error of Django's settings is one
-        # of the import, which spends no attempt. `python -m` shows it.
+    is_here = declared.place is not None and os.environ.get(PLACE) == declared.place.name
+    if is_here or os.environ.get("JOBLANE_TASK") == type_ or run.__module__ == "__main__":
+        # A function has more processor while it starts than for its first message. On a place, an error or a slow start
+        # then spends no attempt. `python -m` shows an import error.
         prepare()
     return declared
 

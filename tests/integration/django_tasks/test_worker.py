@@ -17,14 +17,16 @@ from django.tasks import task_backends
 from django.test import override_settings
 from pydantic import ValidationError
 
-from joblane import cron
-from joblane.django import DjangoTask, django_tasks
+from joblane import Payload, TaskContext, cron
+from joblane import task as declare_task
+from joblane.django import DjangoTask, declare, django_tasks
 from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
 from joblane.testing import JobTester
 from joblane.worker import worker
 from tests import django_database
 from tests.integration.django_tasks.conftest import TASKS, backend
+from tests.integration.django_tasks.functions.places import OFFICE
 
 Run = Callable[..., Any]
 Notes = Callable[[], list[str]]
@@ -295,6 +297,52 @@ def test_a_task_runs_in_the_queue_of_using(shop: Any, run: Run, django_jobs: Job
     result = run(shop.meaning.using(queue_name="loose"))
     assert (result.return_value, django_jobs.task(result.id).type) == (42, "django:loose")
     assert shop.meaning.get_result(result.id).task.queue_name == "loose"
+
+
+def test_the_queues_of_a_place_run_in_one_function(shop: Any, django_jobs: JobTester, notes: Notes) -> None:
+    # given two queues and an ordinary task on one place
+    @declare_task("office:note", runs_on=OFFICE, front_door=False)
+    def office_note(payload: Payload, ctx: TaskContext) -> str:
+        return ctx.type
+
+    results = [
+        shop.write.using(queue_name="invoices").enqueue("first"),
+        shop.write_async.using(queue_name="receipts").enqueue("second"),
+        shop.write_and_fail.using(queue_name="invoices").enqueue("undone"),
+        shop.meaning.using(queue_name="receipts").enqueue(),
+    ]
+    note = django_jobs.enqueue(office_note, Payload())
+    # when they run
+    done = django_jobs.drain()
+    # then it is one invocation, and the second one of the task that failed
+    assert done.invocations == 2
+    for result in results:
+        result.refresh()
+    assert [result.status for result in results] == ["SUCCESSFUL", "SUCCESSFUL", "FAILED", "SUCCESSFUL"]
+    assert [django_jobs.task(result.id).attempts for result in results] == [1, 1, 2, 1]
+    assert notes() == ["first", "second"]
+    assert django_jobs.task(note.id).result == "office:note"
+
+
+@pytest.mark.parametrize(
+    ("variables", "prepared"),
+    [
+        ({"JOBLANE_PLACE": "office"}, 1),
+        ({"JOBLANE_PLACE": "other"}, 0),
+        ({"JOBLANE_TASK": "jobs:sweep"}, 0),
+        ({}, 0),
+    ],
+)
+def test_django_is_set_up_when_the_function_of_a_place_imports_the_queue(
+    variables: dict[str, str], prepared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that sets it up would spend an attempt if that fails, and its time limit."""
+    calls: list[None] = []
+    monkeypatch.setattr(declare, "prepare", lambda: calls.append(None))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    django_tasks("invoices", runs_on=OFFICE)
+    assert len(calls) == prepared
 
 
 def test_a_path_that_is_not_registered_never_runs(
