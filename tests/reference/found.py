@@ -43,16 +43,13 @@ def variables(root: Path = PRODUCT) -> set[str]:
 def _variables(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.Call(func=ast.Attribute(attr=reader), args=[first, *_]) if reader in READERS:
-            about = ast.unparse(node.func)
-            if "environ" in about or reader in ("required", "setenv", "getenv"):
+            if reader in ("required", "setenv", "getenv") or "environ" in ast.unparse(node.func):
                 yield from _text(first)
         case ast.Call(func=ast.Name("required"), args=[first, *_]):
             yield from _text(first)
-        case ast.Subscript(value=value, slice=key) if ast.unparse(value).endswith("environ"):
+        case ast.Subscript(value=value, slice=key) if _is_environment(value):
             yield from _text(key)
-        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[where]) if ast.unparse(where).endswith(
-            "environ"
-        ):
+        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[where]) if _is_environment(where):
             yield from _text(left)
         case ast.keyword(arg="envvar", value=value):
             yield from _text(value)
@@ -60,6 +57,14 @@ def _variables(node: ast.AST) -> Iterator[str]:
             yield text
         case ast.Dict(keys=keys):
             yield from (name for key in keys if key is not None for name in _text(key) if "_" in name)
+
+
+def _is_environment(node: ast.expr) -> bool:
+    """Return true for ``environ`` and ``os.environ``, and for names that end so."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name.endswith("environ")
+    return False
 
 
 def _text(node: ast.expr) -> Iterator[str]:
