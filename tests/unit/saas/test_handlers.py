@@ -8,7 +8,6 @@ import sys
 from datetime import timedelta
 from itertools import pairwise
 
-
 from functions.data_export.handler import data_export
 from functions.report_generate.handler import report_generate
 from functions.system_health_check.handler import system_health_check
