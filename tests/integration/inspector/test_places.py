@@ -125,6 +125,7 @@ def test_dead_letters_are_read_once_from_each_lane_and_from_a_former_lane() -> N
     found = queues_of("jobs", tasks)
     assert len(found) == len(set(found))
     assert {f"{lane}-dlq" for lane in (LANE, LOW, DRAINED)} <= set(found)
+    assert f"{DRAINED}-dlq" not in queues_of("jobs", tasks, ["desk:copy"])
 
 
 # --- The doctor ----------------------------------------------------------------------------------------------------
