@@ -31,7 +31,7 @@ ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" $(JSII)
 RUN := $(ENVIRONMENT) .venv/bin/python -m
 # Without .venv/bin on the path, as in the shell of the caller: so the commands that it prints are those that this shell finds.
 JOBLANE := PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(JSII) .venv/bin/python -m joblane.cli.main
-# Long tests first, so that no worker runs one of them alone at the end. Two workers more than there are processors: a test
+# Folders with long tests first; tests/conftest.py puts the longest in front of them. Two workers more than there are processors: a test
 # spends a part of its time waiting for other processes, and three workers have used two processors to 80 %.
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)

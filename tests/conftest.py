@@ -31,6 +31,8 @@ TOGETHER, ON_THEIR_OWN = (
     ("/test_demo.py", "/test_adopter.py", "/test_dev_stage.py"),
 )
 """Folders whose tests, but for three files, share what takes long to make: a stack, the CDK and its templates."""
+FIRST = ("tests/infra/", "tests/e2e/test_dev_stage.py", "tests/e2e/adopter/", "tests/e2e/", "tests/unit/test_site.py")
+"""Folders and files that take longest, so that no worker runs one of them alone at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -61,6 +63,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.seconds import Seconds
 
         config.pluginmanager.register(Seconds(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of :data:`FIRST` first, each folder in its order."""
+    items.sort(key=lambda item: next((n for n, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST)))
 
 
 def pytest_collection_finish() -> None:

@@ -39,7 +39,7 @@ DISK_GB = 8
 REFRESH_SECONDS = 5
 """Time between two refreshes of the overview, as in its template."""
 TYPES, PLACES = 100, 5
-"""Of the table that compares places with functions."""
+"""The numbers of the table that compares places with functions."""
 ALARM_METRICS = {"type": 8, "type of a place": 6, "place": 2}
 """Metrics that the alarms of a type with one lane read, with ``detail`` ``lanes``. ``tests/infra/test_places.py``
 compares them with the alarms, which need the CDK."""
@@ -182,7 +182,7 @@ def on_top() -> list[Line]:
 
 
 def places() -> list[Line]:
-    """What many types cost while they are idle, each with its own function, and in a few places."""
+    """The costs of many idle types, each with its own function, and in a few places."""
     alone, together = f"{TYPES} types, each with its function", f"{TYPES} types in {PLACES} places"
     alarms = (TYPES * ALARM_METRICS["type of a place"]) + PLACES * ALARM_METRICS["place"]
     return [

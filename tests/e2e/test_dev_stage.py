@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,9 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from joblane.cdk.templates import read_assembly
+from joblane.cdk.templates import Template, read_assembly
+from joblane.cdk.way_back.deployed import read_deployed
+from joblane.cdk.way_back.judgement import migration_of
 from joblane.cli.exits import Exit
 from joblane.cli.rollout import Rollout
 from joblane.cli.watched import start
@@ -61,15 +63,18 @@ class Account:
     checkout: Checkout
     postgres: Postgres
     database: Database
-    current: Path
-    """The assembly that is deployed."""
 
     def deploy(self, name: str, assembly: Path, *, fails: bool = False) -> str:
         return self.checkout.run(CDK.replace("ASSEMBLY", str(assembly)), name=name, fails=fails)
 
     def copy(self, name: str) -> Path:
         """Return a copy of the deployed assembly, to be changed."""
-        return shutil.copytree(self.current, self.checkout.folder / name)
+        return shutil.copytree(self.checkout.assembly, self.checkout.folder / name)
+
+    def templates(self) -> Mapping[str, Template]:
+        """Return the templates that are deployed."""
+        with closing(boto3.client("cloudformation")) as client:
+            return read_deployed(client, read_assembly(self.checkout.assembly)).templates
 
     def run_job(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send a message by plain boto3, and return the row of the ended task."""
@@ -124,7 +129,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         databases = {f"{PREFIX}-migrate": postgres.url, "": as_jobs}
         checkout = Checkout.create(folder / "checkout", environment, databases)
         with environment_of({name: value for name, value in environment.items() if name.startswith("AWS_")}):
-            account = Account(checkout, postgres, database, checkout.assembly)
+            account = Account(checkout, postgres, database)
             for block in steps(PAGE)[0]:
                 checkout.run(block.text, name=str(block))
             yield account
@@ -195,23 +200,13 @@ def test_a_job_runs_on_the_deployed_stage(account: Account) -> None:
     assert (row["state"], row["runs"], row["reason"]) == ("archived", 1, "SkipRetry: the invitation does not exist")
 
 
-def test_a_changed_function_is_deployed_after_its_migration(account: Account) -> None:
+def test_a_watched_deploy_of_a_changed_function_is_taken_back_when_an_alarm_fires(account: Account) -> None:
+    # given an alarm that is OK, and a deploy of a changed function
     changed = account.copy("changed")
     assembly.change_code(changed, HANDLER, "the invitation does not exist", "there is no such invitation")
-    account.deploy("a deploy of a changed function", changed)
-    assert account.run_job(UNKNOWN_INVITATION)["reason"] == "SkipRetry: there is no such invitation"
-    with closing(boto3.client("cloudformation")) as cloudformation:
-        assert account.migrations(cloudformation) == ["CREATE_COMPLETE", "UPDATE_COMPLETE"]
-    account.current = changed
-
-
-def test_a_watched_deploy_is_taken_back_when_an_alarm_fires(account: Account) -> None:
-    # given an alarm that is OK, and a deploy of a changed function
-    changed = account.copy("bad")
-    assembly.change_code(changed, HANDLER, "there is no such invitation", "taken back")
     rollout = Rollout(Project(account.checkout.folder), PREFIX, changed, read_assembly(changed), "joblane")
     seconds = [0.0]
-    with closing(boto3.client("cloudwatch")) as cloudwatch:
+    with closing(boto3.client("cloudwatch")) as cloudwatch, closing(boto3.client("cloudformation")) as cloudformation:
 
         def becomes(state: Literal["OK", "ALARM"]) -> None:
             cloudwatch.set_alarm_state(AlarmName=f"{PREFIX}-sweep", StateValue=state, StateReason="a test")
@@ -221,6 +216,7 @@ def test_a_watched_deploy_is_taken_back_when_an_alarm_fires(account: Account) ->
             seconds[0] += 60
 
         becomes("OK")
+        before = account.migrations(cloudformation)
         watch = start(rollout, boto3.session.Session(), timedelta(minutes=5))
         assert watch is not None
         assert watch.counted.names == {f"{PREFIX}-sweep"}
@@ -229,18 +225,18 @@ def test_a_watched_deploy_is_taken_back_when_an_alarm_fires(account: Account) ->
         reasons: list[str] = []
 
         def first_job() -> Exit:
+            assert account.migrations(cloudformation) == [*before, "UPDATE_COMPLETE"]
             reasons.append(account.run_job(UNKNOWN_INVITATION)["reason"])
             return Exit.DONE
 
         assert watch.run(partial(rollout.deploy, boto3.session.Session(), approved=True), first_job) is Exit.TAKEN_BACK
-    # then the earlier code runs, and the audit says why
-    reasons.append(account.run_job(UNKNOWN_INVITATION)["reason"])
-    assert reasons == ["SkipRetry: taken back", "SkipRetry: there is no such invitation"]
-    audit = "select action, reason from joblane.audit where action = 'take_back'"
-    await_true(lambda: bool(account.database.get().run(audit)), lambda: "there is no entry")
-    assert account.database.get().run(audit) == [["take_back", f"{PREFIX}-sweep fired 2m after the deploy"]]
-    # and a deploy of the earlier assembly changes nothing but the migration, which has nothing to do
-    account.deploy("a deploy after the way back", account.current)
+        # then the earlier code runs, and the audit says why
+        reasons.append(account.run_job(UNKNOWN_INVITATION)["reason"])
+        assert reasons == ["SkipRetry: there is no such invitation", "SkipRetry: the invitation does not exist"]
+        audit = "select action, reason from joblane.audit where action = 'take_back'"
+        await_true(lambda: bool(account.database.get().run(audit)), lambda: "there is no entry")
+        assert account.database.get().run(audit) == [["take_back", f"{PREFIX}-sweep fired 2m after the deploy"]]
+    assert "TakenBack" in migration_of(account.templates())
 
 
 def test_a_failed_migration_is_rolled_back_while_the_database_is_stopped(account: Account) -> None:
@@ -253,6 +249,7 @@ def test_a_failed_migration_is_rolled_back_while_the_database_is_stopped(account
     changed = account.copy("failing")
     assembly.change_code(changed, HANDLER, "raise SkipRetry", "raise RuntimeError")
     assembly.change_migration(changed, JOBLANE_FUNCTIONS="no_such_package")
+    before = account.templates()
     account.database.drop()
     account.postgres.stop()
     # when it is deployed
@@ -260,14 +257,16 @@ def test_a_failed_migration_is_rolled_back_while_the_database_is_stopped(account
         output = account.deploy("a deploy with a failing migration", changed, fails=True)
     finally:
         account.postgres.start()
-    # then the old code runs, and a deploy of it has nothing to change
+    # then the old code runs, and the templates are the old ones
     assert "no_such_package" in output
     with closing(boto3.client("cloudformation")) as cloudformation:
         assert states(cloudformation)[f"{PREFIX}-jobs"] == "UPDATE_ROLLBACK_COMPLETE"
         assert account.migrations(cloudformation)[-2:] == ["UPDATE_FAILED", "UPDATE_COMPLETE"]
     assert account.run_job(UNKNOWN_INVITATION)["error_type"] == "SkipRetry"
-    output = account.deploy("a deploy without changes", account.current)
-    assert len(re.findall(r"✅ +\S+ \(no changes\)", output)) == len(STACKS)
+    assert account.templates() == before
+    # and a deploy of the code changes only the migration, which the watched deploy has changed on its way back
+    output = account.deploy("a deploy of the same code", account.checkout.assembly)
+    assert {*re.findall(r"✅ +(\S+) \(no changes\)", output)} == {*STACKS} - {f"{PREFIX}-jobs"}
 
 
 def test_the_last_step_of_the_page_removes_the_stage(account: Account) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from infra.app import APP
 from joblane.cdk.app import Synthesised, context_of_file
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Package, Packages
+from joblane.local.git import version_of
 from joblane.local.uv import find_uv
 from joblane.project import Project
 
@@ -202,6 +204,14 @@ def uv() -> str:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_version() -> Iterator[None]:
+    """Git compares the files of this checkout with its commit once, and not for each of nearly 200 syntheses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("joblane.cdk.constructs.migration.version_of", functools.cache(version_of))
+        yield
 
 
 @pytest.fixture(scope="session")

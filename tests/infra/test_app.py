@@ -36,6 +36,7 @@ from joblane.tasks.discovery import discover
 from tests.builders import views
 from tests.infra import templates
 from tests.infra.conftest import STAGES, RealStages, Synth
+from tests.infra.lint import lint
 from tests.inspector import FakeInspector
 from tests.pages import ROOT
 
@@ -63,8 +64,6 @@ def real(stages: RealStages) -> Synthesised:
     return stages("dev")
 
 
-REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "eu-south-1", "ap-southeast-2", "mx-central-1")
-"""Four large regions and two with fewer services: their resource schemas differ."""
 PLANTED = {
     "Service": {"Type": "AWS::AppRunner::AutoScalingConfiguration"},
     "Instance": {
@@ -84,38 +83,27 @@ def findings(
 ) -> dict[str, list[tuple[str, str]]]:
     """Rule and sentence of each finding of cfn-lint, by template, with CloudFormation's schemas of :data:`REGIONS`.
 
-    Templates of the stages for AWS, of one with an RDS instance, copies of one stage's for the other processor, and
-    :data:`PLANTED`.
+    Templates of the stages for AWS, one of them for the other processor, the own templates of one with an RDS instance,
+    and :data:`PLANTED`.
     """
-    linted = [stages("dev"), stages("prod"), synth.app("rds")]
-    files = [file for each in linted for file in each.directory.glob("*.template.json")]
-    assert len(files) == sum(len(each.templates) for each in linted)
     folder = tmp_path_factory.mktemp("lint")
-    for file in [file for file in stages("dev").directory.glob("*.template.json") if '"arm64"' in file.read_text()]:
-        files.append(folder / f"x86_64-{file.name}")
-        files[-1].write_text(file.read_text().replace('"arm64"', '"x86_64"'))
-    (folder / "planted").write_text(json.dumps({"Resources": PLANTED}))
-    # W3005: the CDK adds a DependsOn to a function for its role, in addition to the reference
-    options = ["--format", "json", "--ignore-checks", "W3005", "--regions", *REGIONS]
-    command = [
-        str(Path(sys.executable).with_name("cfn-lint")),
-        *options,
-        "--",
-        *map(str, files),
-        str(folder / "planted"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found: dict[str, list[tuple[str, str]]] = {file.name: [] for file in files}
-    for finding in json.loads(done.stdout):
-        found.setdefault(Path(finding["Filename"]).name, []).append((finding["Rule"]["Id"], finding["Message"]))
-    return found
+    dev, prod, rds = stages("dev"), stages("prod"), synth.app("rds")
+    files = {done.stage.name: sorted(done.directory.glob("*.template.json")) for done in (dev, prod)}
+    assert [*map(len, files.values())] == [len(dev.templates), len(prod.templates)]
+    of_other = [folder / file.name for file in files["prod"]]
+    for file, copy in zip(files["prod"], of_other, strict=True):
+        copy.write_text(file.read_text().replace('"arm64"', '"x86_64"'))
+    assert '"arm64"' in (dev.directory / "jobs-dev-jobs.template.json").read_text()
+    assert '"x86_64"' in (folder / "jobs-prod-jobs.template.json").read_text()
+    of_rds = [rds.directory / f"acme-{stack}.template.json" for stack in ("data", "monitoring")]
+    planted = folder / "planted"
+    planted.write_text(json.dumps({"Resources": PLANTED}))
+    return lint([*files["dev"], *of_other, *of_rds, planted])
 
 
 def test_cfn_lint_finds_nothing_in_the_templates_in_six_regions(findings: dict[str, list[tuple[str, str]]]) -> None:
     assert {name: found for name, found in findings.items() if found and name != "planted"} == {}
-    assert {"jobs-dev-jobs.template.json", "jobs-prod-data.template.json", "x86_64-jobs-dev-jobs.template.json"} <= {
-        *findings
-    }
+    assert {"jobs-dev-jobs.template.json", "jobs-prod-data.template.json", "acme-data.template.json"} <= {*findings}
 
 
 def test_a_resource_or_value_that_a_region_lacks_is_found(findings: dict[str, list[tuple[str, str]]]) -> None:
@@ -306,6 +294,10 @@ def test_a_burst_of_requests_leaves_the_lanes_of_development_their_concurrency(s
     assert lanes + sum(api.burst for api in done.stage.apis.values()) <= done.stage.account_concurrency
 
 
+def the_next_step(*_: object) -> Packages:
+    raise SynthError("the next step")
+
+
 def test_names_of_the_examples_are_refused_if_the_cdk_has_credentials(no_packages: Packages, tmp_path: Path) -> None:
     context = context_of_file(Project.here()) | {"stage": "prod"}
     problem = r"stage 'prod': .*settings\.EMAIL_FROM_ADDRESS: it still has a name of the examples, .*; api\.authorizer"
@@ -315,13 +307,17 @@ def test_names_of_the_examples_are_refused_if_the_cdk_has_credentials(no_package
     # then templates can be written with credentials, as by `make synth`
     for deploys in (False, "false"):
         given = {"CDK_CONTEXT_JSON": json.dumps({"stage": "prod", "deploys": deploys})}
-        APP.synthesise(context, output=tmp_path, environ=account | given, build=lambda *_: no_packages, findings=False)
+        with pytest.raises(SynthError, match="the next step"):  # of a synthesis builds the packages
+            APP.synthesise(context, output=tmp_path, environ=account | given, build=the_next_step)
     assert "cdk synth --quiet --no-notices -c stage=$$stage -c deploys=false" in Path("Makefile").read_text()
     with pytest.raises(StageError, match=problem):
         APP.synthesise(context | {"deploys": True}, output=tmp_path, environ={}, build=lambda *_: no_packages)
 
 
-def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing(
+    no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(joblane.cdk.app, "refuse_findings", lambda app: None)
     assert APP.main(["-c", "quiet=true", "-o", str(tmp_path)], lambda *_: no_packages) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -365,15 +361,11 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, text=True, check=False)
 
 
-def test_the_app_runs_as_a_module(tmp_path: Path) -> None:
-    done = run("-c", "stage=nowhere", "-o", str(tmp_path))
+def test_the_app_runs_as_a_module_and_context_of_the_cdk_cli_takes_precedence(tmp_path: Path) -> None:
+    elsewhere = json.dumps({"stage": "elsewhere"})
+    done = run("-c", "stage=nowhere", CDK_CONTEXT_JSON=elsewhere, CDK_OUTDIR=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("joblane: no stage 'nowhere' in cdk.json; there are dev, local, prod")
-
-
-def test_context_of_the_cdk_cli_takes_precedence(tmp_path: Path) -> None:
-    done = run(CDK_CONTEXT_JSON=json.dumps({"stage": "elsewhere"}), CDK_OUTDIR=str(tmp_path))
-    assert done.stderr.startswith("joblane: no stage 'elsewhere'")
+    assert done.stderr.startswith("joblane: no stage 'elsewhere' in cdk.json; there are dev, local, prod")
 
 
 # --- Feature flags of the CDK --------------------------------------------------------------------------------------

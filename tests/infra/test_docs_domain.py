@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aws_cdk
 import boto3
 import pytest
 from moto import mock_aws
@@ -18,28 +18,34 @@ from moto import mock_aws
 from infra.app import APP
 from joblane.cdk.app import Synthesised, context_of_file
 from joblane.cdk.packaging import Packages
-from joblane.local.tools import Tools
 from joblane.project import Project
 from tests.infra import templates
 from tests.infra.conftest import OIDC, STAGES, TASKS
+from tests.infra.lint import lint
 from tests.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "how-to" / "own-domain.md"
+CONTROL, EDGE = "acme-control", "jobs-prod-edge.template.json"
 ADDRESS = "https://jobs.example.com"
 FILES = {block.text.split("\n", 1)[0].removeprefix("# "): block.text for block in blocks("python", PAGE)}
 
 
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Mapping[str, dict[str, Any]]]:
     """File → its names. A file may import an earlier one."""
     found = dict[str, dict[str, Any]]()
-    for name, code in FILES.items():
-        if name.startswith("infra/"):
-            names: dict[str, Any] = {"__name__": name.removesuffix(".py").replace("/", ".")}
-            exec(compile(code, name, "exec"), names)
-            found[name] = names
-            monkeypatch.setitem(sys.modules, names["__name__"], _Module(names))
-    return found
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in FILES:
+            if name.startswith("infra/"):
+                found[name] = executed(name)
+                monkeypatch.setitem(sys.modules, found[name]["__name__"], _Module(found[name]))
+        yield found
+
+
+def executed(file: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": file.removesuffix(".py").replace("/", ".")}
+    exec(compile(FILES[file], file, "exec"), names)
+    return names
 
 
 class _Module:
@@ -58,26 +64,21 @@ def synthesise(folder: Path, packages: Packages, *functions: Any) -> Synthesised
     )
 
 
-def lint(template: Path, region: str) -> None:
-    program = str(Path(sys.executable).with_name("cfn-lint"))
-    # W3005: as in test_app.py
-    command = [program, "--ignore-checks", "W3005", "--regions", region, "--", str(template)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-@pytest.fixture(params=["infra/address_filter.py", "infra/origin_key.py"])
+@pytest.fixture(scope="module", params=["infra/address_filter.py", "infra/origin_key.py"])
 def filtered(
-    request: pytest.FixtureRequest, programs: Mapping[str, dict[str, Any]], no_packages: Packages, tmp_path: Path
+    request: pytest.FixtureRequest,
+    programs: Mapping[str, dict[str, Any]],
+    no_packages: Packages,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Synthesised:
     """A stage with the domain and one of the authorizers of the page."""
     name = request.param.removeprefix("infra/").removesuffix(".py")
     domain, guard = programs["infra/domain.py"]["add_domain"], programs[request.param][f"add_{name}"]
-    return synthesise(tmp_path, no_packages, domain, guard)
+    return synthesise(tmp_path_factory.mktemp(name), no_packages, domain, guard)
 
 
 def test_the_page_has_the_domain_alone_and_each_route_the_authorizer(filtered: Synthesised) -> None:
-    template = filtered.templates["acme-control"]
+    template = filtered.templates[CONTROL]
     [(page, api)] = [
         (name, each)
         for name, each in templates.of_type(template, "AWS::ApiGatewayV2::Api").items()
@@ -104,7 +105,7 @@ def test_the_page_has_the_domain_alone_and_each_route_the_authorizer(filtered: S
 
 
 def test_cfn_lint_finds_nothing_in_the_stack_with_the_domain(filtered: Synthesised) -> None:
-    lint(filtered.directory / "acme-control.template.json", "eu-central-1")
+    assert lint([filtered.directory / f"{CONTROL}.template.json"]) == {f"{CONTROL}.template.json": []}
 
 
 @pytest.mark.parametrize(
@@ -133,22 +134,12 @@ def test_the_authorizer_compares_the_key_of_cloudfront(
         assert code["handler"]({"headers": {"x-origin-key": key}}, None) == {"isAuthorized": allowed}
 
 
-def test_the_edge_is_synthesised_and_cfn_lint_finds_nothing(tmp_path: Path) -> None:
-    (tmp_path / "edge.py").write_text(FILES["edge.py"])
-    variables = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "shared"),
-        "JSII_NODE": str(Tools(Project(ROOT)).node),
-        "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(ROOT / ".joblane" / "cache" / "jsii"),
-        "CDK_OUTDIR": str(tmp_path / "out"),
-    }
-    done = subprocess.run(
-        [sys.executable, "edge.py"], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    path = tmp_path / "out" / "jobs-prod-edge.template.json"
-    lint(path, "us-east-1")
-    [distribution] = templates.of_type(json.loads(path.read_text()), "AWS::CloudFront::Distribution").values()
+def test_the_edge_is_synthesised_and_cfn_lint_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws_cdk, "App", partial(aws_cdk.App, outdir=str(tmp_path)))  # the CDK CLI sets it, too
+    executed("edge.py")
+    assert lint([tmp_path / EDGE], ["us-east-1"]) == {EDGE: []}
+    template = json.loads((tmp_path / EDGE).read_text())
+    [distribution] = templates.of_type(template, "AWS::CloudFront::Distribution").values()
     [origin] = distribution["DistributionConfig"]["Origins"]
     [header] = origin["OriginCustomHeaders"]
     assert header["HeaderName"] == "x-origin-key"

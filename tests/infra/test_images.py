@@ -20,7 +20,8 @@ from joblane.cdk.constructs import image
 from joblane.cdk.constructs.image import PULLING, _inside
 from joblane.cdk.errors import StageError
 from joblane.cdk.packaging import Packages
-from joblane.cdk.settings.images import Dockerfile
+from joblane.cdk.preflight.images import Wanted
+from joblane.cdk.settings.images import Dockerfile, EcrAddress
 from joblane.cdk.settings.load import load_stage
 from joblane.cdk.settings.stage import Stage
 from joblane.installation import version
@@ -114,6 +115,11 @@ def test_a_local_stage_runs_the_zip_and_needs_no_image(synth: Synth) -> None:
     }
 
 
+def test_the_preflight_reads_images_and_package_types_from_the_templates(imaged: Synthesised) -> None:
+    found = Wanted.of(imaged.templates)
+    assert found == Wanted({"shop": EcrAddress.of(IMAGE)}, "arm64", {"acme-web": "Image", "acme-train": "Image"})
+
+
 def test_cfn_lint_finds_nothing_in_the_templates(imaged: Synthesised) -> None:
     program = str(Path(sys.executable).with_name("cfn-lint"))
     files = [str(file) for file in imaged.directory.glob("*.template.json")]
@@ -145,10 +151,21 @@ def test_an_image_without_a_digest_or_of_another_registry_is_refused(given: Any,
     assert re.search(rf"cdk.json: stage 'dev': images.shop[.:] ?{problem}", text), text
 
 
-def test_a_tag_next_to_a_digest_is_accepted_and_the_digest_counts(synth: Synth) -> None:
-    done = synth.anew(**{**APPS["imaged"], "images": {**KEPT["images"], "shop": f"{ADDRESS}:v7@{DIGEST}"}})
-    uri = templates.functions(done.whole("acme-jobs"))["acme-web"]["Code"]["ImageUri"]
-    assert templates.target(done.whole("acme-jobs"), uri).endswith(f"/team/shop@{DIGEST}")
+def test_a_tag_next_to_a_digest_is_accepted_and_the_digest_counts() -> None:
+    assert EcrAddress.of(f"{ADDRESS}:v7@{DIGEST}") == EcrAddress.of(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("host", "arn"),
+    [
+        ("eu-central-1.amazonaws.com", "arn:aws:ecr:eu-central-1:"),
+        ("cn-north-1.amazonaws.com.cn", "arn:aws-cn:ecr:cn-north-1:"),
+        ("us-gov-west-1.amazonaws.com", "arn:aws-us-gov:ecr:us-gov-west-1:"),
+    ],
+)
+def test_the_arn_of_a_repository_has_the_partition_of_its_region(host: str, arn: str) -> None:
+    address = EcrAddress.of(f"111122223333.dkr.ecr.{host}/team/shop@{DIGEST}")
+    assert address.repository_arn == f"{arn}111122223333:repository/team/shop"
 
 
 @pytest.mark.parametrize(

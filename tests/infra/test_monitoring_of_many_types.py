@@ -154,7 +154,7 @@ def test_saved_queries_search_all_log_groups_in_as_many_queries_as_needed(monito
 
 
 def test_a_renamed_type_changes_its_own_alarms_and_those_of_its_part(monitored: Monitored) -> None:
-    types = tuple(TYPES[:60])
+    types = tuple(TYPES[:30])
     before = monitored("lanes", types)
     after = monitored("lanes", tuple(RENAMED if type_ == TYPES[3] else type_ for type_ in types))
     old, new = (alarms_of(whole(found, STACK)) for found in (before, after))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,19 +26,28 @@ PRINCIPALS = ("AWS::IAM::Role", "AWS::IAM::User")
 POLICIES = (*PRINCIPALS, "AWS::IAM::Policy", "AWS::IAM::ManagedPolicy")
 
 
-NAMES_OF_APPS = ("own_keys", "events", "watched", "nat_instance", "apis", "rds", "local")
 PARAMETER = "arn:aws:ssm:eu-central-1:111122223333:parameter/page"
+BOUNDED: Mapping[str, Mapping[str, Any]] = {
+    "own_keys": {**APPS["own_keys"], "page": {"oidc": {**OIDC, "client_secret": PARAMETER}}},
+    "apis": APPS["apis"],
+    "events": {
+        **APPS["events"],
+        "network": APPS["nat_instance"]["network"],
+        "database": APPS["rds"]["database"],
+        "monitoring": APPS["watched"]["monitoring"],
+    },
+    "local": APPS["local"],
+}
+"""Arguments as in :data:`APPS`: networks, a NAT instance, APIs, a webhook, Slack and the migration of each database."""
 
 
 @pytest.fixture(scope="module")
 def apps(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Synthesised]:
-    """Apps with the boundary in their context: networks, a NAT instance, APIs, a webhook, Slack and the migration."""
+    """The apps of :data:`BOUNDED`, with the boundary in their context."""
     found = {}
-    for name in NAMES_OF_APPS:
-        given = dict(APPS[name])
+    for name, arguments in BOUNDED.items():
+        given = dict(arguments)
         package, stage = given.pop("package", TASKS), given.pop("stage", "dev")
-        if name == "own_keys":
-            given["page"] = {"oidc": {**OIDC, "client_secret": PARAMETER}}
         found[name] = replace(APP, functions=package).synthesise(
             {
                 **context_of_file(Project.here()),
@@ -54,7 +63,7 @@ def apps(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> dic
     return found
 
 
-@pytest.fixture(params=NAMES_OF_APPS)
+@pytest.fixture(params=BOUNDED)
 def bounded(request: pytest.FixtureRequest, apps: dict[str, Synthesised]) -> Synthesised:
     return apps[request.param]
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from joblane.cdk import app
-from joblane.cdk.app import concurrency
+from joblane.cdk.app import Synthesised, concurrency
+from joblane.cdk.costs import RECEIVES_PER_MAPPING, mapped_queues, of_stage
+from joblane.cdk.preflight.compare import examine
 from joblane.cdk.preflight.read import read_declared
+from joblane.cdk.templates import of_type
+from joblane.cdk.way_back.deployed import Deployed
+from joblane.cdk.way_back.judgement import reasons_to_stay
 from joblane.names import PLACE, PLACES, set_home, types_at
 from joblane.tasks.discovery import discover
 from joblane.tasks.task import Task
@@ -185,13 +192,23 @@ def test_the_alarms_of_a_place_read_as_many_metrics_as_the_page_on_costs_counts(
 
 def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> None:
     lines = concurrency(synth.app("places").jobs).splitlines()
-    assert [line for line in lines if "acme-web" in line] == [
+    [line] = (line for line in lines if "acme-web" in line)
+    assert line == (
         "  function acme-web: 2 types: card:list, card:send; each of them may enqueue card:print, "
         "send mail as no-reply@example.com, read EMAIL_FROM_ADDRESS"
-    ]
+    )
     assert [line.split()[:4] for line in lines if "-web " in line and "weight" in line] == [
         ["acme-default-web", "weight", "3", "5"],
         ["acme-low-web", "weight", "1", "2"],
+    ]
+
+
+def test_the_costs_count_the_mappings_of_a_place_once(synth: Synth) -> None:
+    done = synth.app("places")
+    mappings = templates.mappings(done.whole("acme-jobs"))
+    assert mapped_queues(done.jobs.tasks) == len(mappings)
+    assert [line.amount for line in of_stage(done.templates.values(), done.jobs.tasks) if "Polling" in line.what] == [
+        len(mappings) * RECEIVES_PER_MAPPING
     ]
 
 
@@ -217,3 +234,72 @@ def test_a_producer_may_still_send_to_a_lane_that_the_place_drains(template: Tem
     assert sent["acme-send-card-send-${AWS::Region}"] == {"acme-default-web", DRAINED, SWEEP}
     assert sent["acme-send-card-post-${AWS::Region}"] == {"acme-default-web", SWEEP}
     assert sent["acme-send-card-list-${AWS::Region}"] == LANES | {SWEEP}
+
+
+# --- A move between a function and a place -------------------------------------------------------------------------
+
+ALONE = """
+from datetime import timedelta
+from joblane import Lambda, Payload, Queue, task
+
+WEB = Lambda("web", memory_mb=1024, batch_size=5, max_concurrency=5)
+
+class Nothing(Payload):
+    pass
+
+@task("{type}"{more})
+def {folder}(payload: Nothing, ctx: object) -> None:
+    pass
+"""
+BEFORE = {
+    "card_send": ', aliases=["card:post"]',
+    "card_list": ", runs_on=WEB, also=[Queue.LOW], timeout=timedelta(seconds=60), max_retry=8",
+    "card_print": "",
+}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synth: Synth) -> Iterator[Synthesised]:
+    """The stage before ``card:send`` moved into the place."""
+    after = synth.app("places")
+    for folder, more in BEFORE.items():
+        (tmp_path / "places_before" / folder).mkdir(parents=True)
+        handler = ALONE.format(type=folder.replace("_", ":"), folder=folder, more=more)
+        (tmp_path / "places_before" / folder / "handler.py").write_text(handler)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield synth(package="places_before", settings={}, monitoring={"email": "off"})
+    for task in after.jobs.tasks.values():
+        set_home(task.types, task.place.name if task.place else None)
+
+
+def queues_by_place(done: Synthesised) -> dict[tuple[str, str], str]:
+    return {
+        (stack, logical_id): properties["QueueName"]
+        for stack, template in done.templates.items()
+        for logical_id, properties in of_type(template, "AWS::SQS::Queue")
+    }
+
+
+def test_a_move_keeps_the_drained_lane_and_is_judged_by_its_lanes(alone: Synthesised, synth: Synth) -> None:
+    after = synth.app("places")
+    # the same queue to CloudFormation: the place drains card:send, and not its former name
+    old, new = queues_by_place(alone), queues_by_place(after)
+    gone = {"acme-default-card-post", "acme-default-card-post-dlq"}
+    assert set(old.values()) - set(new.values()) == gone
+    assert {place: name for place, name in old.items() if name not in gone}.items() <= new.items()
+    # a watched deploy that moves the type stays, in both directions
+    moved_in, *others = reasons_to_stay(Deployed(alone.templates), after.templates)
+    assert "it dropped a task type or a lane (acme-default-card-post, " in moved_in
+    assert [reason for reason in others if "CloudFormation keeps" in reason or "may not come back" in reason]
+    moved_out, *_ = reasons_to_stay(Deployed(after.templates), alone.templates)
+    assert "it added a task type or a lane (acme-default-card-post, " in moved_out
+
+
+def test_the_preflight_names_the_lane_that_a_move_would_delete(alone: Synthesised, synth: Synth) -> None:
+    after = synth.app("places")
+    declared = read_declared(after.templates, after.jobs.tasks.values())
+    existing = dict.fromkeys(queues_by_place(alone).values(), 1)
+    found = examine(declared, stacks=queues_by_place(alone), messages=existing, account=None, database=None)
+    [finding] = found
+    assert finding.what == "task type card:post"
+    assert 'drains=("card:send", "card:post")' in finding.do

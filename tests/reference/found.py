@@ -16,18 +16,27 @@ OWN = re.compile(r"(JOBLANE|POWERTOOLS|PIP|AWS|DATABASE|JSII|UV|CDK|NODE|NPM|GAT
 """Names that are variables wherever they stand in the code."""
 READERS = ("get", "setdefault", "getenv", "required", "setenv", "pop", "delenv")
 
+NAMING = (ast.Call, ast.Subscript, ast.Compare, ast.keyword, ast.Constant, ast.Dict)
+"""The nodes that may name a variable."""
+
 
 @cache
-def trees(root: Path = PRODUCT) -> list[tuple[Path, ast.Module]]:
-    """The syntax trees of the library, or of another folder."""
+def trees(root: Path) -> list[tuple[Path, ast.Module]]:
+    """The syntax trees of a folder."""
     return [(path, ast.parse(path.read_text())) for path in sorted(root.rglob("*.py"))]
+
+
+@cache
+def nodes(root: Path) -> list[tuple[Path, list[ast.AST]]]:
+    """All nodes of each tree."""
+    return [(path, [*ast.walk(tree)]) for path, tree in trees(root)]
 
 
 @cache
 def constants() -> dict[str, str]:
     """Name → value of the library's constants that are texts."""
     found = {}
-    for _, tree in trees():
+    for _, tree in trees(PRODUCT):
         for node in tree.body:
             match node:
                 case ast.Assign(targets=[ast.Name(name)], value=ast.Constant(value=str(text))):
@@ -37,22 +46,19 @@ def constants() -> dict[str, str]:
 
 def variables(root: Path = PRODUCT) -> set[str]:
     """Environment variables that the library, or the code of another folder, names."""
-    return {name for _, tree in trees(root) for node in ast.walk(tree) for name in _variables(node)}
+    return {name for _, found in nodes(root) for node in found if isinstance(node, NAMING) for name in _variables(node)}
 
 
 def _variables(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.Call(func=ast.Attribute(attr=reader), args=[first, *_]) if reader in READERS:
-            about = ast.unparse(node.func)
-            if "environ" in about or reader in ("required", "setenv", "getenv"):
+            if reader in ("required", "setenv", "getenv") or "environ" in ast.unparse(node.func):
                 yield from _text(first)
         case ast.Call(func=ast.Name("required"), args=[first, *_]):
             yield from _text(first)
-        case ast.Subscript(value=value, slice=key) if ast.unparse(value).endswith("environ"):
+        case ast.Subscript(value=value, slice=key) if _is_environment(value):
             yield from _text(key)
-        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[where]) if ast.unparse(where).endswith(
-            "environ"
-        ):
+        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[where]) if _is_environment(where):
             yield from _text(left)
         case ast.keyword(arg="envvar", value=value):
             yield from _text(value)
@@ -60,6 +66,14 @@ def _variables(node: ast.AST) -> Iterator[str]:
             yield text
         case ast.Dict(keys=keys):
             yield from (name for key in keys if key is not None for name in _text(key) if "_" in name)
+
+
+def _is_environment(node: ast.expr) -> bool:
+    """Return true for ``environ`` and ``os.environ``, and for names that end so."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name.endswith("environ")
+    return False
 
 
 def _text(node: ast.expr) -> Iterator[str]:
@@ -71,8 +85,8 @@ def _text(node: ast.expr) -> Iterator[str]:
 def metrics() -> set[str]:
     """Names of metrics: arguments of ``count`` and ``time``, and the keys and values that reach them."""
     found: set[str] = set()
-    for _, tree in trees():
-        for node in ast.walk(tree):
+    for _, inside in nodes(PRODUCT):
+        for node in inside:
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name("tally"), attr="count" | "time"), args=[first, *_]):
                     found |= {text.value for text in ast.walk(first) if _is_metric(text)}  # type: ignore[attr-defined]
@@ -93,10 +107,10 @@ def _is_metric(node: ast.AST | None) -> bool:
 def log_fields() -> dict[str, set[str]]:
     """Field of a log line → the modules that write it: keys of ``extra``, and of the dicts that become a part of it."""
     found: dict[str, set[str]] = {}
-    for path, tree in trees():
+    for path, inside in nodes(PRODUCT):
         module = str(path.relative_to(PRODUCT))
         if not module.startswith(("page/", "record/migrations/", "local/dev/")):  # they write no log lines on AWS
-            for node in ast.walk(tree):
+            for node in inside:
                 for name in _fields(node):
                     found.setdefault(name, set()).add(module)
     return found

@@ -27,7 +27,7 @@ from saas import settings
 from tests.pages import FENCE, ROOT, table
 from tests.reference import FOLDER, page, rendered
 from tests.reference.docstrings import MissingTextError, doc, fields_of, split_range
-from tests.reference.found import log_fields, metrics, trees, variables
+from tests.reference.found import PRODUCT, log_fields, metrics, trees, variables
 from tests.reference.sections import ERRORS, INSIDE, INTERNAL, PAGES
 
 CODE = re.compile(r"`([^`]+)`")
@@ -118,7 +118,7 @@ def test_every_error_of_the_library_is_in_the_reference() -> None:
 
     names = {"JobError"}
     for _ in range(3):  # bases before their subclasses
-        for _, tree in trees():
+        for _, tree in trees(PRODUCT):
             for node in tree.body:
                 if isinstance(node, ast.ClassDef):
                     bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}

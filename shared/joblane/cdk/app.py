@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -44,7 +45,7 @@ from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
 from joblane.cdk.stacks.monitoring import MonitoringStack
-from joblane.cdk.templates import Extra, Template, read_assembly, whole
+from joblane.cdk.templates import Extra, Template, read_assembly, stacks_of, whole
 from joblane.cdk.watching.alarms import Alarm, listed
 from joblane.errors import JobError
 from joblane.names import WEIGHTS, function_name
@@ -81,7 +82,11 @@ class Synthesised:
 
     def whole(self, stack: str) -> Template:
         """Return the template of ``stack`` with the resources of its nested stacks."""
-        return whole(self.templates, stack)
+        return self._wholes[stack]
+
+    @cached_property
+    def _wholes(self) -> Mapping[str, Template]:
+        return {stack: whole(self.templates, stack) for stack in stacks_of(self.templates)}
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Line:
 
 
 def mapped_queues(tasks: Tasks) -> int:
-    """Return the number of lanes and front doors. A Lambda function polls each of them, once for all types of a place."""
+    """Return the number of lanes and front doors. A Lambda function polls each. Types of a place share lanes."""
     return len({lane for task in tasks.values() for lane in lanes_of("", task)}) + len(Queue)
 
 

@@ -81,8 +81,33 @@ def _operation(stack: str, resources: int) -> Iterator[str]:
     if resources > MAX_OPERATION:
         yield (
             f"stack {stack}: it and its nested stacks have {resources:,} resources, and CloudFormation creates at most "
-            f"{MAX_OPERATION:,} in one operation: let types share a function by runs_on, or move task types to a "
-                "stage of their own"
+            f"{MAX_OPERATION:,} in one operation: let types share a place, or move task types to a stage of their own"
+        )
+
+
+# --- IAM -----------------------------------------------------------------------------------------------------------
+
+
+def _roles(template: Template) -> Iterator[str]:
+    inline, attached = Counter[str](), Counter[str]()
+    roles = dict(of_type(template, "AWS::IAM::Role"))
+    for logical_id, role in roles.items():
+        inline[logical_id] += sum(_characters(policy["PolicyDocument"]) for policy in role.get("Policies", ()))
+        attached[logical_id] += len(role.get("ManagedPolicyArns", ()))
+    for kind, counted in (("AWS::IAM::Policy", inline), ("AWS::IAM::ManagedPolicy", attached)):
+        for _, policy in of_type(template, kind):
+            for role in policy.get("Roles", ()):
+                if isinstance(role, Mapping):
+                    counted[role.get("Ref", "")] += _characters(policy["PolicyDocument"]) if counted is inline else 1
+    users = {_role_of(function): name for name, function in _functions(template)}
+    of_places = {_role_of(function) for _, function in _functions(template) if PLACE in variables(function)}
+    for logical_id in roles:
+        what = f"function {users[logical_id]}" if logical_id in users else f"role {logical_id}"
+        also = ", or move types to another place" if logical_id in of_places else ""
+        if inline[logical_id] > MAX_INLINE_CHARACTERS:
+            yield (
+                f"{what}: the policies of its role have {inline[logical_id]:,} characters, and IAM's limit is "
+                f'{MAX_INLINE_CHARACTERS:,}: name fewer types in grants.enqueue, or all by "*"{also}'
             )
         if attached[logical_id] > MAX_MANAGED_POLICIES:
             yield (
@@ -132,10 +157,10 @@ def _environments(template: Template) -> Iterator[str]:
         }
         if sum(sizes.values()) > MAX_ENVIRONMENT_BYTES:
             largest = max(sizes, key=lambda key: sizes[key])
-            divide = "; let some of its types run on another place" if PLACE in sizes else ""
+            also = "; move types to another place" if PLACE in sizes else ""
             yield (
                 f"function {name}: its environment has {sum(sizes.values())} bytes, and Lambda's limit is "
-                f"{MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}{divide}"
+                f"{MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}{also}"
             )
 
 

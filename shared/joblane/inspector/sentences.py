@@ -43,6 +43,11 @@ SOON = {"scheduled": "runs once it is due", "held": "waits for a limit"}
 STOPPING = "it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns"
 
 
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c, …``: the first names of a list. ``most``: their number."""
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
 def plural(number: int, noun: str = "task") -> str:
     """``1 task``, ``1,200 tasks``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

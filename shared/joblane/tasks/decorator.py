@@ -85,8 +85,8 @@ def task(
         type_: Name of the task, ``category:action``, for example ``data:export``: lower-case letters, digits and single
             underscores on both sides of the colon, 43 characters at most. Types ``jobs:*`` belong to the library.
         queue: Home queue: a task is enqueued there, unless the enqueue names another queue.
-        also: Further queues in which the type can be enqueued. The type has a lane, an SQS queue of its own, in each of
-            its queues. Each queue can be named once.
+        also: Further queues in which the type can be enqueued. The type has a lane, an SQS queue of its own or of its
+            place, in each of its queues. Each queue can be named once.
         max_retry: Number of attempts after the first. 0: one attempt. For a ``resumable`` task with a long ``timeout``
             the maximum is lower, because SQS counts 1,000 receives of a message at most. Range: 0 to 100.
         retry_delay: Wait before the next attempt, 0 to 365 days. A timedelta: the same wait each time. A list: a wait

@@ -79,8 +79,8 @@ class Lambda:
 def _drains(what: str, types: Any) -> tuple[str, ...]:
     if isinstance(types, str) or not isinstance(types, Iterable):
         raise DeclarationError(f"{what}: drains: a tuple of types is required, for example ('mail:send',)")
-    types = tuple(types)
-    for type_ in types:
+    given: tuple[Any, ...] = tuple(types)
+    for type_ in given:
         if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
             raise DeclarationError(f"{what}: drains: {type_!r} is no type, such as 'mail:send'")
-    return types
+    return given

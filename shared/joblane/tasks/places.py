@@ -21,16 +21,21 @@ def places_of(tasks: Iterable[Task[Any, Any]]) -> dict[Lambda, list[Task[Any, An
     return places
 
 
+def drained_lanes(prefix: str, task: Task[Any, Any], type_: str) -> list[str]:
+    """Return the former lanes of ``type_``, the task's type or an alias, that its place drains."""
+    drains = task.place is not None and type_ in task.place.drains
+    return [own_lane_name(prefix, queue, type_) for queue in task.lanes] if drains else []
+
+
 def lanes_of(prefix: str, task: Task[Any, Any], types: Iterable[str] = ()) -> list[str]:
     """Return the lanes from which the function of ``task`` receives its messages. Drained lanes are the last.
 
     ``types``: only the lanes of these, of its type and aliases. Empty: all.
     """
     types = list(types) or task.types
-    drained = () if task.place is None else [type_ for type_ in types if type_ in task.place.drains]
     lanes = [lane_name(prefix, queue, type_) for type_ in types for queue in task.lanes]
-    own = [own_lane_name(prefix, queue, type_) for type_ in drained for queue in task.lanes]
-    return list(dict.fromkeys([*lanes, *own]))
+    drained = [lane for type_ in types for lane in drained_lanes(prefix, task, type_)]
+    return list(dict.fromkeys([*lanes, *drained]))
 
 
 def places_text(tasks: Iterable[Task[Any, Any]]) -> str | None:
@@ -60,11 +65,12 @@ def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
                 "different options; declare the place once and import it in both handlers"
             )
         numbers_of(place, members)
-        doors = {task.front_door: task.type for task in members}
-        if len(doors) > 1:
+        by_front_door = {task.front_door: task.type for task in members}
+        if len(by_front_door) > 1:
             raise DeclarationError(
-                f"{place.what}: front_door: {doors[True]!r} takes external messages and {doors[False]!r} does not, and "
-                "their lane is one: who may send to it may start both; give them two places, or the same front_door"
+                f"{place.what}: front_door: {by_front_door[True]!r} takes external messages and "
+                f"{by_front_door[False]!r} does not, and their lane is one: who may send to it may start both; give "
+                "them two places, or the same front_door"
             )
         here = {type_ for task in members for type_ in task.types}
         for type_ in place.drains:

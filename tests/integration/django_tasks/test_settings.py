@@ -22,10 +22,12 @@ from django.tasks import default_task_backend
 from django.tasks.exceptions import InvalidTaskBackend
 from django.test import override_settings
 
+from joblane import Lambda
 from joblane.cli import main
 from joblane.django import database, declare, django_tasks
 from joblane.django.postgresql.base import DatabaseWrapper
 from joblane.errors import DeclarationError
+from joblane.names import PLACE
 from joblane.record.driver import login
 from joblane.record.driver import opening as connecting
 from joblane.secret_values import SecretError
@@ -187,6 +189,27 @@ def test_a_declaration_has_the_folder_and_the_settings_of_its_queue() -> None:
     assert declared.environment == ("DJANGO_SETTINGS_MODULE", "SHOP")
     assert declared.function.__module__ == __name__
     assert not declared.front_door
+
+
+@pytest.mark.parametrize(
+    ("variables", "prepared"),
+    [
+        ({}, 0),
+        ({"JOBLANE_TASK": "django:placed"}, 1),
+        ({"JOBLANE_TASK": "django:other"}, 0),
+        ({PLACE: "web"}, 1),
+        ({PLACE: "other"}, 0),
+    ],
+)
+def test_the_function_of_a_queue_prepares_django_while_it_imports_the_handler(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], prepared: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(declare, "prepare", lambda: calls.append(None))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    django_tasks("placed", runs_on=Lambda("web"))
+    assert len(calls) == prepared
 
 
 def test_a_worker_without_settings_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from joblane import Queue
+from joblane import ArchivedTask, Lambda, Queue, TaskContext, task
 from joblane.inspector.bulk.dead_letters import FINGERPRINT, queues_of
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
@@ -304,6 +304,26 @@ def test_every_dead_letter_queue_of_a_stage_is_known() -> None:
     assert len(names) == len(set(names)) == lanes + len(Queue) + 1
     assert {DLQ, FRONT_DOOR, CRON, dead_letter_name("jobs-critical-sample-batch")} <= set(names)
     assert queues_of(PREFIX, TASKS, ["sample:one"]) == [DLQ, "jobs-critical-dlq", FRONT_DOOR, "jobs-low-dlq", CRON]
+
+
+WEB = Lambda("web", drains=("web:dead",))
+
+
+@task("web:dead", runs_on=WEB)
+def web_dead(payload: ArchivedTask, ctx: TaskContext) -> None:
+    """On a place, which still receives from its former lane."""
+
+
+@task("web:alive", runs_on=WEB, aliases=["web:born"])
+def web_alive(payload: ArchivedTask, ctx: TaskContext) -> None:
+    """On the same place."""
+
+
+def test_the_dead_letter_queues_of_a_place_are_known_once_and_those_it_drains() -> None:
+    web, former, front_doors = "jobs-default-web-dlq", "jobs-default-web-dead-dlq", queues_of(PREFIX, {})
+    tasks = {each.type: each for each in (web_dead, web_alive)}
+    assert queues_of(PREFIX, tasks) == [web, former, *front_doors]
+    assert queues_of(PREFIX, tasks, ["web:born"]) == [web, *front_doors]
 
 
 def test_hundreds_of_large_dead_letters_are_read_within_the_functions_memory() -> None:

@@ -519,7 +519,7 @@ def test_plain_texts_are_accepted_for_states_and_queues(filled: Scope) -> None:
         (overview.LIVE_ROWS, ("20000", ["acme"])),
         (overview.ARCHIVED, ()),
         (overview.STARTED, (START,)),
-        (why.AHEAD, ("sample:one", "default", START)),
+        (why.AHEAD, (["sample:one"], "default", START)),
         (detail.RELATED, ("it",)),
         (detail.ATTEMPTS, ("it",)),
         (record.READ, ("it",)),

@@ -66,6 +66,9 @@ def test_the_messages_of_a_lane_are_counted_once(on: Scene) -> None:
     assert {lanes[type_].depth.waiting for type_ in ("desk:file", "desk:stamp")} == {3}
     assert found[Queue.DEFAULT].depth.waiting == 3
     assert found[Queue.LOW].depth.waiting == 0
+    assert [view.number_of_lanes for view in found.values()] == [0, 2, 1]
+    ids = [lane.row_id for view in found.values() for lane in view.lanes]
+    assert len(ids) == len(set(ids)), "the page and `joblane watch` find rows by them"
 
 
 def test_a_task_waits_behind_other_types_of_its_lane(on: Scene) -> None:
@@ -91,7 +94,8 @@ def test_why_a_type_is_slow_names_its_place_and_the_types_that_fill_its_lane(on:
     assert checks["place"].found == "it runs on desk, with 2 other types: desk:copy, desk:file"
     assert checks["lane default"].grade is Grade.BAD
     assert checks["lane default"].found == (
-        "4 run at a time, and 1 task is due, with 4 of desk:file in the same lane: the `max_concurrency` of 2 is reached"
+        "4 run at a time, and 1 task is due, with 4 of desk:file in the same lane: the `max_concurrency` of 2 is "
+        "reached"
     )
     assert checks["lane default"].do == (
         'raise `max_concurrency` of `Lambda("desk")`, and `concurrency_budget` of the stage; or give the type a '

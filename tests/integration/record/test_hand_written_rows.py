@@ -96,6 +96,7 @@ TAKEN = (
     *(f"passed = '{step}'" for step in Passed),
 )  # fmt: skip
 """Changes of a waiting row that the table accepts."""
+ROWS = "select t::text from joblane.tasks t order by id"
 
 
 @pytest.fixture
@@ -127,8 +128,10 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
             row.run(f"update joblane.tasks set {written} where id = 'it'")
             [[id_]] = row.run("select id from joblane.tasks where id <> 'dead'")
             read_everywhere(inspector, browser, id_)
+            before = row.run(ROWS)
             sweep(row.database.get(), row.sqs, PREFIX)
-            read_everywhere(inspector, browser, id_)
+            if row.run(ROWS) != before:
+                read_everywhere(inspector, browser, id_)
         with suppress(DatabaseError):
             row.run("delete from joblane.tasks where id <> 'dead'")
             put(row, sample_one, "it")

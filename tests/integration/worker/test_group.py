@@ -223,7 +223,7 @@ def {function}(payload: Nothing, ctx: TaskContext) -> None:
 """
 
 
-def test_a_handler_is_imported_with_its_first_message_and_again_after_its_repair(
+def test_a_handler_is_imported_with_its_first_message_and_after_its_repair(
     effects: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from joblane.worker.printed import Printed
@@ -280,7 +280,7 @@ def check_slow_import(team: Team) -> None:
     assert team.imports.done == ["team:first"]
 
 
-def test_an_import_that_takes_the_time_of_a_run_leaves_it_to_the_next_invocation(team: Team) -> None:
+def test_an_import_that_takes_the_time_of_a_run_leaves_it_to_the_next_one(team: Team) -> None:
     check_slow_import(team)
 
 

@@ -182,8 +182,7 @@ def test_a_deploy_that_loses_nothing_is_fine(given: dict[str, Any]) -> None:
         (
             {"declared": ON_PLACE, "messages": {"jobs-low-user-invite": 2, "jobs-low-user-invite-dlq": 1}},
             "task type user:invite",
-            'it runs on Lambda("web") now, and its former lane still has 2 messages in jobs-low-user-invite, 1 message '
-            "in jobs-low-user-invite-dlq",
+            f'it runs on Lambda("web") now, and its former lane still has 2 messages in {LOW}, 1 message in {LOW}-dlq',
             'declare Lambda("web", drains=("user:invite",)) until they are gone',
         ),
         (

@@ -165,6 +165,13 @@ def test_the_architecture_is_read_from_the_configuration(ecr: Any, tmp_path: Pat
     assert images.read_image(client, SHOP) == Found(media_type, "linux/arm64")
 
 
+def test_a_configuration_without_an_address_is_no_platform(ecr: Any) -> None:
+    client, stub = ecr
+    stub.add_response("batch_get_image", *answer({"config": {"digest": CONFIG}}, imageManifestMediaType=OCI))
+    stub.add_client_error("get_download_url_for_layer", "LayersNotFoundException")
+    assert images.read_image(client, SHOP) == Found(OCI, None)
+
+
 @pytest.mark.parametrize("content", ["no JSON", None])
 def test_a_configuration_that_cannot_be_read_is_no_platform(tmp_path: Path, content: str | None) -> None:
     url = (tmp_path / "missing").as_uri() if content is None else config(tmp_path, content)

@@ -14,13 +14,13 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
-from moto import mock_aws
 
 from joblane.cdk.preflight.concurrency import Account
 from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.moves import UsedDatabase, moves, read_deployed
 from joblane.cdk.preflight.read import _live, check_deploy
 from tests.unit.cdk.test_preflight_read import assembly
+from tests.world import mocked_aws
 
 KINDS = ("aurora", "rds", "existing")
 OWN, COPY, OTHER = (UsedDatabase("aurora", restored) for restored in (None, "cluster-COPY", "cluster-OTHER"))
@@ -233,10 +233,7 @@ HOST = "jobs-restored.cluster-c1.eu-central-1.rds.amazonaws.com"
 @pytest.fixture
 def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str | None], None]]:
     """Deploys a stage with the kind of database and the copy. An account in moto, and a shell without a database."""
-    for name, value in {"DEFAULT_REGION": "eu-central-1", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    for name in ("AWS_REGION", "AWS_PROFILE", "DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
 
     def deploy(kind: str, copy: str | None) -> None:
         monkeypatch.setattr(
@@ -246,7 +243,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str | N
     monkeypatch.setattr("joblane.cdk.preflight.read.deployed", lambda client, stacks: ({}, set()))
     monkeypatch.setattr("joblane.cdk.preflight.keys.read_deployed", lambda client, stack, migration: None)
     monkeypatch.setattr("joblane.cdk.preflight.read.account", lambda client, *_: Account(1000, 0, {}))
-    with mock_aws():
+    with mocked_aws(monkeypatch, "eu-central-1"):
         yield deploy
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from joblane.cdk.sizes import problems_of_size, resources_of
 from joblane.cdk.templates import Template, stacks_of, whole
-from joblane.names import PLACE
 from joblane.worker.routes import decode, encode
 
 TOPIC = {"Type": "AWS::SNS::Topic"}
@@ -81,12 +80,11 @@ def test_policies_of_their_own_count_towards_their_role() -> None:
         template["Resources"][f"Policy{number}"] = {"Type": "AWS::IAM::Policy", "Properties": properties}
     (problem,) = problems({"jobs": template})
     assert problem.endswith('IAM\'s limit is 10,240: name fewer types in grants.enqueue, or all by "*"')
-    # and on a place, whose types add up
-    function = next(each for each in template["Resources"].values() if each["Type"] == "AWS::Lambda::Function")
-    function["Properties"]["Environment"] = {"Variables": {PLACE: "web", "LONG": "x" * 4096}}
+    variables = {"JOBLANE_PLACE": "web", "LONG": "x" * 4096}
+    template["Resources"]["Function"]["Properties"]["Environment"] = {"Variables": variables}
     of_role, of_environment = problems({"jobs": template})
-    assert of_role.endswith('or all by "*", or let some of its types run on another place')
-    assert of_environment.endswith("LONG with 4100; let some of its types run on another place")
+    assert of_role.endswith('or all by "*", or move types to another place')
+    assert of_environment.endswith("LONG with 4100; move types to another place")
 
 
 def test_nested_stacks_count_together_for_one_operation() -> None:

@@ -14,6 +14,7 @@ import pytest
 from joblane.local import emulator
 from joblane.local.env_file import VARIABLES
 from joblane.local.stack import LocalStack
+from joblane.names import PLACES
 from joblane.project import Project
 from tests.pages import ROOT
 
@@ -91,6 +92,6 @@ def test_the_variables_that_are_read_back_are_those_that_the_stack_writes(tmp_pa
     (tmp_path / "postgres" / "password").write_text("secret")
     project = replace(Project(ROOT), functions="jobs")
     environment = LocalStack(tmp_path, project=project).environment
-    assert environment.keys() == {*VARIABLES}
+    assert environment.keys() == {*VARIABLES} - {PLACES}  # which it reads from the deployed functions
     assert environment["JOBLANE_FUNCTIONS"] == "jobs"
-    assert LocalStack(tmp_path).environment.keys() == {*VARIABLES} - {"JOBLANE_FUNCTIONS"}
+    assert LocalStack(tmp_path).environment.keys() == {*VARIABLES} - {"JOBLANE_FUNCTIONS", PLACES}

@@ -186,7 +186,7 @@ def test_a_place_drains_only_types_that_it_runs() -> None:
     )
 
 
-def test_receives_that_do_not_fit_the_visibility_timeout_of_another_type_are_refused() -> None:
+def test_receives_that_do_not_fit_the_visibility_of_another_type_are_refused() -> None:
     place = Lambda("web")
     often, slow = made("card:list", place, max_retry=100), made("card:send", place, timeout=timedelta(seconds=890))
     long = made("card:print", place, timeout=DAY, resumable=True, max_retry=1)

@@ -7,6 +7,7 @@ https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html
 
 from __future__ import annotations
 
+import bisect
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -508,8 +509,9 @@ def test_previous_and_next_moments_are_those_of_eventbridge(
         # when
         previous, following = schedule.previous(moment), schedule.next_after(moment)
         # then
-        assert previous == max((fire for fire in fires if fire <= moment), default=previous)
-        assert following == min((fire for fire in fires if fire > moment), default=following)
+        after = bisect.bisect_right(fires, moment)
+        assert [previous] == (fires[:after][-1:] or [previous])
+        assert [following] == (fires[after:][:1] or [following])
         assert previous <= moment < following
         assert previous in fires or previous < start
         assert following in fires or following >= end

@@ -47,7 +47,7 @@ from joblane.names import (
 from joblane.quotas import FRONT_DOOR, MAX_BATCH, MIN_CONCURRENCY
 from joblane.record.migrations import newest
 from joblane.tasks.function import Function
-from joblane.tasks.places import numbers_of, places_of
+from joblane.tasks.places import drained_lanes, numbers_of, places_of
 from joblane.tasks.task import EVERY_LANE, Task
 
 MEASURING = ["sqs:GetQueueAttributes", "sqs:GetQueueUrl"]
@@ -395,10 +395,8 @@ class Jobs(Construct):
         return [lane_name(self.stage.prefix, queue, type_) for queue in task.lanes]
 
     def _lanes_of_producers(self, task: Task[Any, Any], type_: str) -> list[str]:
-        """Return the lanes to which a producer of ``type_`` may send. Until its own deploy it knows the drained lanes."""
-        drained = task.place is not None and type_ in task.place.drains
-        former = [own_lane_name(self.stage.prefix, queue, type_) for queue in task.lanes] if drained else []
-        return self._with_sweep([*self._lanes_of(task, type_), *former])
+        """Return the lanes to which a producer of ``type_`` may send, also before its own deploy: the drained ones."""
+        return self._with_sweep([*self._lanes_of(task, type_), *drained_lanes(self.stage.prefix, task, type_)])
 
 
 def _metadata(shared: Shared, tasks: Mapping[str, Task[Any, Any]], costs: Mapping[str, Extra]) -> dict[str, Any]:

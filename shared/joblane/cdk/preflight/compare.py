@@ -16,6 +16,7 @@ from joblane.names import Queue, dead_letter_name, event_bus_name, own_lane_name
 from joblane.tasks.place import PLACE_PATTERN, Lambda
 
 HOW = "docs/how-to/change-safely.md describes how"
+HOW_TO_MOVE = "docs/how-to/places.md describes how"
 
 Place = tuple[str, str]
 """Stack and logical id."""
@@ -143,14 +144,14 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
     for name, count in sorted(messages.items()):
         if count and name not in known:
             type_, queue = lanes.get(name, ("", ""))
-            found = f"{_count(count, 'message')} in {name}"
+            text = f"{_count(count, 'message')} in {name}"
             if not type_:
                 unknown[name] = count
             elif type_ in declared.homes and queue in declared.lanes[type_]:
-                moved[declared.homes[type_]][type_].append(found)
+                moved[declared.homes[type_]][type_].append(text)
             else:
-                waiting[type_, queue].append(found)
-    yield from (_moved_in(place, found) for place, found in moved.items())
+                waiting[type_, queue].append(text)
+    yield from (_moved_in(place, by_lane) for place, by_lane in moved.items())
     by_type: dict[str, list[str]] = defaultdict(list)
     for (type_, queue), found in waiting.items():
         if type_ not in declared.lanes:
@@ -167,7 +168,12 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
             f"no task declares it, and it still has {', '.join(found)}",
             f'keep it until they have run; if it has a new name, declare aliases=["{type_}"] there; {HOW}',
         )
-    refused_events = dead_letter_name(event_bus_name(declared.prefix))
+    yield from _full_queues(declared.prefix, unknown)
+
+
+def _full_queues(prefix: str, unknown: dict[str, int]) -> Iterator[Finding]:
+    """Find messages in queues that are neither declared nor of a known type. ``unknown``: queue → its messages."""
+    refused_events = dead_letter_name(event_bus_name(prefix))
     if count := unknown.pop(refused_events, 0):
         yield refused(
             f"queue {refused_events}",
@@ -176,7 +182,7 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
         )
     of_places: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, count in unknown.items():
-        if lane := _lane_of_place(declared.prefix, name):
+        if lane := _lane_of_place(prefix, name):
             of_places[lane].append(f"{_count(count, 'message')} in {name}")
             continue
         yield refused(
@@ -188,8 +194,8 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
         yield refused(
             f'Lambda("{home}"), queue {queue}',
             f"no task runs on it in this queue any more, and its lane still has {', '.join(found)}",
-            f"keep a task of queue {queue} on it until they are gone: it leaves tasks of other types in their rows, and "
-            f"the sweep sends them to their lanes; `joblane redrive` empties the dead-letter queue; {HOW}",
+            f"keep a task of queue {queue} on it until they are gone: it leaves other tasks in their rows, and "
+            f"the sweep sends them to their lanes; `joblane redrive` empties the dead-letter queue; {HOW_TO_MOVE}",
         )
 
 
@@ -204,7 +210,7 @@ def _moved_in(place: Lambda, found: Mapping[str, Sequence[str]]) -> Finding:
         f'{it_runs} on Lambda("{place.name}") now, and {has} '
         f"{', '.join(each for lane in found.values() for each in lane)}",
         f'declare Lambda("{place.name}", drains=({", ".join(drains)}{"," * (len(drains) == 1)})) until they are gone: '
-        f"its function then receives them; {HOW}",
+        f"its function then receives them; {HOW_TO_MOVE}",
     )
 
 
@@ -234,7 +240,7 @@ def _moved_out(
 
 
 def _lane_of_place(prefix: str, name: str) -> tuple[str, str] | None:
-    """Return the place and the queue if ``name`` is that of its lane or DLQ. The lanes of types have a hyphen more."""
+    """Return the place and the queue if ``name`` is its lane or DLQ. The lane of a type has a hyphen more."""
     queue, _, home = name.removeprefix(f"{prefix}-").removesuffix(dead_letter_name("")).partition("-")
     return (home, queue) if queue in Queue and PLACE_PATTERN.fullmatch(home) else None
 

@@ -153,8 +153,9 @@ def read_image(client: Any, address: EcrAddress) -> Found | None:
     media_type = image_.get("imageManifestMediaType") or manifest.get("mediaType", "unknown")
     if media_type not in MANIFESTS:
         return Found(media_type)
-    url = client.get_download_url_for_layer(**place, layerDigest=manifest["config"]["digest"])["downloadUrl"]
-    return Found(media_type, read_platform(url))
+    digest = manifest["config"]["digest"]
+    layer = existing("get_download_url_for_layer", "LayersNotFoundException", client, **place, layerDigest=digest)
+    return Found(media_type, read_platform(layer["downloadUrl"]) if layer else None)
 
 
 def read_platform(url: str) -> str | None:

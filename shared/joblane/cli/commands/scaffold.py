@@ -72,6 +72,11 @@ def new(
         terminal.say(
             "Add the queue's name to QUEUES of TASKS in Django's settings, and correct the settings' module here."
         )
+        if on is not None:
+            terminal.say(
+                "Next to ordinary tasks on this place, declare front_door=True here, or front_door=False there: "
+                "docs/how-to/places.md"
+            )
         return
     terminal.say(
         f"Test it:  {_pytest(test)}\n"

@@ -151,7 +151,7 @@ def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
     for queue in found.queues:
         rows += [queue, *(replace(lane, queue="") for lane in queue.lanes)]  # type: ignore[arg-type]  # said once
         targets.append(RowTarget(f"queue {queue.queue}", queue=queue.queue))
-        targets += [RowTarget(f"lane {lane.name}", type=lane.type, queue=lane.queue) for lane in queue.lanes]
+        targets += [RowTarget(f"lane {lane.row_id}", type=lane.type, queue=lane.queue) for lane in queue.lanes]
     dead = counted(found.archived, "archived task")
     return Listing(
         listed(rows, width - BETWEEN, of=Lane, without=("In flight",)),

@@ -176,13 +176,12 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
 
     The types of a place share its queues, which also hold dead letters of types that have moved since.
     """
-    wanted = set(types)
-    lanes = [
-        lane
-        for type_, task in declared(tasks).items()
-        if not wanted or type_ in wanted or task.place is not None
-        for lane in lanes_of(prefix, task, [type_])
-    ]
+    wanted, lanes = set(types), []
+    for type_, task in declared(tasks).items():
+        if not wanted or type_ in wanted:
+            lanes += lanes_of(prefix, task, [type_])
+        elif task.place is not None:
+            lanes += [lane_name(prefix, queue, type_) for queue in task.lanes]
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
     return [*map(dead_letter_name, dict.fromkeys([*lanes, *front_doors])), cron_dead_letters(prefix)]
 

@@ -17,7 +17,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import NOT_IN_DEV, sqlstate, text_of
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import later_line, saving_line
+from joblane.inspector.sentences import first_of, later_line, saving_line
 from joblane.inspector.stage import batching, doctor_aws, doctor_database, overview
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.tasks.filter_sql import BOUND
@@ -263,9 +263,7 @@ def tenants(scope: Scope) -> Iterator[Check]:
     if not found:
         yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {MINUTES} minutes")
         return
-    why = (
-        f"{', '.join(found[:MOST_TYPES])}{', …' * (len(found) > MOST_TYPES)}: runs of several tenants, and no limit for"
-    )
+    why = f"{first_of(found, MOST_TYPES)}: runs of several tenants, and no limit for"
     do = 'declare `key="tenant", max_per_key=…`, because SQS\'s fair queues do not see each flood'
     yield Check(Grade.GOOD, "tenants", f"{why} each, so that one of them can fill the lanes of the type", do)
 

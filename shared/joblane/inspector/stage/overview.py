@@ -123,7 +123,10 @@ def overview(scope: Scope, minutes: int) -> Overview:
     sqs_queues = [*(name for some in own.values() for name in some), *front_doors.values()]
     found = depths_by_name(scope.sqs, [*sqs_queues, *map(dead_letter_name, sqs_queues)])
     places = {type_: task.place.name for task in scope.tasks.values() if task.place for type_ in task.types}
-    lanes = [_lane(recorded, *lane, name, depth_of(found, name), places.get(lane[1])) for lane, name in names.items()]
+    lanes = [
+        _lane(recorded, *lane, name, depth=depth_of(found, name), place=places.get(lane[1]))
+        for lane, name in names.items()
+    ]
     return Overview(
         at=recorded.at,
         queues=tuple(
@@ -170,7 +173,7 @@ def _pauses_of(queue: str, type_: str, tenant: str | None) -> list[tuple[PauseSc
     return found if tenant is None else [*found, (PauseScope.TENANT, tenant)]
 
 
-def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth, place: str | None) -> Lane:
+def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, *, depth: Depth, place: str | None) -> Lane:
     return Lane(
         queue=queue,
         type=type_,
@@ -291,7 +294,7 @@ def types(tasks: Mapping[str, Task[Any, Any]]) -> tuple[TypeView, ...]:
             max_concurrency=task.max_concurrency,
             key=task.flow.key if task.flow else (),
             limits=limits.limits_of(task),
-            place=task.place and task.place.name,
+            place=task.place.name if task.place else None,
             others=numbers[task.place] - 1 if task.place else 0,
         )
         for task in sorted(tasks.values(), key=lambda task: task.type)

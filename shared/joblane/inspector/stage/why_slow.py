@@ -15,7 +15,7 @@ from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import runs_on
+from joblane.inspector.sentences import first_of, runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
 from joblane.inspector.stage.doctor import LEAST_RUNS, STUCK
@@ -32,8 +32,6 @@ LONGER = 1.5
 """Runs are longer than before from this factor on."""
 FAILING_SHARE = 0.1
 MOST_TENANTS = 500
-MOST_TYPES = 3
-"""Other types of a place that a finding names."""
 FLOOD_SHARE = 0.5
 LEAST_FLOOD = 20
 """A tenant with fewer due tasks floods nothing."""
@@ -113,7 +111,7 @@ class _Subject:
     arrived: int
     pauses: tuple[Pause, ...]
     others: dict[str, dict[str, _Live]]
-    """Of the other types of its place, by queue and type."""
+    """The live tasks of the other types of its place, by queue and type."""
 
 
 def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
@@ -169,7 +167,7 @@ def _place(scope: Scope, subject: _Subject) -> Iterator[Check]:
     """Name the types that share the lanes and the function of the type."""
     if (place := subject.task.place) is not None:
         others = sorted(task.type for task in scope.members(subject.task) if task is not subject.task)
-        named = f": {', '.join(others[:MOST_TYPES])}{', …' * (len(others) > MOST_TYPES)}" if others else ""
+        named = f": {first_of(others)}" if others else ""
         yield Check(Grade.GOOD, "place", f"it runs on {runs_on(place.name, len(others))}{named}")
 
 
@@ -282,7 +280,7 @@ def _most_of(place: Lambda | None) -> str:
 def _due_of(others: Mapping[str, _Live]) -> str:
     """Name the other types whose due tasks wait in the same lane, most tasks first."""
     due = [f"{live.due:,} of {type_}" for type_, live in others.items() if live.due]
-    return f", with {', '.join(due[:MOST_TYPES])}{', …' * (len(due) > MOST_TYPES)} in the same lane" if due else ""
+    return f", with {first_of(due)} in the same lane" if due else ""
 
 
 def _stopped(_: Scope, subject: _Subject) -> Iterator[Check]:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.scope import Scope
+from joblane.inspector.sentences import first_of
 from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
@@ -41,8 +42,6 @@ select type, count(*) filter (where state in {WAITING_SQL} and due_at < least($3
  group by rollup (type) order by type is not null, ahead desc, type
 """
 """All types ($1) together, then each. The last column is true if the oldest :data:`BOUND` live tasks are not all."""
-MOST_TYPES = 3
-"""Types that a sentence names."""
 
 
 def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
@@ -173,7 +172,7 @@ def _queue_before(scope: Scope, connection: Connection, record: Record) -> str:
     (_, ahead, running, more), *by_type = connection.run(AHEAD, types, record.queue, record.due_at)
     least = "at least " if more else ""
     first = [f"{number:,} of {type_}" for type_, number, *_ in by_type if number] if len(types) > 1 else []
-    also = f" ({', '.join(first[:MOST_TYPES])}{', …' * (len(first) > MOST_TYPES)})" if first else ""
+    also = f" ({first_of(first)})" if first else ""
     return f"{of}, {least}{ahead:,} waiting tasks were due earlier{also}, and {running:,} are running."
 
 

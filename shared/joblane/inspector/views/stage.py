@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
-from joblane.names import Queue
+from joblane.names import Queue, slug_of
 from joblane.record.row.states import State
 
 
@@ -89,6 +89,11 @@ class Lane:
     pause: Pause | None
     place: str | None = None
 
+    @property
+    def row_id(self) -> str:
+        """Differs from the id of every other lane and type."""
+        return self.name if self.place is None else f"{self.name}-{slug_of(self.type)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Minute:
@@ -155,6 +160,11 @@ class QueueView:
     lanes: tuple[Lane, ...]
     minutes: tuple[Minute, ...]
 
+    @property
+    def number_of_lanes(self) -> int:
+        """The types of a place share one."""
+        return sum(not lane.place for lane in self.lanes) + len({lane.name for lane in self.lanes if lane.place})
+
 
 def plus(*numbers: int | None) -> int | None:
     """Return the sum of the known numbers; None if none is known."""
@@ -219,7 +229,7 @@ LISTINGS[Lane] = Listing(
         Column("Queue", "queue", Kind.NAME),
         Column(
             "Type",
-            lambda row: row.type if isinstance(row, Lane) else _number(len({lane.name for lane in row.lanes}), "lane"),
+            lambda row: row.type if isinstance(row, Lane) else _number(row.number_of_lanes, "lane"),
             fold=20,
         ),
         Column("Runs on", lambda row: row.place if isinstance(row, Lane) else None, optional=True),
