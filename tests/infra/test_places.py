@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from joblane.cdk import app
 from joblane.cdk.app import Synthesised, concurrency
+from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.costs import RECEIVES_PER_MAPPING, mapped_queues, of_stage
 from joblane.cdk.preflight.compare import examine
 from joblane.cdk.preflight.read import read_declared
 from joblane.cdk.templates import of_type
 from joblane.cdk.way_back.deployed import Deployed
 from joblane.cdk.way_back.judgement import reasons_to_stay
-from joblane.names import PLACE, PLACES, set_home, types_at
+from joblane.names import PLACE, PLACES, Queue, set_home, types_at
 from joblane.tasks.discovery import discover
 from joblane.tasks.task import Task
 from joblane.worker.routes import decode
@@ -73,36 +75,54 @@ def test_the_function_knows_its_types_and_every_function_the_places(template: Te
 def test_the_function_may_do_what_each_of_its_types_declares(template: Template) -> None:
     allowed = templates.allowed(template, "acme-web")
     sent = {queue for queue in allowed["sqs:SendMessage"] if not queue.endswith("-dlq")}
-    assert sent == LANES | {DRAINED, "acme-default-card-print", SWEEP}
+    front_doors = {f"acme-{queue}" for queue in Queue}  # to which it sends dead letters back
+    assert sent == LANES | front_doors | {DRAINED, "acme-default-card-print", SWEEP}
     assert "ses:SendEmail" in allowed
     assert {"EMAIL_FROM_ADDRESS", "JOBLANE_MAIL_FROM"} <= templates.variables(template, "acme-web").keys()
 
 
-def test_the_function_of_a_place_may_do_what_those_of_its_types_may_do_and_no_more(
-    template: Template, synth: Synth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given the same types in functions of their own
+@pytest.fixture(scope="module")
+def apart(synth: Synth) -> Template:
+    """The same types in functions of their own."""
+
     def alone(*args: Any, **given: Any) -> dict[str, Task[Any, Any]]:
         tasks = {type_: replace(task, place=None) for type_, task in discover(*args, **given).items()}
         for task in tasks.values():
             set_home(task.types, None)
         return tasks
 
-    with monkeypatch.context() as patch:
-        patch.setattr(app, "discover", alone)
-        apart = synth.anew(**APPS["places"]).whole("acme-jobs")
+    with patch.object(app, "discover", alone):
+        made = synth.anew(**APPS["places"]).whole("acme-jobs")
     discover("tests.infra.places")  # the places are those of the other tests again
-    # when lanes and log groups of both have the same names
+    return made
+
+
+def check_rights(template: Template, apart: Template) -> None:
+    """Compare the rights of the place with those of the functions of its types, whose lanes and log groups differ."""
     single = [with_place(templates.allowed(apart, f"acme-{name}")) for name in ("card-list", "card-send")]
     together: dict[str, set[str]] = {}
     for action, resources in [item for allowed in single for item in allowed.items()]:
         together.setdefault(action, set()).update(resources)
-    # then the statements are the same, and each type has more than before
-    assert with_place(templates.allowed(template, "acme-web")) == together
     assert together not in single
+    assert with_place(templates.allowed(template, "acme-web")) == together
     # and the others may do the same
     print_ = "acme-card-print"
     assert with_place(templates.allowed(template, print_)) == with_place(templates.allowed(apart, print_))
+
+
+def test_the_function_of_a_place_may_do_what_those_of_its_types_may_do_and_no_more(
+    template: Template, apart: Template
+) -> None:
+    check_rights(template, apart)
+
+
+@pytest.mark.plants
+def test_rights_of_one_type_only_are_found(synth: Synth, apart: Template) -> None:
+    grant = Jobs._grant
+    with patch.object(Jobs, "_grant", lambda jobs, tasks, function: grant(jobs, tasks[:1], function)):
+        wrong = synth.anew(**APPS["places"]).whole("acme-jobs")
+    with pytest.raises(AssertionError, match="sqs:ReceiveMessage"):
+        check_rights(wrong, apart)
 
 
 def with_place(allowed: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -195,7 +215,7 @@ def test_the_synth_prints_what_the_function_of_a_place_may_do(synth: Synth) -> N
     [line] = (line for line in lines if "acme-web" in line)
     assert line == (
         "  function acme-web: 2 types: card:list, card:send; each of them may enqueue card:print, "
-        "send mail as no-reply@example.com, read EMAIL_FROM_ADDRESS"
+        "send mail as no-reply@example.com, take dead letters, read EMAIL_FROM_ADDRESS"
     )
     assert [line.split()[:4] for line in lines if "-web " in line and "weight" in line] == [
         ["acme-default-web", "weight", "3", "5"],

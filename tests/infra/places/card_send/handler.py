@@ -15,7 +15,7 @@ class CardSend(Payload):
     runs_on=WEB,
     aliases=["card:post"],
     timeout=timedelta(seconds=30),
-    grants=Grants(mail=True),
+    grants=Grants(mail=True, dead_letters=True),
     environment=["EMAIL_FROM_ADDRESS"],
 )
 def card_send(payload: CardSend, ctx: object) -> None:
