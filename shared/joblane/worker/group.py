@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.errors import UnknownTypeError, text_of
+from joblane.errors import TaskTimeout, UnknownTypeError, text_of
 from joblane.names import OWN_TYPES, SYSTEM_TYPES, aliases_in, types_at
 from joblane.quotas import FINISH_MARGIN
 from joblane.worker.invocation import BatchResponse, growing_seconds
 from joblane.worker.router import Router
-from joblane.worker.run import KILL_MARGIN_SECONDS
+from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm
 from joblane.worker.run_log import RunLog
 from joblane.worker.worker import Worker, has_time
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from joblane.worker.printed import Printed
 
 NOT_IMPORTED = "the handler cannot be imported; its messages stay in the queue, and the other types still run"
+NOT_ENDED = "its import has not ended before the function's timeout"
 SPARE_SECONDS = FINISH_MARGIN.total_seconds() - KILL_MARGIN_SECONDS
-"""The imports of an invocation may take this long. Then the runs of a full batch still have all their time."""
+"""An invocation that has taken less time still has all the time for the runs of a full batch."""
 
 
 class Group:
@@ -55,7 +56,8 @@ class Group:
         self._types, self._sqs, self._load, self._worker = types, sqs, load, worker
         self._names = {**aliases, **types}
         self._strangers = Router({}, sqs, prefix, unknown="is declared")
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[str | None, Worker] = {}
+        self._alarm = Alarm()
 
     def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
         """Handle the messages of an invocation, which are in one lane. See :meth:`Worker.handle`."""
@@ -65,17 +67,16 @@ class Group:
             type_ = self._names.get(name, name) if name else None
             by_type.setdefault(type_, []).append(delivery)
         invocation.is_shared = len(by_type) > 1
-        response, importing = BatchResponse(), 0.0
-        for type_, those in by_type.items():
-            left = _left(invocation)
-            worker = self._worker_of(type_, those, response)
-            importing += left - _left(invocation)
+        response, time_at_start = BatchResponse(), _left(invocation)
+        for type_ in sorted(by_type, key=lambda type_: type_ not in self._workers):  # an import may take all the time
+            those = by_type[type_]
+            worker = self._worker_of(type_, those, response, invocation)
             if worker is None:
                 continue
-            if importing > SPARE_SECONDS and not (
+            if time_at_start - _left(invocation) > SPARE_SECONDS and not (
                 isinstance(worker, Router) or has_time(worker.task, invocation, len(those))
             ):
-                for delivery in those:  # the imports have taken the time of a run
+                for delivery in those:  # imports, other runs or the database have taken the time of a run
                     response.keep(delivery, 0)
                 continue
             response.kept += worker.handle(those, invocation).kept
@@ -84,22 +85,30 @@ class Group:
         return response
 
     def _worker_of(
-        self, type_: str | None, deliveries: Sequence[Received], response: BatchResponse
+        self, type_: str | None, deliveries: Sequence[Received], response: BatchResponse, invocation: Invocation
     ) -> Worker | Router | None:
-        """Return the worker of a type. None: it cannot be imported, and ``response`` keeps its messages."""
+        """Return the worker of a type. None: it cannot be imported now, and ``response`` keeps its messages."""
         if type_ is None:
             return self._strangers
         if (worker := self._workers.get(type_)) is not None:
             return worker
         if type_.startswith((OWN_TYPES, SYSTEM_TYPES)):  # they never run on a place; a sender of this lane starts none
             return self._strangers
+        seconds = _left(invocation) - KILL_MARGIN_SECONDS
+        if seconds <= 0:
+            for delivery in deliveries:
+                response.keep(delivery, 0)
+            return None
         try:
-            task = self._load(type_)
-        except UnknownTypeError:
-            return self._strangers
-        except (Exception, SystemExit) as error:  # whatever the module of a handler raises
+            with self._alarm.set(seconds, 0):
+                task = self._load(type_)
+        except (Exception, SystemExit, TaskTimeout) as error:  # whatever the module of a handler raises
+            self._alarm.silence()
+            if isinstance(error, UnknownTypeError) and type_ not in self._types.values():
+                return self._strangers
+            why = NOT_ENDED if isinstance(error, TaskTimeout) else text_of(error)
             telemetry.logger().error(
-                NOT_IMPORTED, extra={"task_type": type_, "error": text_of(error), "messages": len(deliveries)}
+                NOT_IMPORTED, extra={"task_type": type_, "error": why, "messages": len(deliveries)}
             )
             for delivery in deliveries:
                 response.keep(delivery, growing_seconds(delivery.receives))

@@ -22,7 +22,7 @@ from joblane.record.driver.database import Database
 from joblane.sqs.message import decode
 from joblane.tasks.task import Task
 from joblane.worker import group as group_module
-from joblane.worker.group import NOT_IMPORTED, Group
+from joblane.worker.group import NOT_ENDED, NOT_IMPORTED, Group
 from joblane.worker.router import PATIENCE_SECONDS
 from joblane.worker.worker import Worker
 from tests.builders.events import deliveries, invocation, record
@@ -197,7 +197,7 @@ def test_a_handler_that_cannot_be_imported_keeps_its_own_messages_and_no_other(t
     check_broken(team)
 
 
-@pytest.mark.parametrize("error", [ImportError("x"), SystemExit(2), SyntaxError("x")])
+@pytest.mark.parametrize("error", [ImportError("x"), SystemExit(2), SyntaxError("x"), UnknownTypeError("no folder")])
 def test_whatever_the_module_raises_keeps_its_messages(
     team: Team, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,10 +287,49 @@ def test_an_import_that_takes_the_time_of_a_run_leaves_it_to_the_next_one(team: 
 def test_an_import_takes_no_time_from_the_runs_of_another_type(team: Team) -> None:
     assert team.give(FIRST) == []
     team.imports.seconds = 12
+    assert team.give(SECOND, "team:first d group_writes", seconds=30) == []  # 18 s would be left for a run of 20 s
+    assert team.attempts() == {"a": 1, "b": 1, "d": 1}
+
+
+def test_a_slow_database_takes_no_time_from_the_runs_of_another_type(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each type of a batch has a claim and a finish of its own, and the function's timeout has time for one of each."""
     names = [SECOND, "team:first d group_writes"]
+    assert team.give(SECOND.replace(" b ", " x "), names[1].replace(" d ", " y ")) == []
+    real = Worker.handle
+
+    def slow(self: Worker, deliveries: Any, invocation: Any) -> Any:
+        invocation.ends -= 12
+        return real(self, deliveries, invocation)
+
+    monkeypatch.setattr(Worker, "handle", slow)
     assert team.give(*names, seconds=30) == names[1:]  # 18 s are left for a run of 20 s
     assert team.sqs.visibilities == [0]
-    assert team.attempts() == {"a": 1, "b": 1}
+    assert team.attempts() == {"x": 1, "y": 1, "b": 1}
+    assert team.give(*names[1:], seconds=30) == []  # the first type of an invocation always runs
+
+
+def check_hanging_import(team: Team) -> None:
+    real = team.imports.__call__
+
+    def load(type_: str) -> Task[Any, Any]:
+        if type_ == "team:second":
+            time.sleep(4)
+        return real(type_)
+
+    team.group._load = load
+    started = time.monotonic()
+    with lines() as log:
+        assert team.give(SECOND, FIRST, seconds=3.5) == [SECOND, FIRST]
+    assert time.monotonic() - started < 3  # before Lambda kills the process
+    assert team.sqs.visibilities == [pytest.approx(15, abs=2), 0]
+    assert [line["error"] for line in log.fields if line["message"] == NOT_IMPORTED] == [NOT_ENDED]
+    assert team.give(FIRST, SECOND.replace("second", "async").replace("writes", "writes_async")) == []
+
+
+def test_an_import_that_hangs_keeps_its_own_messages_and_no_other(team: Team) -> None:
+    check_hanging_import(team)
 
 
 def test_a_short_import_in_a_short_invocation_keeps_nothing(team: Team) -> None:
@@ -447,12 +486,17 @@ def runs_after_a_slow_import(team: Team, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(group_module, "has_time", lambda *_: True)
 
 
+def imports_without_end(team: Team, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("signal.setitimer", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("plant", "check"),
     [
         (raises_import_errors, check_broken),
         (acknowledges_broken, check_broken),
         (runs_after_a_slow_import, check_slow_import),
+        (imports_without_end, check_hanging_import),
     ],
 )
 def test_a_fault_of_a_group_is_found(
