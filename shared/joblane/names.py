@@ -124,6 +124,11 @@ def types_at(place: str, text: str) -> dict[str, str]:
     return {name: type_ for name, (found, type_) in _deployed(text).items() if found == place}
 
 
+def types_in(text: str) -> set[str]:
+    """Return the types and aliases that run on a place. ``text``: as for :func:`types_at`."""
+    return {name for name, (place, _) in _deployed(text).items() if place}
+
+
 def aliases_in(text: str) -> dict[str, str]:
     """Return each alias → its type, as far as the text has them. ``text``: as for :func:`types_at`."""
     return {name: type_ for name, (_, type_) in _deployed(text).items() if name != type_}

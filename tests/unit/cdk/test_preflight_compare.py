@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum, EnumType
 from typing import Any
 
 import pytest
@@ -281,6 +282,19 @@ def test_a_note_does_not_block_a_deploy(given: dict[str, Any], what: str, do: st
     assert found.what == what
     assert re.search(do, found.do or "")
     assert not blocks_deploy(findings, strict=True)
+
+
+def test_the_rules_run_on_python_3_11(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an enum refuses to say whether it contains a string."""
+
+    def contains(kind: EnumType, member: object) -> bool:
+        if not isinstance(member, Enum):
+            raise TypeError
+        return any(member is each for each in kind)
+
+    monkeypatch.setattr(EnumType, "__contains__", contains)
+    (finding,) = findings_of(messages={**MESSAGES, "jobs-low-web": 1})
+    assert finding.what == 'Lambda("web"), queue low'
 
 
 @pytest.mark.parametrize(

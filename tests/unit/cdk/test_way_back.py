@@ -19,6 +19,7 @@ from joblane.cdk.way_back.deployed import Deployed, read_deployed
 from joblane.cdk.way_back.folder import PROPERTY, regions_of, write_folder
 from joblane.cdk.way_back.judgement import reasons_to_stay
 from joblane.functions.migrate import handler
+from joblane.names import encode_places
 from tests.builders.assembly import BEFORE, QUEUE, changed, write_assembly
 
 # --- The rules -----------------------------------------------------------------------------------------------------
@@ -39,6 +40,23 @@ from tests.builders.assembly import BEFORE, QUEUE, changed, write_assembly
 )
 def test_code_times_and_settings_can_be_taken_back(after: Mapping[str, Any]) -> None:
     assert reasons_to_stay(Deployed(BEFORE), after) == []
+
+
+def with_places(**types: list[list[str]]) -> Mapping[str, Any]:
+    """The templates with a function that knows these places."""
+    variables = {"Environment": {"Variables": {"JOBLANE_PLACES": encode_places(types)}}}
+    return changed("acme-jobs", "Resources", "F", to={"Type": "AWS::Lambda::Function", "Properties": variables})
+
+
+def test_a_type_that_a_place_gains_or_loses_is_one_that_the_stage_gains_or_loses() -> None:
+    one, two = with_places(web=[["a:b"]]), with_places(web=[["a:b"], ["a:c", "a:d"]])
+    lost = "it added a task type or a lane (a:c, a:d), whose tasks the earlier code would lose"
+    assert reasons_to_stay(Deployed(one), two) == [lost]
+    (gone,) = reasons_to_stay(Deployed(two), one)
+    assert gone.startswith("it dropped a task type or a lane (a:c, a:d)")
+    # between two places the earlier code parks the tasks, and sends them back
+    moved = with_places(web=[["a:b"]], other=[["a:c", "a:d"]])
+    assert reasons_to_stay(Deployed(two), moved) == []
 
 
 BUCKET = {"Type": "AWS::S3::Bucket", "Properties": {}}

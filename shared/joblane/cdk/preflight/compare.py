@@ -242,7 +242,7 @@ def _moved_out(
 def _lane_of_place(prefix: str, name: str) -> tuple[str, str] | None:
     """Return the place and the queue if ``name`` is its lane or DLQ. The lane of a type has a hyphen more."""
     queue, _, home = name.removeprefix(f"{prefix}-").removesuffix(dead_letter_name("")).partition("-")
-    return (home, queue) if queue in Queue and PLACE_PATTERN.fullmatch(home) else None
+    return (home, queue) if queue in [*Queue] and PLACE_PATTERN.fullmatch(home) else None
 
 
 def _lanes_by_name(prefix: str, types: set[str]) -> dict[str, tuple[str, str]]:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from joblane.cdk.templates import MIGRATION, NESTED, SETTINGS, Template, metadata, name_of, of_type, stacks_of
+from joblane.cdk.templates import (
+    MIGRATION,
+    NESTED,
+    SETTINGS,
+    Template,
+    metadata,
+    name_of,
+    of_type,
+    stacks_of,
+    variables,
+)
 from joblane.cdk.way_back.deployed import Deployed
+from joblane.names import PLACES, types_in
 
 OF_DATABASE = ("Database", "Functions", "User", "Restored")
 """Properties of the migration that say which database it migrates, and for which user."""
@@ -80,7 +91,7 @@ def _failed(statuses: Mapping[str, str]) -> Iterator[str]:
 
 
 def _queues(before: Templates, after: Templates) -> Iterator[str]:
-    old, new = _names(before, QUEUE, "QueueName"), _names(after, QUEUE, "QueueName")
+    old, new = (_names(each, QUEUE, "QueueName") | _types_on_places(each) for each in (before, after))
     if gone := sorted(old - new):
         yield f"it dropped a task type or a lane ({_some(gone)}): CloudFormation cannot give its tasks back"
     if added := sorted(new - old):
@@ -170,6 +181,12 @@ def _names(templates: Templates, kind: str, key: str) -> set[str]:
         for template in templates.values()
         for logical_id, properties in of_type(template, kind)
     }
+
+
+def _types_on_places(templates: Templates) -> set[str]:
+    """Return the types that share a function, and so have no lane of their own."""
+    functions = (each for template in templates.values() for _, each in of_type(template, "AWS::Lambda::Function"))
+    return {type_ for text in {variables(each).get(PLACES, "") for each in functions} for type_ in types_in(text)}
 
 
 def _resources(templates: Templates, kinds: tuple[str, ...] = ("",), *, deleted: bool = False) -> dict[str, Resource]:
