@@ -88,12 +88,10 @@ class Group:
         self, type_: str | None, deliveries: Sequence[Received], response: BatchResponse, invocation: Invocation
     ) -> Worker | Router | None:
         """Return the worker of a type. None: it cannot be imported now, and ``response`` keeps its messages."""
-        if type_ is None:
+        if type_ is None or type_.startswith((OWN_TYPES, SYSTEM_TYPES)):  # they never run on a place
             return self._strangers
         if (worker := self._workers.get(type_)) is not None:
             return worker
-        if type_.startswith((OWN_TYPES, SYSTEM_TYPES)):  # they never run on a place; a sender of this lane starts none
-            return self._strangers
         seconds = _left(invocation) - KILL_MARGIN_SECONDS
         if seconds <= 0:
             for delivery in deliveries:
