@@ -80,6 +80,7 @@ class Worker:
         self.task, self.database, self.sqs, self.prefix = task, database, sqs, prefix
         self.logger = telemetry.logger()
         self.log = options.get("log") or RunLog(task)
+        self._queues: dict[str, Queue] = {}
         self._wakes = task.type != SWEEP  # it plans its next run itself, and would wake itself for ever
         producer, printed = Producer.within(database, sqs, prefix, task), options.get("printed")
         side, alarm = options.get("side") or database.another(), Alarm()
@@ -97,8 +98,10 @@ class Worker:
 
     def queue_of(self, lane: str) -> Queue:
         """Return the queue of the lane if the type has a lane in it, else the type's home queue."""
-        queue = queue_of(self.prefix, lane)
-        return queue if queue in self.task.lanes else self.task.queue
+        if (queue := self._queues.get(lane)) is None:
+            queue = queue_of(self.prefix, lane)
+            queue = self._queues[lane] = queue if queue in self.task.lanes else self.task.queue
+        return queue
 
     def wake(self) -> None:
         """Make sure that a sweep follows a write."""
