@@ -7,6 +7,7 @@ sends their messages to the type's present lane.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from joblane.record.task.claim import park
@@ -34,4 +35,15 @@ class ParkingWorker(Worker):
             "another function runs this type now; its tasks wait in their rows until the sweep sends their messages",
             extra={"task_type": self.task.type, "messages": len(deliveries)},
         )
-        return super().handle(deliveries, invocation)
+        return super().handle([self._checked(delivery) for delivery in deliveries], invocation)
+
+    def _checked(self, delivery: Received) -> Received:
+        """Refuse an external message or a tick of a type that is closed to front doors.
+
+        Who may send to the lane of the place could start the type by it. The dead letter has the reason, so that an
+        operator can redrive it. The sweep makes a tick again.
+        """
+        message = delivery.message
+        if self.task.front_door or message is None or message.rec or delivery.dead_generation is not None:
+            return delivery
+        return replace(delivery, message=None, refusal=f"type: {message.type!r} does not run here any more")

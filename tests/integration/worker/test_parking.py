@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -228,6 +228,15 @@ def test_a_task_that_is_also_paused_waits_for_the_end_of_the_pause(effects: Worl
     assert (effects.sweep().sent, effects.sweep().paused) == (0, 1)
     effects.run("delete from joblane.pauses")
     assert effects.sweep().sent == 1
+
+
+@pytest.mark.parametrize("body", [{"payload": PAYLOAD}, TICK | {"type": "sample:closed"}], ids=["external", "tick"])
+def test_who_may_send_to_the_place_starts_no_closed_type(effects: World, body: dict[str, Any]) -> None:
+    closed = replace(sample_tick, type="sample:closed", front_door=False)
+    assert handle(parking(effects, closed), record({"type": closed.type} | body, PLACE)) == []
+    assert effects.run("select from joblane.tasks") == []
+    (dead_letter,) = effects.receive(f"{PLACE}-dlq")
+    assert "does not run here any more" in str(dead_letter)
 
 
 def test_an_external_message_without_an_id_gets_one_before_it_is_parked(effects: World) -> None:
