@@ -30,6 +30,7 @@ PARAMETER = "arn:aws:ssm:eu-central-1:111122223333:parameter/page"
 BOUNDED: Mapping[str, Mapping[str, Any]] = {
     "own_keys": {**APPS["own_keys"], "page": {"oidc": {**OIDC, "client_secret": PARAMETER}}},
     "apis": APPS["apis"],
+    "imaged": APPS["imaged"],
     "events": {
         **APPS["events"],
         "network": APPS["nat_instance"]["network"],
@@ -38,7 +39,8 @@ BOUNDED: Mapping[str, Mapping[str, Any]] = {
     },
     "local": APPS["local"],
 }
-"""Arguments as in :data:`APPS`: networks, a NAT instance, APIs, a webhook, Slack and the migration of each database."""
+"""Arguments as in :data:`APPS`: networks, a NAT instance, APIs, a webhook, images, Slack and the migration of each
+database."""
 
 
 @pytest.fixture(scope="module")

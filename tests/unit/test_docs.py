@@ -86,8 +86,11 @@ OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-
 """Options that every command of the AWS CLI accepts. Source: AWS CLI, *Command line options*."""
 S3 = {"ls": {"recursive", "summarize"}, "rm": {"recursive"}}
 """Commands of ``aws s3`` that are not operations of the service. Source: AWS CLI command reference, *s3*."""
-TOKEN = ("rds", "generate-db-auth-token", {"hostname", "port", "username"})
-"""A command without a call to AWS. Source: AWS CLI command reference, *rds*."""
+TOKENS = [
+    ("rds", "generate-db-auth-token", {"hostname", "port", "username"}),
+    ("ecr", "get-login-password", set[str]()),
+]
+"""Commands that are not operations of the service. Source: AWS CLI command reference, *rds* and *ecr*."""
 CDK = {
     "bootstrap": {
         "qualifier",
@@ -237,7 +240,7 @@ def _problems_of_aws(words: list[str]) -> Iterator[str]:
         yield from [] if operation in S3 else [f"aws s3 {operation}: name it in S3"]
         yield from (f"aws s3 {operation} has no --{name}" for name in given - S3.get(operation, set()))
         return
-    if (service, operation, given) == TOKEN:
+    if (service, operation, given) in TOKENS:
         return
     if operation == "wait":
         waiter = rest[0] if rest else ""

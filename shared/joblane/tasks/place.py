@@ -41,7 +41,8 @@ class Lambda:
     """Maximum number of concurrent invocations for each lane. None: the lane's share of the stage's
     ``concurrency_budget``. Range: 2 to 1000."""
     image: str | None = None
-    """Name of the container image in the stage's ``images``. None: the zip files of the other functions."""
+    """Name of the container image in the stage's ``images``: letters and digits, as ``name``. None: the zip files of
+    the other functions."""
     drains: tuple[str, ...] = ()
     """Types that had functions of their own until now. The place still receives from their former lanes, so that no
     message stays there. Remove a type when its lanes are empty."""
@@ -65,8 +66,8 @@ class Lambda:
                 )
         if self.image is not None and (not isinstance(self.image, str) or not PLACE_PATTERN.fullmatch(self.image)):
             raise DeclarationError(
-                f"{what}: image: the name of an image in the stage's `images` is required, for example 'web', not "
-                f"{self.image!r}"
+                f"{what}: image: the name of an image in the stage's `images` is required, a lower-case letter, then "
+                f"lower-case letters and digits, 20 at most, for example 'web', not {self.image!r}"
             )
         object.__setattr__(self, "drains", _drains(what, self.drains))
 

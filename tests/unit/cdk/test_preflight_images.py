@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from http.client import IncompleteRead
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,15 @@ def test_a_configuration_without_an_address_is_no_platform(ecr: Any) -> None:
 def test_a_configuration_that_cannot_be_read_is_no_platform(tmp_path: Path, content: str | None) -> None:
     url = (tmp_path / "missing").as_uri() if content is None else config(tmp_path, content)
     assert images.read_platform(url) is None
+
+
+def test_a_connection_that_ends_within_the_configuration_is_no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise IncompleteRead(b'{"arch', 900)
+
+    monkeypatch.setattr(images, "urlopen", lambda *_, **__: Ended())
+    assert images.read_platform("https://bucket.test/config") is None
 
 
 @pytest.mark.parametrize("media_type", INDEXES)

@@ -54,6 +54,9 @@ def test_a_type_that_a_place_gains_or_loses_is_one_that_the_stage_gains_or_loses
     assert reasons_to_stay(Deployed(one), two) == [lost]
     (gone,) = reasons_to_stay(Deployed(two), one)
     assert gone.startswith("it dropped a task type or a lane (a:c, a:d)")
+    # a type with a lane of its own is not one more
+    own = with_places(web=[["a:b"], ["data:export"]])
+    assert reasons_to_stay(Deployed(one), own) == reasons_to_stay(Deployed(own), one) == []
     # between two places the earlier code parks the tasks, and sends them back
     moved = with_places(web=[["a:b"]], other=[["a:c", "a:d"]])
     assert reasons_to_stay(Deployed(two), moved) == []

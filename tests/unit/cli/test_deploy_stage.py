@@ -114,6 +114,13 @@ def test_the_addresses_of_images_are_those_of_the_command_in_each_synthesis(step
     assert steps.images == [["web=a@b", "shop=c"]] * 2
 
 
+def test_the_preflight_of_given_templates_takes_no_image(steps: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ["preflight", "--stage", "dev", "--assembly", str(tmp_path), "--image", "web=a@b"]
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, steps.images) == (Exit.USAGE, [])
+    assert "the templates of --assembly have their images" in result.output
+
+
 def test_each_move_that_a_person_wants_differs_from_a_rollback(steps: SimpleNamespace) -> None:
     # given a move away from a copy, a move to a copy, and a deploy without a move
     run("--stage", "dev", "--yes", "--leave", "cluster-COPY")

@@ -87,7 +87,7 @@ def refusal(*tasks: Task[Any, Any]) -> str:
         ({"batch_size": "5"}, "batch_size: an integer from 1 to 10 is required, not '5'"),
         ({"max_concurrency": 1}, "max_concurrency: an integer from 2 to 1000 is required, not 1"),
         ({"max_concurrency": 1001}, "max_concurrency: an integer from 2 to 1000"),
-        ({"image": "my image"}, "image: the name of an image in the stage's `images` is required"),
+        ({"image": "my-image"}, "image: the name of an image in the stage's `images` is required, a lower-case letter"),
         ({"image": 3}, "image: the name of an image"),
         ({"drains": "mail:send"}, r"drains: a tuple of types is required, for example \('mail:send',\)"),
         ({"drains": 5}, "drains: a tuple of types is required"),

@@ -194,9 +194,8 @@ class Jobs(Construct):
                 for queue in task.lanes:
                     name = lane_name(self.stage.prefix, queue, type_)
                     if name not in lanes:
-                        in_home = place is not None or type_ == task.type
-                        scope = home if place is not None else scopes[type_]
-                        lanes[name] = self._add_lane(scope, name, task, queue, function, in_home=in_home)
+                        scope = scopes[type_] if place is None else home
+                        lanes[name] = self._add_lane(scope, name, task, queue, function, in_home=scope is home)
                     self._lanes[type_, queue] = lanes[name]
                     if place is not None and type_ in place.drains:
                         own = own_lane_name(self.stage.prefix, queue, type_)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from typing import Any
 from urllib.request import urlopen
 
@@ -163,6 +164,6 @@ def read_platform(url: str) -> str | None:
     try:
         with urlopen(url, timeout=SECONDS) as answer:  # noqa: S310 - from ECR
             config = json.loads(answer.read(MAX_CONFIG_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return None
     return f"{config.get('os')}/{config.get('architecture')}"

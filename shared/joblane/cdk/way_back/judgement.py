@@ -17,7 +17,7 @@ from joblane.cdk.templates import (
     variables,
 )
 from joblane.cdk.way_back.deployed import Deployed
-from joblane.names import PLACES, types_in
+from joblane.names import PLACES, Queue, own_lane_name, types_in
 
 OF_DATABASE = ("Database", "Functions", "User", "Restored")
 """Properties of the migration that say which database it migrates, and for which user."""
@@ -91,10 +91,12 @@ def _failed(statuses: Mapping[str, str]) -> Iterator[str]:
 
 
 def _queues(before: Templates, after: Templates) -> Iterator[str]:
-    old, new = (_names(each, QUEUE, "QueueName") | _types_on_places(each) for each in (before, after))
-    if gone := sorted(old - new):
+    old, new = (_names(each, QUEUE, "QueueName") for each in (before, after))
+    was, now = map(_types_on_places, (before, after))
+    prefix = (metadata(after.values(), SETTINGS) or {}).get("prefix", "")
+    if gone := sorted(old - new) + _without_lane(was - now, new, prefix):
         yield f"it dropped a task type or a lane ({_some(gone)}): CloudFormation cannot give its tasks back"
-    if added := sorted(new - old):
+    if added := sorted(new - old) + _without_lane(now - was, old, prefix):
         yield f"it added a task type or a lane ({_some(added)}), whose tasks the earlier code would lose"
 
 
@@ -184,9 +186,14 @@ def _names(templates: Templates, kind: str, key: str) -> set[str]:
 
 
 def _types_on_places(templates: Templates) -> set[str]:
-    """Return the types that share a function, and so have no lane of their own."""
+    """Return the types that share the lanes of a place."""
     functions = (each for template in templates.values() for _, each in of_type(template, "AWS::Lambda::Function"))
     return {type_ for text in {variables(each).get(PLACES, "") for each in functions} for type_ in types_in(text)}
+
+
+def _without_lane(types: set[str], lanes: set[str], prefix: str) -> list[str]:
+    """Return the ``types`` that have no lane of their own in ``lanes``."""
+    return sorted(each for each in types if lanes.isdisjoint(own_lane_name(prefix, queue, each) for queue in Queue))
 
 
 def _resources(templates: Templates, kinds: tuple[str, ...] = ("",), *, deleted: bool = False) -> dict[str, Resource]:

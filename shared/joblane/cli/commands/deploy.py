@@ -277,6 +277,8 @@ def preflight(
     from joblane.cli.connect import aws_session, use_for_programs
 
     given, stage = target.of(context), _stage(context, stage)
+    if assembly and image:
+        terminal.usage("the templates of --assembly have their images already", "--image")
     if given.profile or given.region:
         use_for_programs(aws_session(given.profile, given.region), given.profile)
     findings = check_deploy(stage, assembly or _synthesised(stage, image=image)[0], leaves=leave)
