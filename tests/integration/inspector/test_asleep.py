@@ -146,7 +146,7 @@ def test_the_wait_for_a_database_that_stays_asleep_ends(
     assert type(caught.value) is kind
     assert exit_of(caught.value) is Exit.UNAVAILABLE
     assert ("Nothing was done" in str(caught.value)) is (kind is DatabaseAsleepError)
-    assert len(stage.gateway.seen) > 2
+    assert stage.gateway.seen
 
 
 def test_a_caller_without_patience_gets_the_answer_of_the_control_api(
