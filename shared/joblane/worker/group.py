@@ -95,9 +95,9 @@ class Group:
             return self._strangers
         try:
             task = self._load(type_)
-        except UnknownTypeError:
-            return self._strangers
         except (Exception, SystemExit) as error:  # whatever the module of a handler raises
+            if isinstance(error, UnknownTypeError) and type_ not in self._types.values():
+                return self._strangers  # a container image can lack the handler of a type that runs here
             telemetry.logger().error(
                 NOT_IMPORTED, extra={"task_type": type_, "error": text_of(error), "messages": len(deliveries)}
             )

@@ -197,7 +197,9 @@ def test_a_handler_that_cannot_be_imported_keeps_its_own_messages_and_no_other(t
     check_broken(team)
 
 
-@pytest.mark.parametrize("error", [ImportError("x"), SystemExit(2), SyntaxError("x")])
+@pytest.mark.parametrize(
+    "error", [ImportError("x"), SystemExit(2), SyntaxError("x"), UnknownTypeError("an image without its handler")]
+)
 def test_whatever_the_module_raises_keeps_its_messages(
     team: Team, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +207,8 @@ def test_whatever_the_module_raises_keeps_its_messages(
         raise error
 
     monkeypatch.setattr(team.group, "_load", load)
-    assert team.give(FIRST) == [FIRST]
-    assert team.attempts() == {}
+    assert team.give(FIRST, sent_at=time.time() - PATIENCE_SECONDS - 1, receives=61) == [FIRST]
+    assert (team.attempts(), team.reasons()) == ({}, [])
 
 
 HANDLER = """
