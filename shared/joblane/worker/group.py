@@ -103,7 +103,7 @@ class Group:
         except (Exception, SystemExit, TaskTimeout) as error:  # whatever the module of a handler raises
             self._alarm.silence()
             if isinstance(error, UnknownTypeError) and type_ not in self._types.values():
-                return self._strangers
+                return self._strangers  # a container image can lack the handler of a type that runs here
             why = NOT_ENDED if isinstance(error, TaskTimeout) else text_of(error)
             telemetry.logger().error(
                 NOT_IMPORTED, extra={"task_type": type_, "error": why, "messages": len(deliveries)}

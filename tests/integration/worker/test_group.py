@@ -205,8 +205,8 @@ def test_whatever_the_module_raises_keeps_its_messages(
         raise error
 
     monkeypatch.setattr(team.group, "_load", load)
-    assert team.give(FIRST) == [FIRST]
-    assert team.attempts() == {}
+    assert team.give(FIRST, sent_at=time.time() - PATIENCE_SECONDS - 1, receives=61) == [FIRST]
+    assert (team.attempts(), team.reasons()) == ({}, [])
 
 
 HANDLER = """

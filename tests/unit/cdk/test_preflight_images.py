@@ -77,6 +77,7 @@ def test_a_manifest_for_the_architecture_is_no_finding(media_type: str) -> None:
             "no image that Lambda runs: its type is application/vnd.oci.em",
             "",
         ),
+        (Found("", failure="KmsError"), f"ECR does not return {DIGEST}: KmsError", "check the key of the repository"),
         (Found(OCI, "linux/amd64"), "is for linux/amd64, and the functions of the stage are for linux/arm64", "or set"),
         (Found(OCI, "unknown/unknown"), "is for unknown/unknown, and", "--platform linux/arm64 --provenance=false"),
     ],
@@ -202,6 +203,13 @@ def test_a_missing_image_and_a_missing_repository_are_nothing(ecr: Any) -> None:
     stub.add_response("batch_get_image", {"images": [], "failures": [missing]})
     stub.add_client_error("batch_get_image", "RepositoryNotFoundException")
     assert [images.read_image(client, SHOP) for _ in range(2)] == [None, None]
+
+
+def test_another_failure_is_not_a_missing_image(ecr: Any) -> None:
+    client, stub = ecr
+    failure = {"imageId": {"imageDigest": DIGEST}, "failureCode": "KmsError"}
+    stub.add_response("batch_get_image", {"images": [], "failures": [failure]})
+    assert images.read_image(client, SHOP) == Found("", failure="KmsError")
 
 
 def test_the_package_type_of_each_function_is_read() -> None:

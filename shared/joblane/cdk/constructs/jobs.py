@@ -297,6 +297,12 @@ class Jobs(Construct):
     def _grant_enqueue(self, tasks: Sequence[Task[Any, Any]], function: TaskFunction) -> None:
         """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, of those that the end of
         a task can start, and waking the sweep."""
+        wanted: list[Task[Any, Any]] = []
+        for task in tasks:
+            problem = f"task {task.type!r}: grants.enqueue: no task"
+            named = (*task.grants.enqueue, *((task.follower,) if task.follower else ()))
+            wanted += (_look_up(self.tasks, type_, problem) for type_ in named if type_ != EVERY_LANE)
+            wanted += self._limited_with(task)
         if any(EVERY_LANE in task.grants.enqueue for task in tasks):
             # and their DLQs: by a name pattern that no front door matches
             function.allow(SENDING, self._every_lane())
@@ -307,12 +313,6 @@ class Jobs(Construct):
                 "their messages, and without permission for a lane SQS does not say that the lane no longer exists.",
             )
             return
-        wanted: list[Task[Any, Any]] = []
-        for task in tasks:
-            problem = f"task {task.type!r}: grants.enqueue: no task"
-            follows = (task.follower,) if task.follower else ()
-            wanted += (_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows))
-            wanted += self._limited_with(task)
         self._grant_sending(function, list(dict.fromkeys(wanted)))
 
     def _limited_with(self, task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:

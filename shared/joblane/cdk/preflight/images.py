@@ -59,10 +59,11 @@ class Wanted:
 @dataclass(frozen=True)
 class Found:
     """The manifest with a digest: its media type, and ``platform``, such as ``linux/arm64``; None: not an image's, or
-    its configuration could not be read."""
+    its configuration could not be read. ``failure``: the code with which ECR does not return the manifest."""
 
     media_type: str
     platform: str | None = None
+    failure: str = ""
 
 
 def image(name: str, address: EcrAddress, architecture: str, found: Found | None) -> Iterator[Finding]:
@@ -79,6 +80,12 @@ def image(name: str, address: EcrAddress, architecture: str, found: Found | None
             f"{address.digest}",
             "push the image, or write the digest of one that exists; a lifecycle policy of the repository must keep "
             "the images of deployed functions",
+        )
+    elif found.failure:
+        yield refused(
+            what,
+            f"ECR does not return {address.digest}: {found.failure}",
+            "Lambda could not pull it either: check the key of the repository, or its pull-through cache rule",
         )
     elif found.media_type in INDEXES:
         yield refused(
@@ -148,7 +155,8 @@ def read_image(client: Any, address: EcrAddress) -> Found | None:
         acceptedMediaTypes=[*MANIFESTS, *INDEXES],
     )
     if not answer or not answer["images"]:
-        return None
+        codes = {failure["failureCode"] for failure in (answer or {}).get("failures", ())}
+        return Found("", failure=min(codes)) if codes - {"ImageNotFound"} else None
     (image_,) = answer["images"]
     manifest = json.loads(image_["imageManifest"])
     media_type = image_.get("imageManifestMediaType") or manifest.get("mediaType", "unknown")
