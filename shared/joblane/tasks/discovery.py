@@ -71,7 +71,7 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
         with _left_out(task.folder, tasks):
             _check_references(task, tasks)
     check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
-    check_places(tasks.values())
+    check_places(tasks.values(), complete=not _broken)
     for task in tasks.values():  # another package may have declared some of these types elsewhere
         set_home(task.types, None if task.place is None else task.place.name)
     times = schedules.of_environment() if times is None else times
