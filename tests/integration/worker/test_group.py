@@ -264,6 +264,23 @@ def test_a_handler_is_imported_with_its_first_message_and_after_its_repair(
             del sys.modules[name]
 
 
+def test_messages_that_come_back_together_run_in_another_order(team: Team) -> None:
+    """If a run of one type kills the process, the other types of its batch run the next time."""
+
+    @behaviour
+    def group_ends(payload: Sample, ctx: TaskContext) -> None:
+        raise KeyboardInterrupt  # nothing catches it
+
+    names = ["team:first a group_ends", SECOND, THIRD]
+    with pytest.raises(KeyboardInterrupt):
+        team.give(*names)
+    team.world.run("update joblane.tasks set lease_until = clock_timestamp()")
+    team.start()
+    with pytest.raises(KeyboardInterrupt):
+        team.give(*names, receives=2)
+    assert written(team.world) == ["team:async 1", "team:second 1"]
+
+
 # --- An import that takes long ---------------------------------------------------------------------------------------
 
 

@@ -31,9 +31,7 @@ async def hidden_after_a_save(log: Log) -> list[bool]:
     delayed one."""
     queues = DevQueues("jobs", lambda _: None)
     queues.declare({"web": DECLARED})
-    pool = Pool(
-        "web", DECLARED, queues=queues, log=log, start=never, end_leases=never, report_broken=lambda *_: None
-    )
+    pool = Pool("web", DECLARED, queues=queues, log=log, start=never, end_leases=never, report_broken=lambda *_: None)
     for body, delay in (("kept", 0), ("runs", 0), ("delayed", 900)):
         queues.send(Entry(LANE, body, delay))
     kept, runs = queues.receive_some(LANE, 2)
