@@ -78,8 +78,7 @@ class Group:
             if time_at_start - _left(invocation) > SPARE_SECONDS and not (
                 isinstance(worker, Router) or has_time(worker.task, invocation, len(those))
             ):
-                for delivery in those:  # imports, other runs or the database have taken the time of a run
-                    response.keep(delivery, 0)
+                _keep_for_next(response, those)  # imports, other runs or the database have taken the time of a run
                 continue
             response.kept += worker.handle(those, invocation).kept
         if response.visibility:
@@ -97,8 +96,7 @@ class Group:
             return self._strangers
         seconds = _left(invocation) - KILL_MARGIN_SECONDS
         if seconds <= 0:
-            for delivery in deliveries:
-                response.keep(delivery, 0)
+            _keep_for_next(response, deliveries)
             return None
         try:
             with self._alarm.set(seconds, 0):
@@ -123,6 +121,12 @@ class Group:
         from joblane.worker.parking import ParkingWorker
 
         return ParkingWorker
+
+
+def _keep_for_next(response: BatchResponse, deliveries: Sequence[Received]) -> None:
+    """Leave messages to the next invocation. In an outage of the database their receives must last for a day."""
+    for delivery in deliveries:
+        response.keep(delivery, growing_seconds(delivery.receives, 1))
 
 
 def _left(invocation: Invocation) -> float:

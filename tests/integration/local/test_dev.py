@@ -306,7 +306,7 @@ def test_a_django_queue_waits_while_its_tasks_cannot_be_imported(dev: Dev) -> No
     assert (row["result"], row["attempts"]) == ("Ada", 1)
 
 
-def test_a_place_keeps_the_messages_of_a_broken_handler_and_runs_a_type_that_moves_to_it(dev: Dev) -> None:
+def test_a_place_has_a_broken_handler_and_then_a_type_that_moves_to_it(dev: Dev) -> None:
     def placed(type_: str) -> str:
         return "from functions.places import WEB\n" + source(type_).replace(f'"{type_}", ', f'"{type_}", runs_on=WEB, ')
 

@@ -289,7 +289,7 @@ def check_slow_import(team: Team) -> None:
     team.imports.seconds = 12
     names = [f"team:first {id_} group_writes" for id_ in "xyz"]
     assert team.give(*names, seconds=70) == names
-    assert team.sqs.visibilities == [0, 0, 0]
+    assert team.sqs.visibilities == [1, 1, 1]
     assert team.attempts() == {}
     team.imports.seconds = 0
     assert team.give(*names, seconds=70) == []
@@ -322,9 +322,11 @@ def test_a_slow_database_takes_no_time_from_the_runs_of_another_type(
 
     monkeypatch.setattr(Worker, "handle", slow)
     assert team.give(*names, seconds=30) == names[1:]  # 18 s are left for a run of 20 s
-    assert team.sqs.visibilities == [0]
+    assert team.sqs.visibilities == [1]
     assert team.attempts() == {"x": 1, "y": 1, "b": 1}
     assert team.give(*names[1:], seconds=30) == []  # the first type of an invocation always runs
+    assert team.give(SECOND.replace(" b ", " e "), names[1].replace(" d ", " f "), seconds=30, receives=21) != []
+    assert team.sqs.visibilities == [900]  # the receives of a day's outage do not end
 
 
 def check_hanging_import(team: Team) -> None:
@@ -340,7 +342,7 @@ def check_hanging_import(team: Team) -> None:
     with lines() as log:
         assert team.give(SECOND, FIRST, seconds=3.5) == [SECOND, FIRST]
     assert time.monotonic() - started < 3  # before Lambda kills the process
-    assert team.sqs.visibilities == [pytest.approx(15, abs=2), 0]
+    assert team.sqs.visibilities == [pytest.approx(15, abs=2), 1]
     assert [line["error"] for line in log.fields if line["message"] == NOT_IMPORTED] == [NOT_ENDED]
     assert team.give(FIRST, SECOND.replace("second", "async").replace("writes", "writes_async")) == []
 

@@ -82,8 +82,8 @@ def serve_control(channel: Channel, _files: Sequence[int], *, since: str | None,
     except JobError as error:
         channel.send({"kind": "failed", "text": str(error)})
         return
-    texts = {each.folder: each.text for each in broken}
-    channel.send({"kind": "declared", **_declared(tasks, texts), "broken": texts})
+    problems = {each.folder: each.text for each in broken}
+    channel.send({"kind": "declared", **_declared(tasks, problems), "broken": problems})
     if (given := channel.receive()) is None:
         return
     try:
