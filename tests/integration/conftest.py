@@ -53,7 +53,7 @@ class Standing(Invocation):
     """An invocation whose time does not pass."""
 
     def __init__(self, id_: str, seconds: float) -> None:
-        self.id, self._seconds = id_, seconds
+        self.id, self._seconds, self.is_shared = id_, seconds, False
 
     @property
     def ends(self) -> float:  # type: ignore[override]
