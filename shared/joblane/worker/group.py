@@ -75,8 +75,11 @@ class Group:
             worker = self._worker_of(type_, those, response, invocation)
             if worker is None:
                 continue
-            if time_at_start - _left(invocation) > SPARE_SECONDS and not (
-                isinstance(worker, Router) or has_time(worker.task, invocation, len(those))
+            if (
+                time_at_start - _left(invocation) > SPARE_SECONDS
+                and isinstance(worker, Worker)
+                and worker.decides is None  # it starts runs
+                and not has_time(worker.task, invocation, len(those))
             ):
                 _keep_for_next(response, those)  # imports, other runs or the database have taken the time of a run
                 continue

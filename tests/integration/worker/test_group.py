@@ -477,6 +477,12 @@ def test_a_type_that_runs_elsewhere_is_parked_and_its_batch_runs(team: Team) -> 
     ]
 
 
+def test_a_type_that_runs_elsewhere_needs_no_time_of_a_run(team: Team) -> None:
+    team.imports.seconds = 12
+    assert team.give("sample:one e group_writes", seconds=16) == []
+    assert team.world.row("e")["state"] == "pending"
+
+
 def test_a_task_of_a_lane_whose_queue_its_type_does_not_use_is_in_its_home_queue(team: Team) -> None:
     """Else its lane would be missing when the type moves."""
     assert team.give("team:first a group_fails", lane="jobs-low-team") == ["team:first a group_fails"]
