@@ -134,17 +134,22 @@ def aliases_in(text: str) -> dict[str, str]:
     return {name: type_ for name, (_, type_) in _deployed(text).items() if name != type_}
 
 
-@cache
-def _deployed(text: str) -> Mapping[str, tuple[str, str]]:
-    """Return each type and alias → its place and its type."""
+def decode_places(text: str) -> dict[str, list[list[str]]]:
+    """Return what :func:`encode_places` got. ``text``: empty if there is no place."""
     if not text:
         return {}
     from base64 import b64decode
     from zlib import decompress
 
-    lines = [line.split(" ") for line in decompress(b64decode(text)).decode().splitlines()]
+    lines = (line.split(" ") for line in decompress(b64decode(text)).decode().splitlines())
+    return {place: [types.split(",") for types in found] for place, *found in lines}
+
+
+@cache
+def _deployed(text: str) -> Mapping[str, tuple[str, str]]:
+    """Return each type and alias → its place and its type."""
     return {
-        name: (place, types.split(",")[0]) for place, *found in lines for types in found for name in types.split(",")
+        name: (place, names[0]) for place, types in decode_places(text).items() for names in types for name in names
     }
 
 

@@ -73,7 +73,7 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
     if any(task.place is not None for task in tasks.values()):
         from joblane.tasks.places import check_places
 
-        check_places(tasks.values())
+        check_places(tasks.values(), complete=not _broken)
     for task in tasks.values():  # another package may have declared some of these types elsewhere
         set_home(task.types, None if task.place is None else task.place.name)
     times = schedules.of_environment() if times is None else times

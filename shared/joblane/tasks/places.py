@@ -54,8 +54,11 @@ def numbers_of(place: Lambda, tasks: Iterable[Task[Any, Any]]) -> Numbers:
     return Numbers.of_place({task.type: task.numbers for task in tasks}, place.what)
 
 
-def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
-    """Check what the declaration of one task cannot see. Raises :class:`DeclarationError`."""
+def check_places(tasks: Iterable[Task[Any, Any]], *, complete: bool = True) -> None:
+    """Check what the declaration of one task cannot see. ``complete``: no task is left out.
+
+    Raises :class:`DeclarationError`.
+    """
     names: dict[str, tuple[Lambda, str]] = {}
     for place, members in places_of(tasks).items():
         other, type_ = names.setdefault(place.name, (place, members[0].type))
@@ -74,7 +77,7 @@ def check_places(tasks: Iterable[Task[Any, Any]]) -> None:
             )
         here = {type_ for task in members for type_ in task.types}
         for type_ in place.drains:
-            if type_ not in here:
+            if complete and type_ not in here:
                 raise DeclarationError(
                     f"{place.what}: drains: {type_!r} does not run here; it runs {', '.join(sorted(here))}"
                 )

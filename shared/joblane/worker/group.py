@@ -68,16 +68,20 @@ class Group:
             by_type.setdefault(type_, []).append(delivery)
         invocation.is_shared = len(by_type) > 1
         response, time_at_start = BatchResponse(), _left(invocation)
-        for type_ in sorted(by_type, key=lambda type_: type_ not in self._workers):  # an import may take all the time
+        # The order is another one each time: if a run kills the process, the messages of its batch come back together.
+        types = list(by_type)[:: 1 if deliveries[0].receives % 2 else -1]
+        for type_ in sorted(types, key=lambda type_: type_ not in self._workers):  # an import may take all the time
             those = by_type[type_]
             worker = self._worker_of(type_, those, response, invocation)
             if worker is None:
                 continue
-            if time_at_start - _left(invocation) > SPARE_SECONDS and not (
-                isinstance(worker, Router) or has_time(worker.task, invocation, len(those))
+            if (
+                time_at_start - _left(invocation) > SPARE_SECONDS
+                and isinstance(worker, Worker)
+                and worker.decides is None  # it starts runs
+                and not has_time(worker.task, invocation, len(those))
             ):
-                for delivery in those:  # imports, other runs or the database have taken the time of a run
-                    response.keep(delivery, 0)
+                _keep_for_next(response, those)  # imports, other runs or the database have taken the time of a run
                 continue
             response.kept += worker.handle(those, invocation).kept
         if response.visibility:
@@ -94,8 +98,7 @@ class Group:
             return worker
         seconds = _left(invocation) - KILL_MARGIN_SECONDS
         if seconds <= 0:
-            for delivery in deliveries:
-                response.keep(delivery, 0)
+            _keep_for_next(response, deliveries)
             return None
         try:
             with self._alarm.set(seconds, 0):
@@ -120,6 +123,12 @@ class Group:
         from joblane.worker.parking import ParkingWorker
 
         return ParkingWorker
+
+
+def _keep_for_next(response: BatchResponse, deliveries: Sequence[Received]) -> None:
+    """Leave messages to the next invocation. In an outage of the database their receives must last for a day."""
+    for delivery in deliveries:
+        response.keep(delivery, growing_seconds(delivery.receives, 1))
 
 
 def _left(invocation: Invocation) -> float:

@@ -268,7 +268,12 @@ class Batch:
         advice = ADVICE.get(sqlstate(error) or "", "")
         self._worker.logger.error(
             f"the claim failed in the database; {advice}SQS will deliver the messages again",
-            extra={"error": text_of(error), "messages": len(deliveries), "task_ids": list(deliveries)},
+            extra={
+                "task_type": self._task.type,
+                "error": text_of(error),
+                "messages": len(deliveries),
+                "task_ids": list(deliveries),
+            },
         )
         for delivery in deliveries.values():
             self._response.keep(delivery, growing_seconds(delivery.receives))

@@ -306,6 +306,37 @@ def test_a_django_queue_waits_while_its_tasks_cannot_be_imported(dev: Dev) -> No
     assert (row["result"], row["attempts"]) == ("Ada", 1)
 
 
+def test_a_place_has_a_broken_handler_and_then_a_type_that_moves_to_it(dev: Dev) -> None:
+    def placed(type_: str) -> str:
+        return "from functions.places import WEB\n" + source(type_).replace(f'"{type_}", ', f'"{type_}", runs_on=WEB, ')
+
+    (dev.root / "functions" / "places.py").write_text(
+        'from joblane import Lambda\nWEB = Lambda("web", drains=("card:send",))\n'
+    )
+    dev.save("card:send", placed("card:send"))
+    dev.save("card:list", placed("card:list").replace("pass", "time.sleep(payload.seconds)"))
+    dev.await_line("web is new")
+    # one of its handlers breaks: its message waits in the lane of the place, and the other runs
+    before = len(dev.lines())
+    dev.save("card:send", placed("card:send") + "\nundefined_name\n")
+    dev.await_line("card_send/handler.py, line", "NameError", after=before)
+    waiting, other = dev.send("card:send"), dev.send("card:list")
+    dev.await_state(other, "completed")
+    dev.await_line("card:send", "cannot be imported", after=before)
+    assert not any("forwarded" in line or "drains" in line for line in dev.lines()[before:])
+    dev.save("card:send", placed("card:send"))
+    dev.await_state(waiting, "completed")
+    # a type moves to it while its messages wait, so that a process starts before the move is known
+    for _ in range(3):
+        dev.send("card:list", seconds=0.7)
+    before = len(dev.lines())
+    dev.save("die:once", placed("die:once"))
+    dev.await_line("die:once runs on web now", after=before)
+    dev.await_state(dev.send("die:once"), "completed")
+    dev.save("die:once")
+    dev.await_line("die:once is new", after=before)
+
+
 def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:
     unknown = dev.send("new:type")
     dev.await_line("of no declared type", "jobs-default")

@@ -264,6 +264,23 @@ def test_a_handler_is_imported_with_its_first_message_and_after_its_repair(
             del sys.modules[name]
 
 
+def test_messages_that_come_back_together_run_in_another_order(team: Team) -> None:
+    """If a run of one type kills the process, the other types of its batch run the next time."""
+
+    @behaviour
+    def group_ends(payload: Sample, ctx: TaskContext) -> None:
+        raise KeyboardInterrupt  # nothing catches it
+
+    names = ["team:first a group_ends", SECOND, THIRD]
+    with pytest.raises(KeyboardInterrupt):
+        team.give(*names)
+    team.world.run("update joblane.tasks set lease_until = clock_timestamp()")
+    team.start()
+    with pytest.raises(KeyboardInterrupt):
+        team.give(*names, receives=2)
+    assert written(team.world) == ["team:async 1", "team:second 1"]
+
+
 # --- An import that takes long ---------------------------------------------------------------------------------------
 
 
@@ -272,7 +289,7 @@ def check_slow_import(team: Team) -> None:
     team.imports.seconds = 12
     names = [f"team:first {id_} group_writes" for id_ in "xyz"]
     assert team.give(*names, seconds=70) == names
-    assert team.sqs.visibilities == [0, 0, 0]
+    assert team.sqs.visibilities == [1, 1, 1]
     assert team.attempts() == {}
     team.imports.seconds = 0
     assert team.give(*names, seconds=70) == []
@@ -305,9 +322,11 @@ def test_a_slow_database_takes_no_time_from_the_runs_of_another_type(
 
     monkeypatch.setattr(Worker, "handle", slow)
     assert team.give(*names, seconds=30) == names[1:]  # 18 s are left for a run of 20 s
-    assert team.sqs.visibilities == [0]
+    assert team.sqs.visibilities == [1]
     assert team.attempts() == {"x": 1, "y": 1, "b": 1}
     assert team.give(*names[1:], seconds=30) == []  # the first type of an invocation always runs
+    assert team.give(SECOND.replace(" b ", " e "), names[1].replace(" d ", " f "), seconds=30, receives=21) != []
+    assert team.sqs.visibilities == [900]  # the receives of a day's outage do not end
 
 
 def check_hanging_import(team: Team) -> None:
@@ -323,7 +342,7 @@ def check_hanging_import(team: Team) -> None:
     with lines() as log:
         assert team.give(SECOND, FIRST, seconds=3.5) == [SECOND, FIRST]
     assert time.monotonic() - started < 3  # before Lambda kills the process
-    assert team.sqs.visibilities == [pytest.approx(15, abs=2), 0]
+    assert team.sqs.visibilities == [pytest.approx(15, abs=2), 1]
     assert [line["error"] for line in log.fields if line["message"] == NOT_IMPORTED] == [NOT_ENDED]
     assert team.give(FIRST, SECOND.replace("second", "async").replace("writes", "writes_async")) == []
 
@@ -456,6 +475,12 @@ def test_a_type_that_runs_elsewhere_is_parked_and_its_batch_runs(team: Team) -> 
         {"moved", "recorded"},
         {"renamed"},
     ]
+
+
+def test_a_type_that_runs_elsewhere_needs_no_time_of_a_run(team: Team) -> None:
+    team.imports.seconds = 12
+    assert team.give("sample:one e group_writes", seconds=16) == []
+    assert team.world.row("e")["state"] == "pending"
 
 
 def test_a_task_of_a_lane_whose_queue_its_type_does_not_use_is_in_its_home_queue(team: Team) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,18 @@ from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel, named_if_slow
 from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
-from joblane.names import PLACE, PLACES, SWEEP, Queue, folder_of, function_name, lane_name, types_at
+from joblane.names import (
+    PLACE,
+    PLACES,
+    SWEEP,
+    Queue,
+    decode_places,
+    encode_places,
+    folder_of,
+    function_name,
+    lane_name,
+    types_at,
+)
 from joblane.project import Project
 from joblane.record import schedules, task_types
 from joblane.record.driver.connection import Connection
@@ -71,7 +82,8 @@ def serve_control(channel: Channel, _files: Sequence[int], *, since: str | None,
     except JobError as error:
         channel.send({"kind": "failed", "text": str(error)})
         return
-    channel.send({"kind": "declared", **_declared(tasks), "broken": {each.folder: each.text for each in broken}})
+    problems = {each.folder: each.text for each in broken}
+    channel.send({"kind": "declared", **_declared(tasks, problems), "broken": problems})
     if (given := channel.receive()) is None:
         return
     try:
@@ -100,17 +112,20 @@ def _tick(channel: Channel, tasks: Tasks, since: datetime) -> None:
         channel.receive(seconds)  # nothing comes; it ends with the command
 
 
-def _declared(tasks: Tasks) -> dict[str, Any]:
+def _declared(tasks: Tasks, broken: Collection[str]) -> dict[str, Any]:
+    """``broken``: the folders of the handlers that are left out. Their types stay on the places where they were."""
     prefix = settings.prefix()
     names = {name for task in tasks.values() for name in task.environment}
     given = settings.Settings(names)
-    places = places_of(tasks.values())
+    places, members = places_of(tasks.values()), decode_places(places_text(tasks.values()) or "")
+    for place, types in decode_places(os.environ.get(PLACES, "")).items():
+        members.setdefault(place, []).extend(each for each in types if folder_of(each[0]) in broken)
     return {
         "functions": {
             **{task.type: _function(prefix, [task], task.numbers) for task in tasks.values() if task.place is None},
             **{place.name: _function(prefix, those, numbers_of(place, those)) for place, those in places.items()},
         },
-        "places": places_text(tasks.values()) or "",
+        "places": encode_places(members) if any(members.values()) else "",
         "routes": routes_of(tasks),
         "settings": dict(given),
         "missing": sorted(names - given.keys()),

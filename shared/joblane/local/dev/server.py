@@ -199,7 +199,10 @@ class Dev:
     async def _declare(self, declared: Mapping[str, Any]) -> str:
         """Make the queues, and return the address of the database, once it has started."""
         self._queues.declare(declared["functions"])
-        use_places(declared["places"])  # for the router and the workers
+        if declared["places"] != os.environ.get(PLACES, ""):
+            use_places(declared["places"])  # for the router and the workers
+            for pool in self._pools.values():  # a process that has started since the save has the places before it
+                pool.reload()
         kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in declared["broken"]}
         self._routes = {**kept, **declared["routes"]}
         self._router = Router(self._routes, self._queues, self._prefix)
@@ -215,7 +218,9 @@ class Dev:
             if type_ not in functions and folder_of(type_) not in declared["broken"]:
                 del self._pools[type_]
                 self._keep(pool.close(GRACE_SECONDS))
-                self._log.say(f"{type_} is not declared any more; its messages stay in the queue.", YELLOW)
+                place = next((name for name, each in functions.items() if type_ in each["types"]), None)
+                now = "is not declared any more" if place is None else f"runs on {place} now"
+                self._log.say(f"{type_} {now}; its messages stay in the queue.", YELLOW)
         for type_, each in functions.items():
             if (known := self._pools.get(type_)) is not None:
                 known.declared = each
