@@ -219,8 +219,11 @@ class Dev:
                 del self._pools[type_]
                 self._keep(pool.close(GRACE_SECONDS))
                 place = next((name for name, each in functions.items() if type_ in each["types"]), None)
-                now = "is not declared any more" if place is None else f"runs on {place} now"
-                self._log.say(f"{type_} {now}; its messages stay in the queue.", YELLOW)
+                if place is None:
+                    what = f"{type_} is not declared any more; its messages stay in the queue."
+                else:
+                    what = f"{type_} runs on {place} now; the sweep sends the messages of its waiting tasks there."
+                self._log.say(what, YELLOW)
         for type_, each in functions.items():
             if (known := self._pools.get(type_)) is not None:
                 known.declared = each
