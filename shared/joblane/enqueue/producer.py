@@ -25,6 +25,8 @@ from joblane.enqueue.insert import Execute, insert_tasks
 from joblane.enqueue.own import OwnTransaction
 from joblane.enqueue.result import Enqueued, check_each, near_tasks, results
 from joblane.enqueue.session import SessionTransaction, asynchronous, translated
+from joblane.enqueue.signals import Signalled
+from joblane.enqueue.signals import checked as checked_signal
 from joblane.enqueue.transaction import INLINE_SENDS, CallersTransaction, Transaction
 from joblane.enqueue.wake import is_covered, wake, wake_after_commit
 from joblane.errors import (
@@ -32,6 +34,7 @@ from joblane.errors import (
     DepthError,
     EnqueueError,
     JobError,
+    UnknownTaskError,
     text_of,
 )
 from joblane.forking import follow_forks
@@ -40,6 +43,7 @@ from joblane.record.driver.database import Database
 from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
 from joblane.record.task.insert import NewTask
+from joblane.record.task.waits import SIGNAL
 from joblane.sqs.client import PAUSED, Sqs
 from joblane.tasks.job import Job
 
@@ -190,7 +194,43 @@ class Producer:
         if writes:
             self.wake_after_commit(is_async=where.is_async)
 
-    def send_committed(self, tasks: Sequence[NewTask]) -> None:
+    def signal(
+        self, where: CallersTransaction | None, task_id: str, name: str, value: Any, sent_by: str | None = None
+    ) -> bool:
+        """Send a signal, and let its task continue after the commit. Return False if it does not count."""
+        document = checked_signal(task_id, name, value, sent_by)
+        if where is None:
+            [[accepted]] = self._write_alone(SIGNAL, document)
+        else:
+            self.join(where)
+            [[accepted]] = where.run(SIGNAL, document)
+        if accepted is None:
+            raise UnknownTaskError(task_id)
+        if accepted and where is None:
+            self.follow(FollowUp(signalled=[task_id]))
+        elif accepted and where is not None:
+            where.send_later([Signalled(task_id)])
+        return bool(accepted)
+
+    def _write_alone(self, sql: str, document: str) -> Sequence[Sequence[Any]]:
+        """Run one statement that writes and commits by itself. Raises :class:`DatabaseUnavailableError`."""
+        with self.connecting() as database:
+            try:
+                connection = database.get()
+                if not connection.idle:
+                    raise EnqueueError(
+                        "session", "the handler's transaction is open: use ctx.signal(…), or a new JobClient"
+                    )
+                self.wake_after_commit()
+                return connection.run(sql, document)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise DatabaseUnavailableError(
+                    f"the database is unavailable: {text_of(error)}; the signal may have been sent, and to repeat "
+                    "it is harmless"
+                ) from error
+
+    def send_committed(self, tasks: Sequence[NewTask | Signalled]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
         try:
             near = near_tasks(tasks)
@@ -201,6 +241,8 @@ class Producer:
             if len(near) > INLINE_SENDS:
                 wake(self.sqs, self.prefix)
             self._serve_replaced(tasks)
+            if signalled := [task.id for task in tasks if isinstance(task, Signalled)]:
+                self.follow(FollowUp(signalled=signalled))
         except Exception as error:  # the caller's commit has succeeded
             telemetry.logger().warning(NOT_SENT, extra={"messages": len(tasks), "error": text_of(error)})
 
@@ -302,7 +344,7 @@ class Producer:
         finally:
             time.sleep(YIELD_SECONDS)
 
-    def _serve_replaced(self, tasks: Iterable[NewTask | JobError]) -> None:
+    def _serve_replaced(self, tasks: Iterable[object]) -> None:
         """Start the tasks that wait for what replaced tasks have given back."""
         if freed := [task.freed for task in tasks if isinstance(task, NewTask) and task.freed]:
             self.follow(FollowUp(freed=freed))

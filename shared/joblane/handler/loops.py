@@ -101,6 +101,10 @@ class Loops:
 
     def enter(self, name: str) -> None:
         """Refuse a loop inside a loop: the inner one would commit half of the outer one's item."""
+        if self.work.stop is not None:
+            from joblane.handler.steps import refuse_stopped
+
+            refuse_stopped(self.work, f"ctx.{name}")
         if name == "resume" and self._resumed:
             raise CursorError("source: a task has one cursor, so a handler has one loop over ctx.resume(…)")
         if self.open:

@@ -158,10 +158,11 @@ def test_a_wait_that_a_deleted_task_left_is_not_that_of_a_first_run(world: World
 
 
 def test_a_run_that_lost_its_task_or_was_cancelled_does_not_stop(world: World) -> None:
-    for id_, columns in {
+    held: dict[str, dict[str, Any]] = {
         "taken": {"lease_token": "00000000-0000-4000-8000-000000000002"},
         "cancelled": {"cancel_requested_at": In(-1)},
-    }.items():
+    }
+    for id_, columns in held.items():
         put(world, sample_one, id_, **active(60, **columns))
         for waits in (False, True):
             assert stopped(world.database.get(), stop_of(id_=id_), waits=waits) is None

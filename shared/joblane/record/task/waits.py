@@ -8,11 +8,13 @@ same lock, after the commit, see ``suspend.sql`` and ``wake.sql``. The sweep doe
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from joblane.record.flow.free_slots import Turn
+from joblane.record.row.conditions import EARLY_SECONDS
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def suspend(connection: Statements, run: Finish, stop: Stop, *, waits: bool) -> 
 
 @dataclass(slots=True)
 class Wait:
-    """A wait at which an earlier run has stopped. ``left``: seconds until its end, when it was read."""
+    """A wait at which an earlier run has stopped. ``left``: seconds until its end, when the history was read."""
 
     left: float
     expired: bool
@@ -83,6 +85,12 @@ class History:
     steps: dict[str, str] = field(default_factory=dict)
     waits: dict[str, Wait] = field(default_factory=dict)
     signals: dict[str, str] = field(default_factory=dict)
+    read_at: float = field(default_factory=time.monotonic)
+
+    def is_over(self, name: str) -> bool:
+        """True if the end of a wait has come. Like a message, a run may be early by some seconds."""
+        wait = self.waits.get(name)
+        return wait is not None and wait.left - (time.monotonic() - self.read_at) <= EARLY_SECONDS
 
 
 READ = """
