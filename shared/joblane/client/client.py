@@ -279,8 +279,8 @@ class JobClient:
         connection: object = None,
         after_commit: AsyncAfterCommit | None = None,
     ) -> bool:
-        """Send a signal as :meth:`signal` does, without blocking the event loop. Its transactions are those of
-        :meth:`aenqueue`."""
+        """Send a signal as :meth:`signal` does, without blocking the event loop. See :meth:`aenqueue` for the
+        transactions."""
         where = transaction_of(session, connection, after_commit, is_async=True)
         return await self._producer.awaited(where, partial(self._producer.signal, where, task_id, signal, value))
 

@@ -1,6 +1,6 @@
 """The adapter of a session of SQLAlchemy: plain, or the one inside an ``AsyncSession``, in its greenlet.
 
-Its outbox has the tasks whose messages are sent after the commit, which SQLAlchemy reports, and those with signals.
+Its outbox has the tasks whose messages are sent after the commit, which SQLAlchemy reports, and the signalled tasks.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,10 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from joblane.errors import MessageError, SignalError
 from joblane.json_values import check_tree
-from joblane.record.task.waits import signal_document
+from joblane.record.task.waits import SIGNAL_PATTERN, signal_document
 from joblane.sqs.message import ID_PATTERN
 
-NAME = re.compile(r"[ -~]{1,100}")
-MAX_VALUE_BYTES = 64 * 1024
+MAX_SIGNAL_BYTES = 64 * 1024
 """The maximum size of the value of a signal, as JSON."""
 
 
@@ -30,7 +28,7 @@ def checked(task_id: str, signal: str, value: Any, sent_by: str | None = None) -
     """Return the parameter of a signal's statement. Raises :class:`SignalError`."""
     if not isinstance(task_id, str) or not ID_PATTERN.fullmatch(task_id):
         raise SignalError("task_id", "1 to 200 printable ASCII characters without spaces are required")
-    if not isinstance(signal, str) or not NAME.fullmatch(signal):
+    if not isinstance(signal, str) or not SIGNAL_PATTERN.fullmatch(signal):
         raise SignalError("signal", "1 to 100 printable ASCII characters are required")
     try:
         value = to_jsonable_python(value)
@@ -41,6 +39,6 @@ def checked(task_id: str, signal: str, value: Any, sent_by: str | None = None) -
     except (PydanticSerializationError, TypeError, ValueError):
         problem = f"a value that JSON can hold is required, not {type(value).__name__}"
         raise SignalError("value", problem) from None  # the error has the value
-    if (size := len(text.encode())) > MAX_VALUE_BYTES:
-        raise SignalError("value", f"it has {size:,} bytes as JSON, and at most {MAX_VALUE_BYTES:,} are stored")
+    if (size := len(text.encode())) > MAX_SIGNAL_BYTES:
+        raise SignalError("value", f"it has {size:,} bytes as JSON, and at most {MAX_SIGNAL_BYTES:,} are stored")
     return signal_document(task_id, signal, text, sent_by)

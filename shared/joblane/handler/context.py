@@ -15,7 +15,7 @@ from joblane import telemetry
 from joblane.enqueue.chain import links_of_run
 from joblane.enqueue.session import SessionTransaction
 from joblane.errors import JobError, shortened
-from joblane.handler.loops import Loops, Source
+from joblane.handler.loops import Loops, Source, refuse_stopped
 from joblane.names import OWN_TYPES
 from joblane.record.driver.time_limits import OPERATOR
 from joblane.record.task.run_session import ENDED, ONE_SESSION
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 D = TypeVar("D")
 P = TypeVar("P", bound="Payload")
-REQUIRED: Any = object()
-"""A call of a wait without ``default``."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 
@@ -177,10 +175,7 @@ class TaskContext:
     def _refuse_ended(self, name: str) -> None:
         if self._work.has_ended:
             raise JobError(f"{name}: {ENDED}")
-        if self._work.stop is not None:
-            from joblane.handler.steps import refuse_stopped
-
-            refuse_stopped(self._work, name)
+        refuse_stopped(self._work, name)
 
     def _refuse_async(self, name: str, instead: str) -> None:
         self._refuse_ended(name)
@@ -417,7 +412,7 @@ class TaskContext:
         Args:
             name: Name of the wait, as for :meth:`step`. Waits and steps have different names.
             duration: The time from the first run that reaches this line, or the moment, a datetime with a time zone. At
-                most 3,650 days. The first stop sets it: a retry, a redrive or a deploy does not begin it anew.
+                most 3,650 days. The first stop sets it: a retry, a redrive or a deploy does not restart it.
 
         Raises:
             StepError: the name, the duration or the place is wrong. Do not catch it: it archives the task.
@@ -429,7 +424,7 @@ class TaskContext:
     def wait(self, signal: str, *, timeout: timedelta, name: str | None = None) -> Any: ...
     @overload
     def wait(self, signal: str, *, timeout: timedelta, name: str | None = None, default: D) -> Any | D: ...
-    def wait(self, signal: str, *, timeout: timedelta, name: str | None = None, default: Any = REQUIRED) -> Any:
+    def wait(self, signal: str, *, timeout: timedelta, name: str | None = None, default: Any = ...) -> Any:
         """Wait for a signal of this task, see :meth:`JobClient.signal`, and return its value.
 
         If the signal has not come, the run stops here, as in :meth:`sleep`. A signal may also come before the wait, or
@@ -438,7 +433,7 @@ class TaskContext:
         Args:
             signal: Name of the signal, 1 to 100 printable ASCII characters.
             timeout: The time of the wait, more than zero and at most 3,650 days, as for :meth:`sleep`.
-            name: Name of the wait. None: that of the signal. A second wait for the same signal needs one.
+            name: Name of the wait. None: the name of the signal. A second wait for the same signal needs one.
             default: Value to return when the time has passed. Without it, :class:`WaitExpired` is raised then.
 
         Raises:
@@ -462,12 +457,12 @@ class TaskContext:
         *,
         every: timedelta,
         timeout: timedelta,
-        default: Any = REQUIRED,
+        default: Any = ...,
     ) -> Any:
         """Call a function until it returns a value that is not None, and remember the value as :meth:`step` does.
 
         After each None the run stops, as in :meth:`sleep`, and the next run calls again. Each call is a run, and none
-        spends an attempt. The last call is made when the time has passed.
+        spends an attempt. The last call comes when the time has passed.
 
         Args:
             name: Name of the wait, as for :meth:`sleep`.
@@ -515,7 +510,7 @@ class TaskContext:
         return self.async_session.sync_session
 
     async def asleep(self, name: str, duration: timedelta | datetime) -> None:
-        """Like :meth:`sleep`, with the work of :attr:`async_session`, or that of :attr:`session`."""
+        """Like :meth:`sleep`. The work of :attr:`async_session` commits, or the work of :attr:`session`."""
         self._refuse_ended("ctx.asleep")
         await self._waits.asleep(name, duration)
 
@@ -531,9 +526,9 @@ class TaskContext:
         *,
         timeout: timedelta,
         name: str | None = None,
-        default: Any = REQUIRED,
+        default: Any = ...,
     ) -> Any:
-        """Like :meth:`wait`, with the work of :attr:`async_session`, or that of :attr:`session`."""
+        """Like :meth:`wait`. The work of :attr:`async_session` commits, or the work of :attr:`session`."""
         self._refuse_ended("ctx.await_signal")
         return await self._waits.await_signal(signal, timeout, name, default)
 
@@ -544,7 +539,7 @@ class TaskContext:
         *,
         every: timedelta,
         timeout: timedelta,
-        default: Any = REQUIRED,
+        default: Any = ...,
     ) -> Any:
         """Like :meth:`poll`. The function can be an ``async def``."""
         self._refuse_ended("ctx.apoll")

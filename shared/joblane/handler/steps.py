@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid5
 
 from pydantic_core import to_jsonable_python
 
 from joblane.errors import MessageError, StepError
-from joblane.handler.loops import Loops
+from joblane.handler.loops import Loops, refuse_stopped
 from joblane.json_values import MAX_DEPTH, check_text
 from joblane.record.task import checkpoints
 from joblane.record.task.waits import History, read_history
-
-if TYPE_CHECKING:
-    from joblane.record.task.run_session import RunSession
 
 StepFunction = Callable[[str], Any]
 MAX_NAME = 100
@@ -63,7 +60,7 @@ class Steps:
 
     @property
     def history(self) -> History:
-        """What earlier runs have stored. It is read once."""
+        """The steps, waits and signals that are stored. They are read once."""
         if self._history is None:
             self._history = History() if self.is_first_run else self.loops.read(read_history)
         return self._history
@@ -156,16 +153,6 @@ class Steps:
         self.loops.work.keep(partial(checkpoints.mark_step, name=name, value=text))
         steps[name], self._bytes = text, size
         return json.loads(text)
-
-
-def refuse_stopped(work: RunSession, what: str) -> None:
-    """Refuse a call after the run has stopped at a wait: in a ``finally``, or in code that has caught the stop."""
-    if work.stop is not None:
-        raise StepError(
-            "",
-            f"{what}: the run has stopped at the wait {work.stop.name!r}, so it can do nothing more. Do not catch the "
-            "stop, and call nothing of ctx in `finally` or `except BaseException`: they run at each stop",
-        )
 
 
 def _check_function(name: str, function: StepFunction) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,14 +16,12 @@ from functools import partial
 from typing import Any
 
 from joblane.errors import StepError, Stopped, WaitExpired
-from joblane.handler.context import REQUIRED
 from joblane.handler.steps import Steps
-from joblane.record.task.waits import Stop, expire, read_signal
+from joblane.record.task.finish import Stop
+from joblane.record.task.waits import SIGNAL_PATTERN, expire, read_signal
 
 LONGEST = timedelta(days=3650)
 SHORTEST_POLL = timedelta(seconds=1)
-SIGNAL = re.compile(r"[ -~]{1,100}")
-"""The name of a signal."""
 _EXPIRED = object()
 
 
@@ -115,7 +112,7 @@ class Waits:
 
     def _wait(self, signal: str, timeout: timedelta, name: str | None, default: Any) -> Any:
         name = signal if name is None else name
-        if not isinstance(signal, str) or not SIGNAL.fullmatch(signal):
+        if not isinstance(signal, str) or not SIGNAL_PATTERN.fullmatch(signal):
             raise StepError(name, "signal: 1 to 100 printable ASCII characters are required")
         seconds = _timeout(name, timeout)
         steps, was_read = self.steps, self.steps.is_read
@@ -173,7 +170,7 @@ class Waits:
     def _result(self, name: str, done: Any, default: Any) -> Any:
         if done is not _EXPIRED:
             return json.loads(done)
-        if default is REQUIRED:
+        if default is ...:
             raise WaitExpired(name, "its time has passed; to continue then, give default=…")
         return default
 

@@ -1,6 +1,6 @@
-"""The tasks with a signal that nobody has heard: the process that sent it, or the run that stopped, died too early.
+"""The tasks with a signal that is not heard: the process that sent it, or the run that stopped, died too early.
 
-A signal may also have been sent by SQL. The signals of a task that runs stay unheard until its run has ended.
+A signal may also have been sent with SQL. The signals of a task that runs stay unheard until its run has ended.
 """
 
 from __future__ import annotations

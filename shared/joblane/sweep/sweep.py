@@ -116,8 +116,8 @@ def sweep(
             UNCLAIMED: waiting.take_back(),
             HELD_TASKS: waiting.steps(),
             ENDED_PARENTS: parents.steps(),
-            UNHEARD: signals.steps(),
             "events": events.steps(),
+            UNHEARD: signals.steps(),
         }
         following.is_late |= not duties.take_turns(steps, may_continue)
         duties.run("events", events.measure, None)

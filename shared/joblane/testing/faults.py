@@ -13,8 +13,8 @@ from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import OPERATOR, TimeLimits
 from joblane.record.task.checkpoints import MARK_ITEM, MARK_STEP, MOVE_CURSOR
-from joblane.record.task.finish import FINISHES
-from joblane.record.task.waits import EXPIRE, SUSPEND
+from joblane.record.task.finish import FINISHES, SUSPEND
+from joblane.record.task.waits import EXPIRE
 from joblane.tasks.task import Task
 from joblane.testing.errors import Killed
 

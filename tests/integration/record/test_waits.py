@@ -1,4 +1,4 @@
-"""Waits and signals in the record: each race between a run that stops and a signal, forced, and its planted fault."""
+"""Waits and signals in the database: each race between a run that stops and a signal, forced, and its planted fault."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.sql_functions import FUNCTIONS, VERSION
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
-from joblane.record.task.finish import Finish, finish
+from joblane.record.task.finish import Finish, Stop, finish
 from joblane.record.task.insert import REPLACE
-from joblane.record.task.waits import SIGNAL, Stop, expire, read_history, signal_document, wake
+from joblane.record.task.waits import SIGNAL, expire, read_history, signal_document, wake
 from joblane.sqs.message import Message
 from tests.builders.rows import TOKEN, In, active, archived, put
 from tests.integration.record.test_races import WaitUntil, waiting_for_a_lock
@@ -411,7 +411,7 @@ def test_no_wake_up_is_lost(world: World, others: Others, race: Callable[[World,
     race(world, others)
 
 
-def test_an_open_transaction_of_a_signaller_delays_no_run_and_a_second_signal_waits_for_it(
+def test_an_open_transaction_of_a_signaller_delays_no_run_but_a_second_signal(
     world: World, others: Others, wait_until: WaitUntil
 ) -> None:
     put(world, sample_one, "it", **active(60))
@@ -542,7 +542,7 @@ def test_each_planted_fault_is_found(
         race(world, others)
 
 
-def test_a_stop_that_begins_its_time_anew_is_found(world: World) -> None:
+def test_a_stop_that_restarts_its_time_is_found(world: World) -> None:
     text = FUNCTIONS["suspend"]
     old = "case when excluded.run = 1 then excluded.until else w.until end"
     assert old in text

@@ -342,14 +342,14 @@ def test_2000_rows_are_sent_in_batches_of_limited_size(
 
 
 def stopping_after(steps: int) -> Callable[[], bool]:
-    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the eight duties."""
+    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the nine duties."""
     left = [True] * steps
     return lambda: left.pop() if left else False
 
 
 def test_a_sweep_out_of_time_stops_between_batches_and_has_sent_the_oldest_rows(world: World, sends: Sends) -> None:
     fill(world, 600)
-    for steps, expected in ((0, 0), (8, 0), (9, BATCH), (10, 100)):
+    for steps, expected in ((0, 0), (9, 0), (10, BATCH), (11, 100)):
         assert sweep(world.database.get(), world.sqs, PREFIX, may_continue=stopping_after(steps)).sent == expected
         if expected == BATCH:
             oldest = f"select sends from joblane.tasks order by created_at limit {BATCH}"

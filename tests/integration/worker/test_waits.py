@@ -16,7 +16,8 @@ from sqlalchemy import text
 from joblane import TaskContext
 from joblane.errors import StepError
 from joblane.handler import steps
-from joblane.record.task.waits import READ, READ_SIGNAL, SUSPEND
+from joblane.record.task.finish import SUSPEND
+from joblane.record.task.waits import READ, READ_SIGNAL
 from joblane.testing.faults import Hook, HookedDatabase, Send
 from joblane.worker.worker import Worker
 from tests.builders.events import message, record

@@ -13,7 +13,7 @@ from joblane.record.row.states import State
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
-    from joblane.record.task.waits import Stop
+    from datetime import datetime
 
 
 class Statements(Protocol):
@@ -24,6 +24,21 @@ class Statements(Protocol):
 
         The server infers the types of the parameters. JSON arrives as Python values.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The wait at which a run stops.
+
+    ``signal`` None: a sleep or a poll. ``seconds``: until it ends, from the first stop; or ``at``: that time.
+    ``again``: seconds until the next look of a poll.
+    """
+
+    name: str
+    signal: str | None = None
+    seconds: float | None = None
+    at: datetime | None = None
+    again: float | None = None
 
 
 @dataclass(slots=True)
@@ -100,14 +115,37 @@ def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True
         if answer is None:
             return {run.id}
     elif len(runs) == 1 and runs[0].stop is not None:
-        from joblane.record.task.waits import suspend  # most runs do not stop
-
         return {runs[0].id} if suspend(connection, runs[0], runs[0].stop, waits=waits) else set()
     else:
         document = json.dumps([run.row() for run in runs], ensure_ascii=False)
         ((answer,),) = connection.run(FINISH, document, "true" if waits else "false")
     note_children(answer, runs)
     return set(answer["finished"])
+
+
+SUSPEND = f"select joblane.suspend_{VERSION}($1, $2)"
+OF_RUN = ("id", "token", "run", "duration_ms", "billed_ms", "memory_mb", "cost_usd")
+
+
+def suspend(connection: Statements, run: Finish, stop: Stop, *, waits: bool) -> bool:
+    """Record the stop of a run, and write the time until the task is due into ``run``.
+
+    Return False if the run does not hold its task, if the task has a cancel request, or if its row is locked.
+
+    ``waits``: wait for the row; raises pg8000's ``DatabaseError`` after 5 s.
+    """
+    document = {name: getattr(run, name) for name in OF_RUN} | {
+        "name": stop.name,
+        "signal": stop.signal,
+        "seconds": stop.seconds,
+        "at": stop.at and stop.at.isoformat(),
+        "again": stop.again,
+    }
+    ((answer,),) = connection.run(SUSPEND, json.dumps(document, ensure_ascii=False), "true" if waits else "false")
+    if answer is None:
+        return False
+    run.delay_seconds, run.wakes = answer["due"], answer["look"]
+    return True
 
 
 def note_children(answer: Mapping[str, Any], runs: Sequence[Finish]) -> None:

@@ -18,6 +18,7 @@ from joblane.record.task.finish import (
     FINISH_ONE,
     Finish,
     Statements,
+    Stop,
     cancel_requested,
     finish,
     may_be_ordinary,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.record.driver.handler_session import HandlerSession
     from joblane.record.driver.time_limits import TimeLimits
-    from joblane.record.task.waits import Stop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class RunSession:
     asyncio_task: object = None
     """The asyncio task of an ``async def`` handler. None: the handler is none, or a test has called it."""
     stop: Stop | None = None
-    """The wait at which the run stops. None: it has not reached one that is open."""
+    """The wait at which the run stops. None: it has reached no open wait."""
     _committing = False
 
     def __init__(

@@ -37,7 +37,7 @@ begin
   values (s.id, s.name, s.signal, coalesce(s.at, clock + make_interval(secs => s.seconds)), s.run)
   on conflict (task_id, name) do update
      set run = excluded.run, signal = excluded.signal,
-         -- The first stop sets it. The row of a first run was left by a task that was deleted by SQL.
+         -- The first stop sets it. The row of a first run was left by a task that was deleted with SQL.
          until = case when excluded.run = 1 then excluded.until else w.until end
   returning least(w.until, clock + make_interval(secs => s.again)) into resumes;
   if exists (select from joblane.task_signals g where g.task_id = s.id and g.name = s.signal) then

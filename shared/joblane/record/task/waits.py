@@ -1,13 +1,14 @@
-"""Waits and signals: the stop of a run, the expiry of a wait, a signal, and the wake-up of the task that waits for it.
+"""Waits and signals: the expiry of a wait, a signal, and the wake-up of the task that waits for it.
 
 A task that waits is ``scheduled`` for the end of its wait, without a message if that is far. Neither side can miss the
 other: the run looks for a signal once it has locked the task's row, and who sends a signal looks for a wait with the
-same lock, after the commit, see ``suspend.sql`` and ``wake.sql``. The sweep does it for signals that nobody has heard.
+same lock, after the commit, see ``suspend.sql`` and ``wake.sql``. The sweep does it for signals that are not heard.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,53 +19,14 @@ from joblane.record.row.conditions import EARLY_SECONDS
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from joblane.record.driver.connection import Connection
-    from joblane.record.task.finish import Finish, Statements
 
 MAX_WAKES = 100
 """The maximum number of tasks of one call of :func:`wake`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The wait at which a run stops.
-
-    ``signal`` None: a sleep or a poll. ``seconds``: until it ends, from the first stop; or ``at``: that time.
-    ``again``: seconds until the next look of a poll.
-    """
-
-    name: str
-    signal: str | None = None
-    seconds: float | None = None
-    at: datetime | None = None
-    again: float | None = None
-
-
-SUSPEND = f"select joblane.suspend_{VERSION}($1, $2)"
-OF_RUN = ("id", "token", "run", "duration_ms", "billed_ms", "memory_mb", "cost_usd")
-
-
-def suspend(connection: Statements, run: Finish, stop: Stop, *, waits: bool) -> bool:
-    """Record the stop of a run, and write the time until the task is due into ``run``.
-
-    Return False if the run does not hold its task, if the task has a cancel request, or if its row is locked.
-
-    ``waits``: wait for the row; raises pg8000's ``DatabaseError`` after 5 s.
-    """
-    document = {name: getattr(run, name) for name in OF_RUN} | {
-        "name": stop.name,
-        "signal": stop.signal,
-        "seconds": stop.seconds,
-        "at": stop.at and stop.at.isoformat(),
-        "again": stop.again,
-    }
-    ((answer,),) = connection.run(SUSPEND, json.dumps(document, ensure_ascii=False), "true" if waits else "false")
-    if answer is None:
-        return False
-    run.delay_seconds, run.wakes = answer["due"], answer["look"]
-    return True
+SIGNAL_PATTERN = re.compile(r"[ -~]{1,100}")
+"""The name of a signal."""
 
 
 # --- What a run reads ----------------------------------------------------------------------------------------------
@@ -80,7 +42,7 @@ class Wait:
 
 @dataclass(slots=True)
 class History:
-    """What earlier runs of a task, and other programs, have stored for it. Values are JSON text, by their names."""
+    """The stored steps, waits and signals of a task, by their names. Values are JSON text."""
 
     steps: dict[str, str] = field(default_factory=dict)
     waits: dict[str, Wait] = field(default_factory=dict)
@@ -124,7 +86,7 @@ def read_signal(connection: Connection, id_: str, *, name: str) -> str | None:
     return rows[0][0] if rows else None
 
 
-# Locked like MARK_ITEM in checkpoints.py. A signal that commits after this statement has begun is too late.
+# Locked like MARK_ITEM in checkpoints.py. A signal that commits after the start of this statement is too late.
 EXPIRE = """
 with held as (
   select id from joblane.tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
@@ -139,7 +101,7 @@ select (select value from came) from held
 
 
 def expire(connection: Connection, id_: str, token: str, *, name: str, signal: str | None, came: list[str]) -> bool:
-    """Let a wait expire, in the open transaction, unless its signal is there: its value is appended to ``came``.
+    """Expire a wait, in the open transaction, unless its signal is there: the value is appended to ``came``.
 
     Return False if the lease is lost.
     """
