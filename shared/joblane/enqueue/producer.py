@@ -25,8 +25,6 @@ from joblane.enqueue.insert import Execute, insert_tasks
 from joblane.enqueue.own import OwnTransaction
 from joblane.enqueue.result import Enqueued, check_each, near_tasks, results
 from joblane.enqueue.session import SessionTransaction, asynchronous, translated
-from joblane.enqueue.signals import Signalled
-from joblane.enqueue.signals import checked as checked_signal
 from joblane.enqueue.transaction import INLINE_SENDS, CallersTransaction, Transaction
 from joblane.enqueue.wake import is_covered, wake, wake_after_commit
 from joblane.errors import (
@@ -43,13 +41,13 @@ from joblane.record.driver.database import Database
 from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
 from joblane.record.task.insert import NewTask
-from joblane.record.task.waits import SIGNAL
 from joblane.sqs.client import PAUSED, Sqs
 from joblane.tasks.job import Job
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from joblane.enqueue.signals import Signalled
     from joblane.enqueue.threads import Threads
     from joblane.record.driver.connection import Connection
     from joblane.tasks.task import Task
@@ -198,7 +196,10 @@ class Producer:
         self, where: CallersTransaction | None, task_id: str, name: str, value: Any, sent_by: str | None = None
     ) -> bool:
         """Send a signal, and let its task continue after the commit. Return False if it does not count."""
-        document = checked_signal(task_id, name, value, sent_by)
+        from joblane.enqueue.signals import Signalled, checked  # most programs send no signals
+        from joblane.record.task.waits import SIGNAL
+
+        document = checked(task_id, name, value, sent_by)
         if where is None:
             [[accepted]] = self._write_alone(SIGNAL, document)
         else:
@@ -241,7 +242,7 @@ class Producer:
             if len(near) > INLINE_SENDS:
                 wake(self.sqs, self.prefix)
             self._serve_replaced(tasks)
-            if signalled := [task.id for task in tasks if isinstance(task, Signalled)]:
+            if signalled := [task.id for task in tasks if not isinstance(task, NewTask)]:
                 self.follow(FollowUp(signalled=signalled))
         except Exception as error:  # the caller's commit has succeeded
             telemetry.logger().warning(NOT_SENT, extra={"messages": len(tasks), "error": text_of(error)})

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from joblane.tasks.task import Task
 
 T = TypeVar("T")
-D = TypeVar("D")
 P = TypeVar("P", bound="Payload")
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
@@ -420,10 +419,6 @@ class TaskContext:
         self._refuse_async("ctx.sleep", "await ctx.asleep(…)")
         self._waits.sleep(name, duration)
 
-    @overload
-    def wait(self, signal: str, *, timeout: timedelta, name: str | None = None) -> Any: ...
-    @overload
-    def wait(self, signal: str, *, timeout: timedelta, name: str | None = None, default: D) -> Any | D: ...
     def wait(self, signal: str, *, timeout: timedelta, name: str | None = None, default: Any = ...) -> Any:
         """Wait for a signal of this task, see :meth:`JobClient.signal`, and return its value.
 
@@ -444,21 +439,15 @@ class TaskContext:
         self._refuse_async("ctx.wait", "await ctx.await_signal(…)")
         return self._waits.wait(signal, timeout, name, default)
 
-    @overload
-    def poll(self, name: str, function: Callable[[], T | None], *, every: timedelta, timeout: timedelta) -> T: ...
-    @overload
-    def poll(
-        self, name: str, function: Callable[[], T | None], *, every: timedelta, timeout: timedelta, default: D
-    ) -> T | D: ...
     def poll(
         self,
         name: str,
-        function: Callable[[], Any],
+        function: Callable[[], T | None],
         *,
         every: timedelta,
         timeout: timedelta,
         default: Any = ...,
-    ) -> Any:
+    ) -> T | Any:
         """Call a function until it returns a value that is not None, and remember the value as :meth:`step` does.
 
         After each None the run stops, as in :meth:`sleep`, and the next run calls again. Each call is a run, and none
@@ -514,12 +503,6 @@ class TaskContext:
         self._refuse_ended("ctx.asleep")
         await self._waits.asleep(name, duration)
 
-    @overload
-    async def await_signal(self, signal: str, *, timeout: timedelta, name: str | None = None) -> Any: ...
-    @overload
-    async def await_signal(
-        self, signal: str, *, timeout: timedelta, name: str | None = None, default: D
-    ) -> Any | D: ...
     async def await_signal(
         self,
         signal: str,

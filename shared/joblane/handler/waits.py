@@ -17,7 +17,7 @@ from typing import Any
 
 from joblane.errors import StepError, Stopped, WaitExpired
 from joblane.handler.steps import Steps
-from joblane.record.task.finish import Stop
+from joblane.record.task.stop import Stop
 from joblane.record.task.waits import SIGNAL_PATTERN, expire, read_signal
 
 LONGEST = timedelta(days=3650)

@@ -38,12 +38,13 @@ from joblane.errors import (
 from joblane.json_values import check_tree
 from joblane.quotas import MAX_RESULT_BYTES, SNOOZE_CEILING
 from joblane.record.row.states import State
-from joblane.record.task.finish import Finish, Stop
+from joblane.record.task.finish import Finish
 from joblane.tasks.retry import LONGEST, RetryDelay, delay_after
 from joblane.tasks.scrubbing import Scrub, scrubber
 
 if TYPE_CHECKING:
     from joblane.record.task.claim import Claim
+    from joblane.record.task.stop import Stop
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
 

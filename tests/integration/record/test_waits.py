@@ -20,8 +20,9 @@ from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.sql_functions import FUNCTIONS, VERSION
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
-from joblane.record.task.finish import Finish, Stop, finish
+from joblane.record.task.finish import Finish, finish
 from joblane.record.task.insert import REPLACE
+from joblane.record.task.stop import Stop
 from joblane.record.task.waits import SIGNAL, expire, read_history, signal_document, wake
 from joblane.sqs.message import Message
 from tests.builders.rows import TOKEN, In, active, archived, put

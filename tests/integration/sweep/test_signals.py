@@ -8,7 +8,8 @@ import pytest
 
 from joblane.enqueue.follow_up import FollowUp
 from joblane.record.row.states import State
-from joblane.record.task.finish import Finish, Stop, finish
+from joblane.record.task.finish import Finish, finish
+from joblane.record.task.stop import Stop
 from joblane.sweep.next_sweep import NextSweep
 from joblane.sweep.signals import PAGE
 from joblane.sweep.sweep import Swept, sweep

@@ -289,13 +289,13 @@ REFUSED: list[tuple[Handler, str]] = [
     (lambda ctx: ctx.wait("é", timeout=HOUR), "signal: 1 to 100 printable ASCII characters are required"),
     (lambda ctx: ctx.wait("a", timeout=timedelta(0)), "timeout: a timedelta of more than zero and at most 3,650 days"),
     (lambda ctx: ctx.wait("a", timeout=3651 * DAY), "timeout: a timedelta of more than zero and at most 3,650 days"),
-    (lambda ctx: ctx.wait("a", timeout=None), "a wait always has an end"),  # type: ignore[call-overload]
+    (lambda ctx: ctx.wait("a", timeout=None), "a wait always has an end"),  # type: ignore[arg-type]
     (lambda ctx: ctx.sleep("a", 3651 * DAY), "duration: at most 3,650 days are required"),
     (lambda ctx: ctx.sleep("a", datetime(2099, 1, 1)), "duration: a time with a time zone is required"),  # noqa: DTZ001
     (lambda ctx: ctx.sleep("a", 5), "duration: a timedelta or a datetime is required, not int"),  # type: ignore[arg-type]
     (lambda ctx: ctx.sleep("", HOUR), "the name of a step or a wait is a text of 1 to 100 printable characters"),
     (lambda ctx: ctx.poll("a", lambda: None, every=MINUTE / 61, timeout=HOUR), "every: a timedelta of 1 second to"),
-    (lambda ctx: ctx.poll("a", 5, every=MINUTE, timeout=HOUR), "a function without arguments is required"),  # type: ignore[call-overload]
+    (lambda ctx: ctx.poll("a", 5, every=MINUTE, timeout=HOUR), "a function without arguments is required"),  # type: ignore[arg-type]
     (lambda ctx: ctx.poll("a", object, every=MINUTE, timeout=HOUR), "which cannot be written as JSON"),
 ]
 
@@ -309,7 +309,7 @@ def test_a_wait_in_a_wrong_place_is_refused_with_what_to_do(effects: World, hand
 
 
 def test_a_wait_without_a_timeout_is_refused_by_python(effects: World) -> None:
-    row = run(effects, lambda ctx: ctx.wait("a"))  # type: ignore[call-overload]
+    row = run(effects, lambda ctx: ctx.wait("a"))  # type: ignore[call-arg]
     assert "missing 1 required keyword-only argument: 'timeout'" in row["error_message"]
 
 

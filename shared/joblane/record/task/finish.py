@@ -13,7 +13,7 @@ from joblane.record.row.states import State
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from joblane.record.task.stop import Stop
 
 
 class Statements(Protocol):
@@ -24,21 +24,6 @@ class Statements(Protocol):
 
         The server infers the types of the parameters. JSON arrives as Python values.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The wait at which a run stops.
-
-    ``signal`` None: a sleep or a poll. ``seconds``: until it ends, from the first stop; or ``at``: that time.
-    ``again``: seconds until the next look of a poll.
-    """
-
-    name: str
-    signal: str | None = None
-    seconds: float | None = None
-    at: datetime | None = None
-    again: float | None = None
 
 
 @dataclass(slots=True)

@@ -18,7 +18,6 @@ from joblane.record.task.finish import (
     FINISH_ONE,
     Finish,
     Statements,
-    Stop,
     cancel_requested,
     finish,
     may_be_ordinary,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.record.driver.handler_session import HandlerSession
     from joblane.record.driver.time_limits import TimeLimits
+    from joblane.record.task.stop import Stop
 
 P = ParamSpec("P")
 T = TypeVar("T")
