@@ -1,5 +1,5 @@
-"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs and of debounced
-enqueues, a run of a rate, days in virtual time, the model, and their reports."""
+"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs, of waits and of
+debounced enqueues, a run of a rate, days in virtual time, the model, and their reports."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.faults.result import Result, keep_rows, together
 from tests.faults.run import run
 from tests.faults.server_of_its_own import database, own_server
 from tests.faults.thread_storm import ThreadStorm
+from tests.faults.wait_storm import WaitStorm
 
 CALM = 5
 """The storm in which no worker dies has this part of the tasks of the other one."""
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
     parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
+    parser.add_argument("--waits", type=int, default=1000, help="tasks of the storm of waits; 0: no storm")
     parser.add_argument("--days", type=int, default=100, help="busy days in virtual time; 0: none")
     parser.add_argument("--model", type=int, default=40, help="seeds of the model; 0: none")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
@@ -103,6 +105,13 @@ def _graphs(options: argparse.Namespace) -> Iterator[Result]:
         yield _stormed(options, f"{graphs} graphs of tasks, {deaths:.0%} deaths", storm)
 
 
+def _waits(options: argparse.Namespace) -> Iterator[Result]:
+    for deaths, part in DEATHS:
+        tasks = options.waits // part
+        storm = partial(WaitStorm, number=tasks, deaths=deaths, seconds=60 * options.minutes)
+        yield _stormed(options, f"{tasks} tasks that wait, {deaths:.0%} deaths", storm)
+
+
 def _rate(options: argparse.Namespace) -> Iterator[Result]:
     storm = partial(RateRun, tasks=options.rated, seconds=60 * options.minutes)
     yield _stormed(options, f"{options.rated} tasks with a rate", storm)
@@ -143,6 +152,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Result]]] = {
     "rated": _rate,
     "bursts": _bursts,
     "graphs": _graphs,
+    "waits": _waits,
     "days": _days,
     "model": _model,
 }

@@ -3,7 +3,7 @@
 Workers, client and statements are the library's, see :mod:`tests.faults.dying_workers`. Half of the signals aim at the
 moment of a stop. Some signallers die after their commit, and some transactions roll back. The storm counts who wakes
 each task. The library's sweep wakes tasks only while all workers stand still, and no more than processes have died
-before their wake-up, or wake-ups have given up on a locked row.
+before their wake-up, or wake-ups have left a locked row.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +23,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from joblane import Payload, TaskContext
+from joblane.inspector.actions.changes import change
+from joblane.inspector.filter import BulkAction
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import Turn
 from joblane.record.task import waits
@@ -59,10 +62,13 @@ def asked(payload: Asked, ctx: TaskContext) -> None:
     for name, timeout in (("a", timedelta(seconds=FIRST_SECONDS)), ("b", timedelta(hours=1))):
         HERE.waits = ctx.task_id, name
         value = ctx.wait(name, timeout=timeout, default="expired")
-        got = {"id": ctx.task_id, "name": name, "value": f'"{value}"'}
-        ctx.step(f"after {name}", lambda _, got=got: ctx.session.execute(GOT, got) and None)
+        ctx.step(f"after {name}", partial(keep, ctx, name, value))
         ctx.sleep(f"nap {name}", timedelta(milliseconds=20))
     ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
+
+
+def keep(ctx: TaskContext, name: str, value: str, _: str) -> None:
+    ctx.session.execute(GOT, {"id": ctx.task_id, "name": name, "value": f'"{value}"'})
 
 
 TASKS = declared(
@@ -87,11 +93,17 @@ select g.id, g.name, g.value, s.value from public.got g
  where g.value is distinct from s.value::text and g.value <> '"expired"' limit 5""",
     "{0}: the wait b has expired": """
 select id from public.got where name = 'b' and value = '"expired"' limit 5""",
-    "{0} waits beside its signal": """
+    "{0}: its wait a has got a later end": f"""
+select task_id from joblane.task_waits
+ where name = 'a' and until > created_at + interval '{FIRST_SECONDS}.1 s' limit 5""",
+}
+STUCK = """
 select t.id from joblane.tasks t join joblane.task_waits w on w.task_id = t.id and w.run = t.runs
   join joblane.task_signals s on s.task_id = t.id and s.name = w.signal
- where t.state = 'scheduled' limit 5""",
-}
+ where t.state = 'scheduled' and s.heard and s.created_at < clock_timestamp() - interval '3 s'
+   and t.due_at > clock_timestamp() limit 5
+"""
+"""The tasks that wait next to a signal of which nothing reminds the sweep."""
 
 
 class WaitFate(Fate):
@@ -126,16 +138,16 @@ class WaitStorm(DyingWorkers):
         super().__init__(url, seed, number, seconds=seconds, deaths=deaths)
 
     def _duties(self) -> Sequence[Callable[[], None]]:
-        return self._produce, self._aim, self._aim, self._signal_the_rest, self._cancel
+        return self._produce, self._aim, self._aim, self._signal_the_rest, self._run_early, self._cancel
 
     @contextmanager
     def _patched(self) -> Iterator[None]:
-        """Count the tasks that each caller has woken, and the wake-ups that gave up on a lock."""
+        """Count the tasks that each caller has woken, and the wake-ups that left a locked row."""
 
         def counted(connection: Any, *, ids: Sequence[str]) -> list[Turn]:
             ((answer,),) = connection.run(WAKE, list(ids))
             self.count("tasks woken", len(answer["turns"]))
-            self.count("wake-ups that gave up on a lock", len(answer["later"]))
+            self.count("wake-ups that left a locked row", len(answer["later"]))
             self.count(f"workers that died before they could {self.before}", len(answer["later"]))
             return [Turn(**turn) for turn in answer["turns"]]
 
@@ -161,6 +173,23 @@ class WaitStorm(DyingWorkers):
                     self._put(job.type, body, None, dice.random() * 3)
                 time.sleep(dice.random() * 0.01)
         self._produced.set()
+
+    def _run_early(self) -> None:
+        """Run tasks that wait for their first signal before their time, as an operator does."""
+        find = """
+select t.id, t.type from joblane.tasks t join joblane.task_waits w on w.task_id = t.id and w.run = t.runs
+ where t.state = 'scheduled' and w.name = 'a' and w.created_at < clock_timestamp() - interval '0.3 s' limit 1"""
+        with self._client() as (database, _):
+            for _ in self._every(0.2):
+                for id_, type_ in database.get().run(find):
+                    if change(database.get(), BulkAction.RUN, [id_], who="op"):
+                        self.count("tasks run early")
+                        self._put(type_, Message(type_, id_, rec=True).encode(), None)
+
+    def _has_ended(self, observer: Database) -> bool:
+        for (id_,) in observer.get().run(STUCK):
+            self.wrong(f"{id_} waits next to its signal")
+        return super()._has_ended(observer)
 
     # --- Signallers ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,13 +18,14 @@ from joblane.names import Queue
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
+from joblane.record.row.conditions import UNDER_WAY
 from joblane.record.row.states import State
 from joblane.record.sql_functions import FUNCTIONS, VERSION
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
 from joblane.record.task.finish import Finish, finish
 from joblane.record.task.insert import REPLACE
 from joblane.record.task.stop import Stop
-from joblane.record.task.waits import SIGNAL, expire, read_history, signal_document, wake
+from joblane.record.task.waits import EXPIRE, READ, READ_SIGNAL, SIGNAL, expire, read_history, signal_document, wake
 from joblane.sqs.message import Message
 from tests.builders.rows import TOKEN, In, active, archived, put
 from tests.integration.record.test_races import WaitUntil, waiting_for_a_lock
@@ -516,6 +518,38 @@ def test_no_enqueue_replaces_a_task_that_stops_while_the_statement_waits(
         waiting.join(PATIENCE_SECONDS)
     assert replaced == ["t1"]
     assert world.row("t2")["payload"] == {"number": 2}
+
+
+# --- Plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        (READ, ["text"]),
+        (READ_SIGNAL, ["text"] * 2),
+        (EXPIRE, ["text"] * 4),
+        (SIGNAL, ["text"]),
+        (f"select {UNDER_WAY} from joblane.tasks t where t.id = $1", ["text"]),
+    ],
+)
+def test_each_statement_of_a_run_and_of_a_signal_looks_up_keys_in_large_tables(
+    world: World, statement: str, parameters: list[str]
+) -> None:
+    world.run("insert into joblane.task_waits select n::text, 'a', 'a', now(), 1 from generate_series(1, 20000) as n")
+    world.run(
+        "insert into joblane.task_signals (task_id, name, value)"
+        " select n::text, 'a', '1' from generate_series(1, 20000) as n"
+    )
+    world.run("insert into joblane.task_steps select n::text, 'a', '1' from generate_series(1, 20000) as n")
+    for number in range(3):
+        put(world, sample_one, f"t{number}")
+    world.run("analyze joblane.task_waits, joblane.task_signals, joblane.task_steps")
+    world.run("set plan_cache_mode = force_generic_plan")
+    world.run(f"prepare planned({', '.join(parameters)}) as {statement}")
+    given = ", ".join(["'{}'"] * len(parameters)) if statement != EXPIRE else "'t1', gen_random_uuid()::text, 'a', 'a'"
+    plan = "\n".join(row[0] for row in world.run(f"explain execute planned({given})"))
+    assert not re.findall(r"Seq Scan on (?!tasks)\w+", plan), plan
 
 
 # --- Planted faults ------------------------------------------------------------------------------------------------
