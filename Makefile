@@ -105,9 +105,9 @@ bench-peers: tools ## Measure jobs and crashes against other systems; optional O
 	@$(RUN) tests.bench.peers $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(PART),--part $(PART)) \
 		$(if $(ONLY),--only $(ONLY))
 
-faults: .venv/.dev ## Run thousands of jobs while all fails; optional SEED=, JOBS=, TASKS=, RATED=, GRAPHS=, BURSTS=, DAYS=, MODEL=, ONLY=, PLANT=
+faults: .venv/.dev ## Run thousands of jobs while all fails; optional SEED=, JOBS=, TASKS=, RATED=, GRAPHS=, WAITS=, BURSTS=, DAYS=, MODEL=, ONLY=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(TASKS),--tasks $(TASKS)) \
-		$(if $(RATED),--rated $(RATED)) $(if $(GRAPHS),--graphs $(GRAPHS)) $(if $(BURSTS),--bursts $(BURSTS)) $(if $(DAYS),--days $(DAYS)) \
+		$(if $(RATED),--rated $(RATED)) $(if $(GRAPHS),--graphs $(GRAPHS)) $(if $(WAITS),--waits $(WAITS)) $(if $(BURSTS),--bursts $(BURSTS)) $(if $(DAYS),--days $(DAYS)) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant "$(PLANT)")
 	@$(if $(PLANT)$(ONLY),,$(RUN) pytest -q tests/faults)

@@ -80,6 +80,9 @@ class Transport(ABC):
     def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued | JobError]:
         return self.world.client.enqueue_many(jobs, **self.there)
 
+    def signal(self, task_id: str, value: Any = None) -> bool:
+        return self.world.client.signal(task_id, "approval", value, **self.there)
+
     def enqueue_by_the_other_call(self) -> None:
         """Use the call that is not for this transport."""
         asyncio.run(self.world.client.aenqueue(sample_one, Sample(), **self.there))
@@ -219,6 +222,10 @@ class Loop(Transport):
             self.world.client.aenqueue(sample_one, Sample(), task_id=task_id, **self.there, **options)
         )
         return enqueued
+
+    def signal(self, task_id: str, value: Any = None) -> bool:
+        accepted: bool = self.run(self.world.client.asignal(task_id, "approval", value, **self.there))
+        return accepted
 
     def enqueue_many(self, jobs: Sequence[Job]) -> list[Enqueued | JobError]:
         results: list[Enqueued | JobError] = self.run(self.world.client.aenqueue_many(jobs, **self.there))

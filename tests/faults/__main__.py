@@ -1,5 +1,5 @@
-"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs, of debounced
-enqueues and of moves, a run of a rate, days in virtual time, the model, and their reports."""
+"""``make faults``: a long run from a seed, one whose database is restored, storms of limits, of graphs, of waits, of
+debounced enqueues and of moves, a run of a rate, days in virtual time, the model, and their reports."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from tests.faults.result import Result, keep_rows, together
 from tests.faults.run import run
 from tests.faults.server_of_its_own import database, own_server
 from tests.faults.thread_storm import ThreadStorm
+from tests.faults.wait_storm import WaitStorm
 
 CALM = 5
 """The storm in which no worker dies has this part of the tasks of the other one."""
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
     parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
     parser.add_argument("--moves", type=int, default=5000, help="steps of the storm of moves; 0: no storm")
+    parser.add_argument("--waits", type=int, default=1000, help="tasks of the storm of waits; 0: no storm")
     parser.add_argument("--days", type=int, default=100, help="busy days in virtual time; 0: none")
     parser.add_argument("--model", type=int, default=40, help="seeds of the model; 0: none")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
@@ -105,6 +107,13 @@ def _graphs(options: argparse.Namespace) -> Iterator[Result]:
         yield _stormed(options, f"{graphs} graphs of tasks, {deaths:.0%} deaths", storm)
 
 
+def _waits(options: argparse.Namespace) -> Iterator[Result]:
+    for deaths, part in DEATHS:
+        tasks = options.waits // part
+        storm = partial(WaitStorm, number=tasks, deaths=deaths, seconds=60 * options.minutes)
+        yield _stormed(options, f"{tasks} tasks that wait, {deaths:.0%} deaths", storm)
+
+
 def _rate(options: argparse.Namespace) -> Iterator[Result]:
     storm = partial(RateRun, tasks=options.rated, seconds=60 * options.minutes)
     yield _stormed(options, f"{options.rated} tasks with a rate", storm)
@@ -153,6 +162,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Result]]] = {
     "bursts": _bursts,
     "graphs": _graphs,
     "moves": _moves,
+    "waits": _waits,
     "days": _days,
     "model": _model,
 }

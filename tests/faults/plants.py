@@ -336,6 +336,14 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     ),
     "the end of a run releases nobody": ("graphs", Code(Batch, "_note_finish")),
     "what follows a commit is forgotten": ("graphs", Code(FollowUp, "act")),
+    "a stop does not look for a signal": ("waits", Text("suspend", "g.name = s.signal) then", "false) then")),
+    "a stop trusts an old snapshot": ("waits", Text("suspend", "<> 'read committed'", "= ''")),
+    "a stop restarts its time": (
+        "waits",
+        Text("suspend", "case when excluded.run = 1 then excluded.until else w.until end", "excluded.until"),
+    ),
+    "a wake-up takes no lock": ("waits", Text("wake", "r.id = task for no key update skip locked;", "r.id = task;")),
+    "a wake-up hears the signal of a run": ("waits", Text("wake", "continue when t.state = 'active';", "")),
     # nobody wakes the sweep before a commit
     "no-wake": ("days", Code(_Waker, "cover", lambda *_: True)),
     # a wake-up counts for ten more minutes

@@ -20,6 +20,7 @@ from tests.faults.rate_run import RateRun, most_in_a_second
 from tests.faults.result import keep_rows
 from tests.faults.server_of_its_own import database, own_server
 from tests.faults.thread_storm import ThreadStorm
+from tests.faults.wait_storm import WaitStorm
 
 Storms = Callable[[str, int], ThreadStorm | MovesStorm]
 """Returns a storm for the address of its database and a seed."""
@@ -73,6 +74,16 @@ def few_children(url: str, seed: int, *, graphs: int, deaths: float) -> GraphSto
             id="the sweep releases nobody while no worker dies",
         ),
         pytest.param(
+            lambda url, seed: WaitStorm(url, seed, 40, deaths=0.2),
+            {"workers that died": 10, "runs waiting": 100, "signals": 40},
+            id="each wait has one outcome while workers and signallers die",
+        ),
+        pytest.param(
+            lambda url, seed: WaitStorm(url, seed, 100, deaths=0.0),
+            {"tasks woken by a signaller or a worker": 50, "tasks run early": 1},
+            id="the sweep wakes nobody while no process dies",
+        ),
+        pytest.param(
             lambda url, seed: DebounceStorm(url, seed, pushes=100, others=2),
             {},
             id="the last payload of each key has run and no change is lost",
@@ -103,6 +114,7 @@ SMALL: dict[str, Storms] = {
     WITH_DEATHS: lambda url, seed: Storm(url, seed, 500, deaths=0.3),
     "rated": lambda url, seed: RateRun(url, seed + 7, tasks=60, starts=20, burst=5),
     "graphs": lambda url, seed: GraphStorm(url, seed, graphs=60, deaths=0.0),
+    "waits": lambda url, seed: WaitStorm(url, seed, 150, deaths=0.0),
     "bursts": lambda url, seed: DebounceStorm(url, seed, producers=20, keys=4, seconds=25),
     "moves": lambda url, seed: MovesStorm(url, seed, 150, calm=seed % 2 == 0),
 }
@@ -122,6 +134,11 @@ SMALL: dict[str, Storms] = {
         "a child is released by its first parent": "ran before",
         "a short claim asks for no parent": "ran before",
         "a short finish lets no child go": "released by the sweep alone",
+        "a stop does not look for a signal": "tasks woken by the sweep alone",
+        "a stop trusts an old snapshot": "tasks woken by the sweep alone",
+        "a stop restarts its time": "its wait a has got a later end",
+        "a wake-up takes no lock": "tasks woken by the sweep alone",
+        "a wake-up hears the signal of a run": "waits next to its signal",
         "a claim that ends a task frees nothing": "were not served",
         "a claim that parks a task frees nothing": "were not served",
         "a place keeps what it parks": "keeps a message of",

@@ -119,6 +119,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.ScheduleError,
         errors.DeclaredScheduleError,
         errors.UnknownScheduleError,
+        errors.SignalError,
     ),
     "Outcomes that a handler raises": (
         errors.SkipRetry,
@@ -135,6 +136,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.CursorError,
         errors.ItemKeyError,
         errors.StepError,
+        errors.WaitExpired,
         errors.LeaseLostError,
     ),
     "Reasons of dead letters": (errors.UnreadablePayloadError, errors.MessageError),
@@ -164,6 +166,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
 INSIDE = {
     *("AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "ObservedError", "Refusal"),
     "SignInError",
+    "Stopped",
     "UnreadPlanError",
 }
 """Errors that no caller meets."""

@@ -17,6 +17,7 @@ from joblane.errors import (
     LaneError,
     RetryAfter,
     Snooze,
+    Stopped,
     TaskCancelled,
     TaskIdConflictError,
     TaskTimeout,
@@ -35,6 +36,7 @@ def test_all_errors_except_the_interrupts_have_one_root() -> None:
         TaskTimeout,
         TaskCancelled,
         Continued,
+        Stopped,
     }
     assert not issubclass(Interrupt, Exception)
     assert all(cls.__doc__ for cls in classes)

@@ -84,12 +84,13 @@ def test_every_public_member_of_a_class_is_in_the_reference(model: type, name: s
 
 
 NAMES = {
-    JobClient: "acancel aenqueue aenqueue_many aget await_end batch cancel close enqueue enqueue_many get limits "
-    "schedules wait",
+    JobClient: "acancel aenqueue aenqueue_many aget asignal await_end batch cancel close enqueue enqueue_many get "
+    "limits schedules signal wait",
     MessageClient: "aenqueue aenqueue_many close enqueue enqueue_many",
-    Context: "acheck aeach aenqueue aenqueue_many aisolated aprogress aresume astep async_session attempt batch check "
-    "connection deadline each enqueue enqueue_many headers idempotency_key isolated log_fields logger max_retry "
-    "new_batch progress queue remaining resume session settings step task_id traceparent type",
+    Context: "acheck aeach aenqueue aenqueue_many aisolated apoll aprogress aresume asignal asleep astep async_session "
+    "attempt await_signal batch check connection deadline each enqueue enqueue_many headers idempotency_key isolated "
+    "log_fields logger max_retry new_batch poll progress queue remaining resume session settings signal sleep step "
+    "task_id traceparent type wait",
     Batch: "enqueue enqueue_many id seal",
     Schedules: "adelete aget alist apause aput aresume arun_now delete get list pause put resume run_now",
     Limits: "get reset set",

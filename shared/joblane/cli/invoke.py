@@ -113,7 +113,8 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:
         result = call_of(task)(task, payload, context, work, None)
-        end = completed(claimed, result, ms_since(started))
+        end = completed(claimed, result)
+        end.duration_ms = ms_since(started)
         wake_after_commit(Sqs(), settings.prefix())
         work.finish(end)
     except BaseException as error:  # any end of a handler, Ctrl-C too, is recorded, and leaves no waiting row

@@ -234,6 +234,56 @@ class JobClient:
             await asyncio.sleep(waiting.pause())
         return status
 
+    def signal(
+        self,
+        task_id: str,
+        signal: str,
+        value: Any = None,
+        *,
+        session: AnySession | None = None,
+        connection: object = None,
+        after_commit: AfterCommit | None = None,
+    ) -> bool:
+        """Send a signal to a task, which continues if it waits for it in ``ctx.wait``.
+
+        The first signal of a name counts: this returns True. It returns False, and changes nothing, if a signal of this
+        name came before, or if the task has completed or was cancelled. A signal may come before the wait, and before
+        the first run. An archived task keeps its signals, for a retry.
+
+        The task continues after the commit, as fast as a new task starts. If this process ends between the commit and
+        the message, the sweep continues the task.
+
+        Args:
+            task_id: Id of the task.
+            signal: Name of the signal, 1 to 100 printable ASCII characters.
+            value: Value that ``ctx.wait`` returns: what JSON can hold, at most 65,536 bytes. A task gets at most 1,000
+                signals, of 1 MiB in all.
+            session: As for :meth:`enqueue`. The signal exists once the session commits. None: it commits by itself.
+            connection: As for :meth:`enqueue`.
+            after_commit: As for :meth:`enqueue`. It gets a function that lets the task continue.
+
+        Raises:
+            SignalError: an argument is wrong. Nothing was sent.
+            UnknownTaskError: no task has this id.
+            DatabaseUnavailableError: the database is unavailable. The signal may have been sent: repeat it.
+        """
+        return self._producer.signal(transaction_of(session, connection, after_commit), task_id, signal, value)
+
+    async def asignal(
+        self,
+        task_id: str,
+        signal: str,
+        value: Any = None,
+        *,
+        session: AnyAsyncSession | None = None,
+        connection: object = None,
+        after_commit: AsyncAfterCommit | None = None,
+    ) -> bool:
+        """Send a signal as :meth:`signal` does, without blocking the event loop. See :meth:`aenqueue` for the
+        transactions."""
+        where = transaction_of(session, connection, after_commit, is_async=True)
+        return await self._producer.awaited(where, partial(self._producer.signal, where, task_id, signal, value))
+
     def cancel(self, task_id: str) -> State | None:
         """Cancel a task.
 

@@ -17,6 +17,7 @@ from joblane.errors import DatabaseUnavailableError, EnqueueError
 
 if TYPE_CHECKING:
     from joblane.enqueue.insert import Execute
+    from joblane.enqueue.signals import Signalled
     from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit, InThread, Send
     from joblane.record.task.insert import NewTask
 
@@ -69,7 +70,7 @@ class DriverTransaction(CallersTransaction):
     def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         """Run a statement with the parameter ``$1``, and return its rows."""
 
-    def send_later(self, tasks: list[NewTask]) -> None:
+    def send_later(self, tasks: Sequence[NewTask | Signalled]) -> None:
         if self.keep is not None:
             send = partial(self._send, tasks)
             self.keep(partial(self._in_thread, send) if self.is_async else send)
@@ -198,13 +199,13 @@ class Django(DriverTransaction):
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             return rows
 
-    def send_later(self, tasks: list[NewTask]) -> None:
+    def send_later(self, tasks: Sequence[NewTask | Signalled]) -> None:
         if self.keep is not None:
             super().send_later(tasks)
             return
         hooks = self.connection.run_on_commit
         savepoints, last, *_ = hooks[-1] if hooks else (None, None)
-        unsent: list[NewTask] = []
+        unsent: list[NewTask | Signalled] = []
         if isinstance(last, OnCommit) and last.send == self._send and savepoints == set(self.connection.savepoint_ids):
             unsent = last.unsent
         self.connection.on_commit(OnCommit(self._send, tasks, unsent))
@@ -217,7 +218,7 @@ class OnCommit:
     roll back together sends the messages of all.
     """
 
-    def __init__(self, send: Send, tasks: list[NewTask], unsent: list[NewTask]) -> None:
+    def __init__(self, send: Send, tasks: Sequence[NewTask | Signalled], unsent: list[NewTask | Signalled]) -> None:
         self.send = send
         self.tasks = tasks
         self.unsent = unsent

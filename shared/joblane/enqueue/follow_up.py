@@ -47,6 +47,8 @@ class FollowUp:
     """Tasks that have ended: their children are released, or cancelled."""
     children: list[str] = field(default_factory=list)
     """Tasks that do not wait for one of their parents any more."""
+    signalled: list[str] = field(default_factory=list)
+    """Tasks that have a signal, for which they may wait."""
 
     def act(self, sqs: Sqs, prefix: str, call: Call, *, brief: bool = False) -> None:
         """Do it, and send the messages of the tasks that may start. A part that fails stops no other.
@@ -82,6 +84,8 @@ class FollowUp:
             yield "limits", self.changed, self._serve_changed(call)
         if self.dead:
             yield "task_ids", self.dead, self._mark(call)
+        if self.signalled:
+            yield "task_ids", self.signalled, self._wake(call)
         if release is not None:
             yield "task_ids", [*self.ended, *self.children], release.steps(call, to_end=to_end)
 
@@ -94,6 +98,14 @@ class FollowUp:
         from joblane.record.flow.limit_changes import serve_changed  # no worker changes limits
 
         yield from serve_changed(call, self.changed)
+
+    def _wake(self, call: Call) -> Iterator[list[Turn]]:
+        from joblane.record.task.waits import MAX_WAKES  # most programs send no signals
+        from joblane.record.task.waits import wake as wake_tasks
+
+        ids = list(dict.fromkeys(self.signalled))
+        for start in range(0, len(ids), MAX_WAKES):
+            yield call(partial(wake_tasks, ids=ids[start : start + MAX_WAKES])) or []
 
     def _mark(self, call: Call) -> Iterator[list[Turn]]:
         yield call(partial(mark_dead_sent, dead_letters=self.dead)) or []

@@ -36,8 +36,8 @@ Execute = Callable[..., Sequence[Sequence[Any]]]
 MAX_ROWS, MAX_CHARACTERS = 10_000, 16_000_000
 """The most rows and characters of one statement, which then takes about a second. The client ends one after 10 s."""
 NOT_PUSHED = (
-    "it has begun, or waits for other tasks, and cannot be pushed; enqueue all tasks with this key with debounce, or "
-    'with unique_until="start" and without after, so that a change while it runs makes another task'
+    "it has begun, or waits for other tasks, or has a signal, and cannot be pushed; enqueue all tasks with this key "
+    'with debounce, or with unique_until="start" and without after, so that a change while it runs makes another task'
 )
 PARENT_CHARACTERS = MAX_CHARACTERS // 20_000
 """The insert of a parent takes no longer than that of this many characters of a row."""
@@ -207,7 +207,10 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
         return DuplicateTaskError(holder.id, holder.state, NOT_PUSHED)
     if task.on_conflict is OnConflict.REPLACE:
         return DuplicateTaskError(
-            holder.id, holder.state, "a running task cannot be replaced, nor one that waits for other tasks"
+            holder.id,
+            holder.state,
+            "a running task cannot be replaced, nor one that waits for other tasks or has stopped at a wait or has a "
+            "signal",
         )
     return DuplicateTaskError(holder.id, holder.state)
 

@@ -32,6 +32,7 @@ from joblane.errors import (
     DepthError,
     EnqueueError,
     JobError,
+    UnknownTaskError,
     text_of,
 )
 from joblane.forking import follow_forks
@@ -46,6 +47,7 @@ from joblane.tasks.job import Job
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from joblane.enqueue.signals import Signalled
     from joblane.enqueue.threads import Threads
     from joblane.record.driver.connection import Connection
     from joblane.tasks.task import Task
@@ -190,7 +192,46 @@ class Producer:
         if writes:
             self.wake_after_commit(is_async=where.is_async)
 
-    def send_committed(self, tasks: Sequence[NewTask]) -> None:
+    def signal(
+        self, where: CallersTransaction | None, task_id: str, name: str, value: Any, sent_by: str | None = None
+    ) -> bool:
+        """Send a signal, and let its task continue after the commit. Return False if it does not count."""
+        from joblane.enqueue.signals import Signalled, checked  # most programs send no signals
+        from joblane.record.task.waits import SIGNAL
+
+        document = checked(task_id, name, value, sent_by)
+        if where is None:
+            [[accepted]] = self._write_alone(SIGNAL, document)
+        else:
+            self.join(where)
+            [[accepted]] = where.run(SIGNAL, document)
+        if accepted is None:
+            raise UnknownTaskError(task_id)
+        if accepted and where is None:
+            self.follow(FollowUp(signalled=[task_id]))
+        elif accepted and where is not None:
+            where.send_later([Signalled(task_id)])
+        return bool(accepted)
+
+    def _write_alone(self, sql: str, document: str) -> Sequence[Sequence[Any]]:
+        """Run one statement that writes and commits by itself. Raises :class:`DatabaseUnavailableError`."""
+        with self.connecting() as database:
+            try:
+                connection = database.get()
+                if not connection.idle:
+                    raise EnqueueError(
+                        "session", "the handler's transaction is open: use ctx.signal(…), or a new JobClient"
+                    )
+                self.wake_after_commit()
+                return connection.run(sql, document)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise DatabaseUnavailableError(
+                    f"the database is unavailable: {text_of(error)}; the signal may have been sent, and to repeat "
+                    "it is harmless"
+                ) from error
+
+    def send_committed(self, tasks: Sequence[NewTask | Signalled]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
         try:
             near = near_tasks(tasks)
@@ -201,6 +242,8 @@ class Producer:
             if len(near) > INLINE_SENDS:
                 wake(self.sqs, self.prefix)
             self._serve_replaced(tasks)
+            if signalled := [task.id for task in tasks if not isinstance(task, NewTask)]:
+                self.follow(FollowUp(signalled=signalled))
         except Exception as error:  # the caller's commit has succeeded
             telemetry.logger().warning(NOT_SENT, extra={"messages": len(tasks), "error": text_of(error)})
 
@@ -302,7 +345,7 @@ class Producer:
         finally:
             time.sleep(YIELD_SECONDS)
 
-    def _serve_replaced(self, tasks: Iterable[NewTask | JobError]) -> None:
+    def _serve_replaced(self, tasks: Iterable[object]) -> None:
         """Start the tasks that wait for what replaced tasks have given back."""
         if freed := [task.freed for task in tasks if isinstance(task, NewTask) and task.freed]:
             self.follow(FollowUp(freed=freed))

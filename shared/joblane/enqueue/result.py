@@ -54,7 +54,7 @@ def check_each(check: Callable[[Job], NewTask], jobs: Iterable[Job]) -> list[New
     return tasks
 
 
-def near_tasks(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:
+def near_tasks(inserted: Sequence[object]) -> list[NewTask]:
     """Return the tasks whose messages SQS can delay until they are due."""
     return [task for task in inserted if isinstance(task, NewTask) and _is_near(task)]
 

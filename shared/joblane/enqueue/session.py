@@ -1,6 +1,6 @@
 """The adapter of a session of SQLAlchemy: plain, or the one inside an ``AsyncSession``, in its greenlet.
 
-Its outbox has the tasks whose messages are sent after the commit, which SQLAlchemy reports.
+Its outbox has the tasks whose messages are sent after the commit, which SQLAlchemy reports, and the signalled tasks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session, scoped_session
 
+    from joblane.enqueue.signals import Signalled
     from joblane.enqueue.transaction import InThread, Send
     from joblane.record.task.insert import NewTask
 
@@ -46,7 +47,7 @@ class SessionTransaction(CallersTransaction):
     def room(self) -> int:
         return max(0, INLINE_SENDS - self._outbox.waiting(self.session))
 
-    def send_later(self, tasks: Sequence[NewTask]) -> None:
+    def send_later(self, tasks: Sequence[NewTask | Signalled]) -> None:
         self._outbox.add(self.session, tasks)
 
 
@@ -152,8 +153,8 @@ class Outbox:
         self._send = send
         self._in_thread = in_thread
         self._transaction: Any = None
-        self._tasks: list[tuple[NewTask, Any]] = []  # each with its savepoint, None without one
-        self._committed: list[NewTask] = []
+        self._tasks: list[tuple[NewTask | Signalled, Any]] = []  # each with its savepoint, None without one
+        self._committed: list[NewTask | Signalled] = []
 
     @classmethod
     def of(cls, session: Session, send: Send, in_thread: InThread) -> Outbox:
@@ -174,7 +175,7 @@ class Outbox:
             self._tasks = []
         return len(self._tasks)
 
-    def add(self, session: Session, tasks: Sequence[NewTask]) -> None:
+    def add(self, session: Session, tasks: Sequence[NewTask | Signalled]) -> None:
         self.waiting(session)
         self._transaction, savepoint = session.get_transaction(), session.get_nested_transaction()
         self._tasks += [(task, savepoint) for task in tasks]

@@ -19,13 +19,14 @@ from joblane.record.driver.stage import NOT_MIGRATED
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
+    from joblane.enqueue.signals import Signalled
     from joblane.errors import JobError
     from joblane.record.task.insert import NewTask
 
 INLINE_SENDS = 100
 """Messages sent at once after a commit. The client wakes the sweep for the rest."""
-Send = Callable[[Sequence["NewTask"]], None]
-"""Sends the messages of tasks whose rows were committed."""
+Send = Callable[[Sequence["NewTask | Signalled"]], None]
+"""Sends the messages of tasks whose rows were committed, and continues the tasks whose signals were."""
 InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 """Runs a function in a thread, even if the caller is cancelled meanwhile."""
 AfterCommit = Callable[[Callable[[], None]], object]
@@ -91,8 +92,8 @@ class CallersTransaction(Transaction):
         return ()
 
     @abstractmethod
-    def send_later(self, tasks: list[NewTask]) -> None:
-        """Have the messages of tasks sent after the commit."""
+    def send_later(self, tasks: Sequence[NewTask | Signalled]) -> None:
+        """Have the messages of tasks sent after the commit, and the tasks with signals continued."""
 
 
 def lacking(error: BaseException) -> str | None:

@@ -23,8 +23,10 @@ from joblane.errors.outcomes import (
     SkipRetry,
     Snooze,
     StepError,
+    Stopped,
     TaskCancelled,
     TaskTimeout,
+    WaitExpired,
 )
 from joblane.errors.root import FieldError, JobError
 from joblane.errors.text import (
@@ -71,9 +73,11 @@ __all__ = [
     "RevokeTask",
     "ScheduleError",
     "SendError",
+    "SignalError",
     "SkipRetry",
     "Snooze",
     "StepError",
+    "Stopped",
     "TaskCancelled",
     "TaskIdConflictError",
     "TaskTimeout",
@@ -81,6 +85,7 @@ __all__ = [
     "UnknownTaskError",
     "UnknownTypeError",
     "UnreadablePayloadError",
+    "WaitExpired",
     "WaitTimeoutError",
     "WrongStageError",
     "is_not_installed",
@@ -214,6 +219,13 @@ class UnknownScheduleError(JobError, LookupError):
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no schedule {name!r}")
         self.name = name
+
+
+class SignalError(FieldError):
+    """A signal has a wrong argument. Nothing was sent.
+
+    Correct the argument that ``field`` names.
+    """
 
 
 class LimitError(FieldError):

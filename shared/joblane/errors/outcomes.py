@@ -22,6 +22,20 @@ class DepthError(SkipRetry):
     """
 
 
+class WaitExpired(SkipRetry):
+    """The time of ``ctx.wait`` or ``ctx.poll`` has passed, and the call has no ``default``. Each later run raises it.
+
+    Catch it, or give ``default=``. Otherwise the task is archived.
+    """
+
+    wait: str
+    """Name of the wait."""
+
+    def __init__(self, wait: str, problem: str) -> None:
+        super().__init__(f"wait {wait!r}: {problem}")
+        self.wait = wait
+
+
 class RevokeTask(JobError):  # noqa: N818
     """End the task as ``cancelled``: no retry, no dead letter, no alarm.
 
@@ -86,14 +100,15 @@ class ItemKeyError(JobError, ValueError):
 
 
 class StepError(SkipRetry):
-    """``ctx.step`` cannot use its name, its function, or the value that the function returned. Nothing was stored.
+    """``ctx.step`` cannot use its name, its function, or the value that the function returned; or a wait, such as
+    ``ctx.wait``, cannot be where it is. Nothing was stored.
 
     The task is archived, because each retry would do the same, and might call the function again. Correct the handler,
     and retry the task.
     """
 
     step: str
-    """Name of the step. Empty: the name is wrong."""
+    """Name of the step or wait. Empty: the name is wrong."""
 
     def __init__(self, step: str, problem: str) -> None:
         super().__init__(f"step {step!r}: {problem}" if step else problem)
@@ -141,6 +156,10 @@ class TaskCancelled(Interrupt):
 
 class Continued(Interrupt):
     """A resumable task ends its invocation between two chunks, and continues in the next one."""
+
+
+class Stopped(Interrupt):
+    """The run stops at a wait. Its work commits, and the task continues in a later run."""
 
 
 class LeaseLostError(JobError):

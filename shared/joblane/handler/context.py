@@ -15,7 +15,7 @@ from joblane import telemetry
 from joblane.enqueue.chain import links_of_run
 from joblane.enqueue.session import SessionTransaction
 from joblane.errors import JobError, shortened
-from joblane.handler.loops import Loops, Source
+from joblane.handler.loops import Loops, Source, refuse_stopped
 from joblane.names import OWN_TYPES
 from joblane.record.driver.time_limits import OPERATOR
 from joblane.record.task.run_session import ENDED, ONE_SESSION
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from joblane.enqueue.result import Enqueued
     from joblane.enqueue.transaction import CallersTransaction
     from joblane.handler.steps import Steps
+    from joblane.handler.waits import Waits
     from joblane.names import Queue
     from joblane.record.driver.connection import Connection
     from joblane.record.task.claim import Claim
@@ -163,17 +164,20 @@ class TaskContext:
         """
         if not self._task.is_async:
             raise JobError("ctx.async_session is for an `async def` handler; this one is a `def`: use ctx.session")
-        if self._work.has_ended:
-            raise JobError(f"ctx.async_session: {ENDED}")
+        self._refuse_ended("ctx.async_session")
         if "_loops" in self.__dict__ and self._loops.is_plain:
             raise JobError(
                 "ctx.async_session: its work cannot commit in a plain loop or step; use ctx.aeach(…) or ctx.astep(…)"
             )
         return self._work.async_session
 
-    def _refuse_async(self, name: str, instead: str) -> None:
+    def _refuse_ended(self, name: str) -> None:
         if self._work.has_ended:
             raise JobError(f"{name}: {ENDED}")
+        refuse_stopped(self._work, name)
+
+    def _refuse_async(self, name: str, instead: str) -> None:
+        self._refuse_ended(name)
         if self._work.is_async:
             raise JobError(f"{name}: {ONE_SESSION}, and this one uses ctx.async_session; use {instead}")
 
@@ -270,8 +274,7 @@ class TaskContext:
             self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
 
     def _report(self, done: int | None, total: int | None, note: str | None) -> None:
-        if self._work.has_ended:
-            raise JobError(f"ctx.check: {ENDED}")
+        self._refuse_ended("ctx.check")
         self._asked_at = time.monotonic()
         self._work.report(done, total, note)
 
@@ -369,7 +372,8 @@ class TaskContext:
         time as a text.
 
         An exception of the function passes through, and nothing is stored. Steps run one after the other: a step cannot
-        be inside another step, or inside a loop over :meth:`each` or :meth:`resume`. A task has at most 100 steps.
+        be inside another step, or inside a loop over :meth:`each` or :meth:`resume`. A task has at most 1,000 steps and
+        waits, and its steps have values of at most 1 MiB in all.
 
         Args:
             name: Name of the step, 1 to 100 printable characters, the same in each attempt. A run uses it once.
@@ -386,6 +390,93 @@ class TaskContext:
         self._refuse_async("ctx.step", "await ctx.astep(…)")
         return self._steps.step(name, function)
 
+    # --- Waits -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _waits(self) -> Waits:
+        from joblane.handler.waits import Waits
+
+        return Waits(self._steps)
+
+    def sleep(self, name: str, duration: timedelta | datetime) -> None:
+        """Wait for a time, without a run and without cost.
+
+        If the time has not come, the run stops here: its work commits, and the task waits. A later run calls the
+        handler again from its beginning, and this call returns at once. Code outside of steps and waits runs again, so
+        put what reads a clock, makes a random value or reads rows that change into a :meth:`step`. Each part of the
+        handler between two waits has all its attempts, and its ``timeout``; the ``deadline`` is for the whole task.
+
+        The stop is raised as an :class:`Interrupt`. Do not catch it, and call nothing of ``ctx`` in a ``finally``.
+
+        Args:
+            name: Name of the wait, as for :meth:`step`. Waits and steps have different names.
+            duration: The time from the first run that reaches this line, or the moment, a datetime with a time zone. At
+                most 3,650 days. The first stop sets it: a retry, a redrive or a deploy does not restart it.
+
+        Raises:
+            StepError: the name, the duration or the place is wrong. Do not catch it: it archives the task.
+        """
+        self._refuse_async("ctx.sleep", "await ctx.asleep(…)")
+        self._waits.sleep(name, duration)
+
+    def wait(self, signal: str, *, timeout: timedelta, name: str | None = None, default: Any = ...) -> Any:
+        """Wait for a signal of this task, see :meth:`JobClient.signal`, and return its value.
+
+        If the signal has not come, the run stops here, as in :meth:`sleep`. A signal may also come before the wait, or
+        before the first run. A signal that is there when the task continues counts, even if its time has passed.
+
+        Args:
+            signal: Name of the signal, 1 to 100 printable ASCII characters.
+            timeout: The time of the wait, more than zero and at most 3,650 days, as for :meth:`sleep`.
+            name: Name of the wait. None: the name of the signal. A second wait for the same signal needs one.
+            default: Value to return when the time has passed. Without it, :class:`WaitExpired` is raised then.
+
+        Raises:
+            WaitExpired: the time has passed. This is remembered: a signal that comes later changes nothing.
+            StepError: as for :meth:`sleep`.
+            LeaseLostError: another run holds the task.
+        """
+        self._refuse_async("ctx.wait", "await ctx.await_signal(…)")
+        return self._waits.wait(signal, timeout, name, default)
+
+    def poll(
+        self,
+        name: str,
+        function: Callable[[], T | None],
+        *,
+        every: timedelta,
+        timeout: timedelta,
+        default: Any = ...,
+    ) -> T | Any:
+        """Call a function until it returns a value that is not None, and remember the value as :meth:`step` does.
+
+        After each None the run stops, as in :meth:`sleep`, and the next run calls again. Each call is a run, and none
+        spends an attempt. The last call comes when the time has passed.
+
+        Args:
+            name: Name of the wait, as for :meth:`sleep`.
+            function: Gets nothing, and returns None, or a value of at most 65,536 bytes as JSON.
+            every: Time between two calls, 1 second or more.
+            timeout: As for :meth:`wait`.
+            default: As for :meth:`wait`.
+
+        Raises:
+            WaitExpired: as for :meth:`wait`.
+            StepError: as for :meth:`sleep`.
+            TaskCancelled: the task was cancelled. The function was not called.
+            LeaseLostError: another run holds the task.
+        """
+        self._refuse_async("ctx.poll", "await ctx.apoll(…)")
+        return self._waits.poll(name, function, every, timeout, default)
+
+    def signal(self, task_id: str, signal: str, value: Any = None) -> bool:
+        """Send a signal to a task in this task's transaction. See :meth:`JobClient.signal`."""
+        self._refuse_async("ctx.signal", "await ctx.asignal(…)")
+        return self._signal(self.session, task_id, signal, value)
+
+    def _signal(self, session: Session, task_id: str, signal: str, value: Any) -> bool:
+        return self._producer.signal(SessionTransaction(session), task_id, signal, value)
+
     # --- In an `async def` handler ---------------------------------------------------------------------------------
 
     async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
@@ -401,10 +492,45 @@ class TaskContext:
         return await self._work.awaited(self._enqueue_many, self._session_to_enqueue(), jobs)
 
     def _session_to_enqueue(self) -> Session:
+        self._refuse_ended("ctx")
         has_plain = self._work.touched and not self._work.is_async
         if has_plain or self._work.lent or not self._task.is_async or not self._work.can_be_async:
             return self.session
         return self.async_session.sync_session
+
+    async def asleep(self, name: str, duration: timedelta | datetime) -> None:
+        """Like :meth:`sleep`. The work of :attr:`async_session` commits, or the work of :attr:`session`."""
+        self._refuse_ended("ctx.asleep")
+        await self._waits.asleep(name, duration)
+
+    async def await_signal(
+        self,
+        signal: str,
+        *,
+        timeout: timedelta,
+        name: str | None = None,
+        default: Any = ...,
+    ) -> Any:
+        """Like :meth:`wait`. The work of :attr:`async_session` commits, or the work of :attr:`session`."""
+        self._refuse_ended("ctx.await_signal")
+        return await self._waits.await_signal(signal, timeout, name, default)
+
+    async def apoll(
+        self,
+        name: str,
+        function: Callable[[], Any],
+        *,
+        every: timedelta,
+        timeout: timedelta,
+        default: Any = ...,
+    ) -> Any:
+        """Like :meth:`poll`. The function can be an ``async def``."""
+        self._refuse_ended("ctx.apoll")
+        return await self._waits.apoll(name, function, every, timeout, default)
+
+    async def asignal(self, task_id: str, signal: str, value: Any = None) -> bool:
+        """Like :meth:`signal`, in the transaction that :meth:`aenqueue` describes."""
+        return await self._work.awaited(self._signal, self._session_to_enqueue(), task_id, signal, value)
 
     async def acheck(self) -> None:
         """Like :meth:`check`, which an ``async def`` handler can call too."""
@@ -428,8 +554,7 @@ class TaskContext:
 
         The function can be an ``async def``. To make several calls at the same time, make them in one step.
         """
-        if self._work.has_ended:
-            raise JobError(f"ctx.astep: {ENDED}")
+        self._refuse_ended("ctx.astep")
         return await self._steps.astep(name, function)
 
     def aisolated(self) -> AbstractAsyncContextManager[None]:

@@ -23,6 +23,7 @@ from joblane.errors import (
     LeaseLostError,
     MessageError,
     PartialFailure,
+    StepError,
     sqlstate,
 )
 from joblane.json_values import check_text, check_tree
@@ -101,6 +102,7 @@ class Loops:
 
     def enter(self, name: str) -> None:
         """Refuse a loop inside a loop: the inner one would commit half of the outer one's item."""
+        refuse_stopped(self.work, f"ctx.{name}")
         if name == "resume" and self._resumed:
             raise CursorError("source: a task has one cursor, so a handler has one loop over ctx.resume(…)")
         if self.open:
@@ -127,6 +129,16 @@ class Loops:
         self.work.flush()
         with self.work.own_statements():
             return read(self.work.connection(), self.task_id)
+
+
+def refuse_stopped(work: RunSession, what: str) -> None:
+    """Refuse a call after the run has stopped at a wait: in a ``finally``, or in code that has caught the stop."""
+    if work.stop is not None:
+        raise StepError(
+            "",
+            f"{what}: the run has stopped at the wait {work.stop.name!r}, so it can do nothing more. Do not catch the "
+            "stop, and call nothing of ctx in `finally` or `except BaseException`: they run at each stop",
+        )
 
 
 class Items(Generic[T]):

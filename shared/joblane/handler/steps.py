@@ -15,15 +15,18 @@ from uuid import UUID, uuid5
 from pydantic_core import to_jsonable_python
 
 from joblane.errors import MessageError, StepError
-from joblane.handler.loops import Loops
+from joblane.handler.loops import Loops, refuse_stopped
 from joblane.json_values import MAX_DEPTH, check_text
 from joblane.record.task import checkpoints
+from joblane.record.task.waits import History, read_history
 
 StepFunction = Callable[[str], Any]
 MAX_NAME = 100
 MAX_VALUE_BYTES = 64 * 1024
-MAX_STEPS = 100
-"""The most steps of a task. A retry reads all their values at once."""
+MAX_STEPS = 1_000
+"""The maximum number of steps and waits of a task. A later run reads all of them at once."""
+MAX_ALL_BYTES = 1024 * 1024
+"""The maximum size of the values of all steps of a task."""
 NAMESPACE = UUID("0d4a6b1e-6a56-4d0e-9a63-2f5a8a3f7c11")
 """It makes the keys. A release that changed it would repeat calls of tasks that are under way."""
 
@@ -45,15 +48,29 @@ class Steps:
 
     loops: Loops
     is_first_run: bool
-    _stored: dict[str, str] | None = None
+    _history: History | None = None
+    _bytes: int = -1
+    """The size of all values. -1: not known yet."""
     _used: set[str] = field(default_factory=set)
+
+    @property
+    def is_read(self) -> bool:
+        """True if :attr:`history` was read before."""
+        return self._history is not None
+
+    @property
+    def history(self) -> History:
+        """The steps, waits and signals that are stored. They are read once."""
+        if self._history is None:
+            self._history = History() if self.is_first_run else self.loops.read(read_history)
+        return self._history
 
     def step(self, name: str, function: StepFunction) -> Any:
         with self._opened(name, is_plain=True):
             if inspect.iscoroutinefunction(function):
                 raise StepError(name, "ctx.step cannot await its function; use await ctx.astep(…)")
             stored = self._begin(name, function)
-            return json.loads(stored) if stored is not None else self._keep(name, function(self._key(name)))
+            return json.loads(stored) if stored is not None else self.keep(name, function(self._key(name)))
 
     async def astep(self, name: str, function: StepFunction) -> Any:
         awaited = self.loops.work.awaited
@@ -62,7 +79,7 @@ class Steps:
             if stored is not None:
                 return json.loads(stored)
             value = function(self._key(name))
-            return await awaited(self._keep, name, await value if inspect.isawaitable(value) else value)
+            return await awaited(self.keep, name, await value if inspect.isawaitable(value) else value)
 
     def _key(self, name: str) -> str:
         return key_of(self.loops.task_id, name)
@@ -70,41 +87,71 @@ class Steps:
     @contextmanager
     def _opened(self, name: str, *, is_plain: bool) -> Iterator[None]:
         """Refuse a wrong name, and a step whose commit would keep half of a step or of an item."""
-        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            given = "" if isinstance(name, str) else f", not {type(name).__name__}"
-            raise StepError("", f"the name of a step is a text of 1 to {MAX_NAME} printable characters{given}")
+        self.check_name(name, "ctx.step" if is_plain else "ctx.astep")
+        with self.opened(is_plain=is_plain):
+            yield
+
+    @contextmanager
+    def opened(self, *, is_plain: bool) -> Iterator[None]:
+        """Refuse steps, waits and loops in the function of a step."""
         loops = self.loops
-        if loops.open:
-            where = "another step, or run with it" if loops.open == "step" else f"a loop over ctx.{loops.open}(…)"
-            raise StepError(name, f"it cannot be inside {where}, because its commit would keep half of that work")
-        if name in self._used:
-            raise StepError(name, "this run has used the name already; each step needs a name of its own")
-        self._used.add(name)
         loops.open, loops.is_plain = "step", is_plain
         try:
             yield
         finally:
             loops.open, loops.is_plain = "", False
 
+    def check_name(self, name: str, call: str) -> None:
+        """Refuse the name or the place of a step or of a wait, whose commit would keep half of other work."""
+        refuse_stopped(self.loops.work, call)
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+            given = "" if isinstance(name, str) else f", not {type(name).__name__}"
+            raise StepError(
+                "", f"the name of a step or a wait is a text of 1 to {MAX_NAME} printable characters{given}"
+            )
+        loops = self.loops
+        if loops.open:
+            where = "another step, or run with it" if loops.open == "step" else f"a loop over ctx.{loops.open}(…)"
+            raise StepError(name, f"it cannot be inside {where}, because its commit would keep half of that work")
+        if name in self._used:
+            raise StepError(name, "this run has used the name already; each step and each wait needs a name of its own")
+        self._used.add(name)
+
     def _begin(self, name: str, function: StepFunction) -> str | None:
         """Return the stored value, or None if the function has to be called."""
-        if self._stored is None:
-            self._stored = {} if self.is_first_run else self.loops.read(checkpoints.read_steps)
-        stored = self._stored.get(name)
+        history = self.history
+        if name in history.waits:
+            raise StepError(name, "an earlier run has stopped at a wait of this name; give the step another name")
+        stored = history.steps.get(name)
         if stored is None:
             _check_function(name, function)
-            if len(self._stored) >= MAX_STEPS:
-                raise StepError(name, f"a task has at most {MAX_STEPS} steps; loop over ctx.each(…) for more items")
+            self.check_number(name)
             self.loops.work.check_keeps()
             self.loops.check()
         return stored
 
-    def _keep(self, name: str, value: Any) -> Any:
+    def check_number(self, name: str) -> None:
+        """Refuse a step or a wait that is not stored yet, and of which the task has too many."""
+        if len(self.history.steps) + len(self.history.waits) >= MAX_STEPS:
+            raise StepError(
+                name,
+                f"a task has at most {MAX_STEPS:,} steps and waits; loop over ctx.each(…) for more items, ctx.poll "
+                "for a loop that only looks, or enqueue another task that continues",
+            )
+
+    def keep(self, name: str, value: Any) -> Any:
         """Commit the value with the session's work, and return it as a retry will."""
-        text = _encoded(name, value)
+        text, steps = encoded(name, value), self.history.steps
+        if self._bytes < 0:
+            self._bytes = sum(len(stored.encode()) for stored in steps.values())
+        if (size := self._bytes + len(text.encode())) > MAX_ALL_BYTES:
+            raise StepError(
+                name,
+                f"with its value the steps of the task have {size:,} bytes as JSON, and at most {MAX_ALL_BYTES:,} are "
+                "stored; return less, or enqueue another task that continues",
+            )
         self.loops.work.keep(partial(checkpoints.mark_step, name=name, value=text))
-        assert self._stored is not None
-        self._stored[name] = text
+        steps[name], self._bytes = text, size
         return json.loads(text)
 
 
@@ -116,7 +163,7 @@ def _check_function(name: str, function: StepFunction) -> None:
             raise StepError(name, "its function gets the step's key as its only argument: lambda key: …") from None
 
 
-def _encoded(name: str, value: Any) -> str:
+def encoded(name: str, value: Any) -> str:
     """Return the value as JSON text. Raises :class:`StepError`."""
     try:
         text = json.dumps(_plain(value, "its value", 1), ensure_ascii=False, separators=(",", ":"))

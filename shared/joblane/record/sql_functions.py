@@ -62,7 +62,7 @@ FILES = (
     "task/claim", "task/claim_one", "task/finish", "task/finish_one", "task/insert", "task/insert_one",
     "flow/lock_limits", "flow/limit_of", "flow/has_room", "flow/pass_limits", "flow/serve_limits", "flow/delay_limit",
     "flow/plan_limits", "flow/waiting_limits", "flow/link_task", "flow/open_parents", "flow/release_children",
-    "flow/let_go", "flow/wait_again", "lock_schedule", "cancel_ticks",
+    "flow/let_go", "flow/wait_again", "task/suspend", "task/wake", "lock_schedule", "cancel_ticks",
 )  # fmt: skip
 INSERT_REST = "insert_rest"
 """The insert of tasks with columns of :data:`REST`. Each column that a statement names costs each call of it."""
@@ -111,6 +111,8 @@ def _values() -> dict[str, str]:
         "completed": assignments(_of_end(transitions.FINISH)),
         "ordinary": "\n     and ".join(ORDINARY.values()),
         "set_run": assignments(transitions.RUN),
+        "stopped": assignments(transitions.STOPPED),
+        "woken": assignments(transitions.WOKEN),
         "due_one": of_one(DUE),
         "one_columns": ", ".join(one_columns()),
         "one_values": ", ".join(one_columns().values()),

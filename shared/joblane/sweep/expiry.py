@@ -62,6 +62,12 @@ cursors as (
 steps as (
   delete from joblane.task_steps s using due where s.task_id = due.id
 ),
+waits as (
+  delete from joblane.task_waits w using due where w.task_id = due.id
+),
+signals as (
+  delete from joblane.task_signals g using due where g.task_id = due.id
+),
 progress as (
   delete from joblane.task_progress p using due where p.task_id = due.id
 ),

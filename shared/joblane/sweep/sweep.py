@@ -30,6 +30,7 @@ from joblane.sweep.next_sweep import NextSweep
 from joblane.sweep.parents import ENDED_PARENTS, Parents
 from joblane.sweep.rates import TIMES_OF_RATES, Rates
 from joblane.sweep.sends import Sends
+from joblane.sweep.signals import UNHEARD, Signals
 from joblane.sweep.unsent_dead_letters import UNSENT, UnsentDeadLetters
 from joblane.sweep.walk import PLANNING, RESET_PLANNING, Walk
 
@@ -43,6 +44,7 @@ class Swept:
 
     ``paused``: due tasks that are paused. ``served``: tasks that waited for a limit although it had a slot for them.
     ``released``: tasks that waited for parents which had ended.
+    ``woken``: tasks that waited for a signal that was there.
     ``overdue``: the number of tasks that were due, not started and not paused. A task is overdue when it has been due
     for a minute. After each further message it is not counted until its next ``sweep_at``.
     ``waits``: type → the longest wait of these tasks in seconds, including those with a further message. ``stuck``:
@@ -62,6 +64,7 @@ class Swept:
     removed: int = 0
     served: int = 0
     released: int = 0
+    woken: int = 0
     overdue: int = field(default=0, compare=False)
     waits: dict[str, int] = field(default_factory=dict, compare=False)
     stuck: int = field(default=0, compare=False)
@@ -95,6 +98,7 @@ def sweep(
     walk, sends = Walk(connection, prefix, following), Sends(connection, sqs, following)
     expiry, rates = Expiry(connection), Rates(duties)
     waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends, duties), Events(connection, bus)
+    signals = Signals(prefix, sends, duties)
     on_page: dict[str, Callable[[], None]] = {
         "tasks ended by SQL": lambda: tidy(connection, walk.ended),
         PAUSED_SLOTS: lambda: waiting.leave(walk.idle),
@@ -114,6 +118,7 @@ def sweep(
             HELD_TASKS: waiting.steps(),
             ENDED_PARENTS: parents.steps(),
             "events": events.steps(),
+            UNHEARD: signals.steps(),
         }
         following.is_late |= not duties.take_turns(steps, may_continue)
         duties.run("events", events.measure, None)
@@ -131,6 +136,7 @@ def sweep(
         expiry.removed,
         waiting.served,
         parents.released,
+        signals.woken,
         walk.overdue,
         walk.waits,
         walk.stuck,

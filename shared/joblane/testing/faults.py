@@ -13,7 +13,8 @@ from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import OPERATOR, TimeLimits
 from joblane.record.task.checkpoints import MARK_ITEM, MARK_STEP, MOVE_CURSOR
-from joblane.record.task.finish import FINISHES
+from joblane.record.task.finish import FINISHES, SUSPEND
+from joblane.record.task.waits import EXPIRE
 from joblane.tasks.task import Task
 from joblane.testing.errors import Killed
 
@@ -177,8 +178,10 @@ class Killer:
 
     def _is_commit(self, sql: str, fault: Fault) -> bool:
         """True if this statement is the commit that the fault names."""
-        self._finishing = self._finishing or sql in (*FINISHES, JOINED_COMMIT)
-        commits_itself = sql in (*FINISHES, MARK_ITEM, MARK_STEP, MOVE_CURSOR) and not self.database.is_busy
+        self._finishing = self._finishing or sql in (*FINISHES, SUSPEND, JOINED_COMMIT)
+        commits_itself = (
+            sql in (*FINISHES, SUSPEND, EXPIRE, MARK_ITEM, MARK_STEP, MOVE_CURSOR) and not self.database.is_busy
+        )
         if not commits_itself and sql not in ("commit", JOINED_COMMIT):
             return False
         self._commits += 1

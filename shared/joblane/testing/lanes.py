@@ -12,7 +12,7 @@ from typing import Any
 
 from joblane import telemetry
 from joblane.enqueue.event_bus import EventBus
-from joblane.errors import DeclarationError, JobError
+from joblane.errors import DeclarationError, JobError, Stopped
 from joblane.handler.context import TaskContext, close_context, read_at_next_check, session_of
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.memory_queues import QueuedMessage
@@ -235,7 +235,7 @@ class Lanes:
         try:
             yield result
         except BaseException as error:
-            if ctx.task_id in self.results:
+            if ctx.task_id in self.results and not isinstance(error, Stopped):
                 self.results[ctx.task_id] = (None, error)
             raise
         if ctx.task_id in self.results:

@@ -19,12 +19,13 @@ from weakref import WeakKeyDictionary
 from joblane.client import message_client
 from joblane.enqueue.check import check
 from joblane.enqueue.producer import Producer
+from joblane.errors import Stopped
 from joblane.handler.context import TaskContext, close_context
 from joblane.names import Queue
 from joblane.quotas import LEASE_MARGIN
 from joblane.record.driver.database import Database
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
-from joblane.record.task.finish import finish
+from joblane.record.task.finish import Finish, finish
 from joblane.record.task.insert import NewTask
 from joblane.record.task.run_session import RunSession
 from joblane.sqs.client import Sqs
@@ -148,7 +149,16 @@ class Running:
     def complete(self) -> None:
         """Raises :class:`TaskCancelled` and :class:`LeaseLostError`, as a worker does."""
         self.work.flush()
-        self.work.finish(completed(self._claim, None, ms_since(self._started)))
+        self._finish(completed(self._claim, None))
+
+    def stop(self) -> None:
+        """Record that the handler has stopped at a wait. The sweep sends the next message."""
+        assert self.work.stop is not None
+        self._finish(outcome.stopped(self._claim, self.work.stop))
+
+    def _finish(self, end: Finish) -> None:
+        end.duration_ms = ms_since(self._started)
+        self.work.finish(end)
 
     def fail(self, error: BaseException) -> None:
         self.work.undo()
@@ -164,8 +174,12 @@ def run_context(running: Running) -> Iterator[TaskContext]:
     """Finish the task as a worker does: completed, or failed if the block raises."""
     running.work.refusal = NOT_HERE
     try:
-        yield running.context
-        running.complete()
+        try:
+            yield running.context
+        except Stopped:
+            running.stop()
+        else:
+            running.complete()
     except BaseException as error:
         running.fail(error)
         raise
@@ -178,8 +192,12 @@ async def arun_context(running: Running, database: Database) -> AsyncIterator[Ta
     """Like :func:`run_context`, on the loop of the test."""
     awaited = running.work.awaited
     try:
-        yield running.context
-        await awaited(running.complete)
+        try:
+            yield running.context
+        except Stopped:
+            await awaited(running.stop)
+        else:
+            await awaited(running.complete)
     except BaseException as error:
         await awaited(running.fail, error)
         raise

@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
-from joblane.record.row.states import State
+from joblane.record.row.states import WAITING_SQL, State
 from joblane.tasks.task import Task
 from joblane.testing.errors import KitError
 
@@ -211,5 +211,26 @@ def held(connection: Connection, type_: str, by: str | None) -> list[TaskReport]
         listed = ", ".join(dict.fromkeys(holder for _, holders in rows for holder in holders)) or "none"
         raise AssertionError(
             f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits and tasks that hold some: {listed}"
+        )
+    return reports(connection, found)
+
+
+STOPPED = f"""
+select t.id, w.signal, w.name from joblane.tasks t join joblane.task_waits w on w.task_id = t.id and w.run = t.runs
+ where t.type = $1 and t.state in {WAITING_SQL} and w.expired_at is null
+ order by w.until, t.id
+"""
+
+
+def waiting(connection: Connection, type_: str, signal: str | None) -> list[TaskReport]:
+    """Return the tasks of a type that have stopped at a wait, by its end, for anything or ``signal``. At least one."""
+    __tracebackhide__ = True
+    rows = connection.run(STOPPED, type_)
+    found = [id_ for id_, waits_for, _ in rows if signal is None or waits_for == signal]
+    if not found:
+        listed = ", ".join(f"{id_}: {waits_for or f'no signal ({name})'}" for id_, waits_for, name in rows) or "none"
+        raise AssertionError(
+            f"no task {type_!r} waits{f' for the signal {signal!r}' if signal else ''}; tasks that wait, and for what: "
+            f"{listed}"
         )
     return reports(connection, found)

@@ -159,7 +159,7 @@ class Stage:
                 self._bus.take_all(self._database.get())
             if swept.failed:
                 raise KitError(f"duties of the sweep failed, as the log says: {', '.join(swept.failed)}")
-            if not swept.sent and not swept.served and not swept.released:
+            if not (swept.sent or swept.served or swept.released or swept.woken):
                 return
 
     def _next_moments(self) -> list[datetime]:

@@ -112,6 +112,10 @@ class JobTester(Stage):
         """Enqueue a task. It has the arguments and errors of :meth:`JobClient.enqueue`."""
         return self.client.enqueue(task, payload, session=session, **options)
 
+    def signal(self, task_id: str, signal: str, value: Any = None, *, session: Session | None = None) -> bool:
+        """Send a signal to a task. It has the arguments and errors of :meth:`JobClient.signal`."""
+        return self.client.signal(task_id, signal, value, session=session)
+
     # --- Running ---------------------------------------------------------------------------------------------------
 
     @overload
@@ -232,6 +236,16 @@ class JobTester(Stage):
         """
         __tracebackhide__ = True
         return report.held(self._database.get(), task if isinstance(task, str) else task.type, by)
+
+    def assert_waiting(self, task: Task[Any, Any] | str, *, signal: str | None = None) -> list[TaskReport]:
+        """Check that at least one task of a type has stopped at a wait, and return them, in the order of the ends.
+
+        Args:
+            task: The task, or its type.
+            signal: The signal for which they wait. None: any signal, a sleep or a poll.
+        """
+        __tracebackhide__ = True
+        return report.waiting(self._database.get(), task if isinstance(task, str) else task.type, signal)
 
     @contextmanager
     def capture(self) -> Iterator[Captured]:

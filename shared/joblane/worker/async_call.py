@@ -63,6 +63,7 @@ async def _handle(
 ) -> Any:
     loop, own = asyncio.get_running_loop(), asyncio.current_task()
     assert own is not None
+    work.asyncio_task = own
     before = asyncio.all_tasks(loop)
     timer = None
     if alarm is not None:

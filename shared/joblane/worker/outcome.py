@@ -44,6 +44,7 @@ from joblane.tasks.scrubbing import Scrub, scrubber
 
 if TYPE_CHECKING:
     from joblane.record.task.claim import Claim
+    from joblane.record.task.stop import Stop
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
 
@@ -80,6 +81,19 @@ def failed(
     end = replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
     if note and end.traceback:
         end = replace(end, traceback=(end.traceback + storable(note))[-MAX_TRACEBACK:])
+    return end
+
+
+CAUGHT = (
+    "the handler has caught the stop of the run and returned. Do not catch it: it is no Exception, and comes from the "
+    "wait; catch Exception instead of BaseException, and wait in the handler itself, not in a thread"
+)
+
+
+def stopped(claim: Claim, stop: Stop) -> Finish:
+    """Return the end of a run that stops at a wait."""
+    end = _finish(claim, "waiting", State.SCHEDULED, counted=False)
+    end.stop = stop
     return end
 
 

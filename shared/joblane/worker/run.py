@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from joblane import telemetry
-from joblane.errors import OUTCOMES, Continued, Interrupt, LeaseLostError, SkipRetry, TaskTimeout
+from joblane.errors import (
+    OUTCOMES,
+    Continued,
+    Interrupt,
+    LeaseLostError,
+    SkipRetry,
+    StepError,
+    Stopped,
+    TaskTimeout,
+)
 from joblane.handler.context import TaskContext, close_context
 from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
@@ -114,9 +123,8 @@ class Run:
                     f"its row cannot be read: {claim.problem}. Correct the row with SQL, then retry the task"
                 )
             payload = task.read(claim.payload, claim.schema)
-            with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
-                result = runner.call(task, payload, context, work, alarm)
-            self.end = completed(claim, result, ms_since(started))
+            self.end = self._handle(runner, payload, context, work, seconds)
+            self.end.duration_ms = ms_since(started)
             runner.log.price(claim, self.end)
             if work.in_use:  # otherwise the worker finishes it, and wakes before that
                 if work.used or work.joined:
@@ -146,6 +154,21 @@ class Run:
         if work.in_use:
             work.close()
 
+    def _handle(
+        self, runner: Runner, payload: Payload, context: TaskContext, work: RunSession, seconds: float
+    ) -> Finish:
+        """Call the handler within its time. It returns, or stops at a wait."""
+        task, alarm = runner.task, runner.alarm
+        try:
+            with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
+                result = runner.call(task, payload, context, work, alarm)
+        except Stopped:
+            assert work.stop is not None
+            return outcome.stopped(self.claim, work.stop)
+        if work.stop is not None:
+            raise StepError(work.stop.name, outcome.CAUGHT)
+        return completed(self.claim, result)
+
 
 def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, _alarm: Alarm | None) -> Any:
     """Call a handler that is a ``def``, and flush its session, which may wait for a lock."""
@@ -155,12 +178,10 @@ def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSess
     return result
 
 
-def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
+def completed(claim: Claim, result: Any) -> Finish:
     """Return the end of a run whose handler returned. Raises if the result cannot be stored; the attempt then fails."""
     result = None if result is None else outcome.storable_result(result)
-    return Finish(
-        claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result, duration_ms=duration_ms
-    )
+    return Finish(claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result)
 
 
 def _attempt_seconds(task: Task[Any, Any], claim: Claim) -> float:

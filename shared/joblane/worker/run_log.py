@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from joblane import telemetry
 from joblane.prices import PRICES, compute, invocation_dollars
 from joblane.record.row.states import State
+from joblane.record.task.finish import LATER
 from joblane.sqs.traceparent import log_fields
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ METRICS = {
     State.COMPLETED: "Completed",
     State.RETRY: "Retried",
     State.PENDING: "Snoozed",
+    State.SCHEDULED: "Stopped",
     State.ARCHIVED: "Archived",
     State.CANCELLED: "Cancelled",
 }
@@ -84,7 +86,8 @@ class RunLog:
                 completed.append(fields_of(claim) | {"ms": end.duration_ms})
             else:
                 of_tenant = {"tenant": tenant} if tenant else {}
-                logger.warning(f"task {end.state}", extra=common | fields_of(claim) | of_tenant | _end_fields(end))
+                log = logger.info if end.state is State.SCHEDULED else logger.warning
+                log(f"task {end.state}", extra=common | fields_of(claim) | of_tenant | _end_fields(end))
         if completed:
             self._completed.write(common | {"outcome": "completed", "tasks": completed})
         counts: dict[str, float] = {METRICS[State.ARCHIVED]: len(archived)} if archived else {}
@@ -109,6 +112,6 @@ def _end_fields(end: Finish) -> dict[str, Any]:
     fields = {"outcome": end.outcome, "ms": end.duration_ms} | {name: value for name, value in cause.items() if value}
     if end.reason is None and end.error_message:  # a reason has it
         fields["error"] = end.error_message
-    if end.state in (State.RETRY, State.PENDING):
+    if end.state in LATER:
         fields["again_in_seconds"] = end.visibility_seconds
     return fields

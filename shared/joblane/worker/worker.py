@@ -23,7 +23,7 @@ from joblane.record.driver.connection import ADVICE, ROLLED_BACK, TIMED_OUT, is_
 from joblane.record.driver.database import DATABASE_ERRORS
 from joblane.record.row.states import State
 from joblane.record.task.claim import Claim, Verdict, arrival, claim, refusal
-from joblane.record.task.finish import cancel_requested, finish
+from joblane.record.task.finish import LATER, cancel_requested, finish
 from joblane.record.task.run_session import CANCELLED
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
@@ -281,7 +281,11 @@ class Batch:
     def _finish(self, runs: Sequence[Run]) -> None:
         """Record the ends that are not recorded yet, in one statement, and decide on the messages."""
         if unrecorded := [run for run in runs if run.end is not None and not run.recorded]:
-            self._record(unrecorded)
+            stopped = [run for run in unrecorded if run.end is not None and run.end.stop is not None]
+            for run in stopped:
+                self._record([run])
+            if ended := [run for run in unrecorded if run not in stopped] if stopped else unrecorded:
+                self._record(ended)
         for run in runs:
             end = run.end
             if end is None:
@@ -291,10 +295,13 @@ class Batch:
                 self._note_end(run.claim, end.state)
                 if end.look or end.released:
                     self._note_finish(end)
+                if end.wakes:
+                    self._to_follow().signalled.append(end.id)
                 if end.state is State.ARCHIVED:
                     self._dead.append(run)
-                elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
-                    if end.outcome == "rate_limited":  # a new message, so that waits do not use up its receives
+                elif end.state in LATER and not end.waits_long:
+                    # A new message, which begins a chain, so that waits do not use up its receives or its chain.
+                    if end.outcome == "rate_limited" or end.stop is not None:
                         self._send([run.received], [run.again(end.visibility_seconds)])
                     else:
                         self._response.keep(run.received, end.visibility_seconds)

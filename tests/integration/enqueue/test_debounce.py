@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
+from sqlalchemy import text
 
 from joblane import (
     DuplicateTaskError,
@@ -383,9 +384,19 @@ def test_a_holder_that_waits_for_other_tasks_is_named_and_not_pushed(jobs: JobTe
     parent = jobs.enqueue(index_rebuild, Change(number=1), process_in=HOUR, unique_key="parent")
     child = jobs.enqueue(index_rebuild, Change(number=2), after=[parent], unique_key="acme", process_in=MINUTE)
     before = row(jobs, child.id)
-    with pytest.raises(DuplicateTaskError, match="it has begun, or waits for other tasks, and cannot be pushed"):
+    with pytest.raises(
+        DuplicateTaskError, match="it has begun, or waits for other tasks, or has a signal, and cannot be pushed"
+    ):
         ask(jobs, 3)
     assert row(jobs, child.id) == before
+
+
+def test_a_holder_with_a_signal_is_not_pushed(jobs: JobTester) -> None:
+    first = ask(jobs, 1)
+    with jobs.session() as session:
+        session.execute(text("select joblane.signal(:id, 'approval')"), {"id": first.id})
+    with pytest.raises(DuplicateTaskError, match="or has a signal, and cannot be pushed"):
+        ask(jobs, 2)
 
 
 def test_a_task_waits_for_a_debounced_task_however_often_it_is_pushed(jobs: JobTester) -> None:

@@ -17,16 +17,23 @@ import pytest
 from joblane import Enqueued
 from joblane.enqueue.drivers import ADAPTERS, ASYNC, SYNC
 from joblane.enqueue.transaction import INLINE_SENDS
-from joblane.errors import DatabaseUnavailableError, EnqueueError, TaskIdConflictError, WrongStageError
+from joblane.errors import (
+    DatabaseUnavailableError,
+    EnqueueError,
+    TaskIdConflictError,
+    UnknownTaskError,
+    WrongStageError,
+)
 from joblane.record.migrations import upgrade
 from joblane.record.sql_functions import VERSION
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 from joblane.tasks.job import Job
+from tests.builders.rows import In, put
 from tests.logs import lines
 from tests.samples import Sample, sample_one
 from tests.sends import Sends, is_before_commit
-from tests.transports import JOINED, LANE, SESSIONS, Asyncpg, AsyncPsycopg, Transport, rows, sent
+from tests.transports import ALL, JOINED, LANE, SESSIONS, Asyncpg, AsyncPsycopg, Transport, rows, sent
 from tests.world import World
 
 SWEEP_LANE = "jobs-low-jobs-sweep"
@@ -87,6 +94,28 @@ def test_a_transaction_sends_what_it_has_committed_and_nothing_else(
         transport.work()
     assert (sent(sends), rows(world)) == ([first, second], sorted([first, second]))
     assert world.run("select what from work") == [["100%"]]
+
+
+@pytest.mark.parametrize("transport", ALL, indirect=True)
+def test_a_signal_continues_its_task_after_the_commit(world: World, sends: Sends, transport: Transport) -> None:
+    put(world, sample_one, "it", state="scheduled", runs=1, due_at=In(3600), sweep_at=In(3000))
+    wait = "values ('it', 'a', 'approval', now(), 1)"
+    world.run(f"insert into joblane.task_waits (task_id, name, signal, until, run) {wait}")
+    if transport.there:
+        with suppress(ZeroDivisionError), transport.begin():
+            transport.work()
+            assert transport.signal("it")
+            raise ZeroDivisionError
+        assert (world.row("it")["state"], sent(sends)) == ("scheduled", [])
+    with transport.begin():
+        with pytest.raises(UnknownTaskError):
+            transport.signal("nothing")
+        assert transport.signal("it", {"100%": "%s"})
+        assert not transport.signal("it", 2)
+        if transport.there:
+            assert sent(sends) == []
+    assert (world.row("it")["state"], sent(sends)) == ("pending", ["it"])
+    assert world.run("select value::text, heard from joblane.task_signals") == [['{"100%":"%s"}', True]]
 
 
 @pytest.mark.parametrize("transport", SESSIONS, indirect=True)

@@ -188,9 +188,24 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
 
     assert str(caught[0]) == (
         f"unique_key: held by task '{first.id}', which is active; a running task cannot be replaced, "
-        "nor one that waits for other tasks"
+        "nor one that waits for other tasks or has stopped at a wait or has a signal"
     )
     assert (world.row(first.id)["result"], len(states(world))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "insert into joblane.task_waits (task_id, name, until, run) values ($1, 'a', now(), 1)",
+        "insert into joblane.task_signals (task_id, name, value) values ($1, 'a', '1')",
+    ],
+)
+def test_a_task_with_a_wait_or_a_signal_cannot_be_replaced(world: World, client: JobClient, written: str) -> None:
+    first = client.enqueue(sample_only, Sample(number=1), unique_key="k")
+    world.run(written, first.id)
+    with pytest.raises(DuplicateTaskError, match="has stopped at a wait or has a signal"):
+        client.enqueue(sample_only, Sample(number=2), unique_key="k", on_conflict="replace")
+    assert world.row(first.id)["payload"]["number"] == 1
 
 
 def between(world: World, statement: str, what: str) -> Hook:

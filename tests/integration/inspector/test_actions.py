@@ -199,6 +199,8 @@ def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Ins
     world.run("insert into joblane.task_items (task_id, key) values ('t', '471147114711')")
     world.run("insert into joblane.task_cursors (task_id, cursor, done) values ('t', '471147114711', 1)")
     world.run("insert into joblane.task_steps (task_id, name, value) values ('t', '471147114711', '471147114711')")
+    world.run("insert into joblane.task_waits (task_id, name, until, run) values ('t', '471147114711', now(), 1)")
+    world.run("insert into joblane.task_signals (task_id, name, value) values ('t', '471147114711', '471147114711')")
     world.run("insert into joblane.task_progress (task_id, done, note) values ('t', 1, '471147114711')")
 
     acted = inspector.delete("t")
@@ -208,7 +210,7 @@ def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Ins
     assert row["cleared"]
     assert row["expire_at"] is not None
     assert "471147114711" not in json.dumps([row, world.attempts("t")])
-    for table in ("task_items", "task_cursors", "task_steps", "task_progress"):
+    for table in ("task_items", "task_cursors", "task_steps", "task_waits", "task_signals", "task_progress"):
         assert world.run(f"select count(*) from joblane.{table}") == [[0]]
 
 

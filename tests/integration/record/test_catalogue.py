@@ -302,7 +302,7 @@ EDITS = (
     Edit(
         "grant truncate on all tables in schema joblane to pg_monitor",
         WARNING,
-        "role pg_monitor has rights that Joblane does not grant: TRUNCATE on 26 objects",
+        "role pg_monitor has rights that Joblane does not grant: TRUNCATE on 28 objects",
         "revoke all on all tables in schema joblane from pg_monitor",
     ),
 )

@@ -30,10 +30,12 @@ from tests.world import World
 LEASE = timedelta(seconds=120)
 MINE = "00000000-0000-4000-8000-0000000000aa"
 LIMITED = {"first_due_at": In(-60), "seq": 1}
+RESUMED = {"state": "scheduled", "runs": 1, "due_at": In(-1)}
+"""A task that has stopped at a wait, whose end has come."""
 NOT_ORDINARY: dict[str, list[dict[str, Any]]] = {
     "its type": [{"type": "sample:two"}],
     "waits": [active(60), active(-60), archived()],
-    "has not run": [{"runs": 1, "attempts": 1}, {"state": "retry", "runs": 3, "attempts": 2}],
+    "has not run": [{"runs": 1, "attempts": 1}, {"state": "retry", "runs": 3, "attempts": 2}, RESUMED],
     "no earlier attempt continues": [
         {"used_ms": 5},
         {"snoozes": 1},

@@ -172,13 +172,15 @@ def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
 
 @step
 def expiring(world: World, /, id_: str, **columns: Any) -> None:
-    """Write a row that has ended, with a result, an attempt, an item and a step."""
+    """Write a row that has ended, with a result, an attempt, an item, a step, a wait and a signal."""
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
     all_columns: dict[str, Any] = ended | columns
     put(world, sample_one, id_, **all_columns)
     world.run("insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, 1, 1, 0)", id_)
     world.run("insert into joblane.task_items (task_id, key) values ($1, 'a')", id_)
     world.run("insert into joblane.task_steps (task_id, name, value) values ($1, 'a', '1')", id_)
+    world.run("insert into joblane.task_waits (task_id, name, until, run) values ($1, 'a', now(), 1)", id_)
+    world.run("insert into joblane.task_signals (task_id, name, value, heard) values ($1, 'a', '1', true)", id_)
 
 
 @step
@@ -270,6 +272,7 @@ STORIES: dict[str, Story] = {
             seconds_until("mine", "expire_at").gives(pytest.approx(KEPT - DAY, abs=5)),
             sql("select count(*) from joblane.runs").gives([[1]]),
             sql("select from joblane.task_items union all select from joblane.task_steps").gives([]),
+            sql("select from joblane.task_waits union all select from joblane.task_signals").gives([]),
             swept().gives(Swept()),
         ]
         for state in ("completed", "cancelled", "archived")
@@ -281,7 +284,7 @@ STORIES: dict[str, Story] = {
         sql("select id from joblane.tasks").gives([["young"]]),
         *(
             sql(f"select task_id from joblane.{table}").gives([["young"]])
-            for table in ("task_attempts", "task_items", "task_steps")
+            for table in ("task_attempts", "task_items", "task_steps", "task_waits", "task_signals")
         ),
     ],
     "after a long retention the row is deleted with its content": [
@@ -339,14 +342,14 @@ def test_2000_rows_are_sent_in_batches_of_limited_size(
 
 
 def stopping_after(steps: int) -> Callable[[], bool]:
-    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the eight duties."""
+    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the nine duties."""
     left = [True] * steps
     return lambda: left.pop() if left else False
 
 
 def test_a_sweep_out_of_time_stops_between_batches_and_has_sent_the_oldest_rows(world: World, sends: Sends) -> None:
     fill(world, 600)
-    for steps, expected in ((0, 0), (8, 0), (9, BATCH), (10, 100)):
+    for steps, expected in ((0, 0), (9, 0), (10, BATCH), (11, 100)):
         assert sweep(world.database.get(), world.sqs, PREFIX, may_continue=stopping_after(steps)).sent == expected
         if expected == BATCH:
             oldest = f"select sends from joblane.tasks order by created_at limit {BATCH}"

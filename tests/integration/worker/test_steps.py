@@ -181,7 +181,7 @@ def test_a_task_without_a_step_runs_no_statement_more_and_a_step_one(world: Worl
     assert first == {"insert into joblane.task_steps": 2, "with owned as": 1}  # a check for a cancel, once a second
     statements.clear()
     run(world, two_steps)
-    assert Counter(statements) - plain == {"select name, value::text": 1}
+    assert Counter(statements) - plain == {"select 'step', name,": 1}
 
 
 # --- Values --------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def use_twice_after_an_error(ctx: TaskContext) -> None:
 
 
 MISUSES: list[tuple[Handler, str]] = [
-    (lambda ctx: ctx.step("", called), "the name of a step is a text of 1 to 100 printable characters"),
+    (lambda ctx: ctx.step("", called), "the name of a step or a wait is a text of 1 to 100 printable characters"),
     (lambda ctx: ctx.step("x" * 101, called), "a text of 1 to 100 printable characters"),
     (lambda ctx: ctx.step("a\nb", called), "a text of 1 to 100 printable characters"),
     (lambda ctx: ctx.step("\ud800", called), "a text of 1 to 100 printable characters"),
@@ -341,7 +341,7 @@ MISUSES: list[tuple[Handler, str]] = [
     ),
     (
         lambda ctx: [ctx.step(f"{number}", str if number < MAX_STEPS else called) for number in range(MAX_STEPS + 1)],
-        "step '100': a task has at most 100 steps; loop over ctx.each",
+        "step '1000': a task has at most 1,000 steps and waits; loop over ctx.each",
     ),
 ]
 

@@ -93,6 +93,8 @@ DELETE_DEPENDENT = """,
 items as (delete from joblane.task_items where task_id in (select id from changed)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from changed)),
 steps as (delete from joblane.task_steps where task_id in (select id from changed)),
+waits as (delete from joblane.task_waits where task_id in (select id from changed)),
+signals as (delete from joblane.task_signals where task_id in (select id from changed)),
 progress as (delete from joblane.task_progress where task_id in (select id from changed)),
 attempts as (
   update joblane.task_attempts set error_message = null, traceback = null where task_id in (select id from changed)

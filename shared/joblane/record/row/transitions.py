@@ -181,6 +181,25 @@ COMPLETED_AT_FIRST = {
 }  # fmt: skip
 """The end ``f`` of a first run that completes and whose task keeps its content. Its other fields are variables of
 ``finish_one.sql``."""
+STOPPED: Columns = LEASE_RELEASED | {
+    "state": "case when resumes > clock then 'scheduled' else 'pending' end",
+    "attempts": "0",
+    "used_ms": "0",
+    "sends": "0",
+    "mismatch_since": "null",
+    "passed": f"case when t.ordered and t.passed is not null then '{Passed.KEY_SLOT}' end",
+    "due_at": "resumes",
+    "sweep_at": f"case when resumes > clock + interval '{MAX_DELAY_SECONDS} s'"
+    f" then {UNSENT_SWEEP.format(due='resumes')} else resumes + interval '{SWEEP_MARGIN_SECONDS} s' end",
+    "reason": "null",
+    "error_type": "null",
+    "error_message": "null",
+    "fingerprint": "null",
+}
+"""A run stops at a wait. The part of the handler after it has all its attempts. ``resumes`` and ``clock`` are variables
+of ``suspend.sql``."""
+WOKEN: Columns = TO_SEND | {"due_at": NOW}
+"""The signal of a wait is there. The task keeps its place in its order."""
 REVIVE_LIMITED: Columns = REVIVED | {"state": "'pending'", "sweep_at": SWEEP_SOON}
 """The redriven message is delivered again at once, and then asks for a slot."""
 REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}

@@ -48,14 +48,6 @@ def move_cursor(connection: Connection, id_: str, token: str, cursor: str, done:
     return bool(connection.run(MOVE_CURSOR, id_, token, cursor, str(done)))
 
 
-def read_steps(connection: Connection, id_: str) -> dict[str, str]:
-    """Return the steps that earlier runs have stored: name → value, as JSON text."""
-    return {
-        row[0]: row[1]
-        for row in connection.run("select name, value::text from joblane.task_steps where task_id = $1", id_)
-    }
-
-
 # Locked like MARK_ITEM. The row exists only if somebody has deleted the task's row by SQL, and not its steps.
 MARK_STEP = """
 insert into joblane.task_steps (task_id, name, value)

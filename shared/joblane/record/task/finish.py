@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.row.states import State
 from joblane.record.sql_functions import VERSION
+
+if TYPE_CHECKING:
+    from joblane.record.task.stop import Stop
 
 
 class Statements(Protocol):
@@ -53,24 +56,31 @@ class Finish:
     billed_ms: int | None = None
     memory_mb: int | None = None
     cost_usd: float | None = None
+    stop: Stop | None = None
+    """The wait at which the run stops. Once that is recorded, ``delay_seconds`` is the time until the task is due."""
+    wakes: bool = False
+    """A signal may have come that the stop did not see: :func:`~joblane.record.task.waits.wake` follows the commit."""
     released: list[str] = field(default_factory=list)
     """Children that do not wait for this task any more, once the finish is committed."""
     look: bool = False
     """The task may have children, for which :class:`~joblane.record.flow.release.Release` looks after the commit."""
 
     def row(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name not in ("released", "look")}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in NOT_RECORDED}
 
     @property
     def waits_long(self) -> bool:
         """True if SQS cannot hide a message for the whole delay: the message is acknowledged, and the row waits."""
-        return self.state in (State.RETRY, State.PENDING) and self.delay_seconds > MAX_DELAY_SECONDS
+        return self.state in LATER and self.delay_seconds > MAX_DELAY_SECONDS
 
     @property
     def visibility_seconds(self) -> int:
         return math.ceil(self.delay_seconds)
 
 
+NOT_RECORDED = ("stop", "wakes", "released", "look")
+LATER = (State.RETRY, State.PENDING, State.SCHEDULED)
+"""The states of an end after which the task is due again."""
 FINISH = f"select joblane.finish_{VERSION}($1, $2)"
 FINISH_ONE = f"select joblane.finish_one_{VERSION}($1, $2, $3, $4, $5, $6, $7, $8)"
 FINISHES = (FINISH, FINISH_ONE)
@@ -78,7 +88,7 @@ FINISHES = (FINISH, FINISH_ONE)
 
 def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
     """Finish at most 10 runs, in the open transaction or in a new one. Return the ids of the tasks that were finished.
-    Their ends get what has to follow the commit, in ``released`` and ``look``.
+    Their ends get what has to follow the commit, in ``released`` and ``look``. A run that stops is finished alone.
 
     ``waits``: wait up to 5 s in all for rows that other transactions have locked; otherwise these are left out. If an
     id is missing, the run does not hold the task any more, or the task has a cancel request, or its row is locked: see
@@ -89,11 +99,38 @@ def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True
         ((answer,),) = connection.run(FINISH_ONE, *parameters_of_one(run), "false")
         if answer is None:
             return {run.id}
+    elif len(runs) == 1 and runs[0].stop is not None:
+        return {runs[0].id} if suspend(connection, runs[0], runs[0].stop, waits=waits) else set()
     else:
         document = json.dumps([run.row() for run in runs], ensure_ascii=False)
         ((answer,),) = connection.run(FINISH, document, "true" if waits else "false")
     note_children(answer, runs)
     return set(answer["finished"])
+
+
+SUSPEND = f"select joblane.suspend_{VERSION}($1, $2)"
+OF_RUN = ("id", "token", "run", "duration_ms", "billed_ms", "memory_mb", "cost_usd")
+
+
+def suspend(connection: Statements, run: Finish, stop: Stop, *, waits: bool) -> bool:
+    """Record the stop of a run, and write the time until the task is due into ``run``.
+
+    Return False if the run does not hold its task, if the task has a cancel request, or if its row is locked.
+
+    ``waits``: wait for the row; raises pg8000's ``DatabaseError`` after 5 s.
+    """
+    document = {name: getattr(run, name) for name in OF_RUN} | {
+        "name": stop.name,
+        "signal": stop.signal,
+        "seconds": stop.seconds,
+        "at": stop.at and stop.at.isoformat(),
+        "again": stop.again,
+    }
+    ((answer,),) = connection.run(SUSPEND, json.dumps(document, ensure_ascii=False), "true" if waits else "false")
+    if answer is None:
+        return False
+    run.delay_seconds, run.wakes = answer["due"], answer["look"]
+    return True
 
 
 def note_children(answer: Mapping[str, Any], runs: Sequence[Finish]) -> None:

@@ -67,6 +67,7 @@ with waiting as (
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
      and finished_at is null and state in {WAITING_SQL} and not {UNDER_WAY}
+     and runs = (select b.runs from joblane.tasks b where b.id = t.id)  -- no run began while this waited for the row
    order by unique_key for no key update
 ),
 replaced as (

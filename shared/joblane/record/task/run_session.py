@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from joblane.record.driver.database import Database
     from joblane.record.driver.handler_session import HandlerSession
     from joblane.record.driver.time_limits import TimeLimits
+    from joblane.record.task.stop import Stop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +82,10 @@ class RunSession:
     """An asyncio task of the handler may still use the asynchronous session."""
     refusal = ""
     """The reason why the run cannot have an asynchronous session. Empty: it can."""
+    asyncio_task: object = None
+    """The asyncio task of an ``async def`` handler. None: the handler is none, or a test has called it."""
+    stop: Stop | None = None
+    """The wait at which the run stops. None: it has reached no open wait."""
     _committing = False
 
     def __init__(
@@ -303,6 +308,11 @@ class RunSession:
         """Return why the row of a task did not take the end of a run."""
         cancelled = cancel_requested(connection, end.id, end.token)
         return TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
+
+    @property
+    def in_savepoint(self) -> bool:
+        """True if a savepoint of the session is open."""
+        return self.touched and self.session.in_nested_transaction()
 
     def check_keeps(self) -> None:
         """Raise :class:`JobError` if :meth:`keep` cannot commit in this run."""

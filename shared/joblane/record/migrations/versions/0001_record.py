@@ -210,8 +210,8 @@ create table joblane.task_attempts (
     started_at timestamptz not null default clock_timestamp(),
     -- Time of the end. Null: the run is in progress.
     finished_at timestamptz,
-    -- Outcome: completed, failed, timeout, archived, snoozed, rate_limited, revoked, cancelled, continued, mismatch or
-    -- lost. Null: in progress.
+    -- Outcome: completed, failed, timeout, archived, snoozed, rate_limited, revoked, cancelled, continued, mismatch,
+    -- waiting or lost. Null: in progress.
     outcome text,
     -- Milliseconds of the handler and its commit. Null: not known.
     duration_ms integer,
@@ -296,6 +296,46 @@ create table joblane.task_steps (
     value json not null,
     -- Time at which it was committed.
     created_at timestamptz not null default clock_timestamp(),
+    primary key (task_id, name)
+)
+"""
+
+WAITS = """
+-- One row for each wait at which a run of a task has stopped. Only runs write it. Removed with the task's content.
+create table joblane.task_waits (
+    -- Id of the task.
+    task_id text collate "C" not null,
+    -- Name of the wait, 1 to 100 characters.
+    name text collate "C" not null,
+    -- Name of the signal for which it waits. Null: a sleep or a poll.
+    signal text collate "C",
+    -- Time at which the wait ends. The first stop sets it.
+    until timestamptz not null,
+    -- Number of the run that stopped here last. The wait is open while this is the last run of the task.
+    run integer not null,
+    -- Time at which a run saw that the wait has expired. Null: it has not.
+    expired_at timestamptz,
+    -- Time of the first stop.
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (task_id, name)
+) with (fillfactor = 50)
+"""
+
+SIGNALS = """
+-- First signal of each name that was sent to a task. Removed with the task's content.
+create table joblane.task_signals (
+    -- Id of the task.
+    task_id text collate "C" not null,
+    -- Name of the signal, 1 to 100 printable ASCII characters.
+    name text collate "C" not null,
+    -- Value of the signal, at most 64 KiB. It is json, because jsonb would change numbers such as 1e20.
+    value json not null,
+    -- Operator who sent it. Null: a program did.
+    sent_by text,
+    -- Time at which it was sent.
+    created_at timestamptz not null default clock_timestamp(),
+    -- True: if the task waits for it, it runs. False: the sweep makes sure of it.
+    heard boolean not null default false,
     primary key (task_id, name)
 )
 """
@@ -757,6 +797,9 @@ INDEXES = (
     # A bulk action has an entry for each of its tasks, which a list of actions must not walk over.
     "create index audit_actions on joblane.audit (number) where bulk is null",
     "create index audit_bulk on joblane.audit (bulk, number) where bulk is not null",
+    # Open waits by their ends, for operators. Signals that the sweep has to look after: few.
+    "create index task_waits_until on joblane.task_waits (until, task_id) where expired_at is null",
+    "create index task_signals_unheard on joblane.task_signals (created_at, task_id) where not heard",
     "create index task_parents_parent on joblane.task_parents (parent, on_parent_dead)",
     "create index batches_created on joblane.batches (created_at, id)",
     "create index events_created on joblane.events (created_at, id)",
@@ -778,8 +821,8 @@ def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     op.execute("create sequence joblane.schedules_seq")
     for table in (
-        TASKS, ATTEMPTS, RUNS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
-        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, EVENTS, TYPES, STAGE, SCHEDULES,
+        TASKS, ATTEMPTS, RUNS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, WAITS, SIGNALS, PROGRESS,
+        PARENTS, CHILDREN, BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, EVENTS, TYPES, STAGE, SCHEDULES,
         LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
@@ -793,6 +836,7 @@ def upgrade() -> None:
         _text("canonical"),
         _text("payload_problem"),
         _text("enqueue"),
+        _text("signal"),
         _text("event"),
         _text("add_event"),
         _text("task_ended"),

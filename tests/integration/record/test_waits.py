@@ -1,0 +1,586 @@
+"""Waits and signals in the database: each race between a run that stops and a signal, forced, and its planted fault."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from joblane.names import Queue
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.row.conditions import UNDER_WAY
+from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS, VERSION
+from joblane.record.task.claim import Claim, Verdict, arrival, claim
+from joblane.record.task.finish import Finish, finish
+from joblane.record.task.insert import REPLACE
+from joblane.record.task.stop import Stop
+from joblane.record.task.waits import EXPIRE, READ, READ_SIGNAL, SIGNAL, expire, read_history, signal_document, wake
+from joblane.sqs.message import Message
+from tests.builders.rows import TOKEN, In, active, archived, put
+from tests.integration.record.test_races import WaitUntil, waiting_for_a_lock
+from tests.patience import PATIENCE_SECONDS
+from tests.samples import sample_one, sample_only
+from tests.world import World
+
+HOUR = 3600.0
+APPROVAL = Stop("approval", "approval", HOUR)
+LEASE = timedelta(seconds=60)
+
+
+def stop_of(run: int = 1, stop: Stop = APPROVAL, id_: str = "it") -> Finish:
+    return Finish(id_, TOKEN, run, "waiting", State.SCHEDULED, counted=False, stop=stop, duration_ms=7)
+
+
+def stopped(connection: Connection, end: Finish, *, waits: bool = False) -> Finish | None:
+    """Record a stop. Return its end, or None if it was not recorded."""
+    return end if finish(connection, [end], waits=waits) else None
+
+
+def send(connection: Connection, name: str = "approval", value: str = "1", id_: str = "it") -> bool | None:
+    ((accepted,),) = connection.run(SIGNAL, signal_document(id_, name, value))
+    return accepted  # type: ignore[no-any-return]
+
+
+def woken(connection: Connection, *ids: str) -> list[str]:
+    return [turn.id for turn in wake(connection, ids=ids or ["it"])]
+
+
+def claimed(world: World, id_: str = "it") -> Claim:
+    arrived = arrival(sample_one, Message(sample_one.type, id_, rec=True), id_, Queue.DEFAULT)
+    return claim(world.database.get(), [arrived], LEASE, "request", TOKEN)[id_]
+
+
+def unheard(world: World) -> list[str]:
+    return [name for (name,) in world.run("select name from joblane.task_signals where not heard order by name")]
+
+
+def seconds_to(world: World, column: str) -> float:
+    [[seconds]] = world.run(f"select extract(epoch from {column} - clock_timestamp())::float8 from joblane.tasks")
+    return float(seconds)
+
+
+@pytest.fixture
+def others(world: World) -> Iterator[Callable[[], Connection]]:
+    """Connections of other processes."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Database(world.url)).get()
+
+
+Others = Callable[[], Connection]
+
+
+# --- A stop --------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_run_that_stops_becomes_a_row_of_attempts(world: World) -> None:
+    put(world, sample_one, "it", **active(60, request_id="request", tenant="acme"))
+    assert stopped(world.database.get(), stop_of()) is not None
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"], row["lease_token"]) == ("scheduled", 0, 1, None)
+    [run] = world.attempts("it")
+    assert (run["run"], run["attempt"], run["outcome"], run["duration_ms"]) == (1, 1, "waiting", 7)
+    assert (run["request_id"], run["tenant"], run["type"]) == ("request", "acme", sample_one.type)
+    assert run["finished_at"] is not None
+    assert run["wait_ms"] is not None
+
+
+def test_a_later_run_that_stops_ends_its_row_and_what_a_failed_attempt_left(world: World) -> None:
+    left = {"error_type": "E", "error_message": "e", "fingerprint": "f", "used_ms": 5, "sends": 2, "snoozes": 1}
+    put(world, sample_one, "it", **active(60, runs=4, attempts=3, mismatch_since=In(-5), **left))
+    stopped(world.database.get(), stop_of(4))
+    row = world.row("it")
+    assert [row[name] for name in (*left, "mismatch_since", "attempts", "runs")] == [
+        None, None, None, 0, 0, 1, None, 0, 4,
+    ]  # fmt: skip
+    assert world.outcomes("it") == ["waiting"]
+    assert claimed(world).verdict is Verdict.WAIT
+
+
+@pytest.mark.parametrize(
+    ("stop", "due", "sweep"),
+    [
+        (Stop("a", seconds=60), 60, 120),
+        (Stop("a", seconds=MAX_DELAY_SECONDS), MAX_DELAY_SECONDS, MAX_DELAY_SECONDS + 60),
+        (Stop("a", seconds=2 * HOUR), 2 * HOUR, 2 * HOUR - MAX_DELAY_SECONDS),
+        (Stop("a", seconds=2 * HOUR, again=60), 60, 120),
+        (Stop("a", seconds=30, again=60), 30, 90),
+    ],
+)
+def test_a_stop_is_due_at_its_end_and_far_ones_have_no_message(
+    world: World, stop: Stop, due: float, sweep: float
+) -> None:
+    put(world, sample_one, "it", **active(60))
+    end = stopped(world.database.get(), stop_of(stop=stop))
+    assert end is not None
+    assert end.delay_seconds == pytest.approx(due, abs=1)
+    assert (end.waits_long, end.wakes) == (due > MAX_DELAY_SECONDS, False)
+    assert seconds_to(world, "due_at") == pytest.approx(due, abs=5)
+    assert seconds_to(world, "sweep_at") == pytest.approx(sweep, abs=5)
+
+
+def test_a_sleep_until_a_time_ends_at_it_and_no_task_waits_past_its_deadline(world: World) -> None:
+    put(world, sample_one, "it", **active(60, deadline=In(300)))
+    stopped(world.database.get(), stop_of(stop=Stop("a", at=datetime.now(UTC) + timedelta(hours=1))))
+    [[until]] = world.run("select extract(epoch from until - clock_timestamp())::float8 from joblane.task_waits")
+    assert until == pytest.approx(HOUR, abs=5)
+    assert seconds_to(world, "due_at") == pytest.approx(300, abs=5)
+
+
+def test_the_first_stop_sets_the_end_of_a_wait(world: World) -> None:
+    put(world, sample_one, "it", **active(60))
+    stopped(world.database.get(), stop_of())
+    world.run("update joblane.task_waits set until = until - interval '50 min'")
+    world.later("it")
+    assert (claimed(world).run, claimed(world).attempt) == (2, 1)
+    end = stopped(world.database.get(), stop_of(2, Stop("approval", "approval", 5 * HOUR)))
+    assert end is not None
+    assert end.delay_seconds == pytest.approx(600, abs=5)
+    assert world.outcomes("it") == ["waiting", "waiting"]
+
+
+def test_a_wait_that_a_deleted_task_left_is_not_that_of_a_first_run(world: World) -> None:
+    put(world, sample_one, "it", **active(60))
+    stopped(world.database.get(), stop_of())
+    world.run("delete from joblane.tasks")
+    world.run("update joblane.task_waits set until = until - interval '50 min'")
+    put(world, sample_one, "it", **active(60))
+    end = stopped(world.database.get(), stop_of())
+    assert end is not None
+    assert end.delay_seconds == pytest.approx(HOUR, abs=5)
+
+
+def test_a_run_that_lost_its_task_or_was_cancelled_does_not_stop(world: World) -> None:
+    held: dict[str, dict[str, Any]] = {
+        "taken": {"lease_token": "00000000-0000-4000-8000-000000000002"},
+        "cancelled": {"cancel_requested_at": In(-1)},
+    }
+    for id_, columns in held.items():
+        put(world, sample_one, id_, **active(60, **columns))
+        for waits in (False, True):
+            assert stopped(world.database.get(), stop_of(id_=id_), waits=waits) is None
+    put(world, sample_one, "ended", state="completed")
+    assert stopped(world.database.get(), stop_of(id_="ended"), waits=True) is None
+    assert world.run("select from joblane.task_waits") == []
+
+
+def test_a_stop_leaves_a_locked_row_or_waits_for_it(world: World, others: Others) -> None:
+    put(world, sample_one, "it", **active(60))
+    connection = others()
+    with world.locked("it") as holder:
+        assert stopped(connection, stop_of()) is None
+        waiting = threading.Thread(target=stopped, args=(connection, stop_of()), kwargs={"waits": True})
+        waiting.start()
+        while not waiting_for_a_lock(world):
+            pass
+        holder.get().rollback()
+        waiting.join(PATIENCE_SECONDS)
+    assert world.row("it")["state"] == "scheduled"
+
+
+def test_an_ordered_task_keeps_its_key_and_gives_its_other_slots_back(world: World) -> None:
+    limits: dict[str, Any] = {
+        "key_limit": "sample:one/a",
+        "shared_limit": "mail",
+        "first_due_at": In(-60),
+        "seq": 1,
+        "passed": "all",
+    }
+    put(world, sample_one, "ordered", **active(60, ordered=True, **limits))
+    put(world, sample_one, "any", **active(60, **{**limits, "key_limit": "sample:one/b"}))
+    for id_ in ("ordered", "any"):
+        stopped(world.database.get(), stop_of(id_=id_))
+    assert [world.row(id_)["passed"] for id_ in ("ordered", "any")] == ["key_slot", None]
+
+
+# --- A signal ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_signal_of_a_name_counts(world: World) -> None:
+    put(world, sample_one, "it")
+    connection = world.database.get()
+    assert [send(connection, value="1"), send(connection, value="2"), send(connection, "other", "null")] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert read_history(connection, "it").signals == {"approval": "1", "other": "null"}
+    assert woken(connection) == []
+    assert unheard(world) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "accepted"),
+    [
+        ({"state": "completed"}, False),
+        ({"state": "cancelled"}, False),
+        (archived(), True),
+        (archived(cleared=True, payload=None), False),
+        ({"state": "held"}, True),
+        (active(60), True),
+    ],
+)
+def test_a_signal_counts_while_its_task_may_run(world: World, columns: dict[str, Any], accepted: bool) -> None:
+    put(world, sample_one, "it", **columns)
+    assert send(world.database.get()) is accepted
+
+
+def test_a_signal_of_an_unknown_task_ends_no_transaction(world: World) -> None:
+    connection = world.database.get()
+    connection.execute_simple("begin")
+    assert send(connection, id_="nobody") is None
+    connection.execute_simple("commit")
+    with pytest.raises(DatabaseError, match="there is no task 'nobody'"):
+        world.run("select joblane.signal('nobody', 'approval')")
+
+
+def test_sql_sends_a_signal_and_the_value_of_none_is_null(world: World) -> None:
+    put(world, sample_one, "it")
+    assert world.run(
+        "select joblane.signal('it', 'a'), joblane.signal('it', 'b', '1e20'), joblane.signal('it', 'a')"
+    ) == [[True, True, False]]
+    assert world.run("select joblane.signal('it', 'c', null, 'op')") == [[True]]
+    assert read_history(world.database.get(), "it").signals == {"a": "null", "b": "1e20", "c": "null"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("", "1", "signal: 1 to 100 printable"),
+        ("é", "1", "signal: 1 to 100 printable"),
+        ("a" * 101, "1", "signal: 1 to 100 printable"),
+        ("a", json.dumps("x" * 65_535), "value: at most 65,536 bytes are required, not 65537"),
+    ],
+)
+def test_a_wrong_signal_is_refused(world: World, name: str, value: str, problem: str) -> None:
+    put(world, sample_one, "it")
+    with pytest.raises(DatabaseError, match=problem):
+        world.run("select joblane.signal('it', $1, $2::text::json)", name, value)
+
+
+@pytest.mark.parametrize(("number", "size"), [(1_000, 1), (16, 65_530)])
+def test_a_task_gets_a_limited_number_and_size_of_signals(world: World, number: int, size: int) -> None:
+    put(world, sample_one, "it")
+    world.run(
+        "insert into joblane.task_signals (task_id, name, value)"
+        " select 'it', n::text, to_json(repeat('x', $1::int)) from generate_series(1, $2::int) as n",
+        str(size),
+        str(number),
+    )
+    with pytest.raises(DatabaseError, match="gets no more"):
+        world.run("select joblane.signal('it', 'a', to_json(repeat('x', 1000)))")
+
+
+# --- Races ---------------------------------------------------------------------------------------------------------
+
+
+def begin_run(world: World, connection: Connection, level: str = "read committed") -> None:
+    """Begin the transaction of a run that has looked for the signal."""
+    put(world, sample_one, "it", **active(60))
+    connection.execute_simple(f"begin isolation level {level}")
+    assert read_history(connection, "it").signals == {}
+
+
+def signal_after_the_look(world: World, others: Others) -> None:
+    """A signal commits after the run has looked, and before it stops."""
+    run, signaller = others(), others()
+    begin_run(world, run)
+    send(signaller)
+    assert woken(signaller) == []
+    end = stopped(run, stop_of())
+    run.execute_simple("commit")
+    assert end is not None
+    assert (end.delay_seconds, world.row("it")["state"]) == (0, "pending")
+    assert unheard(world) == []  # the stop has heard it
+    assert claimed(world).verdict is Verdict.RUN
+
+
+def signal_during_the_stop(world: World, others: Others) -> None:
+    """A signal commits after the stop has looked, and before it commits: its wake-up waits for the row."""
+    run, signaller = others(), others()
+    begin_run(world, run)
+    stopped(run, stop_of())
+    send(signaller)
+    found: list[str] = []
+    waiting = threading.Thread(target=lambda: found.extend(woken(signaller)))
+    waiting.start()
+    ends = threading.Event()
+    while not waiting_for_a_lock(world) and waiting.is_alive():
+        ends.wait(0.005)
+    run.execute_simple("commit")
+    waiting.join(PATIENCE_SECONDS)
+    assert found == ["it"]
+    assert unheard(world) == []
+    assert claimed(world).verdict is Verdict.RUN
+
+
+def signal_after_the_stop(world: World, others: Others) -> None:
+    run, signaller = others(), others()
+    begin_run(world, run)
+    stopped(run, stop_of())
+    run.execute_simple("commit")
+    send(signaller)
+    assert woken(signaller) == ["it"]
+    assert woken(signaller) == []
+    row = world.row("it")
+    assert (row["state"], row["sends"]) == ("pending", 0)
+    assert claimed(world).verdict is Verdict.RUN
+
+
+def stop_with_an_old_snapshot(world: World, others: Others) -> None:
+    """A run in repeatable read does not see the signal, and looks again after its commit. Otherwise the sweep does"""
+    run, signaller = others(), others()
+    begin_run(world, run, "repeatable read")
+    send(signaller)
+    assert woken(signaller) == []
+    end = stopped(run, stop_of())
+    run.execute_simple("commit")
+    assert end is not None
+    assert end.wakes
+    assert end.delay_seconds == pytest.approx(HOUR, abs=1)
+    assert unheard(world) == ["approval"]
+    assert woken(run) == ["it"]
+
+
+def second_signal_during_a_wake_up(world: World, others: Others) -> None:
+    """A signal that commits between two statements of a wake-up stays unheard."""
+    put(world, sample_one, "it", **active(60))
+    stopped(world.database.get(), stop_of(stop=Stop("b", "b", HOUR)))
+    [[text]] = world.run("select pg_get_functiondef(oid) from pg_proc where proname = $1", f"wake_{VERSION}")
+    looked = "and not g.heard);"
+    assert looked in text
+    world.run(text.replace(looked, f"{looked} perform pg_advisory_xact_lock(1);").replace("250ms", "5s"))
+    signaller, waker = others(), others()
+    send(signaller, "a")
+    found: list[str] = []
+    with Database(world.url) as holder:
+        holder.get().run("select pg_advisory_lock(1)")
+        waiting = threading.Thread(target=lambda: found.extend(woken(waker)))
+        waiting.start()
+        ends = threading.Event()
+        while not waiting_for_a_lock(world) and waiting.is_alive():
+            ends.wait(0.005)
+        send(signaller, "b")
+    waiting.join(PATIENCE_SECONDS)
+    assert found == []
+    assert unheard(world) == ["b"]
+    assert woken(signaller) == ["it"]
+
+
+def other_wait_of_the_task(world: World, others: Others) -> None:
+    """A signal for an earlier wait wakes no task that waits for another one now."""
+    signaller = others()
+    put(world, sample_one, "it", **active(60))
+    stopped(world.database.get(), stop_of(stop=Stop("old", "old", 1)))
+    world.later("it")
+    claimed(world)
+    stopped(world.database.get(), stop_of(2))
+    send(signaller, "old")
+    assert woken(signaller) == []
+    assert world.row("it")["state"] == "scheduled"
+    assert unheard(world) == []
+
+
+def stop_again(world: World, others: Others) -> None:
+    """A wait whose second stop is the last run is open."""
+    signaller = others()
+    put(world, sample_one, "it", **active(60))
+    stopped(world.database.get(), stop_of())
+    world.later("it")
+    claimed(world)
+    end = stopped(world.database.get(), stop_of(2))
+    assert end is not None
+    assert end.delay_seconds <= HOUR
+    send(signaller)
+    assert woken(signaller) == ["it"]
+
+
+RACES = [
+    signal_after_the_look, signal_during_the_stop, signal_after_the_stop, stop_with_an_old_snapshot,
+    second_signal_during_a_wake_up, other_wait_of_the_task, stop_again,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_no_wake_up_is_lost(world: World, others: Others, race: Callable[[World, Others], None]) -> None:
+    race(world, others)
+
+
+def test_an_open_transaction_of_a_signaller_delays_no_run_but_a_second_signal(
+    world: World, others: Others, wait_until: WaitUntil
+) -> None:
+    put(world, sample_one, "it", **active(60))
+    first, second = others(), others()
+    first.execute_simple("begin")
+    assert send(first)
+    end = stopped(world.database.get(), stop_of())
+    assert end is not None
+    assert end.delay_seconds == pytest.approx(HOUR, abs=1)
+    found: list[bool | None] = []
+    waiting = threading.Thread(target=lambda: found.append(send(second, value="2")))
+    waiting.start()
+    wait_until(lambda: waiting_for_a_lock(world))
+    first.execute_simple("commit")
+    waiting.join(PATIENCE_SECONDS)
+    assert found == [False]
+    assert woken(first) == ["it"]
+
+
+def test_a_signal_that_is_rolled_back_leaves_its_name_free(world: World, others: Others) -> None:
+    put(world, sample_one, "it")
+    first = others()
+    first.execute_simple("begin")
+    send(first)
+    first.execute_simple("rollback")
+    assert send(others(), value="2")
+
+
+def test_a_wake_up_leaves_a_locked_row_to_the_sweep_and_continues_the_others(world: World, others: Others) -> None:
+    for id_ in ("a", "b"):
+        put(world, sample_one, id_, **active(60))
+        stopped(world.database.get(), stop_of(id_=id_))
+        send(world.database.get(), id_=id_)
+    waker = others()
+    with world.locked("a"):
+        assert woken(waker, "a", "b") == ["b"]
+    assert unheard(world) == ["approval"]
+    assert woken(waker, "a", "b") == ["a"]
+
+
+def test_a_signal_and_an_expiry_have_one_outcome(world: World, others: Others) -> None:
+    connection, signaller = others(), others()
+    put(world, sample_one, "it", **active(60))
+    stopped(connection, stop_of(stop=replace(APPROVAL, seconds=0)))
+    claimed(world)
+    came: list[str] = []
+    send(signaller, value='"yes"')
+    assert expire(connection, "it", TOKEN, name="approval", signal="approval", came=came)
+    assert came == ['"yes"']
+    assert not read_history(connection, "it").waits["approval"].expired
+
+
+def test_a_signal_after_an_expiry_is_kept_and_the_expiry_holds(world: World, others: Others) -> None:
+    connection, signaller = others(), others()
+    put(world, sample_one, "it", **active(60))
+    stopped(connection, stop_of(stop=replace(APPROVAL, seconds=0)))
+    claimed(world)
+    connection.execute_simple("begin")
+    came: list[str] = []
+    assert expire(connection, "it", TOKEN, name="approval", signal="approval", came=came)
+    assert send(signaller)
+    connection.execute_simple("commit")
+    assert came == []
+    history = read_history(connection, "it")
+    assert (history.waits["approval"].expired, history.signals) == (True, {"approval": "1"})
+
+
+def test_a_run_that_lost_its_lease_lets_no_wait_expire(world: World) -> None:
+    put(world, sample_one, "it", **active(60))
+    stopped(world.database.get(), stop_of())
+    assert not expire(world.database.get(), "it", TOKEN, name="approval", signal="approval", came=[])
+    assert not read_history(world.database.get(), "it").waits["approval"].expired
+
+
+def test_no_enqueue_replaces_a_task_that_stops_while_the_statement_waits(
+    world: World, others: Others, wait_until: WaitUntil
+) -> None:
+    for number in (1, 2):
+        columns = {"unique_key": f"{sample_only.type} {number}", "unique_expires_at": In(600)}
+        put(world, sample_only, f"t{number}", {"number": number}, **columns)
+    new: dict[str, Any] = {
+        "type": sample_only.type,
+        "queue": "default",
+        "payload": {"number": 9},
+        "payload_digest": "d",
+    }
+    new |= {"max_attempts": 1, "retention_seconds": 60, "unique_seconds": 60}
+    rows = [new | {"id": f"new{number}", "unique_key": f"{sample_only.type} {number}"} for number in (1, 2)]
+    replacer = others()
+    replaced: list[str] = []
+    with world.locked("t1") as holder:
+        waiting = threading.Thread(
+            target=lambda: replaced.extend(row[0] for row in replacer.run(REPLACE, json.dumps(rows)))
+        )
+        waiting.start()
+        wait_until(lambda: waiting_for_a_lock(world))
+        arrived = arrival(sample_only, Message(sample_only.type, "t2", rec=True), "t2", Queue.DEFAULT)
+        assert claim(world.database.get(), [arrived], LEASE, "r", TOKEN)["t2"].verdict is Verdict.RUN
+        stopped(world.database.get(), stop_of(id_="t2"))
+        holder.get().rollback()
+        waiting.join(PATIENCE_SECONDS)
+    assert replaced == ["t1"]
+    assert world.row("t2")["payload"] == {"number": 2}
+
+
+# --- Plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        (READ, ["text"]),
+        (READ_SIGNAL, ["text"] * 2),
+        (EXPIRE, ["text"] * 4),
+        (SIGNAL, ["text"]),
+        (f"select {UNDER_WAY} from joblane.tasks t where t.id = $1", ["text"]),
+    ],
+)
+def test_each_statement_of_a_run_and_of_a_signal_looks_up_keys_in_large_tables(
+    world: World, statement: str, parameters: list[str]
+) -> None:
+    world.run("insert into joblane.task_waits select n::text, 'a', 'a', now(), 1 from generate_series(1, 20000) as n")
+    world.run(
+        "insert into joblane.task_signals (task_id, name, value)"
+        " select n::text, 'a', '1' from generate_series(1, 20000) as n"
+    )
+    world.run("insert into joblane.task_steps select n::text, 'a', '1' from generate_series(1, 20000) as n")
+    for number in range(3):
+        put(world, sample_one, f"t{number}")
+    world.run("analyze joblane.task_waits, joblane.task_signals, joblane.task_steps")
+    world.run("set plan_cache_mode = force_generic_plan")
+    world.run(f"prepare planned({', '.join(parameters)}) as {statement}")
+    given = ", ".join(["'{}'"] * len(parameters)) if statement != EXPIRE else "'t1', gen_random_uuid()::text, 'a', 'a'"
+    plan = "\n".join(row[0] for row in world.run(f"explain execute planned({given})"))
+    assert not re.findall(r"Seq Scan on (?!tasks)\w+", plan), plan
+
+
+# --- Planted faults ------------------------------------------------------------------------------------------------
+
+PLANTED: list[tuple[str, str, str, Callable[[World, Others], None]]] = [
+    ("suspend", "g.name = s.signal) then", "false) then", signal_after_the_look),
+    ("wake", "for no key update;", ";", signal_during_the_stop),
+    ("wake", "continue when t.state = 'active';", "", stop_with_an_old_snapshot),
+    ("wake", "g.name = any (names);", "true;", second_signal_during_a_wake_up),
+    ("wake", "w.run = t.runs", "true", other_wait_of_the_task),
+    ("suspend", "set run = excluded.run,", "set", stop_again),
+    ("suspend", "<> 'read committed'", "= 'nothing'", stop_with_an_old_snapshot),
+]
+"""A function, a text there, the fault, and the race that finds it."""
+
+
+@pytest.mark.parametrize(("function", "old", "new", "race"), PLANTED)
+def test_each_planted_fault_is_found(
+    world: World, others: Others, function: str, old: str, new: str, race: Callable[[World, Others], None]
+) -> None:
+    text = FUNCTIONS[function]
+    assert old in text, "the function has changed: the fault can no longer be planted by this text"
+    world.run(text.replace(old, new))
+    with pytest.raises(AssertionError):
+        race(world, others)
+
+
+def test_a_stop_that_restarts_its_time_is_found(world: World) -> None:
+    text = FUNCTIONS["suspend"]
+    old = "case when excluded.run = 1 then excluded.until else w.until end"
+    assert old in text
+    world.run(text.replace(old, "excluded.until"))
+    with pytest.raises(AssertionError):
+        test_the_first_stop_sets_the_end_of_a_wait(world)
