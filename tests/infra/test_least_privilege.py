@@ -335,12 +335,14 @@ def test_every_function_that_writes_to_the_record_may_wake_the_sweep(every: Synt
 def test_only_the_task_that_redrives_dead_letters_may_take_them(every: Synthesised) -> None:
     template, prefix = every.whole(f"{every.stage.prefix}-jobs"), every.stage.prefix
     taking = {f"{prefix}-{queue}-*-dlq" for queue in Queue} | {f"{prefix}-{queue}-dlq" for queue in Queue}
+    redriving = [task for task in every.jobs.tasks.values() if task.grants.dead_letters]
+    redrives = {f"{prefix}-{task.place.name if task.place else task.slug}" for task in redriving}
     for name in templates.functions(template):
         allowed = templates.allowed(template, name)
         taken = {
             queue.rpartition(":")[2] for queue in allowed.get("sqs:DeleteMessage", set()) if queue.endswith("-dlq")
         }
-        assert taken == (taking | {f"{prefix}-cron-dlq"} if name == f"{prefix}-jobs-bulk" else set())
+        assert taken == (taking | {f"{prefix}-cron-dlq"} if name in redrives else set())
     # dead letters of a front door go back through it
     sends = {
         queue.rpartition(":")[2] for queue in templates.allowed(template, f"{prefix}-jobs-bulk")["sqs:SendMessage"]
