@@ -29,6 +29,7 @@ RUN_HERE = (
     "events",
     "long-work",
     "steps",
+    "waits",
     "schedule",
     "change-payload",
     "change-safely",
@@ -154,6 +155,43 @@ def test_steps(jobs: JobTester) -> None:
         jobs, lambda: [tuple(row) for row in execute(jobs, "select order_id, charge from charges")]
     )
     assert jobs.run(names["order_pay_async"], names["OrderPay"](order=8, cents=100)) == "ch_2"
+
+
+class Recorder:
+    """A service of the page: it records its calls, and has a film at the third look."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object, **__: object) -> Any:
+            self.calls.append(name)
+            return {"start": "job-1"}.get(name) or (
+                "film.mp4" if name == "result" and self.calls.count("result") == 3 else None
+            )
+
+        return call
+
+
+def test_waits(jobs: JobTester) -> None:
+    names = page("waits")
+    mails = names["mails"] = Recorder()
+    renderer = names["renderer"] = Recorder()
+    names["test_an_invoice_is_approved_after_the_reminder"](jobs)
+    assert mails.calls == ["ask", "remind"]
+    invoice, approve = names["Invoice"], names["invoice_approve"]
+    jobs.enqueue(approve, invoice(id=8, approver="ann@example.com"), task_id="invoice-8")
+    with jobs.session() as session:
+        assert names["approve"](session, 8) is True
+        session.commit()
+    jobs.drain(within=HOUR)
+    assert jobs.task("invoice-8").result == "approved"
+    jobs.enqueue(approve, invoice(id=9, approver="ann@example.com"), task_id="invoice-9")
+    jobs.drain(within=8 * DAY)
+    assert jobs.task("invoice-9").result == "expired"
+    film = jobs.enqueue(names["film_render"], names["Scene"](scene="one"))
+    jobs.drain(within=HOUR)
+    assert (jobs.task(film.id).result, renderer.calls) == ("film.mp4", ["start", "result", "result", "result"])
 
 
 def test_cancel(jobs: JobTester) -> None:
