@@ -67,7 +67,7 @@ def test_a_limit_of_the_page_is_that_of_the_code(row: list[str]) -> None:
     value = getattr(importlib.import_module(module), name)
     number, _, unit = figure.partition(" ")
     if isinstance(value, timedelta):
-        value /= timedelta(**{unit: 1})
+        value /= timedelta(**{f"{unit.rstrip('s')}s": 1})
     assert int(number.replace(",", "")) == value
 
 
