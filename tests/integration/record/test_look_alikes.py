@@ -47,6 +47,10 @@ def looks_alike(payload: Sample, ctx: TaskContext) -> None:
         raise SkipRetry
     if payload.number == 2:
         raise RateLimited(timedelta(seconds=5))
+    if payload.number == 3:
+        ctx.sleep("pause", timedelta(0))
+        ctx.wait("go", timeout=timedelta(hours=1))
+        ctx.wait("late", timeout=timedelta(seconds=1), default=None)
     for item in ctx.each("ab"):
         ctx.step(item, lambda key: key)
         ctx.progress(1, 2, "note")
@@ -69,6 +73,7 @@ class Life:
             self._of_task(task)
         for how in ("hold", "cancel", "run"):
             self._of_parents(how)
+        self._of_waits()
         self._of_client()
         for _ in range(2):
             self._do(self._world.sweep, Bus())
@@ -103,6 +108,14 @@ class Life:
         self._do(self._world.run, "select joblane.enqueue('sample:one', after => array[$1])", parent)
         self._do(self._client.cancel, self._one(after=[self._one()]))
 
+    def _of_waits(self) -> None:
+        waiting = self._one(3)
+        self._deliver(sample_one, waiting)
+        self._do(self._client.signal, waiting, "go", {"yes": True})
+        for _ in range(2):
+            self._deliver(sample_one, waiting)
+        self._do(self._world.run, "select joblane.signal($1, 'late')", waiting)
+
     def _of_client(self) -> None:
         client, limits, schedules = self._client, self._client.limits, self._client.schedules
         self._do(client.enqueue_many, [Job(sample_single, Sample(number=number)) for number in range(3)])
@@ -133,7 +146,10 @@ class Life:
 def lived(world: World, postgres: Postgres) -> tuple[list[Call], str, list[Exception]]:
     """Live once, with new sessions. Return the calls of all statements, the log, and the errors."""
     begins, life = postgres.log.stat().st_size, Life(world)
-    world.run("truncate joblane.tasks, joblane.batches, joblane.schedules, joblane.task_parents, joblane.task_steps")
+    world.run(
+        "truncate joblane.tasks, joblane.batches, joblane.schedules, joblane.task_parents, joblane.task_steps, "
+        "joblane.task_waits, joblane.task_signals"
+    )
     for database in (world.database, world.client, world._observer):
         database.close()
     life.go()
