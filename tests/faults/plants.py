@@ -29,7 +29,7 @@ from joblane.record.row.states import LIVE_SQL, WAITING_SQL
 from joblane.record.row.transitions import DUE_SWEEP, RUN, RUN_WITH_SLOTS
 from joblane.record.sql_functions import FUNCTIONS, VERSION, assigned
 from joblane.record.task import checkpoints
-from joblane.record.task.claim import Verdict, park
+from joblane.record.task.claim import Verdict
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import Entry, Sqs
 from joblane.sweep import next_sweep, ticks, walk
@@ -37,7 +37,6 @@ from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.tasks import places as tasks_places
 from joblane.tasks.task import Task
 from joblane.worker import worker
-from joblane.worker.parking import ParkingWorker
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Batch
 from tests.faults.limit_storm import Storm
@@ -177,9 +176,11 @@ def _counts_by_type(lane_name: Any, prefix: str, queue: Any, type_: str) -> str:
     return name
 
 
-def _parks_nothing(connection: Connection, *rest: Any) -> Any:
+def _parks_nothing(claim: Any, connection: Connection, arrivals: Any, lease: Any, *rest: Any) -> Any:
+    if lease is not None:
+        return claim(connection, arrivals, lease, *rest)
     connection.execute_simple("begin")
-    claims = park(connection, *rest)
+    claims = claim(connection, arrivals, lease, *rest)
     connection.execute_simple("rollback")
     return claims
 
@@ -288,7 +289,7 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     ),
     "a place acknowledges what it has not parked": (
         "moves",
-        Code(ParkingWorker, "decides", staticmethod(_parks_nothing)),
+        _around(worker, "claim", _parks_nothing),
     ),
     "a place drains no lane": (
         "moves",

@@ -78,7 +78,7 @@ class Group:
             if (
                 time_at_start - _left(invocation) > SPARE_SECONDS
                 and isinstance(worker, Worker)
-                and worker.decides is None  # it starts runs
+                and not worker.parks
                 and not has_time(worker.task, invocation, len(those))
             ):
                 _keep_for_next(response, those)  # imports, other runs or the database have taken the time of a run

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from joblane.record.task.claim import park
 from joblane.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class ParkingWorker(Worker):
     All others are acknowledged.
     """
 
-    decides = staticmethod(park)
+    parks = True
 
     def handle(self, deliveries: Sequence[Received], invocation: Invocation) -> BatchResponse:
         """Park the tasks of an invocation's messages, which are in one lane."""

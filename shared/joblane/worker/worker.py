@@ -71,8 +71,8 @@ class WorkerOptions(TypedDict, total=False):
 class Worker:
     """Serves one task type."""
 
-    decides: ClassVar[Callable[..., dict[str, Claim]] | None] = None
-    """The statement that decides on messages, with the arguments of :func:`claim`. None: it is :func:`claim`."""
+    parks: ClassVar[bool] = False
+    """True: it starts no run, see :func:`claim`."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[WorkerOptions]
@@ -247,13 +247,12 @@ class Batch:
             for id_, each in deliveries.items()
             if each.message is not None
         ]
-        lease = timedelta(seconds=self._invocation.ends - time.monotonic()) + LEASE_MARGIN
+        left = timedelta(seconds=self._invocation.ends - time.monotonic())
+        lease = None if self._worker.parks else left + LEASE_MARGIN
         try:
             token = str(uuid.uuid4())
             self._worker.wake()
-            claims = self._worker.database.call_again(
-                self._worker.decides or claim, arrivals, lease, self._invocation.id, token
-            )
+            claims = self._worker.database.call_again(claim, arrivals, lease, self._invocation.id, token)
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
             self._slow_claims += timed_out

@@ -12,7 +12,7 @@ import pytest
 from joblane import TaskContext
 from joblane.names import SWEEP, Queue, lane_name, queue_of
 from joblane.record.driver.database import Database
-from joblane.record.task.claim import CLAIMS, Verdict, claim, park
+from joblane.record.task.claim import CLAIMS, Verdict, claim
 from joblane.sqs.message import decode
 from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase, Send
@@ -156,24 +156,24 @@ def keeps_the_message(patch: pytest.MonkeyPatch) -> None:
 
 def forgets_the_insert(patch: pytest.MonkeyPatch) -> None:
     def forgetting(connection: Any, arrivals: Sequence[Any], *rest: Any) -> Any:
-        found = park(connection, arrivals, *rest)
+        found = claim(connection, arrivals, *rest)
         connection.run("delete from joblane.tasks where state = 'pending' and runs = 0")
         return found
 
-    patch.setattr(ParkingWorker, "decides", staticmethod(forgetting))
+    patch.setattr("joblane.worker.worker.claim", forgetting)
 
 
 def runs_it(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ParkingWorker, "decides", staticmethod(claim))
+    patch.setattr(ParkingWorker, "parks", False)
 
 
 def hides_the_row(patch: pytest.MonkeyPatch) -> None:
     def hiding(connection: Any, arrivals: Sequence[Any], *rest: Any) -> Any:
-        found = park(connection, arrivals, *rest)
+        found = claim(connection, arrivals, *rest)
         connection.run("update joblane.tasks set sweep_at = now() + interval '6 h'")
         return found
 
-    patch.setattr(ParkingWorker, "decides", staticmethod(hiding))
+    patch.setattr("joblane.worker.worker.claim", hiding)
 
 
 @pytest.mark.parametrize("plant", [keeps_the_message, forgets_the_insert, runs_it, hides_the_row])

@@ -238,7 +238,7 @@ def arrival(
 def claim(
     connection: Connection,
     arrivals: Sequence[Mapping[str, Any]],
-    lease: timedelta,
+    lease: timedelta | None,
     request_id: str,
     token: str | None = None,
 ) -> dict[str, Claim]:
@@ -247,12 +247,16 @@ def claim(
     ``arrivals``: values of :func:`arrival`. ``token``: the runs' token, a UUID that no other claim has had. Only with
     the same token a claim whose answer was lost can be repeated without the loss of an attempt. None: a new one.
 
+    ``lease`` None parks the tasks, because another function runs their type now: no run starts and no attempt is spent,
+    as if the type were paused. A waiting task stays in its row, a new one is inserted, and the next sweep sends their
+    messages to the type's present lane.
+
     Raises pg8000's ``DatabaseError``; it has then changed nothing. It raises ``InterfaceError`` for an answer without
     one of the messages, which only a function that replaces one of PostgreSQL's own can cause.
     """
-    token, seconds = token or str(uuid.uuid4()), str(lease.total_seconds())
+    token, seconds = token or str(uuid.uuid4()), None if lease is None else str(lease.total_seconds())
     answers = None
-    if len(arrivals) == 1 and may_be_ordinary(arrivals[0]):
+    if seconds is not None and len(arrivals) == 1 and may_be_ordinary(arrivals[0]):
         id_, type_ = arrivals[0]["id"], arrivals[0]["type"]
         try:
             ((answers,),) = connection.run(CLAIM_ONE, id_, type_, token, seconds, request_id)
@@ -265,28 +269,6 @@ def claim(
     if not isinstance(answers, list):  # or the payload has thousands of levels
         document = json.dumps(arrivals, ensure_ascii=False)
         ((answers,),) = connection.run(CLAIM, document, token, seconds, request_id)
-    return _claims(answers, arrivals, token)
-
-
-def park(
-    connection: Connection,
-    arrivals: Sequence[Mapping[str, Any]],
-    lease: timedelta,
-    request_id: str,
-    token: str | None = None,
-) -> dict[str, Claim]:
-    """Decide as :func:`claim` on messages of a type that another function runs now: as if the type were paused.
-
-    No run starts and no attempt is spent. A waiting task stays in its row, a new one is inserted. Their ``sweep_at``
-    says that they have no message, so the next sweep sends one to the type's present lane. ``lease`` is not used.
-    """
-    token = token or str(uuid.uuid4())
-    ((answers,),) = connection.run(CLAIM, json.dumps(arrivals, ensure_ascii=False), token, None, request_id)
-    return _claims(answers, arrivals, token)
-
-
-def _claims(answers: Any, arrivals: Sequence[Mapping[str, Any]], token: str) -> dict[str, Claim]:
-    """Return the claims of an answer. Raises InterfaceError if it lacks a message."""
     if len(answers or ()) != len(arrivals):
         raise InterfaceError(LACKS_MESSAGES)
     read = (answer | {name: _read(answer[name]) for name in DOCUMENTS} for answer in answers)
