@@ -29,6 +29,8 @@ ADMINS = frozenset({Rank.ADMIN, Rank.OWNER})
 ROUTES: Mapping[str, frozenset[Rank]] = {
     "POST /tenants": EVERYBODY,
     "POST /tenants/{tenant_id}/invitations": ADMINS,
+    "DELETE /tenants/{tenant_id}/invitations/{invitation_id}": ADMINS,
+    "POST /invitations/accept": EVERYBODY,
     "POST /exports": ADMINS,
     "GET /exports/{task_id}": ADMINS,
     "GET /reports/schedules": ADMINS,

@@ -17,7 +17,7 @@ from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (
     OpenAPIResponseValidationMiddleware,
 )
 
-from functions.api import exports, refusals, reports, storage, tasks, tenants
+from functions.api import exports, invitations, refusals, reports, storage, tasks, tenants
 from functions.api.access import ROUTES, authorize
 from functions.api.bodies import read_body
 from functions.api.document import document
@@ -44,7 +44,7 @@ def app() -> APIGatewayHttpResolver:
             OpenAPIResponseValidationMiddleware(has_response_validation_error=True),
         ]
     )
-    for module in (tenants, exports, reports, tasks):
+    for module in (tenants, invitations, exports, reports, tasks):
         api.include_router(module.router)
 
     @api.get("/openapi.json", summary="This document", tags=["openapi"])

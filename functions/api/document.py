@@ -16,8 +16,8 @@ NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationE
 """Schemas of Powertools that no route answers with."""
 ONLY_OF: dict[str, tuple[str, ...]] = {
     "400": ("POST", "PUT", "GET /reports/schedules/", "DELETE"),
-    "409": ("POST /tenants",),
-    "410": ("GET /exports",),
+    "409": ("POST /tenants", "POST /invitations", "DELETE /tenants"),
+    "410": ("GET /exports", "POST /invitations", "DELETE /tenants"),
     "413": ("POST", "PUT"),
     "415": ("POST", "PUT"),
     "422": ("POST", "PUT"),

@@ -80,7 +80,7 @@ class InvitationCreated(BaseModel):
     message: str
     invitation_id: UUID
     expires_at: datetime
-    task_id: str = Field(description="The task that sends the mail.")
+    task_id: str = Field(description="The task that sends the mail and the reminder. It ends with the invitation.")
 
 
 @router.post("/tenants", status_code=201, summary="Create a tenant", tags=["tenants"])

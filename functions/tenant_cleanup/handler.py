@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from joblane import Grants, JobClient, Payload, Queue, TaskContext, task
+from joblane.errors import UnknownTaskError
 from saas import settings
 
 MAX_TENANTS = 500
@@ -42,11 +44,11 @@ class CleanupResult(BaseModel):
     timeout=timedelta(minutes=5),
     schedule="0 2 * * *",
     environment=(*settings.EXPORT, *settings.CLEANUP),
-    grants=Grants(buckets=("old-exports",)),
+    grants=Grants(buckets=("old-exports",), enqueue=("user:invitation",)),
     front_door=False,
 )
 def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
-    from saas import invitations, requests
+    from saas import requests
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "the bucket of the exports", "acme-exports")
     grace = settings.grace(ctx.settings)
@@ -59,7 +61,7 @@ def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
         with ctx.isolated():
             match item:
                 case "invitations":
-                    result.invitations = invitations.expire_past(ctx.session)
+                    result.invitations = _expire_invitations(ctx)
                 case "requests":
                     result.requests = requests.forget(ctx.session)
                 case "exports":
@@ -68,6 +70,17 @@ def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
                     result.tenants += _remove_tenant(item, grace, bucket, ctx)
     ctx.logger.info("cleaned up", **result.model_dump())
     return result
+
+
+def _expire_invitations(ctx: TaskContext) -> int:
+    """Expire the invitations whose tasks have not done it, for example because they are paused, and end their waits."""
+    from saas import invitations
+
+    expired = invitations.expire_past(ctx.session)
+    for invitation_id in expired:
+        with suppress(UnknownTaskError):  # it has another id, or has ended long ago
+            ctx.signal(str(invitation_id), invitations.CLOSED, "expired")
+    return len(expired)
 
 
 def _deleted_tenants(ctx: TaskContext, grace: timedelta) -> Iterator[UUID]:

@@ -6,33 +6,43 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html import escape
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from saas.errors import SettingError
 from saas.mail import Mail, one_line
 from saas.settings import Settings, require
-from saas.tables import roles, tenants, user_invitations
+from saas.tables import roles, tenant_members, tenants, user_invitations
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 OPEN_FOR = timedelta(days=7)
+REMINDED_AFTER = timedelta(days=3)
+CLOSED = "closed"
+"""The signal that the task of an invitation waits for. Its value is the new status."""
 TOKEN_BYTES = 32
+MARGIN = timedelta(seconds=5)
+"""A run that continues at the end of its wait may be early by two seconds, and an invitation is open until its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """An invitation with the data of its mail. ``closed``: the reason not to send it; None: it is open."""
+    """An invitation with the data of its mail.
+
+    ``closed``: the reason not to send it; None: it is open. ``ends_in``: time after which it is past its end.
+    """
 
     id: UUID
     tenant_name: str
     role_name: str
     expires_at: datetime
+    ends_in: timedelta
     closed: str | None
     email: str = field(repr=False)
     token: str = field(repr=False)
@@ -47,7 +57,7 @@ def load(session: Session, invitation_id: UUID) -> Invitation | None:
             invitations.token,
             invitations.status,
             invitations.expires_at,
-            (invitations.expires_at <= func.now()).label("past"),
+            extract("epoch", invitations.expires_at - func.now()).label("left"),
             tenants.c.name.label("tenant_name"),
             tenants.c.status.label("tenant_status"),
             tenants.c.deleted_at,
@@ -62,11 +72,14 @@ def load(session: Session, invitation_id: UUID) -> Invitation | None:
     closed = None
     if row.status != "pending":
         closed = row.status
-    elif row.past:
+    elif row.left <= 0:
         closed = "expired"
     elif row.deleted_at is not None or row.tenant_status in ("deleted", "suspended"):
         closed = "tenant closed"
-    return Invitation(invitation_id, row.tenant_name, row.role_name, row.expires_at, closed, row.email, row.token)
+    ends_in = timedelta(seconds=float(row.left)) + MARGIN
+    return Invitation(
+        invitation_id, row.tenant_name, row.role_name, row.expires_at, ends_in, closed, row.email, row.token
+    )
 
 
 def create(
@@ -101,18 +114,61 @@ def sent_today(session: Session, limit: int, *, tenant_id: UUID | None = None, i
     return session.execute(select(func.count()).select_from(sent.limit(limit).subquery())).scalar_one()
 
 
-def expire_past(session: Session) -> int:
-    """Expire all pending invitations past their time, and return their number."""
+def expire_past(session: Session, invitation_id: UUID | None = None) -> list[UUID]:
+    """Expire this pending invitation if it is past its time, or all of them, and return their ids."""
+    only = [] if invitation_id is None else [user_invitations.c.id == invitation_id]
+    return _close(session, "expired", user_invitations.c.expires_at <= func.now(), *only)
+
+
+def cancel(session: Session, invitation_id: UUID) -> bool:
+    """Cancel a pending invitation. Return False if it is closed already."""
+    return bool(_close(session, "cancelled", user_invitations.c.id == invitation_id))
+
+
+def accept(session: Session, invitation: Any, user_id: str) -> bool:
+    """Accept a pending invitation, a row of :func:`find`: the user becomes a member of its tenant.
+
+    An active member keeps their role. Return False if it is closed or past its time.
+    """
+    invitations = user_invitations.c
+    is_open = (invitations.id == invitation.id, invitations.expires_at > func.now())
+    if not _close(session, "accepted", *is_open, accepted_at=func.now()):
+        return False
+    of_invitation = {
+        "role_id": invitation.role_id,
+        "status": "active",
+        "invited_by": invitation.invited_by,
+        "joined_at": func.now(),
+    }
+    session.execute(
+        insert(tenant_members)
+        .values(tenant_id=invitation.tenant_id, user_id=user_id, **of_invitation)
+        .on_conflict_do_update(
+            index_elements=["tenant_id", "user_id"],
+            set_=of_invitation | {"updated_at": func.now()},
+            where=tenant_members.c.status != "active",
+        )
+    )
+    return True
+
+
+def _close(session: Session, status: str, *where: ColumnElement[bool], **values: Any) -> list[UUID]:
     statement = (
         update(user_invitations)
-        .where(user_invitations.c.status == "pending", user_invitations.c.expires_at <= func.now())
-        .values(status="expired", updated_at=func.now())
+        .where(user_invitations.c.status == "pending", *where)
+        .values(status=status, updated_at=func.now(), **values)
+        .returning(user_invitations.c.id)
     )
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+    return list(session.execute(statement).scalars())
 
 
-def compose(invitation: Invitation, settings: Settings, *, key: str) -> Mail:
-    """Return the invitation's mail. ``key``: the same for every attempt to send it.
+def find(session: Session, **columns: object) -> Any:
+    """Return the row of the invitation with this ``id`` or ``token``, or None."""
+    return session.execute(select(user_invitations).filter_by(**columns)).one_or_none()
+
+
+def compose(invitation: Invitation, settings: Settings, *, key: str, reminds: bool = False) -> Mail:
+    """Return the invitation's mail, or its reminder. ``key``: the same for every attempt to send it.
 
     Raises :class:`~joblane.settings.MissingSettingError`, and :class:`SettingError` for the base of the link.
     """
@@ -134,7 +190,8 @@ def compose(invitation: Invitation, settings: Settings, *, key: str) -> Mail:
         "<p>If you did not expect it, you can leave this mail unanswered.</p>"
         "</body></html>"
     )
-    return Mail(invitation.email, f"Invitation to join {one_line(tenant, 120)}", text, html, key=key)
+    subject = f"Invitation to join {one_line(tenant, 120)}"
+    return Mail(invitation.email, f"Reminder: {subject}" if reminds else subject, text, html, key=key)
 
 
 def acceptance_link(base: str, token: str) -> str:

@@ -57,7 +57,7 @@ def run(stack: LocalStack, mail: Path, console: Console) -> bool:
         sqs, s3 = boto3.client("sqs"), boto3.client("s3")
         people, sent_at = People(), datetime.now(UTC)
         tasks = _send(engine, sqs, people, stack.prefix)
-        rows = _watch(engine, tasks, sent_at, console)
+        rows = _watch(engine, tasks, sent_at, people, console)
         differences = _differences(tasks, rows)
         _show_export(s3, stack, rows[tasks[3].id], console)
         _show_mail(mail, console)
@@ -98,7 +98,8 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[E
             tenant_initialize, TenantInitialize(tenant_id=people.globex), session=session, tenant="globex"
         )
         session.commit()
-    invitation = jobs.enqueue(user_invitation, UserInvitation(invitation_id=people.invitation), tenant="acme")
+    invite = UserInvitation(invitation_id=people.invitation)
+    invitation = jobs.enqueue(user_invitation, invite, task_id=str(people.invitation), tenant="acme")
     body = {
         "type": "data:export",
         "payload": {"tenant_id": str(people.acme), "user_id": str(people.user), "export_type": "full"},
@@ -115,7 +116,7 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[E
     return [
         Expected(initialize.id, "sets up tenant Acme"),
         Expected(failing.id, "fails twice for Globex", runs=3),
-        Expected(invitation.id, "invites a user by mail"),
+        Expected(invitation.id, "invites; user accepts", runs=2),
         Expected(export, "exports Acme, by boto3"),
         Expected(expiry.id, "expires a system user"),
         Expected(cleanup.id, "removes expired data"),
@@ -123,6 +124,19 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[E
         Expected(health.id, "checks the platform"),
         Expected(missing.id, "has no tenant: fails", state="archived"),
     ]
+
+
+def _accept(engine: Engine, people: People) -> None:
+    """Accept the invitation, as the API does. The task that waits for this continues."""
+    from sqlalchemy.orm import Session
+
+    from joblane import JobClient
+    from saas import invitations
+
+    with Session(engine) as session, JobClient() as jobs:
+        if invitations.accept(session, invitations.find(session, id=people.invitation), "new.user"):
+            jobs.signal(str(people.invitation), invitations.CLOSED, "accepted", session=session)
+        session.commit()
 
 
 # --- Watching --------------------------------------------------------------------------------------------------------
@@ -141,8 +155,10 @@ LEGEND = (
 )
 
 
-def _watch(engine: Engine, tasks: Sequence[Expected], sent_at: datetime, console: Console) -> dict[str, dict[str, Any]]:
-    """Show the tasks until all have ended. Return their rows by id."""
+def _watch(
+    engine: Engine, tasks: Sequence[Expected], sent_at: datetime, people: People, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Show the tasks until all have ended. The user accepts once the invitation waits. Return the rows by id."""
     from sqlalchemy import text
 
     ends = time.monotonic() + PATIENCE_SECONDS
@@ -154,6 +170,8 @@ def _watch(engine: Engine, tasks: Sequence[Expected], sent_at: datetime, console
             rows = {row["id"]: dict(row) for row in found}
             connection.rollback()
             live.update(_table(tasks, rows), refresh=True)
+            if rows.get(str(people.invitation), {}).get("state") == "scheduled":
+                _accept(engine, people)
             ended = [row for row in rows.values() if row["state"] in ENDED]
             if len(ended) == len(tasks) or time.monotonic() > ends:
                 break

@@ -61,6 +61,9 @@ class Tables:
         )
         return str(rows[0][0])
 
+    def status(self, invitation: str) -> str:
+        return str(self.value("select status from saas.user_invitations where id = $1", invitation))
+
     def value(self, sql: str, *parameters: Any) -> Any:
         return self.sql(sql, *parameters)[0][0]
 

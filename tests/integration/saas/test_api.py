@@ -108,9 +108,11 @@ def call(
         )
         assert enqueued.id == str(task)
     role = api.platform.role(tenant, "viewer")
+    invitation = api.platform.invitation(tenant, role)
     body = {
         "POST /tenants": {"name": "New", "slug": f"new-{task}"},
         "POST /tenants/{tenant_id}/invitations": {"email": "bob@example.org", "role_id": role},
+        "POST /invitations/accept": {"token": token_of(api, invitation)},
         "POST /exports": {"export_type": "partial"},
         "PUT /reports/schedules/{name}": {"day": "monday", "time": "06:30"},
     }.get(route)
@@ -120,7 +122,8 @@ def call(
             " values ($1::text::uuid, 'weekly', 'monday', '06:30', 'UTC', 'ann') on conflict do nothing",
             tenant,
         )
-    return api(method, path.format(tenant_id=tenant, task_id=task, name="weekly"), body, who=who, signer=signer)
+    path = path.format(tenant_id=tenant, task_id=task, name="weekly", invitation_id=invitation)
+    return api(method, path, body, who=who, signer=signer)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -143,6 +146,8 @@ def test_the_table_has_the_intended_permissions() -> None:
     assert {route: allowed == ADMINS for route, allowed in ROUTES.items()} == {
         "POST /tenants": False,
         "POST /tenants/{tenant_id}/invitations": True,
+        "DELETE /tenants/{tenant_id}/invitations/{invitation_id}": True,
+        "POST /invitations/accept": False,
         "POST /exports": True,
         "GET /exports/{task_id}": True,
         "GET /reports/schedules": True,
@@ -426,7 +431,7 @@ def test_an_invitation_is_written_and_mailed(api: Api, tenant: str) -> None:
     assert answer.status == 201
     row = api.platform.world.row(answer.body["task_id"])
     assert (row["type"], row["owner"], row["tenant"]) == ("user:invitation", "ann", tenant)
-    assert api.platform.run(user_invitation, answer.body["task_id"])["state"] == "completed"
+    assert api.platform.run(user_invitation, answer.body["task_id"])["state"] == "scheduled"
     assert [mail["To"] for mail in api.platform.mails] == ["bob@example.org"]
     token = api.platform.value("select token from saas.user_invitations where id = $1", answer.body["invitation_id"])
     assert len(token) >= 40
@@ -493,6 +498,73 @@ def test_an_invitation_to_another_tenant_is_not_found(path: str, api: Api, tenan
 def test_nobody_is_invited_into_a_closed_tenant(state: str, status: int, api: Api) -> None:
     tenant = api.platform.tenant(status=state)
     assert invite(api, tenant, api.platform.role(tenant, "viewer")).status == status
+
+
+def token_of(api: Api, invitation: str) -> str:
+    return str(api.platform.value("select token from saas.user_invitations where id = $1", invitation))
+
+
+def accept(api: Api, token: str, user: str = "bob", **how: Any) -> Answer:
+    return api("POST", "/invitations/accept", {"token": token}, who=claims(user, None), **how)
+
+
+def cancel(api: Api, tenant: str, invitation: str) -> Answer:
+    return api("DELETE", f"/tenants/{tenant}/invitations/{invitation}", who=owner(tenant))
+
+
+def test_who_accepts_an_invitation_becomes_a_member_and_its_task_continues(api: Api, tenant: str) -> None:
+    # given an invitation that was mailed
+    role = api.platform.role(tenant, "Viewer")
+    invitation = invite(api, tenant, role).body["invitation_id"]
+    api.platform.run(user_invitation, invitation)
+    # when it is accepted, twice with one key
+    for _ in range(2):
+        answer = accept(api, token_of(api, invitation), headers=KEY)
+        assert (answer.status, answer.body["tenant_id"]) == (200, tenant)
+    # then the user is a member, and the task ends
+    members = "select user_id, role_id::text, status, invited_by, joined_at is not null from saas.tenant_members"
+    assert api.platform.sql(members) == [["bob", role, "active", "ann", True]]
+    assert api.platform.status(invitation) == "accepted"
+    assert api.platform.world.row(invitation)["state"] == "pending"
+    assert api.platform.run(user_invitation, invitation)["result"] == {"ended": "accepted"}
+    # and it can be neither accepted again nor cancelled
+    answers = [accept(api, token_of(api, invitation), "eve"), cancel(api, tenant, invitation)]
+    assert {(answer.status, answer.body["message"]) for answer in answers} == {(409, "the invitation is accepted")}
+
+
+def test_an_active_member_keeps_their_role_and_another_one_gets_that_of_the_invitation(api: Api, tenant: str) -> None:
+    old, new = api.platform.role(tenant, "Owner"), api.platform.role(tenant, "Viewer")
+    for user, status in (("active", "active"), ("former", "inactive")):
+        api.platform.member(tenant, old, user, status)
+        assert accept(api, token_of(api, api.platform.invitation(tenant, new)), user).status == 200
+    roles = dict(api.platform.sql("select user_id, role_id::text from saas.tenant_members where status = 'active'"))
+    assert roles == {"active": old, "former": new}
+
+
+def test_a_closed_invitation_is_not_accepted_and_changes_nothing(api: Api, tenant: str) -> None:
+    role = api.platform.role(tenant, "Viewer")
+    past = api.platform.invitation(tenant, role, ends="-1 second")
+    cancelled = api.platform.invitation(tenant, role)
+    assert cancel(api, tenant, cancelled).status == 200
+    assert [cancel(api, tenant, id_).status for id_ in (past, cancelled)] == [200, 409]
+    past = api.platform.invitation(tenant, role, ends="-1 second")
+    for id_, status, message in ((past, 410, "is expired"), (cancelled, 409, "is cancelled")):
+        answer = accept(api, token_of(api, id_))
+        assert (answer.status, answer.body["message"]) == (status, f"the invitation {message}")
+    assert accept(api, SECRET).status == 404
+    for name, status in (("suspended", 409), ("deleted", 404)):
+        closed = api.platform.tenant(slug=name, status=name)
+        assert accept(api, token_of(api, api.platform.invitation(closed, api.platform.role(closed)))).status == status
+    assert api.rows("tenant_members") == 0
+
+
+def test_no_service_accepts_and_no_other_tenant_cancels(api: Api, tenant: str) -> None:
+    invitation = api.platform.invitation(tenant, api.platform.role(tenant, "Viewer"))
+    body = {"token": token_of(api, invitation)}
+    assert api("POST", "/invitations/accept", body, signer=principal(USER)).status == 403
+    other = api.platform.tenant("Other", "other")
+    assert cancel(api, other, invitation).status == cancel(api, other, str(uuid.uuid4())).status == 404
+    assert api.platform.status(invitation) == "pending"
 
 
 # --- Exports -------------------------------------------------------------------------------------------------------
@@ -781,6 +853,8 @@ def test_an_invalid_field_is_named_and_its_value_is_shown_nowhere(
         ("/tenants", {"name": "A", "slug": "a", "metadata": {"x": "\ud800"}}, "metadata"),
         ("/tenants", {"name": "A", "slug": "a", "created_by": SECRET}, "created_by"),
         ("/tenants", {"name": "A", "slug": "a", SECRET[:3]: 1}, SECRET[:3]),
+        ("/invitations/accept", {"token": f"{SECRET}{'x' * 255}"}, "token"),
+        ("/invitations/accept", {"token": SECRET, "user_id": SECRET}, "user_id"),
         (invitations, {"email": SECRET, "role_id": role}, "email"),
         (invitations, {"email": f"{SECRET}@a.org, b@a.org", "role_id": role}, "email"),
         (invitations, {"email": f"{SECRET}@a.org\nBcc: b@a.org", "role_id": role}, "email"),

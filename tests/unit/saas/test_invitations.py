@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -12,9 +12,8 @@ from joblane.settings import MissingSettingError
 from saas.errors import SettingError
 from saas.invitations import Invitation, acceptance_link, compose
 
-INVITATION = Invitation(
-    UUID(int=1), "Acme", "Editor", datetime(2026, 11, 26, 15, 0, tzinfo=UTC), None, "ann@example.org", "t0ken"
-)
+END = datetime(2026, 11, 26, 15, 0, tzinfo=UTC)
+INVITATION = Invitation(UUID(int=1), "Acme", "Editor", END, timedelta(days=7), None, "ann@example.org", "t0ken")
 SETTINGS = {"INVITATION_BASE_URL": "https://app.example.com/join?lang=en"}
 
 
@@ -29,6 +28,7 @@ def test_the_mail_names_tenant_role_link_and_end() -> None:
         assert part in mail.html
     assert "https://app.example.com/join?lang=en&token=t0ken\n" in mail.text
     assert 'href="https://app.example.com/join?lang=en&amp;token=t0ken"' in mail.html
+    assert compose(INVITATION, SETTINGS, key="k", reminds=True) == replace(mail, subject=f"Reminder: {mail.subject}", key="k")
 
 
 def test_text_of_others_becomes_neither_markup_nor_a_line_break() -> None:
