@@ -174,7 +174,7 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
         ),
         (
             "other-tenant-cleanup",
-            ["list exports/a", "list reports/", "remove exports/a"],
+            ["list exports/a", "list reports/", "remove exports/a", "find other-default-user-invitation"],
             ["read exports/a", "write exports/a", "list ", "remove a", "send other-default-data-export"],
         ),
         (

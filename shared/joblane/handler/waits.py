@@ -80,6 +80,8 @@ class Waits:
         """Refuse a wrong name, and a wait where the run cannot stop."""
         work = self.steps.loops.work
         self.steps.check_name(name, call)
+        if work.no_waits is not None:
+            raise StepError(name, f"{call}: {work.no_waits}")
         if not _is_own_task(work.asyncio_task):
             raise StepError(
                 name,

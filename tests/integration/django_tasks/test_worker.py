@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.tasks import task_backends
 from django.test import override_settings
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from joblane import Payload, TaskContext, cron
 from joblane import task as declare_task
-from joblane.django import DjangoTask, declare, django_tasks
+from joblane.django import DjangoTask, current_run, declare, django_tasks
 from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
 from joblane.testing import JobTester
@@ -322,6 +322,49 @@ def test_the_queues_of_a_place_run_in_one_function(shop: Any, django_jobs: JobTe
     assert [django_jobs.task(result.id).attempts for result in results] == [1, 1, 2, 1]
     assert notes() == ["first", "second"]
     assert django_jobs.task(note.id).result == "office:note"
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize("queue_name", ["default", "loose"])
+def test_a_django_task_does_not_wait(queue_name: str, shop: Any, run: Run, django_jobs: JobTester) -> None:
+    waits: list[Callable[[Any], object]] = [
+        lambda own: own.sleep("a while", HOUR),
+        lambda own: own.wait("approval", timeout=HOUR),
+        lambda own: own.poll("film", lambda: None, every=HOUR, timeout=HOUR),
+    ]
+    for number, wait in enumerate(waits):
+        shop.hooks["wait"] = lambda wait=wait: wait(current_run())
+        result = run(shop.write.using(queue_name=queue_name), f"{number}")
+        task = django_jobs.task(result.id)
+        assert (result.status, task.outcomes, task.error_type) == ("FAILED", ("archived",), "StepError")
+        assert "a Django task does not wait, because each run would repeat its work; wait in a task" in str(task.reason)
+
+
+def test_a_django_task_signals_a_task_of_its_place_in_its_transaction(
+    shop: Any, django_jobs: JobTester, notes: Notes
+) -> None:
+    # given a task that waits, in the function of Django's queues
+    @declare_task("office:wait", runs_on=OFFICE, front_door=False)
+    def office_wait(payload: Payload, ctx: TaskContext) -> Any:
+        return ctx.wait("approval", timeout=HOUR)
+
+    def signal_it() -> None:
+        value = 2 if answers else 1
+        answers.append(django_jobs.client.signal(waiting, "approval", value, connection=connection))
+        if len(answers) == 1:
+            raise shop.RefusedError
+
+    answers: list[bool] = []
+    waiting = django_jobs.enqueue(office_wait, Payload()).id
+    django_jobs.drain()
+    # when a task of Django signals it, in an attempt that is rolled back and in another one
+    shop.hooks["signal"] = signal_it
+    shop.write.using(queue_name="invoices").enqueue("signalled")
+    django_jobs.drain()
+    # then the second signal counts
+    assert (django_jobs.task(waiting).result, answers, notes()) == (2, [True, True], ["signalled"])
 
 
 @pytest.mark.parametrize(

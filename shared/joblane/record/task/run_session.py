@@ -68,6 +68,8 @@ class RunSession:
 
     joined: JoinedTransaction | None = None
     """The transaction that commits with the end of the run in the place of the session's, see :meth:`join`."""
+    no_waits: str | None = None
+    """The reason why the run cannot stop at a wait, and what to do instead. None: it can."""
     in_use = False
     """The handler has used the database through this run. Otherwise nothing is flushed, committed or cleaned up."""
     has_ended = False
