@@ -1,4 +1,4 @@
-"""Sends the mail of an invitation, reminds once, and waits until the invitation is accepted or cancelled, or expires."""
+"""Sends the mail of an invitation, reminds once, and waits until it is accepted or cancelled, or expires."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from joblane.tasks.discovery import discover
 from tests.pages import MYPY, ROOT, TYPED, table
 
 SHOWN = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.S)
+TEST = re.compile(r"^def (test_\w+)", re.M)
 PROMISES = ROOT / "docs" / "explanation" / "promises.md"
 
 
@@ -72,6 +73,16 @@ def test_every_test_that_the_page_of_promises_names_exists() -> None:
     existing = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     assert named
     assert set(named) <= existing
+
+
+def test_the_promises_of_waits_name_their_tests() -> None:
+    named = {name for _, _, tested in table(PROMISES, "What waits promise") for name in re.findall(r"test_\w+", tested)}
+    tests = {
+        name: {test for path in (ROOT / "tests" / "integration").rglob(name) for test in TEST.findall(path.read_text())}
+        for name in ("test_waits.py", "test_signals.py", "test_waits_field.py")
+    }
+    assert named <= set().union(*tests.values())
+    assert tests["test_waits_field.py"] <= named
 
 
 def test_the_promises_of_limits_are_the_tests_of_failures_in_the_field() -> None:

@@ -45,8 +45,8 @@ PATIENCE, DELAY = timedelta(hours=1), timedelta(minutes=3)
 """A task whose function is not registered waits this long for a deploy of its code, and is looked up again at this
 interval."""
 NO_WAITS = (
-    "a Django task does not wait, because each run would repeat its work; wait in a task that is declared with @task, and "
-    "send its signal from Django by jobs.signal(…, connection=django.db.connection)"
+    "a Django task does not wait, because each run would repeat its work; wait in a task that is declared with @task, "
+    "and send its signal from Django by jobs.signal(…, connection=django.db.connection)"
 )
 CANCEL_MARGIN_SECONDS = 1.0
 """A coroutine is cancelled this long before the alarm of the timeout, or a tenth of its time if that is shorter."""

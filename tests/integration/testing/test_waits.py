@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from joblane import JobClient, Payload, State, TaskContext, task
+from joblane import JobClient, Lambda, Payload, Rate, State, TaskContext, task
 from joblane.errors import SignalError, UnknownTaskError, WaitExpired
 from joblane.testing import JobTester
 from joblane.testing.report import NotRunError
@@ -237,6 +238,88 @@ def test_a_deadline_is_for_the_whole_task(jobs: JobTester) -> None:
     jobs.enqueue(wait_approve, Doc(), task_id="t", deadline=datetime.now(UTC) + DAY)
     jobs.drain(within=3 * DAY)
     assert (jobs.task("t").state, jobs.task("t").error_type) == (State.ARCHIVED, "DeadlinePassed")
+
+
+# --- Limits, pauses and places -------------------------------------------------------------------------------------
+
+PLACE = Lambda("waiting", batch_size=10)
+
+
+@task("wait:single", max_total=1, max_retry=0)
+def wait_single(payload: Doc, ctx: TaskContext) -> Any:
+    return ctx.wait(APPROVAL, timeout=HOUR) if payload.hours else payload.id
+
+
+@task("wait:rated", rate=Rate(1, per=MINUTE), max_retry=0)
+def wait_rated(payload: Doc, ctx: TaskContext) -> Any:
+    return ctx.wait(APPROVAL, timeout=HOUR)
+
+
+@task("wait:placed", runs_on=PLACE, max_retry=0)
+def wait_placed(payload: Doc, ctx: TaskContext) -> Any:
+    return ctx.wait(APPROVAL, timeout=HOUR)
+
+
+@task("wait:other", runs_on=PLACE, max_retry=0)
+def wait_other(payload: Doc, ctx: TaskContext) -> str:
+    ctx.sleep("a while", HOUR)
+    return "slept"
+
+
+def test_a_task_that_waits_frees_its_slot_and_asks_for_it_again(jobs: JobTester) -> None:
+    jobs.enqueue(wait_single, Doc(hours=1), task_id="t")
+    jobs.enqueue(wait_single, Doc(id="other"), task_id="u")
+    jobs.drain()
+    assert [jobs.task(id_).state for id_ in "tu"] == [State.SCHEDULED, State.COMPLETED]
+    jobs.limits.set("wait:single", max_total=0)
+    jobs.signal("t", APPROVAL, 1)
+    jobs.drain()
+    assert jobs.task("t").state is State.HELD
+    jobs.limits.reset("wait:single")
+    jobs.drain()
+    assert jobs.task("t").result == 1
+
+
+def test_a_task_that_continues_counts_as_one_start_of_a_rate(jobs: JobTester) -> None:
+    for id_ in "tu":
+        jobs.enqueue(wait_rated, Doc(), task_id=id_)
+    jobs.drain(within=2 * MINUTE)
+    assert [jobs.task(id_).runs for id_ in "tu"] == [1, 1]
+    jobs.travel(5 * MINUTE)
+    for id_ in "tu":
+        jobs.signal(id_, APPROVAL, 1)
+    jobs.drain()
+    assert sorted(jobs.task(id_).runs for id_ in "tu") == [1, 2]
+    jobs.drain(within=2 * MINUTE).check()
+    with jobs.session() as session:
+        starts = session.scalars(text("select started_at from joblane.runs order by 1")).all()
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+    assert len(gaps) == 3
+    assert min(gaps) > MINUTE - timedelta(seconds=3)  # a run may be early by two seconds
+
+
+def test_a_signal_counts_during_a_pause_that_lasts_longer_than_the_wait(jobs: JobTester) -> None:
+    jobs.enqueue(wait_strict, Doc(), task_id="t")
+    jobs.drain()
+    with jobs.session() as session:
+        session.execute(text("insert into joblane.pauses (scope, name) values ('type', 'wait:strict')"))
+    assert jobs.signal("t", APPROVAL, 1)
+    jobs.travel(2 * HOUR, ticks=True)
+    assert jobs.task("t").runs == 1
+    with jobs.session() as session:
+        session.execute(text("delete from joblane.pauses"))
+    jobs.drain(within=HOUR / 4)
+    assert jobs.task("t").result == 1
+
+
+def test_tasks_of_a_place_wait_and_continue_in_its_function(jobs: JobTester) -> None:
+    jobs.enqueue(wait_placed, Doc(), task_id="t")
+    jobs.enqueue(wait_other, Doc(), task_id="u")
+    assert jobs.drain().invocations == 1
+    jobs.travel(HOUR - MINUTE)
+    jobs.signal("t", APPROVAL, 1)
+    assert jobs.drain(within=2 * MINUTE).invocations == 2
+    assert [jobs.task(id_).result for id_ in "tu"] == [1, "slept"]
 
 
 # --- Signals -------------------------------------------------------------------------------------------------------

@@ -112,21 +112,29 @@ def test_a_task_without_waits_has_no_statement_for_them(effects: World) -> None:
 
 
 def test_in_a_batch_some_stop_some_end_and_some_fail(effects: World) -> None:
-    @behaviour
-    def by_number(payload: Sample, ctx: TaskContext) -> int:
-        if payload.number % 3 == 0:
-            ctx.sleep("a while", MINUTE)
-        if payload.number % 3 == 1:
-            raise ValueError("it failed")
-        return payload.number
+    """And some get their signal during their run."""
 
-    bodies = [message("by_number", f"t{n}", type_=sample_batch.type, number=n) for n in range(9)]
+    @behaviour
+    def by_number(payload: Sample, ctx: TaskContext) -> Any:
+        write(ctx)
+        match payload.number % 4:
+            case 0:
+                ctx.sleep("a while", MINUTE)
+            case 1:
+                raise ValueError("it failed")
+            case 2:
+                effects.client.signal(ctx.task_id, "approval", "signalled")
+                return ctx.wait("approval", timeout=HOUR)
+        return "ended"
+
+    bodies = [message("by_number", f"t{n}", type_=sample_batch.type, number=n) for n in range(10)]
     kept = effects.deliver(sample_batch, *bodies)
-    states = [effects.row(f"t{number}")["state"] for number in range(9)]
-    assert states == ["scheduled", "retry", "completed"] * 3
+    rows = [effects.row(f"t{number}") for number in range(10)]
+    each = [("scheduled", None), ("retry", None), ("completed", "signalled"), ("completed", "ended")]
+    assert [(row["state"], row["result"]) for row in rows] == [each[number % 4] for number in range(10)]
     assert len(kept) == 3
-    for number in (0, 3, 6):
-        assert effects.outcomes(f"t{number}") == ["waiting"]
+    assert len(written(effects)) == 7  # the work of those that failed is rolled back
+    assert [effects.outcomes(f"t{number}") for number in (0, 4, 8)] == [["waiting"]] * 3
 
 
 def test_a_cancelled_run_does_not_stop(effects: World) -> None:

@@ -28,7 +28,8 @@ def test_the_mail_names_tenant_role_link_and_end() -> None:
         assert part in mail.html
     assert "https://app.example.com/join?lang=en&token=t0ken\n" in mail.text
     assert 'href="https://app.example.com/join?lang=en&amp;token=t0ken"' in mail.html
-    assert compose(INVITATION, SETTINGS, key="k", reminds=True) == replace(mail, subject=f"Reminder: {mail.subject}", key="k")
+    reminder = compose(INVITATION, SETTINGS, key="task-1", reminds=True)
+    assert reminder == replace(mail, subject="Reminder: Invitation to join Acme")
 
 
 def test_text_of_others_becomes_neither_markup_nor_a_line_break() -> None:
