@@ -47,7 +47,7 @@ WORDS = {
 CEILINGS = {
     r"(?:that|those) of|those with": (187, "the noun again"),
     r"a text|texts": (174, "a string, a message, a label"),
-    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (104, "created, recreated, dynamic"),
+    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (103, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (32, "even if, including"),
     r"by (?:SQL|IAM|the API|Amazon SES)": (67, "with, through, using"),
     r"nobody|somebody": (68, "no process, an operator, a user"),

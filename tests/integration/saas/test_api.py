@@ -532,7 +532,7 @@ def test_who_accepts_an_invitation_becomes_a_member_and_its_task_continues(api: 
     assert {(answer.status, answer.body["message"]) for answer in answers} == {(409, "the invitation is accepted")}
 
 
-def test_an_active_member_keeps_their_role_and_another_one_gets_that_of_the_invitation(api: Api, tenant: str) -> None:
+def test_an_active_member_keeps_their_role_and_a_former_one_gets_the_new_role(api: Api, tenant: str) -> None:
     old, new = api.platform.role(tenant, "Owner"), api.platform.role(tenant, "Viewer")
     for user, status in (("active", "active"), ("former", "inactive")):
         api.platform.member(tenant, old, user, status)

@@ -1,6 +1,6 @@
 """Failures of waits in other systems that were reported in public, each as a test that the waits here pass.
 
-The other promises of waits have their tests in `test_waits.py`, here, of the worker and of the record.
+The other promises of waits have their tests in the files `test_waits.py`.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def test_vercel_3911_a_wake_up_whose_message_is_lost_is_repaired(
     assert jobs.task("t").result == 1
 
 
-def test_hatchet_4128_a_task_that_waits_longer_than_its_timeout_is_not_taken_for_lost(jobs: JobTester) -> None:
+def test_hatchet_4128_a_task_that_waits_past_its_timeout_is_not_taken_for_lost(jobs: JobTester) -> None:
     """A task that waited longer than the timeout of its step failed, and ran twice. Here it has no run and no lease."""
     started(jobs, lambda ctx: ctx.sleep("days", 3 * DAY))
     jobs.travel(4 * DAY, ticks=True)
     assert jobs.task("t").outcomes == ("waiting", "completed")
 
 
-def test_druks_619_dbos_go_479_and_temporal_python_135_the_newest_code_continues_a_task(jobs: JobTester) -> None:
+def test_druks_619_dbos_go_479_and_temporal_python_135_new_code_continues_a_task(jobs: JobTester) -> None:
     """After a deploy no process had the version of the code of the runs that waited: they stayed, without an error.
     Elsewhere a change of the code failed them as not deterministic. Here the newest code continues, by names."""
 
