@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from joblane import Enqueued
-from joblane.enqueue.drivers import ADAPTERS, ASYNC, SYNC
+from joblane.enqueue.drivers import ADAPTERS, ASYNC, SYNC, DriverTransaction
+from joblane.enqueue.session import SessionTransaction
 from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.errors import (
     DatabaseUnavailableError,
@@ -24,8 +26,10 @@ from joblane.errors import (
     UnknownTaskError,
     WrongStageError,
 )
+from joblane.record.driver.connection import Connection
 from joblane.record.migrations import upgrade
 from joblane.record.sql_functions import VERSION
+from joblane.record.task.waits import SIGNAL, WAKE
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 from joblane.tasks.job import Job
@@ -40,6 +44,25 @@ SWEEP_LANE = "jobs-low-jobs-sweep"
 
 
 joined = pytest.mark.parametrize("transport", JOINED, indirect=True)
+
+
+@contextmanager
+def statements(world: World) -> Iterator[list[str]]:
+    """Record the library's statements, on the connection of any caller and on its own."""
+    seen: list[str] = []
+
+    def recorded(run: Callable[..., Any]) -> Callable[..., Any]:
+        def record(where: Any, sql: str, *parameters: Any) -> Any:
+            if where is not world._observer.get():
+                seen.append(sql)
+            return run(where, sql, *parameters)
+
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner in (SessionTransaction, DriverTransaction, Connection):
+            patch.setattr(owner, "run", recorded(owner.run))
+        yield seen
 
 
 def sweep_all(world: World) -> None:
@@ -107,13 +130,17 @@ def test_a_signal_continues_its_task_after_the_commit(world: World, sends: Sends
             assert transport.signal("it")
             raise ZeroDivisionError
         assert (world.row("it")["state"], sent(sends)) == ("scheduled", [])
-    with transport.begin():
+    else:
+        with pytest.raises(UnknownTaskError):  # the first use of a connection checks the database
+            transport.signal("nothing")
+    with statements(world) as seen, transport.begin():
         with pytest.raises(UnknownTaskError):
             transport.signal("nothing")
         assert transport.signal("it", {"100%": "%s"})
         assert not transport.signal("it", 2)
         if transport.there:
             assert sent(sends) == []
+    assert Counter(seen) == {SIGNAL: 3, WAKE: 1}  # a signal that counts has two statements, and one message
     assert (world.row("it")["state"], sent(sends)) == ("pending", ["it"])
     assert world.run("select value::text, heard from joblane.task_signals") == [['{"100%":"%s"}', True]]
 
