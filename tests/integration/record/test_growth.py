@@ -21,9 +21,10 @@ from joblane.record.sql_functions import FUNCTIONS, VERSION
 from joblane.record.task.claim import CLAIM, CLAIM_ONE
 from joblane.record.task.dead_letters import MARK_DEAD_SENT
 from joblane.record.task.debounce import PUSH
-from joblane.record.task.finish import FINISH, FINISH_ONE
+from joblane.record.task.finish import FINISH, FINISH_ONE, SUSPEND
 from joblane.record.task.insert import EXISTING, INSERT, INSERT_ONE, plain
 from joblane.record.task.status import STATUS
+from joblane.record.task.waits import EXPIRE, READ, READ_SIGNAL, SIGNAL, WAKE, signal_document
 from joblane.sweep.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
 from joblane.sweep.parents import CANCEL_CALLBACKS, HELD
 from joblane.sweep.parents import ENDED as ENDED_PARENTS
@@ -58,6 +59,20 @@ select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), now()
        '{"type": "a:c", "queue": "low", "max_attempts": 1, "retention_seconds": 60}'
   from generate_series(1, $1::int) n
 """
+STOPPED = """
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, runs,
+                           due_at, sweep_at)
+select $2 || n, 'a:b', 'default', 'scheduled', '{}', '', 4, 60, 1, now() + interval '1 day', now() + interval '1 day'
+  from generate_series(1, $1::int) n
+"""
+WAITS = """
+insert into joblane.task_waits (task_id, name, signal, until, run)
+select id, 'a', 'b', due_at, 1 from joblane.tasks where id like $1 || '%' or id = 'active-2'
+on conflict do nothing
+"""
+SIGNALS = """
+insert into joblane.task_signals (task_id, name, value) select id, 'b', '1' from joblane.tasks where id like $1 || '%'
+"""
 PAUSES = """
 insert into joblane.pauses (scope, name)
 select scope, 'paused-' || n from generate_series(1, $1::int) n, unnest('{tenant,type}'::text[]) scope
@@ -71,7 +86,7 @@ ROWS_READ = """
 select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_all_tables
  where schemaname = 'joblane'
 """
-MOST_ROWS = 14
+MOST_ROWS = 15
 """The rows that a statement may read for each task. All rows of the almost empty table are fewer."""
 
 MOST_ROWS_WITH_LIMITS = 20
@@ -172,6 +187,10 @@ def _claimed_with_limits(prefix: str) -> str:
     return json.dumps([{"id": id_, "type": "a:b", "rec": True, "limits": []} for id_ in _ids(prefix)])
 
 
+def _stop(id_: str) -> str:
+    return json.dumps({"id": id_, "token": TOKEN, "run": 1, "name": "a", "signal": "b", "seconds": 60})
+
+
 MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim": (CLAIM, (_messages("waiting", rec=True), TOKEN, "60", "r"), 60),
     "claim of external messages": (CLAIM, (_messages("new", rec=False), TOKEN, "60", "r"), 80),
@@ -199,6 +218,12 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "children of ended tasks": (LET_GO, (_array("parent"), f"{{{','.join(['completed'] * GIVEN)}}}"), 25),
     "status": (STATUS, ("waiting-1",), 15),
     "cancel": (CANCEL, ("waiting-2",), 40),
+    "stop": (SUSPEND, (_stop("active-1"), "false"), 60),
+    "signal": (SIGNAL, (signal_document("asleep-2", "c", "1"),), 30),
+    "wake-up": (WAKE, (_array("asleep"),), 60),
+    "history of a run": (READ, ("asleep-1",), 30),
+    "signal of a wait": (READ_SIGNAL, ("asleep-1", "b"), 10),
+    "expiry": (EXPIRE, ("active-2", TOKEN, "a", "b"), 30),
 }
 """Statement, parameters, and the buffers that it may read for each task: a quarter or more above what was seen next to
 VACUUM, ANALYZE or an old snapshot, since pages are laid out differently each time. A scan reads hundreds."""
@@ -209,6 +234,11 @@ OF_ONE_TASK = {
     "insert of an ordinary task",
     "status",
     "cancel",
+    "stop",
+    "signal",
+    "history of a run",
+    "signal of a wait",
+    "expiry",
 }
 WITH_LIMITS = {
     "release of the children of archived tasks",
@@ -233,6 +263,19 @@ GROWING = [
         "if found and not exists (select from joblane.tasks h where h.unique_key || '' = given[1]) then",
     ),
     ("children of ended tasks", "let_go", "e.parent = x.id and", "e.parent || '' = x.id and"),
+    ("stop", "suspend", "g.task_id = s.id and g.name = s.signal) then", "g.task_id || '' = s.id) then"),
+    (
+        "wake-up",
+        "wake",
+        "joblane.task_waits w\n                    where w.task_id = task",
+        "joblane.task_waits w\n                    where w.task_id || '' = task",
+    ),
+    (
+        "wake-up",
+        "wake",
+        "joblane.task_signals g where g.task_id = task and not",
+        "joblane.task_signals g where g.task_id || '' = task and not",
+    ),
     (
         "claim of external messages",
         "claim",
@@ -311,6 +354,9 @@ def fill_with_given(connection: Connection) -> None:
     connection.run(LIMITED, str(GIVEN), "late-", "pending", "busy")
     connection.run(LIMITED, "1", "busy-", "pending", "busy")
     connection.run(BUSY)
+    connection.run(STOPPED, str(GIVEN), "asleep-")
+    connection.run(WAITS, "asleep-")
+    connection.run(SIGNALS, "asleep-")
     for sql, parameters in _timed("timed", GIVEN // 2):
         connection.run(sql, *parameters)
 
@@ -332,6 +378,9 @@ SKEWED: list[tuple[str, tuple[str, ...]]] = [
         for key in ("", "busy")
     ),
     *_timed("timed-more", 5000),
+    (STOPPED, ("5000", "more-asleep-")),
+    (WAITS, ("more-asleep-",)),
+    (SIGNALS, ("more-asleep-",)),
     (CHILDREN, ("5000", "child-more-", "y")),
     (PARENTS, ("5000", "child-more-", "a-parent-of-many", "hold")),
     (PARENTS, ("5000", "a-callback", "active-more-", "hold")),
@@ -357,7 +406,7 @@ def test_no_statement_reads_more_than_its_tasks_need(connection: Connection) -> 
             connection.run(sql, *parameters)
         connection.run(ATTEMPTS)
         if shape == "analysed":
-            connection.execute_simple("analyze joblane.tasks, joblane.task_attempts")
+            connection.execute_simple("analyze joblane.tasks, joblane.task_attempts, joblane.task_waits")
         # then each statement reads as little as before
         for name, (sql, parameters, most) in MEASURED.items():
             read.setdefault(name, []).append(costs := Costs(connection, name, sql, parameters))

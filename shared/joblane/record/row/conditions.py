@@ -49,10 +49,13 @@ HAS_TIME = f"t.state = 'pending' and coalesce(t.passed in ({_TIMES}), false) and
 """True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
 UNDER_WAY = """(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0)
             or coalesce(t.wait_kind = 'parents', false)
-            or exists (select from joblane.task_waits w where w.task_id = t.id)
-            or exists (select from joblane.task_signals g where g.task_id = t.id))"""
+            or (select true from joblane.task_waits w where w.task_id = t.id limit 1) is not null
+            or (select true from joblane.task_signals g where g.task_id = t.id limit 1) is not null)"""
 """True if no enqueue replaces the task: an attempt is under way, in an invocation or between two, where it may wait for
-a slot; or it waits for its parents; or it has stopped at a wait, or has a signal, which is for its present payload."""
+a slot; or it waits for its parents; or it has stopped at a wait, or has a signal, which is for its present payload.
+
+With ``exists``, PostgreSQL may read all waits and signals, into a hash table.
+"""
 IS_FREE = """t.state = 'held' and t.wait_kind is not distinct from 'parents' and t.place is not null
          and (select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"""
 """True if a task is held for its parents and has none any more. Without a place it is not held yet: its message comes.
