@@ -33,7 +33,7 @@ from tests.samples import LIMITED, Sample, behaviour, sample_one, sample_single
 from tests.world import PREFIX, World
 
 LANE = lane_name(PREFIX, Queue.LOW, SWEEP)
-TABLES = ("tasks", "batches", "pauses", "limit_changes", "schedules", "bulks", "audit", "causes")
+TABLES = ("tasks", "batches", "pauses", "limit_changes", "schedules", "bulks", "audit", "causes", "task_signals")
 
 
 @pytest.fixture
@@ -121,6 +121,11 @@ PRODUCERS: dict[str, Callable[[World], object]] = {
     "an asynchronous session": in_async_session,
     "psycopg": by_psycopg,
     "a batch": in_batch,
+    "signal": lambda world: world.client.signal("a", "approval"),
+    "asignal": lambda world: asyncio.run(world.client.asignal("a", "approval")),
+    "the signal of a session": lambda world: in_session(
+        world, lambda jobs, session: jobs.signal("a", "approval", session=session)
+    ),
     "cancel": lambda world: world.client.cancel("a"),
     "limits.set": lambda world: world.client.limits.set(sample_single.type, max_total=3),
     "an external message": lambda world: world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {}}),
@@ -158,6 +163,7 @@ def test_an_action_of_an_operator_sends_a_wake_up_before_its_commit(world: World
 
 WITHOUT_CONNECTION: dict[str, Callable[[World], object]] = {
     "enqueue": lambda world: JobClient().enqueue(sample_one, Sample()),
+    "signal": lambda world: JobClient().signal("a", "approval"),
     "cancel": lambda world: JobClient().cancel("a"),
     "limits.set": lambda world: JobClient().limits.set(sample_single.type, max_total=3),
     "an operator's action": lambda world: inspector(world).cancel("a"),
@@ -259,6 +265,7 @@ def test_a_stage_whose_sweep_runs_often_is_not_woken(
     world: World, waking: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(settings.SWEEP_MINUTES, "5")
+    put(world, sample_one, "a")
     for write in PRODUCERS.values():
         write(world)
     assert waking == []

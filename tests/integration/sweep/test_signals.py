@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from joblane.enqueue.follow_up import FollowUp
+from joblane.record.driver.database import Database
 from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS
 from joblane.record.task.finish import Finish, finish
 from joblane.record.task.stop import Stop
+from joblane.record.task.waits import wake
 from joblane.sweep.next_sweep import NextSweep
-from joblane.sweep.signals import PAGE
+from joblane.sweep.signals import PAGE, Signals
 from joblane.sweep.sweep import Swept, sweep
 from joblane.sweep.walk import PLANNING, RESET_PLANNING
 from tests.builders.rows import TOKEN, active, put
@@ -59,6 +63,34 @@ def test_a_signaller_that_dies_after_its_commit_has_the_sweep_behind_it(
     assert swept(waiting)[0] == 1
 
 
+def test_a_process_that_dies_between_a_wake_up_and_its_message_has_the_sweep_behind_it(waiting: World) -> None:
+    waiting.run("select joblane.signal('it', 'approval')")
+    assert [turn.id for turn in wake(waiting.database.get(), ids=["it"])] == ["it"]
+    assert swept(waiting)[0] == 0
+    assert waiting.take(sample_one) == []  # the process may still send it
+    waiting.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")
+    swept(waiting)
+    assert len(waiting.take(sample_one)) == 1
+
+
+def test_a_worker_that_dies_after_a_stop_with_an_old_snapshot_has_the_sweep_behind_it(world: World) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "it", **active(60))
+    with Database(world.url) as worker:
+        run = worker.get()
+        run.execute_simple("begin isolation level repeatable read")
+        run.run("select 1")  # the snapshot
+        assert world.client.signal("it", "approval")
+        end = Finish("it", TOKEN, 1, "waiting", State.SCHEDULED, stop=Stop("approval", "approval", HOUR))
+        assert finish(run, [end]) == {"it"}
+        assert end.wakes
+        assert swept(world) == (0, True)  # the row is locked, and another sweep follows
+        run.execute_simple("commit")
+    assert world.row("it")["state"] == "scheduled"
+    assert swept(world)[0] == 1
+    assert len(world.take(sample_one)) == 1
+
+
 def test_without_a_death_the_sweep_has_nothing_to_continue(waiting: World) -> None:
     waiting.client._producer.sqs = waiting.sqs
     assert waiting.client.signal("it", "approval")
@@ -82,6 +114,34 @@ def test_a_locked_task_is_left_to_the_next_sweep_and_the_others_continue(waiting
     with waiting.locked("it"):
         assert swept(waiting) == (1, True)
     assert swept(waiting)[0] == 1
+
+
+def no_pages(world: World, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Signals, "_pages", lambda _: iter(()))
+
+
+def no_sweep_after_a_wake_up(world: World, patch: pytest.MonkeyPatch) -> None:
+    text, soon = FUNCTIONS["wake"], "sweep_at = clock_timestamp() + interval '60 s'"
+    assert soon in text, "the function has changed: the fault can no longer be planted by this text"
+    world.run(text.replace(soon, "sweep_at = t.sweep_at"))
+
+
+FAULTS: list[tuple[Callable[[World, pytest.MonkeyPatch], None], Callable[[World], None]]] = [
+    (no_pages, test_a_signal_by_sql_continues_its_task),
+    (no_sweep_after_a_wake_up, test_a_process_that_dies_between_a_wake_up_and_its_message_has_the_sweep_behind_it),
+]
+
+
+@pytest.mark.parametrize(("plant", "test"), FAULTS)
+def test_each_planted_fault_of_the_duty_is_found(
+    waiting: World,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[World, pytest.MonkeyPatch], None],
+    test: Callable[[World], None],
+) -> None:
+    plant(waiting, monkeypatch)
+    with pytest.raises(AssertionError):
+        test(waiting)
 
 
 def test_many_signals_are_read_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from joblane import TaskContext
+from joblane.enqueue.follow_up import FollowUp
 from joblane.errors import StepError
 from joblane.handler import steps
 from joblane.record.task.finish import SUSPEND
@@ -401,6 +402,14 @@ def attempt(world: World, hook: Hook, id_: str) -> bool:
     finally:
         database.drop()
     return True
+
+
+def test_a_worker_that_forgets_to_look_again_after_a_stop_is_found(
+    effects: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FollowUp, "_wake", lambda *_: iter(()))
+    with pytest.raises(AssertionError):
+        test_a_run_with_an_old_snapshot_wakes_its_task_itself(effects)
 
 
 @pytest.mark.parametrize("part", range(3), ids=["first stop", "expiry and second stop", "end"])
