@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Mut
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
 
@@ -326,7 +327,14 @@ class Producer:
 
     def follow(self, follow_up: FollowUp) -> None:
         """Do what follows a commit. The sweep does what fails."""
-        follow_up.act(self.sqs, self.prefix, self._run_alone, brief=True)
+        turns = count()
+
+        def call(statement: Callable[[Connection], T]) -> T | None:
+            if next(turns):
+                time.sleep(YIELD_SECONDS)
+            return self._run_alone(statement)
+
+        follow_up.act(self.sqs, self.prefix, call, brief=True)
 
     def _run_alone(self, statement: Callable[[Connection], T]) -> T | None:
         """Run a statement in a transaction of its own. None: the caller's transaction is open on this connection."""
@@ -342,8 +350,6 @@ class Producer:
                     raise
         except settings.MissingSettingError:  # a program that only enqueues in sessions needs no setting
             return None
-        finally:
-            time.sleep(YIELD_SECONDS)
 
     def _serve_replaced(self, tasks: Iterable[object]) -> None:
         """Start the tasks that wait for what replaced tasks have given back."""
