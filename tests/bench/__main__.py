@@ -137,7 +137,7 @@ def _large(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
         Postgres(folder / "durable", durable=True) as durable,
     ):
         os.environ.update(DATABASE_URL=server.url, JOBLANE_PREFIX="jobs", AWS_DEFAULT_REGION=REGION)
-        from tests.bench import children, growth, inspecting, limiting, operations, sweeping
+        from tests.bench import children, growth, inspecting, limiting, operations, sweeping, waiting
 
         runs: dict[str, Run] = {
             "inspecting": lambda: inspecting.run(server),
@@ -145,6 +145,7 @@ def _large(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
             "sweeping": lambda: sweeping.run(server),
             "children": lambda: children.run(server),
             "growth": lambda: growth.run(server),
+            "waiting": lambda: waiting.run(server),
             "old_snapshot": lambda: limiting.next_to_a_snapshot(durable),
         }
         yield from measured(runs, console, arguments.only)

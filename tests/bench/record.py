@@ -22,6 +22,7 @@ from joblane.record.driver.time_limits import NO_LIMITS
 from joblane.record.task.claim import claim
 from joblane.record.task.finish import finish
 from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import decode
 from joblane.tasks.job import Job
 from joblane.testing.databases import Databases
 from joblane.worker import worker
@@ -100,6 +101,13 @@ class Record:
                 self._client.enqueue(jobs[0].task, jobs[0].payload)
             else:
                 self._client.enqueue_many(jobs)
+        return self.sqs.bodies
+
+    def signal(self, bodies: Sequence[str], name: str) -> list[str]:
+        """Signal the tasks of messages. Return the bodies of the messages that let them continue."""
+        self.sqs.bodies = []
+        for body in bodies:
+            assert self._client.signal(str(decode(body).id), name)
         return self.sqs.bodies
 
     def _work(self) -> Work:
