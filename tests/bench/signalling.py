@@ -1,8 +1,8 @@
 """The time from a signal to the start of the run that continues, against that from an enqueue to the start of its run.
 
 Both go through the queue, the mapping and the function of the emulator. Each time starts with PostgreSQL's clock in the
-statement that commits the signal or the task, and ends when the handler starts. The emulator's poller sleeps between its
-reads, so each round starts at a random time, and the means are compared.
+statement that commits the signal or the task, and ends when the handler starts. The emulator's poller sleeps between
+its reads, so each round starts at a random time, and the means are compared.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from joblane.record.row.conditions import UNDER_WAY
 from joblane.record.row.states import State
 from joblane.record.row.transitions import CANCEL
 from joblane.record.sql_functions import FUNCTIONS, VERSION
-from joblane.record.task import waits
+from joblane.record.task import waits as statements
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
 from joblane.record.task.debounce import PUSH
 from joblane.record.task.finish import Finish, finish
@@ -756,7 +756,7 @@ def test_each_planted_fault_of_an_expiry_is_found(
     world: World, others: Others, monkeypatch: pytest.MonkeyPatch, old: str, new: str, race: Callable[..., None]
 ) -> None:
     assert old in EXPIRE, "the statement has changed: the fault can no longer be planted by this text"
-    monkeypatch.setattr(waits, "EXPIRE", EXPIRE.replace(old, new))
+    monkeypatch.setattr(statements, "EXPIRE", EXPIRE.replace(old, new))
     with pytest.raises(AssertionError):
         race(world, others)
 

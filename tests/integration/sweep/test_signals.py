@@ -63,7 +63,7 @@ def test_a_signaller_that_dies_after_its_commit_has_the_sweep_behind_it(
     assert swept(waiting)[0] == 1
 
 
-def test_a_process_that_dies_between_a_wake_up_and_its_message_has_the_sweep_behind_it(waiting: World) -> None:
+def test_a_process_that_dies_after_a_wake_up_has_the_sweep_behind_it(waiting: World) -> None:
     waiting.run("select joblane.signal('it', 'approval')")
     assert [turn.id for turn in wake(waiting.database.get(), ids=["it"])] == ["it"]
     assert swept(waiting)[0] == 0
@@ -73,7 +73,7 @@ def test_a_process_that_dies_between_a_wake_up_and_its_message_has_the_sweep_beh
     assert len(waiting.take(sample_one)) == 1
 
 
-def test_a_worker_that_dies_after_a_stop_with_an_old_snapshot_has_the_sweep_behind_it(world: World) -> None:
+def test_a_worker_that_dies_after_an_unsure_stop_has_the_sweep_behind_it(world: World) -> None:
     world.lane(sample_one)
     put(world, sample_one, "it", **active(60))
     with Database(world.url) as worker:
@@ -128,7 +128,7 @@ def no_sweep_after_a_wake_up(world: World, patch: pytest.MonkeyPatch) -> None:
 
 FAULTS: list[tuple[Callable[[World, pytest.MonkeyPatch], None], Callable[[World], None]]] = [
     (no_pages, test_a_signal_by_sql_continues_its_task),
-    (no_sweep_after_a_wake_up, test_a_process_that_dies_between_a_wake_up_and_its_message_has_the_sweep_behind_it),
+    (no_sweep_after_a_wake_up, test_a_process_that_dies_after_a_wake_up_has_the_sweep_behind_it),
 ]
 
 
