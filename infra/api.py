@@ -1,7 +1,7 @@
 """The HTTP API, through which requests from the internet reach the API's function.
 
 Its routes come from the function's table of permissions, so API Gateway rejects all other requests. Every route has the
-authorizer, and there is no ``$default`` route.
+authorizer, except that of signals, and there is no ``$default`` route.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from aws_cdk import App, CfnOutput, Duration, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer, HttpJwtAuthorizer
 
-from functions.api.access import ROUTES
+from functions.api.access import PUBLIC, ROUTES
 from functions.api.once import NAME as IDEMPOTENCY_KEY
 from functions.api.tracing import NAME as TRACE
 from infra.settings import Api, Iam, PlatformStage
 from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.constructs.jobs import Jobs
+from joblane.settings import SIGNAL_KEYS
 
 FUNCTION = "api"
 """Name of the function behind the API, from :func:`~joblane.tasks.discovery.discover_functions`."""
@@ -39,6 +40,7 @@ def add_api(app: App, jobs: Jobs, stage: PlatformStage) -> None:
         routes=ROUTES,
         authorizer=_authorizer(api),
         cors=_cors(api, {route.split(" ")[0] for route in ROUTES}),
+        public=PUBLIC if SIGNAL_KEYS in stage.settings else (),
     )
     add_http_stage(stack, http, stage, api, name="api")
     CfnOutput(stack, "ApiUrl", value=http.api_endpoint)

@@ -41,6 +41,8 @@ ROUTES: Mapping[str, frozenset[Rank]] = {
     "GET /openapi.json": EVERYBODY,
 }
 """Route → ranks that may use it. Other routes are not found."""
+PUBLIC = ("GET /signals/{token}", "HEAD /signals/{token}", "POST /signals/{token}")
+"""Routes without a caller. A stage has them if it has the setting ``JOBLANE_SIGNAL_KEYS``."""
 
 SUBJECT = re.compile(r"[!-~]{1,200}")
 """Format of a task's ``owner``."""
@@ -73,11 +75,14 @@ class Caller:
 
 def authorize(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
     """Check the caller before the body is read: 401, 403, or 404 for a path of another tenant."""
+    route = f"{app.request.method} {app.request.route}"
+    if route in PUBLIC:
+        return next_middleware(app)
     authorizer = app.current_event.request_context.authorizer
     principal = authorizer.get("iam")
     caller = service_of(principal) if principal else caller_of(authorizer.jwt_claim)
     app.append_context(caller=caller)
-    allowed = ROUTES.get(f"{app.request.method} {app.request.route}")
+    allowed = ROUTES.get(route)
     if allowed is None:
         raise not_found()
     if caller.rank not in allowed:

@@ -17,8 +17,8 @@ from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (
     OpenAPIResponseValidationMiddleware,
 )
 
-from functions.api import exports, invitations, refusals, reports, storage, tasks, tenants
-from functions.api.access import ROUTES, authorize
+from functions.api import exports, invitations, refusals, reports, signals, storage, tasks, tenants
+from functions.api.access import PUBLIC, ROUTES, authorize
 from functions.api.bodies import read_body
 from functions.api.document import document
 from functions.api.refusals import Refusal
@@ -44,7 +44,7 @@ def app() -> APIGatewayHttpResolver:
             OpenAPIResponseValidationMiddleware(has_response_validation_error=True),
         ]
     )
-    for module in (tenants, invitations, exports, reports, tasks):
+    for module in (tenants, invitations, exports, reports, tasks, signals):
         api.include_router(module.router)
 
     @api.get("/openapi.json", summary="This document", tags=["openapi"])
@@ -94,7 +94,7 @@ def _refusal(error: Exception, api: APIGatewayHttpResolver) -> Refusal:
 def _route(api: APIGatewayHttpResolver) -> str:
     """Return the route as in the table. A path without a route is not logged, because it may contain anything."""
     route = f"{api.request.method} {api.request.route}"
-    return route if route in ROUTES else "none"
+    return route if route in ROUTES or route in PUBLIC else "none"
 
 
 def _where(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
 
+from functions.api.access import PUBLIC
 from functions.api.refusals import Refusal, bad_request
 from joblane.errors import MessageError
 from joblane.json_values import check_tree
@@ -19,6 +20,8 @@ WITH_BODY = ("POST", "PUT", "PATCH")
 def read_body(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
     """Refuse a body that no route accepts: 413, 415, or 400 with the name of the field."""
     event = app.current_event
+    if f"{app.request.method} {app.request.route}" in PUBLIC:
+        return next_middleware(app)
     if app.request.method in WITH_BODY and event.body:
         kind = (event.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
         if kind != "application/json":

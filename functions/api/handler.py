@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+from joblane.settings import SIGNAL_KEYS
 from joblane.tasks.function import Function
 
 FUNCTION = Function(
@@ -11,6 +12,7 @@ FUNCTION = Function(
     memory_mb=512,
     enqueue=("tenant:initialize", "user:invitation", "data:export", "report:generate"),
     reads=("exports",),
+    environment=(SIGNAL_KEYS,),
 )
 
 

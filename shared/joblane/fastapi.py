@@ -1,17 +1,25 @@
-"""FastAPI: a client for the life of an application, and the dependency that hands it to endpoints."""
+"""FastAPI: a client for the life of an application, the dependency that hands it to endpoints, and the route of
+signals."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from joblane.client.client import JobClient
 from joblane.errors import JobError
 
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
 try:
-    from fastapi import Depends, FastAPI
+    from fastapi import APIRouter, Depends, FastAPI, Request
+    from fastapi.concurrency import run_in_threadpool
     from fastapi.requests import HTTPConnection
+    from fastapi.responses import Response
+    from starlette.requests import ClientDisconnect
+    from starlette.routing import Route
 except ModuleNotFoundError as error:
     from joblane.installation import missing
 
@@ -43,3 +51,39 @@ async def client_of(connection: HTTPConnection) -> JobClient:
 
 Jobs = Annotated[JobClient, Depends(client_of)]
 """The type of a parameter that gets the client of the application."""
+
+
+class _Signals:
+    """The endpoint of all methods of the route of signals."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from joblane.client.signal_route import HIDDEN_PATH, answer  # most applications have no such addresses
+
+        request = Request(scope, receive)
+        jobs, accept = await client_of(request), request.headers.get("accept")
+        scope.update(path=HIDDEN_PATH, raw_path=HIDDEN_PATH.encode(), query_string=b"")  # uvicorn logs it at the answer
+        try:
+            body = await _body(request) if request.method == "POST" else b""
+        except ClientDisconnect:
+            return
+        done = await run_in_threadpool(answer, jobs, request.method, request.path_params["token"], body, accept)
+        await Response(done.body, done.status, dict(done.headers))(scope, receive, send)
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body, or more than the 65,536 bytes of a signal if it is longer."""
+    from joblane.enqueue.signals import MAX_SIGNAL_BYTES
+
+    body, length = bytearray(), request.headers.get("content-length", "")
+    if len(length) > len(str(MAX_SIGNAL_BYTES)):  # it is not read
+        return bytes(MAX_SIGNAL_BYTES + 1)
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_SIGNAL_BYTES:
+            break
+    return bytes(body)
+
+
+signals = APIRouter(routes=[Route("/signals/{token:path}", _Signals(), include_in_schema=False)])
+"""The route ``/signals/TOKEN`` of the addresses that ``ctx.signal_url`` returns: ``app.include_router(signals)``. It
+needs the setting ``JOBLANE_SIGNAL_KEYS``, and the :func:`lifespan`."""

@@ -329,7 +329,7 @@ class JobClient:
 
         return Schedules(self._producer)
 
-    def _query(self, sql: str, task_id: str, *, writes: bool = False) -> list[list[Any]]:
+    def _query(self, sql: str, task_id: str, *more: str, writes: bool = False) -> list[list[Any]]:
         if not isinstance(task_id, str):
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
@@ -339,7 +339,7 @@ class JobClient:
                 connection = database.get()
                 if writes:
                     self._producer.wake_after_commit()
-                return connection.run(sql, task_id)
+                return connection.run(sql, task_id, *more)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
@@ -366,6 +366,23 @@ def client_within(database: Database, sqs: Sqs, prefix: str) -> JobClient:
     client = JobClient()
     client._producer = Producer.within(database, sqs, prefix)
     return client
+
+
+def counting_signal(client: JobClient, task_id: str, signal: str, value: Any) -> str | None:
+    """Send a signal by an address, and return the value of this name that counts, as JSON text.
+
+    None: the task has ended, or is unknown. Raises as :meth:`JobClient.signal` does.
+    """
+    from joblane.enqueue.signals import json_text  # most programs have no addresses
+    from joblane.record.task.waits import READ_SIGNAL
+
+    try:
+        if client._producer.signal(None, task_id, signal, value, "url"):
+            return json_text(value)
+    except UnknownTaskError:
+        return None
+    rows = client._query(READ_SIGNAL, task_id, signal)
+    return rows[0][0] if rows else None
 
 
 class _Waiting:

@@ -26,10 +26,20 @@ class Signalled:
 
 def checked(task_id: str, signal: str, value: Any, sent_by: str | None = None) -> str:
     """Return the parameter of a signal's statement. Raises :class:`SignalError`."""
+    check_target(task_id, signal)
+    return signal_document(task_id, signal, json_text(value), sent_by)
+
+
+def check_target(task_id: str, signal: str) -> None:
+    """Check the id of a task and the name of a signal. Raises :class:`SignalError`."""
     if not isinstance(task_id, str) or not ID_PATTERN.fullmatch(task_id):
         raise SignalError("task_id", "1 to 200 printable ASCII characters without spaces are required")
     if not isinstance(signal, str) or not SIGNAL_PATTERN.fullmatch(signal):
         raise SignalError("signal", "1 to 100 printable ASCII characters are required")
+
+
+def json_text(value: Any) -> str:
+    """Return the value of a signal as JSON. Raises :class:`SignalError`."""
     try:
         value = to_jsonable_python(value)
         check_tree(value, "value")
@@ -41,4 +51,4 @@ def checked(task_id: str, signal: str, value: Any, sent_by: str | None = None) -
         raise SignalError("value", problem) from None  # the error has the value
     if (size := len(text.encode())) > MAX_SIGNAL_BYTES:
         raise SignalError("value", f"it has {size:,} bytes as JSON, and at most {MAX_SIGNAL_BYTES:,} are stored")
-    return signal_document(task_id, signal, text, sent_by)
+    return text

@@ -477,6 +477,29 @@ class TaskContext:
     def _signal(self, session: Session, task_id: str, signal: str, value: Any) -> bool:
         return self._producer.signal(SessionTransaction(session), task_id, signal, value)
 
+    def signal_url(self, signal: str, *, value: Any = ...) -> str:
+        """Return an address by which others send a signal to this task, without a login: see
+        :func:`joblane.fastapi.signals`.
+
+        It is the same in each run, as long as the first key is, and ends with the task. Who has it can read the id of
+        the task, the signal and the value in it. An ``async def`` handler can call this too.
+
+        Args:
+            signal: Name of the signal, 1 to 100 printable ASCII characters.
+            value: The only value that the address sends, what JSON can hold: a person gets a page with a button. If it
+                is left out, a program sends any JSON value of at most 65,536 bytes.
+
+        Raises:
+            SignalError: an argument or a setting is wrong, or the address would have more than 2,000 characters, or the
+                task does not declare ``environment=["JOBLANE_SIGNAL_KEYS", "JOBLANE_SIGNAL_BASE_URL"]``.
+            MissingSettingError: one of these settings has no value.
+            SecretError: the secret with the keys cannot be read.
+        """
+        self._refuse_ended("ctx.signal_url")
+        from joblane.enqueue.signal_urls import Address, signal_url
+
+        return signal_url(self._task.environment, self._producer.prefix, Address(self.task_id, signal, value))
+
     # --- In an `async def` handler ---------------------------------------------------------------------------------
 
     async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:

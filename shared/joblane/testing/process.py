@@ -5,6 +5,7 @@ And the task context for a function that a test calls directly: it claims the ro
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ from joblane.record.task.claim import Claim, Verdict, arrival, claim
 from joblane.record.task.finish import Finish, finish
 from joblane.record.task.insert import NewTask
 from joblane.record.task.run_session import RunSession
+from joblane.settings import SIGNAL_BASE_URL, SIGNAL_KEYS
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.tasks.task import Task
@@ -38,6 +40,10 @@ from joblane.worker.run import completed, ms_since
 
 IN_MEMORY = ("send", "send_many", "set_visibility", "url", "attributes")
 """The methods of :class:`Sqs` that the queues in memory have."""
+SIGNAL_SETTINGS = {
+    SIGNAL_KEYS: "a-key-of-tests-which-signs-nothing-else",
+    SIGNAL_BASE_URL: "https://signals.test",
+}
 OF_AWS = ("client", "brief_client", "sender", "brief_sender")
 """Everything through which :class:`Sqs` reaches AWS. A property also hides what was made before the test."""
 
@@ -85,6 +91,18 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
         finally:
             for database in databases.values():
                 database.drop()
+
+
+@contextmanager
+def signal_settings() -> Iterator[None]:
+    """Set the settings of the addresses of signals that have no value."""
+    added = {name: value for name, value in SIGNAL_SETTINGS.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager

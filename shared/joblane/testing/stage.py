@@ -29,7 +29,7 @@ from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
 from joblane.testing.faults import Faults
 from joblane.testing.lanes import Lanes
-from joblane.testing.process import Running, diverted
+from joblane.testing.process import Running, diverted, signal_settings
 from joblane.testing.queues import CapturingBus, KitQueues
 from joblane.testing.report import Deliveries
 
@@ -78,6 +78,7 @@ class Stage:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(signal_settings())
         self._stack.enter_context(diverted(self.url, self._queues, self._clock, self._know))
         self._since = Captured(self._enqueued, self._lanes.known.get)
         return self

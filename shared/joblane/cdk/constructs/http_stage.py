@@ -15,6 +15,7 @@ from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
 from constructs import Construct
 
 from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.stage import Stage as AppStage
 
@@ -40,10 +41,11 @@ def add_http_api(
     routes: Iterable[str],
     authorizer: apigateway.IHttpRouteAuthorizer | None,
     cors: apigateway.CorsPreflightOptions | None = None,
+    public: Iterable[str] = (),
 ) -> apigateway.HttpApi:
     """Add an HTTP API. ``function`` answers all ``routes`` (such as ``GET /jobs``), and ``authorizer`` guards them.
 
-    ``authorizer`` None: the function itself verifies who calls.
+    ``authorizer`` None: the function itself verifies who calls, as for the ``public`` routes.
     """
     http = apigateway.HttpApi(
         stack,
@@ -63,6 +65,15 @@ def add_http_api(
     for route in routes:
         method, path = route.split(" ")
         http.add_routes(path=path, methods=[apigateway.HttpMethod(method)], integration=integration)
+    for route in public:
+        method, path = route.split(" ")
+        [added] = http.add_routes(
+            path=path,
+            methods=[apigateway.HttpMethod(method)],
+            integration=integration,
+            authorizer=apigateway.HttpNoneAuthorizer(),
+        )
+        acknowledge(added, "APIG4", "The path has a token, which the function verifies.")
     return http
 
 

@@ -29,7 +29,7 @@ LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 
 
 UNRESERVED_CONCURRENCY = 100
 """Concurrency of an account that no function can reserve. Source: Lambda, *Configuring reserved concurrency*."""
-SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
+SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEYS?)$")
 """Names of settings whose values are secrets, which a template must not have."""
 DEFAULT_CONNECTIONS = 100
 """Source: PostgreSQL, *max_connections*."""
@@ -140,8 +140,8 @@ class Stage(Settings):
     ``type:name`` if the type has several schedules. The value is Unix cron text or ``"off"``. Name, time zone and
     payload stay as declared. ``sweep`` has the interval of ``jobs:sweep``."""
     settings: Mapping[str, Value] = {}
-    """Values of the names that tasks declare in ``environment``: strings, or references to secrets. A
-    name that ends in ``_PASSWORD``, ``_SECRET``, ``_TOKEN`` or ``_KEY`` takes a reference only."""
+    """Values of the names that tasks declare in ``environment``: strings, or references to secrets. A name that ends in
+    ``_PASSWORD``, ``_SECRET``, ``_TOKEN``, ``_KEY`` or ``_KEYS`` takes a reference only."""
     mail_from: str | None = Field(None, pattern=EMAIL)
     """Sender address of tasks that declare ``mail`` in their ``Grants`` and send by Amazon SES. Required if there is
     such a task."""
