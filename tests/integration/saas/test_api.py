@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from functions.api import refusals, storage
-from functions.api.access import ADMINS, EVERYBODY, ROUTES, caller_of
+from functions.api.access import ADMINS, EVERYBODY, PUBLIC, ROUTES, caller_of
 from functions.api.app import app
 from functions.api.bounds import INVITATIONS_A_DAY, TENANTS_A_DAY
 from functions.api.document import document
@@ -27,8 +27,10 @@ from functions.tenant_initialize.handler import tenant_initialize
 from functions.user_invitation.handler import user_invitation
 from joblane.record.driver.database import Database
 from joblane.tasks.discovery import discover
+from joblane.testing import JobTester
 from saas import requests
 from saas.roles import Rank, load
+from tests.addresses import Response, check_answers, check_ends, check_scans
 from tests.builders.events import LambdaContext
 from tests.builders.http_events import claims, http_event, principal
 from tests.integration.saas.conftest import BUCKET, Platform
@@ -85,6 +87,33 @@ def tenant(platform: Platform) -> str:
 
 def owner(tenant: str | None, user: str = "ann") -> dict[str, str]:
     return claims(user, tenant, "owner")
+
+
+# --- Signals -------------------------------------------------------------------------------------------------------
+
+
+def test_the_route_of_signals_needs_no_caller_and_has_the_rules_of_all_frameworks(jobs: JobTester) -> None:
+    for cached in (storage.jobs, storage.database):
+        cached.cache_clear()
+    urls: list[str] = []
+
+    def send(method: str, url: str, body: bytes = b"", accept: str = "*/*") -> Response:
+        path = url.removeprefix("https://signals.test")
+        answer = handler(http_event(method, path, raw=body or None, headers={"accept": accept}), LambdaContext())
+        urls.append(url)
+        headers = {name.lower(): value for name, value in answer["headers"].items()}
+        return Response(answer["statusCode"], answer["body"], headers)
+
+    with lines() as logged:
+        for check in (check_scans, check_answers, check_ends):
+            check(jobs, send)
+        forged = [send("POST", f"{url}A", b"1") for url in set(urls)]
+        assert {(answer.status, answer.text) for answer in forged} == {(404, "This address is not valid.\n")}
+    requests = [line for line in logged.fields if line["message"] == "request"]
+    assert {line["route"] for line in requests} == set(PUBLIC)
+    assert not [text for text in logged.texts if any(url[-40:] in text for url in urls)]
+    assert "/signals/{token}" not in document(app())["paths"]
+    storage.database().drop()
 
 
 # --- Route × role --------------------------------------------------------------------------------------------------
