@@ -1,7 +1,7 @@
 """The HTTP API, through which requests from the internet reach the API's function.
 
 Its routes come from the function's table of permissions, so API Gateway rejects all other requests. Every route has the
-authorizer, except that of signals, and there is no ``$default`` route.
+authorizer, except the route of signals, and there is no ``$default`` route.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from joblane.cdk.packaging import Package, Packages
 from joblane.local.git import version_of
 from joblane.local.uv import find_uv
 from joblane.project import Project
+from joblane.settings import SIGNAL_KEYS
 
 TASKS = "tests.infra.tasks"
 SENDERS = "tests.infra.senders"
@@ -159,6 +160,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
     "apis": {
         "package": "functions",
         "api": {**JWT, **LIMITS, "max_concurrency": 12},
+        "settings": {"EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>", SIGNAL_KEYS: {"secret": "acme/signals"}},
         "control": {**LIMITS, "max_concurrency": 3},
         "page": {"oidc": {**OIDC, "client_secret": PAGE_SECRET}, "max_concurrency": 4},
         "account_concurrency": 1000,

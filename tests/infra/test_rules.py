@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from functions.api.access import PUBLIC
 from joblane.cdk.app import Synthesised
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
+from joblane.settings import SIGNAL_KEYS
 from tests.infra import templates
 from tests.infra.templates import Properties, Template
 
@@ -230,7 +232,8 @@ def test_only_alarms_of_the_stage_publish_to_its_topics_and_only_over_tls(every:
 def test_every_route_has_an_authorizer_a_limit_and_a_function_of_its_api(every: Synthesised) -> None:
     routes = [item for _, _, item in resources(every, "AWS::ApiGatewayV2::Route")]
     opened = {route["RouteKey"] for route in routes if route.get("AuthorizationType", "NONE") == "NONE"}
-    assert opened == (ANYONES_PAGE if every.stage.page else set())
+    signals = set(PUBLIC) if SIGNAL_KEYS in every.stage.settings else set()
+    assert opened == (ANYONES_PAGE if every.stage.page else set()) | signals
     assert not [route["RouteKey"] for route in routes if route["RouteKey"].startswith(("OPTIONS ", "ANY ", "$"))]
     for _, _, stage in resources(every, "AWS::ApiGatewayV2::Stage"):
         limits = stage["DefaultRouteSettings"]

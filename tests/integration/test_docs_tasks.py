@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
+from starlette.testclient import TestClient
 
 from joblane.errors import SkipRetry, UnreadablePayloadError
 from joblane.record.driver.database import Database
@@ -162,10 +163,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.given: tuple[Any, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
-        def call(*_: object, **__: object) -> Any:
+        def call(*given: object, **_: object) -> Any:
             self.calls.append(name)
+            self.given = given
             return {"start": "job-1"}.get(name) or (
                 "film.mp4" if name == "result" and self.calls.count("result") == 3 else None
             )
@@ -189,6 +192,17 @@ def test_waits(jobs: JobTester) -> None:
     jobs.enqueue(approve, invoice(id=9, approver="ann@example.com"), task_id="invoice-9")
     jobs.drain(within=8 * DAY)
     assert jobs.task("invoice-9").result == "expired"
+    leave = jobs.enqueue(names["leave_ask"], names["Leave"](manager="ann@example.com"))
+    jobs.drain()
+    with TestClient(names["app"]) as client:
+        yes, no = mails.given[1:]
+        assert (client.get(yes).status_code, client.post(yes).status_code, client.post(no).status_code) == (
+            200,
+            200,
+            409,
+        )
+    jobs.drain()
+    assert jobs.task(leave.id).result == "granted"
     film = jobs.enqueue(names["film_render"], names["Scene"](scene="one"))
     jobs.drain(within=HOUR)
     assert (jobs.task(film.id).result, renderer.calls) == ("film.mp4", ["start", "result", "result", "result"])

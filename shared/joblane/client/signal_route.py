@@ -38,7 +38,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Robots-Tag": "noindex",
 }
-TEXTS = {
+SENTENCES = {
     HTTPStatus.OK: "The answer was received.",
     HTTPStatus.BAD_REQUEST: "The body must be one JSON value in UTF-8. Nothing was sent.",
     HTTPStatus.NOT_FOUND: "This address is not valid.",
@@ -50,7 +50,7 @@ TEXTS = {
     f"number without end, more than {MAX_DEPTH} levels, or more than {MAX_SIGNAL_BYTES:,} bytes. Nothing was sent.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Try again in a moment.",
 }
-"""Status → text. Tokens that are forged, cut, of another stage or of a former key are not found, like any string."""
+"""Status → sentence. A token that is forged, cut, of another stage or of a former key is not found, like any string."""
 MORE = {
     HTTPStatus.METHOD_NOT_ALLOWED: {"Allow": ", ".join(METHODS)},
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "5"},
@@ -83,7 +83,7 @@ def answer(jobs: JobClient, method: str, token: str, body: bytes, accept: str | 
         else:
             status, page = HTTPStatus.OK, _form(address)
     is_page = method in ("GET", "HEAD") or "text/html" in (accept or "")
-    text = (page or _page(TEXTS[status])) if is_page else f"{TEXTS[status]}\n"
+    text = (page or _page(SENTENCES[status])) if is_page else f"{SENTENCES[status]}\n"
     kind = {"Content-Type": f"text/{'html' if is_page else 'plain'}; charset=utf-8"}
     return Answer(status, "" if method == "HEAD" else text, {**HEADERS, **kind, **MORE.get(status, {})})
 

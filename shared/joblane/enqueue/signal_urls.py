@@ -33,7 +33,7 @@ BASE = re.compile(r"(https://[\w.-]+|http://(localhost|127\.0\.0\.1))(:\d{1,5})?
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a token says. ``value``: the only value that it sends; ``...``: any value."""
+    """The content of a token. ``value``: the only value that it sends; ``...``: any value."""
 
     task_id: str
     signal: str
@@ -77,7 +77,7 @@ def signal_url(declared: Sequence[str], stage: str, address: Address) -> str:
 
 
 def read_token(stage: str, token: str) -> Address | None:
-    """Return what a token of this stage says. None: no key of the stage has signed it.
+    """Return the content of a token of this stage. None: no key of the stage has signed it.
 
     Raises :class:`SignalError`, and :class:`MissingSettingError`, for the setting with the keys.
     """
