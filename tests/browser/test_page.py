@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,8 +11,11 @@ from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, Request, expect
 
+import joblane.fastapi
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
@@ -19,8 +23,12 @@ from joblane.inspector.person import Person
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import respond
 from joblane.page.rendering import as_json
+from joblane.page.server import listen
 from joblane.record.row.states import State
+from joblane.settings import SIGNAL_BASE_URL
 from joblane.tasks.job import MAX_TAG
+from joblane.testing import JobTester
+from tests.addresses import SIGNAL, VALUE, asked
 from tests.browser.conftest import Site, Visitor
 from tests.oidc import LocalIssuer, SigningKey, serving, serving_page, shared_configuration
 from tests.patience import PATIENCE_SECONDS
@@ -721,6 +729,47 @@ def test_a_team_signs_in_and_a_deep_link_ends_at_the_task(browser: Browser, site
         assert page.url.startswith(f"{issuer.url}/authorize?")
         context.close()
     assert troubles == []
+
+
+# --- The page of an address of a signal ----------------------------------------------------------------------------
+
+
+def test_a_person_answers_by_the_button(
+    browser: Browser, axe: str, jobs: JobTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = FastAPI(lifespan=joblane.fastapi.lifespan)
+    app.include_router(joblane.fastapi.signals)
+    listening = listen(0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    with monkeypatch.context() as patched:
+        patched.setenv(SIGNAL_BASE_URL, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        button, open_ = asked(jobs, "t")
+    thread.start()
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    page, troubles = context.new_page(), list[str]()
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    try:
+        page.goto(open_)
+        expect(page.get_by_role("button")).to_have_count(0)
+        _is_readable(page, axe)
+        page.goto(button)
+        expect(page.get_by_role("heading", name=SIGNAL)).to_be_visible()
+        assert page.evaluate("getComputedStyle(document.body).maxWidth") == "640px"  # the policy allows the style
+        _is_readable(page, axe)
+        for _ in range(2):
+            page.get_by_role("button", name="Send the answer").click()
+            expect(page.get_by_role("heading", name="The answer was received.")).to_be_visible()
+            _is_readable(page, axe)
+            page.goto(button)
+    finally:
+        context.close()
+        server.should_exit = True
+        thread.join(PATIENCE_SECONDS)
+        listening.close()
+    jobs.drain()
+    assert (jobs.task("t").result, troubles) == (VALUE, [])
 
 
 def _is_readable(page: Page, axe: str) -> None:

@@ -222,9 +222,9 @@ class UnknownScheduleError(JobError, LookupError):
 
 
 class SignalError(FieldError):
-    """A signal has a wrong argument. Nothing was sent.
+    """A signal, or an address of ``ctx.signal_url``, has a wrong argument or a wrong setting. Nothing was sent.
 
-    Correct the argument that ``field`` names.
+    Correct the argument or the setting that ``field`` names.
     """
 
 

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,12 +18,20 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 import joblane.fastapi
+from joblane import Payload, TaskContext, task
 from joblane.client import signal_route
 from joblane.enqueue.producer import Producer
 from joblane.errors import DatabaseUnavailableError
 from joblane.settings import SIGNAL_KEYS
 from joblane.testing import JobTester
-from tests.addresses import CHECKS, SIGNAL, Response, Send, asked, check_scans, given, rows
+from tests.addresses import CHECKS, SIGNAL, Response, Send, asked, check_scans, given, rows, url_ask
+
+
+@task("url:ask_async", environment=url_ask.environment)
+async def url_ask_async(payload: Payload, ctx: TaskContext) -> str:
+    given[ctx.task_id] = ctx.signal_url(SIGNAL), ""
+    await ctx.asleep("a while", timedelta(0))
+    return ctx.signal_url(SIGNAL)
 
 
 def application() -> FastAPI:
@@ -79,6 +88,12 @@ def test_the_address_is_the_same_in_each_run(jobs: JobTester) -> None:
     jobs.signal("t", SIGNAL)
     jobs.drain()
     assert given["t"] == first
+
+
+def test_a_coroutine_makes_the_same_addresses(jobs: JobTester) -> None:
+    jobs.enqueue(url_ask_async, Payload(), task_id="t")
+    jobs.drain()
+    assert given["t"][0] == jobs.task("t").result
 
 
 # --- Races ---------------------------------------------------------------------------------------------------------
@@ -202,9 +217,10 @@ def test_no_log_has_a_token(
                 answer = connection.getresponse()
                 answer.read()
                 statuses.add(answer.status)
-        monkeypatch.delenv(SIGNAL_KEYS)
-        connection.request("GET", button)
-        statuses.add(connection.getresponse().status)
+        with monkeypatch.context() as patched:
+            patched.delenv(SIGNAL_KEYS)
+            connection.request("GET", button)
+            statuses.add(connection.getresponse().status)
         connection.close()
 
     inner.state.joblane = jobs.client
