@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.record.row.states import State as State
     from joblane.record.task.status import Progress as Progress
     from joblane.record.task.status import TaskStatus as TaskStatus
+    from joblane.record.task.status import TaskWait as TaskWait
     from joblane.tasks.declare import declare as declare
     from joblane.tasks.declare import handles as handles
     from joblane.tasks.decorator import task as task
@@ -76,7 +77,7 @@ _HOMES = {
     "joblane.tasks.place": "Lambda",
     "joblane.tasks.redaction": "Redacted",
     "joblane.tasks.schedule": "cron every",
-    "joblane.record.task.status": "Progress TaskStatus",
+    "joblane.record.task.status": "Progress TaskStatus TaskWait",
     "joblane.tasks.unique": "Keep OnConflict Until",
 }
 """Module → its public names."""

@@ -24,6 +24,7 @@ from joblane.cli.commands import (
     scaffold,
     schedules,
     tasks,
+    waits,
     watch,
 )
 from joblane.cli.exits import Exit, epilog, exit_of, message_of
@@ -38,6 +39,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "show": tasks.show,
         "logs": tasks.logs,
         "wait": tasks.wait,
+        "waits": waits.waits,
         "queues": overview.queues,
         "runs": overview.runs,
         "watch": watch.watch,
@@ -47,7 +49,11 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "doctor": overview.doctor,
         "why": overview.why,
     },
-    "Act on tasks": {action: actions.command(action) for action in actions.HELP},
+    "Act on tasks": {
+        **{action: actions.command(action) for action in actions.HELP},
+        "signal": waits.signal,
+        "skip": waits.skip,
+    },
     "Dead letters": {"dead": dead.dead, "ack": dead.acknowledge, "redrive": dead.redrive},
     "Pauses and schedules": {"pause": pause.pause, "resume": pause.resume},
     "Limits": {},  # of :data:`GROUPS`

@@ -31,16 +31,19 @@ def show(context: typer.Context, operation: str, *arguments: Any, as_json: bool,
 
     found = query(operation)
     assert found is not None
-    rows = found.rows(answer)
+    rows, after = found.rows(answer), getattr(answer, "after", None)
     if as_json:
         terminal.document(answer)
         raise typer.Exit
-    if not rows:
+    if rows:
+        lists.show(rows)
+    elif after is None:
         terminal.say(found.listing.empty)
+    if after is not None:
+        more = "There is more." if rows else "Nothing found so far."
+        terminal.say(f"{more} For the next page, add --after {shlex.quote(str(after))}")
+    if not rows:
         raise typer.Exit
-    lists.show(rows)
-    if (after := getattr(answer, "after", None)) is not None:
-        terminal.say(f"There is more. For the next page, add --after {shlex.quote(str(after))}")
     return rows
 
 

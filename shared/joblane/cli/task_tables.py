@@ -29,6 +29,8 @@ MEANINGS = {
     "replay": "enqueue a new task like it",
     "replay_with": "the same with another payload",
     "delete": "clear its content",
+    "signal": "send a signal for which it waits",
+    "skip": "end its wait now",
 }
 """Action → its meaning, if the name of the action does not explain it."""
 BAR_WIDTH = 30
@@ -54,6 +56,10 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     if view.steps:
         _section(to, "Steps", "done, and not done again by a retry")
         to.print(listed(view.steps, to.width))
+    for title, rows in (("Waits", view.waits), ("Signals", view.signals)):
+        if rows:
+            _section(to, title)
+            to.print(listed(rows, to.width))
     if view.attempts:
         _section(to, "Attempts")
         to.print(listed(_attempts(view), to.width))
@@ -160,7 +166,12 @@ def _next(to: Console, view: TaskView, command: str) -> None:
     """Commands for the next steps, to paste."""
     id_ = argument(view.row.id)
     steps = [(f"{command} logs {id_}", "its log lines")] if view.attempts else []
-    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", MEANINGS.get(action, "")) for action in view.actions]
+    signal = next((argument(wait.signal) for wait in reversed(view.waits) if wait.signal is not None), "")
+    after = {"signal": f" {signal} VALUE" + ("" if view.row.state in WAITING else " --replace")}
+    steps += [
+        (f"{command} {COMMANDS.get(action, action)} {id_}{after.get(action, '')}", MEANINGS.get(action, ""))
+        for action in view.actions
+    ]
     if view.children.more:
         steps.append((f"{command} ls --parent {id_}", "all its children"))
     if view.row.fingerprint and view.row.state == "archived":

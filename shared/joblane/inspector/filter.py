@@ -97,5 +97,7 @@ ALLOWED: Mapping[str, frozenset[State]] = {
     BulkAction.CANCEL: LIVE,
     "replay": ENDED,
     "edit": WAITING | {State.ARCHIVED},
+    "signal": LIVE | {State.ARCHIVED},
+    "skip": frozenset({State.SCHEDULED}),
 }
 """The states that allow an action."""

@@ -19,7 +19,7 @@ from joblane.lazy import modules
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from joblane.inspector.actions import audit, schedule, single
+    from joblane.inspector.actions import audit, schedule, signals, single
     from joblane.inspector.bulk import dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
         schedules,
         why_slow,
     )
-    from joblane.inspector.tasks import detail, find, listing, logs
+    from joblane.inspector.tasks import detail, find, listing, logs, waits
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
-    audit, schedule, single = modules("joblane.inspector.actions", "audit schedule single")
+    audit, schedule, signals, single = modules("joblane.inspector.actions", "audit schedule signals single")
     dead, start = modules("joblane.inspector.bulk", "dead start")
     batches, batching, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
         "joblane.inspector.stage", "batches batching doctor limits marks overview pauses performance schedules why_slow"
     )
-    detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
+    detail, find, listing, logs, waits = modules("joblane.inspector.tasks", "detail find listing logs waits")
 
 VIEW, OPERATE, EDIT = Permission
 
@@ -159,6 +159,24 @@ class Inspector:
         Raises :class:`~joblane.errors.LimitError`.
         """
         return limits.line(self._scope, type, key, limit)
+
+    @needs(VIEW)
+    def waits(
+        self,
+        *,
+        type: str | None = None,
+        tenant: str | None = None,
+        signal: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> views.WaitPage:
+        """A page of open waits, the one that ends first at first.
+
+        ``type``, ``tenant``: only waits of their tasks. ``signal``: only waits for this signal. ``after``: the position
+        that the previous page returned. ``limit``: 1 to 500. A page reads at most 20,000 waits, see
+        :class:`~joblane.inspector.views.WaitPage`. A task that waits for its children is not listed.
+        """
+        return waits.waits(self._scope, type_=type, tenant=tenant, signal=signal, after=after, limit=limit)
 
     @needs(VIEW)
     def batches(self, *, limit: int = 50) -> tuple[views.BatchRow, ...]:
@@ -331,7 +349,8 @@ class Inspector:
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Run a waiting task now, also one that waits for other tasks. Raises :class:`ActionError`, as all actions on
-        one task do, even if it waits for a limit, or for the time of a rate: change the limit instead.
+        one task do, even if it waits for a limit, or for the time of a rate: change the limit instead. If it has
+        stopped at a wait: :meth:`skip` the wait, or :meth:`signal` the task.
         """
         return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
@@ -370,6 +389,12 @@ class Inspector:
     def replay(self, id: str, *, reason: str | None = None) -> views.ActionResult:
         """Enqueue a new task with the same payload, linked to this task."""
         return single.replay(self._scope, id, None, reason)
+
+    @needs(OPERATE)
+    def skip(self, id: str, *, reason: str | None = None) -> views.ActionResult:
+        """Set the end of the open wait of a task to now: a sleep is over, a wait for a signal expires, and a poll looks
+        for the last time. If its signal has come meanwhile, the task gets it."""
+        return signals.skip(self._scope, id, reason)
 
     @needs(OPERATE)
     def bulk(
@@ -515,6 +540,18 @@ class Inspector:
     def edit(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> views.ActionResult:
         """Change the payload of a waiting or archived task. A redacted field that is left masked keeps its value."""
         return single.edit(self._scope, id, payload, reason)
+
+    @needs(EDIT)
+    def signal(
+        self, id: str, name: str, value: Any = None, *, replace: bool = False, reason: str | None = None
+    ) -> views.ActionResult:
+        """Send a signal to a task, which continues if it waits for it. ``note``: for what it waits instead.
+
+        ``value``: what JSON can hold, at most 65,536 bytes. ``replace``: also if a signal of this name came before,
+        which this one replaces, unless the task is active; the last wait for it that has expired is open again. For an
+        archived task: retry it afterwards. Raises :class:`~joblane.errors.SignalError`.
+        """
+        return signals.signal(self._scope, id, name, value, replace=replace, reason=reason)
 
     @needs(EDIT)
     def replay_with(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> views.ActionResult:

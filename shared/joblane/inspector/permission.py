@@ -14,7 +14,8 @@ Operation = Callable[Concatenate[Any, P], R]
 
 
 class Permission(StrEnum):
-    """``view`` changes nothing; ``operate`` decides if and when tasks run; ``edit`` changes their payloads."""
+    """``view`` changes nothing; ``operate`` decides if and when tasks run; ``edit`` changes their payloads, and
+    sends them signals."""
 
     VIEW = "view"
     OPERATE = "operate"

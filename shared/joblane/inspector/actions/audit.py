@@ -43,6 +43,8 @@ PAST = {
     "edit": "edited",
     "abort": "aborted",
     "pass_line": "passed over",
+    "signal": "signalled",
+    "skip": "skipped",
 }
 """Action on one task → its past tense."""
 

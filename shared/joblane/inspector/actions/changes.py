@@ -19,7 +19,7 @@ from joblane.inspector.filter import ALLOWED, BulkAction
 from joblane.names import Queue
 from joblane.record.driver.connection import UNIQUE_VIOLATION, Connection, is_of_row
 from joblane.record.flow.free_slots import LimitNames, Turn
-from joblane.record.row.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
+from joblane.record.row.conditions import AT_WAIT, HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
 from joblane.record.row.states import ENDED, LIVE_SQL, State, in_sql
 from joblane.record.row.transitions import (
     ARCHIVED,
@@ -29,6 +29,7 @@ from joblane.record.row.transitions import (
     NOW,
     REVIVED,
     TO_SEND,
+    WOKEN,
     Columns,
     assignments,
 )
@@ -139,8 +140,12 @@ RETRY = _statement(
     then=f"joblane.wait_again_{VERSION}(t.id, t.batch)",
 )
 NOT_LIMITED = "(t.state <> 'held' or t.wait_kind = 'parents')"
+NOT_AT_WAIT = f"not (t.state = 'scheduled' and t.due_at > clock_timestamp() and {AT_WAIT})"
+"""A run before the time of its wait would only stop there again."""
 STATEMENTS: Mapping[BulkAction, str] = {
-    BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW, only=f"not ({HAS_TIME}) and {NOT_LIMITED}", more=RUN_ALONE),
+    BulkAction.RUN: _statement(
+        BulkAction.RUN, RUN_NOW, only=f"not ({HAS_TIME}) and {NOT_LIMITED} and {NOT_AT_WAIT}", more=RUN_ALONE
+    ),
     BulkAction.RETRY: RETRY,
     BulkAction.ARCHIVE: _statement(BulkAction.ARCHIVE, ARCHIVE),
     BulkAction.DELETE: _statement(BulkAction.DELETE, DELETE, only="not t.cleared", more=DELETE_DEPENDENT),
@@ -148,6 +153,18 @@ STATEMENTS: Mapping[BulkAction, str] = {
         BulkAction.CANCEL, CANCEL_REQUESTED, only="(t.state <> 'active' or t.cancel_requested_at is null)"
     ),
 }
+
+SKIP = _statement(
+    "skip",
+    WOKEN,
+    only=AT_WAIT,
+    more=""",
+over as (
+  update joblane.task_waits w set until = least(w.until, clock_timestamp()) from joblane.tasks t
+   where t.id = any(array(select id from changed)) and w.task_id = t.id and w.run = t.runs
+)""",
+)
+"""The end of the wait is now. The run that follows sees a signal that is there, and otherwise lets the wait expire."""
 
 FREE_EXPIRED = f"""
 update joblane.tasks t set unique_key = null
@@ -190,6 +207,15 @@ def change(
                 return []
             break
     return [row for id_ in ids for row in change(connection, action, [id_], who=who, bulk=bulk)]
+
+
+def end_wait(connection: Connection, id_: str, *, who: str) -> Changed | None:
+    """Set the end of the open wait of a task to now, in the open transaction. None: it does not wait.
+
+    Call :func:`send` after the commit, as for :func:`change`.
+    """
+    rows = connection.run(SKIP, json.dumps([id_]), who, None)
+    return _changed(rows[0]) if rows else None
 
 
 def _run(connection: Connection, fenced: bool, statement: str, *parameters: str | None) -> list[list[object]]:

@@ -18,12 +18,13 @@ from joblane.enqueue.wake import wake
 from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
-from joblane.inspector.actions.changes import change, entry_of, send, serve_freed
+from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import ALLOWED, BULK_TYPE, BulkAction
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.tasks.row import Record, check_id, read
+from joblane.inspector.tasks.waits import keeps_wait
 from joblane.inspector.tasks.why_held import keeps_slot, keeps_time
 from joblane.inspector.views import ActionResult
 from joblane.quotas import MAX_DELAY_SECONDS
@@ -42,28 +43,35 @@ IS_PAUSED = "its type, queue or tenant is paused: it waits until the pause ends"
 
 
 def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> ActionResult:
-    with _on(scope, action, id_, reason) as (doing, found):
+    with on_task(scope, action, id_, reason) as (doing, found):
         rows = change(doing.connection, action, [id_], who=doing.who)
         if not rows:
-            raise _refusal(doing, action, found, _problem(doing, action, found))
+            raise refusal(doing, action, found, _problem(scope, doing, action, found))
         changed = rows[0]
         doing.details |= {"before": changed.before, "after": changed.after}
     if changed.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
         wake(scope.sqs, scope.prefix)  # it sends the dead letter
     serve_freed(scope.connection, scope.sqs, scope.prefix, rows)
+    return sent(scope, action, found, changed)
+
+
+def sent(scope: Scope, action: str, found: Record, changed: Changed) -> ActionResult:
+    """Send the message of a row that was changed to ``pending``, after the commit, and return the result."""
     if changed.after is not State.PENDING:
-        return ActionResult(id_, action, changed.before, changed.after)
-    failed = send(scope.sqs, {id_: entry_of(scope.prefix, changed)})
+        return ActionResult(found.id, action, changed.before, changed.after)
+    failed = send(scope.sqs, {found.id: entry_of(scope.prefix, changed)})
     note = IS_PAUSED if found.paused else note_of(failed)
-    return ActionResult(id_, action, changed.before, changed.after, note=note)
+    return ActionResult(found.id, action, changed.before, changed.after, note=note)
 
 
-def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
+def _problem(scope: Scope, doing: Action, action: BulkAction, found: Record) -> str | None:
     """The reason why a row was not changed; None if its state is the reason."""
     if found.state not in ALLOWED[action]:
         return None
     if action is BulkAction.RUN:
-        return keeps_slot(found) if found.is_limited else keeps_time(doing.connection, found)
+        if found.is_limited:
+            return keeps_slot(found)
+        return keeps_time(doing.connection, found) or keeps_wait(scope, doing.connection, found)
     if action is BulkAction.CANCEL:
         return "cancellation was requested already; the run stops at its next check, or when it returns"
     if action is BulkAction.DELETE:
@@ -89,17 +97,17 @@ EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_sinc
 def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
     """Change the payload. The unique key, the limits the steps, and the progress of ``ctx.each`` and
     ``ctx.resume`` stay."""
-    with _on(scope, "edit", id_, reason) as (doing, found):
+    with on_task(scope, "edit", id_, reason) as (doing, found):
         _allow(doing, "edit", found)
         if found.between_invocations:
-            raise _refusal(doing, "edit", found, "an attempt continues in the next invocation; cancel the task first")
+            raise refusal(doing, "edit", found, "an attempt continues in the next invocation; cancel the task first")
         ready = _ready(scope, found, payload)
         if ready.payload == found.payload:
-            raise _refusal(doing, "edit", found, "the payload is unchanged")
+            raise refusal(doing, "edit", found, "the payload is unchanged")
         if _changes_key(ready, found):
             instead = "replay it" if found.state in ENDED else "cancel it, and replay it"
             problem = f"the payload gives its limits another key, and an edit does not change them; {instead} instead"
-            raise _refusal(doing, "edit", found, problem)
+            raise refusal(doing, "edit", found, problem)
         document = json.dumps(ready.payload, ensure_ascii=False)
         doing.connection.run(EDIT, id_, document, ready.task.schema_digest)
         doing.details |= _difference(ready, found)
@@ -124,11 +132,11 @@ def _key_limit(flow: Flow, found: Record, payload: Mapping[str, Any]) -> str | N
 
 def replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> ActionResult:
     """The new task gets the queue, tenant, owner, tags and headers of the old task, and all else as declared now."""
-    with _on(scope, "replay", id_, reason) as (doing, found):
+    with on_task(scope, "replay", id_, reason) as (doing, found):
         _allow(doing, "replay", found)
         if found.type == BULK_TYPE:
             problem = "a bulk action cannot be replayed, as its filter is out of date; start a new action"
-            raise _refusal(doing, "replay", found, problem)
+            raise refusal(doing, "replay", found, problem)
         ready = _ready(scope, found, payload)
         inserted = insert(doing.connection, ready)
         doing.connection.run("update joblane.tasks set replay_of = $2 where id = $1", ready.id, id_)
@@ -176,7 +184,7 @@ def _difference(ready: NewTask, found: Record) -> dict[str, Any]:
 
 
 @contextmanager
-def _on(scope: Scope, name: str, id_: str, reason: str | None) -> Iterator[tuple[Action, Record]]:
+def on_task(scope: Scope, name: str, id_: str, reason: str | None) -> Iterator[tuple[Action, Record]]:
     """An action on one task, with its row locked. Raises :class:`UnknownTaskError`."""
     with audit.action(scope, name, check_id(id_), reason) as doing:
         yield doing, read(doing.connection, id_, lock=True)
@@ -184,12 +192,12 @@ def _on(scope: Scope, name: str, id_: str, reason: str | None) -> Iterator[tuple
 
 def _allow(doing: Action, name: str, found: Record) -> None:
     if found.state not in ALLOWED[name]:
-        raise _refusal(doing, name, found)
+        raise refusal(doing, name, found)
     if found.cleared:
-        raise _refusal(doing, name, found, CLEARED)
+        raise refusal(doing, name, found, CLEARED)
 
 
-def _refusal(doing: Action, name: str, found: Record, problem: str | None = None) -> ActionError:
+def refusal(doing: Action, name: str, found: Record, problem: str | None = None) -> ActionError:
     last = audit.last(doing.connection, found.id)
     return ActionError(found.id, name, found.state, ALLOWED[name], last, problem=problem)
 

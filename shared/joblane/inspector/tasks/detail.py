@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -18,6 +17,7 @@ from joblane.inspector.links import logs_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.tasks.row import Record, read, shown_tags
+from joblane.inspector.tasks.waits import shown_names, signal_of, wait_of
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, Relative, Relatives, Step, TaskRow, TaskView
 from joblane.record.driver.connection import Connection, Row
@@ -52,8 +52,14 @@ select (select array(select details ->> 'new_id' from joblane.audit
   from (select) as single left join joblane.task_progress p on p.task_id = $1
 """
 
-STEPS = """
-select name, created_at, octet_length(value::text) from joblane.task_steps where task_id = $1 order by created_at, name
+HISTORY = """
+select 'step', name, null, created_at, null, null, octet_length(value::text) from joblane.task_steps where task_id = $1
+union all
+select 'wait', name, signal, created_at, until, expired_at, run from joblane.task_waits where task_id = $1
+union all
+select 'signal', name, sent_by, created_at, null, null, octet_length(value::text)
+  from joblane.task_signals where task_id = $1
+ order by 4, 2
 """
 RELATIVES_SHOWN = 50
 """Parents or children of a task that are shown."""
@@ -80,12 +86,13 @@ def task(scope: Scope, id_: str) -> TaskView:
         record = read(connection, id_)
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
         [[replays, *progress, items_done]] = connection.run(RELATED, id_)
-        steps = connection.run(STEPS, id_)
+        history = _by_kind(connection.run(HISTORY, id_))
         entries = audit.entries(scope, target=id_, limit=audit.SHOWN_OF_TARGET)
-        ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
+        ended = [attempt for attempt in attempts if attempt.outcome is not None]
         related = relatives(connection, record)
         reason = why(scope, connection, record, ended[-1] if ended else None)
-    declared = scope.task(record.type)
+    declared, show = scope.task(record.type), shown_names(scope, record.type, record.payload)
+    waits, last = history["wait"], attempts[-1] if attempts else None
     return record.into(
         TaskView,
         row=record.into(TaskRow, tags=shown_tags(record.tags), max_retry=record.max_attempts - 1),
@@ -96,12 +103,14 @@ def task(scope: Scope, id_: str) -> TaskView:
         replays=tuple(replays),
         progress=_progress(progress),
         items_done=items_done,
-        steps=tuple(_step(declared, record, *row) for row in steps),
+        steps=tuple(Step(show(name), key_of(record.id, name), at, size) for name, _, at, *_, size in history["step"]),
+        waits=tuple(wait_of(record, row, show) for row in waits),
+        signals=tuple(signal_of(row, show, waits, last) for row in history["signal"]),
         limits=tuple(filter(None, (record.key_limit, record.total_limit, record.shared_limit))),
         **related,
         attempts=tuple(attempts),
         why=reason,
-        actions=_actions(record),
+        actions=_actions(record, waits),
         audit=entries,
         log_link=_log_link(scope, record),
         place=declared.place.name if declared and declared.place else None,
@@ -143,12 +152,6 @@ def _key(declared: Task[Any, Any] | None, record: Record) -> str | None:
     return scrubber(model, record.payload)(key)
 
 
-def _step(declared: Task[Any, Any] | None, record: Record, name: str, done_at: datetime, size: int) -> Step:
-    """A handler can put a redacted value into the name."""
-    shown = MASK if declared is None else scrubber(declared.payload, record.payload)(name)
-    return Step(shown, key_of(record.id, name), done_at, size)
-
-
 def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return {
         name: value if name == OPEN_HEADER and TRACEPARENT.fullmatch(value) else MASK for name, value in headers.items()
@@ -160,10 +163,19 @@ def _progress(row: Row) -> Progress | None:
     return None if at is None else Progress(done, total, note, at)
 
 
-def _actions(record: Record) -> tuple[str, ...]:
-    """The actions that the state allows now; none once the content is cleared."""
+def _by_kind(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+    """Return the rows of :data:`HISTORY` without their kinds, by kind."""
+    found: dict[str, list[Row]] = {"step": [], "wait": [], "signal": []}
+    for kind, *row in rows:
+        found[kind].append(row)
+    return found
+
+
+def _actions(record: Record, waits: Sequence[Row]) -> tuple[str, ...]:
+    """The actions that the state allows now; none once the content is cleared. ``waits``: rows of :data:`HISTORY`."""
     if record.cleared:
         return ()
+    is_waiting = any(run == record.runs for *_, run in waits)
     allowed = [
         action
         for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items()
@@ -173,7 +185,9 @@ def _actions(record: Record) -> tuple[str, ...]:
         "cancel": record.state is State.ACTIVE and record.cancel_requested_at is not None,  # it was requested already
         "retry": record.is_skipped_tick,
         "edit": record.between_invocations,
-        "run": record.has_time or record.is_limited,
+        "run": record.has_time or record.is_limited or (is_waiting and record.is_scheduled),
+        "skip": not is_waiting,
+        "signal": not any(signal is not None for _, signal, *_ in waits),
     }
     return tuple(str(action) for action in allowed if not refused.get(action))
 

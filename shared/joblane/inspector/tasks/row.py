@@ -97,6 +97,11 @@ class Record:
         return self.state is State.PENDING and self.due_at > self.now and self.passed in TIMES
 
     @property
+    def is_scheduled(self) -> bool:
+        """True if it waits for a time that has not come."""
+        return self.state is State.SCHEDULED and self.due_at > self.now
+
+    @property
     def is_limited(self) -> bool:
         """True if it is held by a limit or its order, and not by its parents."""
         return self.state is State.HELD and self.wait_kind is not WaitKind.PARENTS

@@ -15,8 +15,9 @@ from joblane.inspector.sentences import first_of
 from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
+from joblane.inspector.tasks.waits import open_wait, wait_text
 from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held, why_parents
-from joblane.inspector.views import Reason, Why
+from joblane.inspector.views import Attempt, Reason, Why
 from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.record.driver.connection import Connection, Row
@@ -44,8 +45,8 @@ select type, count(*) filter (where state in {WAITING_SQL} and due_at < least($3
 """All types ($1) together, then each. The last column is true if the oldest :data:`BOUND` live tasks are not all."""
 
 
-def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
-    """Say why a task is not running. ``last_outcome``: the outcome of the last run that ended, None without one."""
+def why(scope: Scope, connection: Connection, record: Record, last: Attempt | None) -> Why:
+    """Say why a task is not running. ``last``: the last run that has ended, None without one."""
     match record.state:
         case State.COMPLETED:
             return Why(Reason.ENDED, f"It completed at {_text(record.finished_at)}.")
@@ -60,7 +61,7 @@ def why(scope: Scope, connection: Connection, record: Record, last_outcome: str 
         case State.ACTIVE:
             return _active(connection, record)
         case _:
-            return _waiting(scope, connection, record, last_outcome)
+            return _waiting(scope, connection, record, last)
 
 
 # --- Archived ------------------------------------------------------------------------------------------------------
@@ -119,13 +120,14 @@ def _after_loss(record: Record) -> str:
 # --- Waiting -------------------------------------------------------------------------------------------------------
 
 
-def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
+def _waiting(scope: Scope, connection: Connection, record: Record, last: Attempt | None) -> Why:
+    last_outcome = None if last is None else last.outcome
     if (problem := _no_lane(scope, record)) is not None:
         return Why(Reason.NO_LANE, problem)
     pauses = _pauses(connection, record)
     also = f" {_pauses_text(pauses)}" if pauses else ""
     pushed = _pushed(record)
-    if (other := _other(connection, record)) is not None:
+    if (other := _other(scope, connection, record, last)) is not None:
         return replace(other, text=f"{other.text}{pushed}{_late(record)}{also}")
     if record.due_at > record.now + EARLY:
         return Why(Reason.NOT_DUE, f"{_not_due(record, last_outcome)}{pushed}{_late(record)}{also}", record.due_at)
@@ -151,15 +153,19 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
     return Why(reason, f"{place}: {in_lane}", record.sweep_at)
 
 
-def _other(connection: Connection, record: Record) -> Why | None:
-    """Say which tasks or limit a task waits for, or whose rate gave it its time; None if nothing of this is so."""
+def _other(scope: Scope, connection: Connection, record: Record, last: Attempt | None) -> Why | None:
+    """Say which tasks, limit or wait a task waits for, or whose rate gave it its time; None if nothing of this is so."""
     if record.wait_kind is WaitKind.PARENTS and (waits := why_parents(connection, record)) is not None:
         later = f" It is due at {_text(record.due_at)}." if record.due_at > record.now + EARLY else ""
         return replace(waits, text=waits.text + later)
     if record.is_limited:
         return why_held(connection, record)
-    if record.due_at > record.now + EARLY and (rated := rate_of(connection, record)) is not None:
+    if record.due_at <= record.now + EARLY:
+        return None
+    if (rated := rate_of(connection, record)) is not None:
         return Why(Reason.RATED, f"{rated} {_message_at(record)}", record.due_at)
+    if last is not None and last.outcome == "waiting" and (wait := open_wait(scope, connection, record)) is not None:
+        return Why(Reason.WAIT, f"It {wait_text(record, wait, last)}. {_message_at(record)}", record.due_at)
     return None
 
 

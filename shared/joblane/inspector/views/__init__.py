@@ -40,10 +40,14 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
         Reason,
         Relative,
         Relatives,
+        Signal,
         Step,
         TaskPage,
         TaskRow,
         TaskView,
+        Wait,
+        WaitPage,
+        WaitRow,
         Why,
     )
 
@@ -88,6 +92,7 @@ __all__ = [
     "SchedulePause",
     "ScheduleRow",
     "ScheduleView",
+    "Signal",
     "Statistic",
     "Step",
     "TaskPage",
@@ -96,6 +101,9 @@ __all__ = [
     "TenantRow",
     "TickView",
     "TypeView",
+    "Wait",
+    "WaitPage",
+    "WaitRow",
     "Why",
     "archived_members",
 ]
@@ -110,7 +118,7 @@ _HOMES = {
     "joblane.inspector.views.stage": "Check Count Depth Grade Lane Minute "
     "Overview Pause Paused QueueView TenantRow TypeView",
     "joblane.inspector.views.tasks": "Attempt Found FoundGroup FoundKind LogLine Reason "
-    "Relative Relatives Step TaskPage TaskRow TaskView Why",
+    "Relative Relatives Signal Step TaskPage TaskRow TaskView Wait WaitPage WaitRow Why",
 }
 """Module → its names."""
 __getattr__ = importer(__name__, _HOMES)

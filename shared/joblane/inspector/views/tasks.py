@@ -220,6 +220,101 @@ LISTINGS[Step] = Listing(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A wait at which a run has stopped. ``name``, ``signal``: without redacted values.
+
+    ``signal`` None: a sleep or a poll. ``since``: the first stop. ``state``: ``open``, ``expired``, or ``over``: its
+    signal came, its time passed, or its poll had a value.
+    """
+
+    name: str
+    signal: str | None
+    since: datetime
+    until: datetime
+    state: str
+
+
+LISTINGS[Wait] = Listing(
+    "Waits",
+    "No run has stopped at a wait.",
+    (
+        Column("Name", "name", fold=40),
+        Column("Signal", "signal", optional=True, fold=20),
+        Column("State", "state"),
+        Column("Since", "since", Kind.STAMP),
+        Column("Until", "until", Kind.STAMP),
+    ),
+    left_out=("Since",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal of a task. Its value is not shown. ``name``: without redacted values.
+
+    ``sent_by``: the operator; None: a program. ``bytes``: the size of its value as JSON. ``unread`` True: no run has
+    seen it, because none followed, or because its wait had expired.
+    """
+
+    name: str
+    sent_by: str | None
+    sent_at: datetime
+    bytes: int
+    unread: bool
+
+
+LISTINGS[Signal] = Listing(
+    "Signals",
+    "No signal was sent.",
+    (
+        Column("Name", "name", fold=40),
+        Column("Sent", "sent_at", Kind.STAMP),
+        Column("By", "sent_by", optional=True, fold=20),
+        Column("Bytes", "bytes", Kind.NUMBER),
+        Column("Read", lambda signal: "unread" if signal.unread else None, optional=True),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitRow:
+    """An open wait of a task. The other fields are those of :class:`Wait`."""
+
+    task: TaskRow
+    name: str
+    signal: str | None
+    since: datetime
+    until: datetime
+
+
+LISTINGS[WaitRow] = Listing(
+    "Waits",
+    "No task waits.",
+    (
+        Column("ID", "task.id", Kind.ID, fold=40),
+        Column("Type", "task.type", fold=18),
+        Column("Tenant", "task.tenant", optional=True, fold=10),
+        Column("Wait", "name", fold=20),
+        Column("Signal", "signal", optional=True, fold=20),
+        Column("Since", "since", Kind.AGE),
+        Column("Until", "until", Kind.MOMENT),
+    ),
+    left_out=("Since", "Tenant", "Type"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitPage:
+    """A page of open waits. ``after``: the position from which the next page begins; None on the last page.
+
+    A page reads at most 20,000 waits, so it may end before it is full.
+    """
+
+    waits: tuple[WaitRow, ...]
+    after: str | None
+
+
 class Reason(StrEnum):
     """The reason why a task is not running now."""
 
@@ -233,6 +328,7 @@ class Reason(StrEnum):
     PARENTS = "parents"
     RATED = "rated"
     TURN = "turn"
+    WAIT = "wait"
     NOT_DUE = "not-due"
     UNSENT = "unsent"
     NO_LANE = "no-lane"
@@ -350,6 +446,8 @@ class TaskView:
     log_link: str | None
     place: str | None = None
     others: int = 0
+    waits: tuple[Wait, ...] = ()
+    signals: tuple[Signal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ a slot; or it waits for its parents; or it has stopped at a wait, or has a signa
 
 With ``exists``, PostgreSQL may read all waits and signals, into a hash table.
 """
+AT_WAIT = "exists (select from joblane.task_waits w where w.task_id = t.id and w.run = t.runs)"
+"""True if the last run of task ``t`` has stopped at a wait. If the task is ``scheduled``, it waits."""
 IS_FREE = """t.state = 'held' and t.wait_kind is not distinct from 'parents' and t.place is not null
          and (select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"""
 """True if a task is held for its parents and has none any more. Without a place it is not held yet: its message comes.

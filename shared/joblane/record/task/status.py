@@ -25,6 +25,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskWait:
+    """The wait at which a task has stopped."""
+
+    name: str
+    """Name of the wait."""
+    signal: str | None
+    """Name of the signal for which it waits. None: it waits for a time, or for its next look of ``ctx.poll``."""
+    since: datetime
+    """Time of the first stop, in UTC."""
+    until: datetime
+    """Time at which the wait ends, in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStatus:
     """The state of one task. Times are in UTC."""
 
@@ -66,6 +80,8 @@ class TaskStatus:
     """Reason why the task was archived or cancelled. None: it was neither."""
     error_type: str | None
     """Class of the last error. None: no attempt has failed."""
+    wait: TaskWait | None = None
+    """Wait of ``ctx.sleep``, ``ctx.wait`` or ``ctx.poll`` at which the task waits now. None: it waits at none."""
 
     @property
     def ended(self) -> bool:
@@ -76,7 +92,7 @@ class TaskStatus:
         """From a row of :data:`STATUS`."""
         id_, type_, queue, state, tenant, owner, tags, attempts, max_attempts, *rest = row
         created_at, due_at, deadline, finished_at, cancel_requested, *rest = rest
-        done, total, note, at, items, result, reason, error = rest
+        done, total, note, at, items, result, reason, error, wait, signal, since, until = rest
         return cls(
             id=id_,
             type=type_,
@@ -97,6 +113,7 @@ class TaskStatus:
             result=result,
             reason=reason,
             error_type=error,
+            wait=None if until is None else TaskWait(wait, signal, since, until),
         )
 
 
@@ -104,8 +121,10 @@ STATUS = """
 select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.max_attempts, t.created_at, t.due_at,
        t.deadline, t.finished_at, t.cancel_requested_at is not null, p.done, p.total, p.note, p.at,
        coalesce(c.done, (select count(*) from joblane.task_items i
-        where i.task_id = t.id)), t.result, t.reason, t.error_type
+        where i.task_id = t.id)), t.result, t.reason, t.error_type,
+       w.name, w.signal, w.created_at, w.until
   from joblane.tasks t left join joblane.task_progress p on p.task_id = t.id left
-   join joblane.task_cursors c on c.task_id = t.id
+   join joblane.task_cursors c on c.task_id = t.id left
+   join joblane.task_waits w on w.task_id = t.id and w.run = t.runs and t.state = 'scheduled'
  where t.id = $1
 """
