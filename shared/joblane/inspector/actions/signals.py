@@ -55,7 +55,6 @@ def signal(scope: Scope, id_: str, name: str, value: Any, *, replace: bool, reas
     if replace:
         with on_task(scope, "signal", id_, reason) as (doing, found):
             _forget(doing, found, name)
-            _forget(doing, found, name)
             wait = _write(scope, doing, found, name, document, replace=True)
             doing.connection.run(REOPEN, id_, name)
     else:  # without a lock: the row of a task that runs may be locked for as long as it runs

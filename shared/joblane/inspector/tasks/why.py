@@ -154,7 +154,7 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last: Attempt
 
 
 def _other(scope: Scope, connection: Connection, record: Record, last: Attempt | None) -> Why | None:
-    """Say which tasks, limit or wait a task waits for, or whose rate gave it its time; None if nothing of this is so."""
+    """Say which tasks, limit or signal a task waits for, or whose rate gave it its time; None if none of this is so."""
     if record.wait_kind is WaitKind.PARENTS and (waits := why_parents(connection, record)) is not None:
         later = f" It is due at {_text(record.due_at)}." if record.due_at > record.now + EARLY else ""
         return replace(waits, text=waits.text + later)
