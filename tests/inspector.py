@@ -265,6 +265,7 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "abort": lambda stub, id, **_: stub._bulk_view(id),  # noqa: A006
     "set_limit": lambda stub, **_: tuple(stub.limited),
     "reset_limit": lambda stub, **_: tuple(stub.limited),
+    "waits": lambda stub, **_: views.wait_page(),
     "seal_batch": lambda stub, id, **_: stub._batch(id),  # noqa: A006
 }
 """Operation → its answer without an entry in ``answers``, if it changes nothing."""

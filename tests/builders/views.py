@@ -41,6 +41,7 @@ from joblane.inspector.views import (
     SchedulePage,
     ScheduleRow,
     ScheduleView,
+    Signal,
     Statistic,
     Step,
     TaskPage,
@@ -49,6 +50,9 @@ from joblane.inspector.views import (
     TenantRow,
     TickView,
     TypeView,
+    Wait,
+    WaitPage,
+    WaitRow,
     Why,
 )
 from joblane.names import WEIGHTS, Queue
@@ -397,6 +401,15 @@ def limit(
     return LimitStatus(name=name, key=key, kind=kind, **(given | values))
 
 
+def wait_page(*rows: WaitRow, **changes: Any) -> WaitPage:
+    """Two open waits, or the given ones."""
+    made = (
+        WaitRow(task_row(id="invoice-7", state=State.SCHEDULED), "last call", "approval", before(days=2), NOW),
+        WaitRow(task_row(id="film-1", tenant=None), "film", None, before(hours=1), NOW + timedelta(hours=23)),
+    )
+    return replace(WaitPage(rows or made, None), **changes)
+
+
 def full_view(**changes: Any) -> TaskView:
     """A held task with each detail that a task can have."""
     row = task_row(id="full", state=State.HELD, attempts=1, finished_at=None, reason="its limit is full")
@@ -416,6 +429,14 @@ def full_view(**changes: Any) -> TaskView:
         replays=("copy-1", "copy-2"),
         items_done=3,
         steps=(Step("charge", "456aae85-27f4-503d-9763-ae4a56bffbe3", before(hours=1), 1_234),),
+        waits=(
+            Wait("approval", "approval", before(days=3), before(days=1), "expired"),
+            Wait("last call", "approval", before(days=1), NOW + timedelta(days=1), "open"),
+        ),
+        signals=(
+            Signal("aproval", "ann", before(hours=2), 12, unread=True),
+            Signal("order", None, before(days=5), 4, unread=False),
+        ),
         limits=("account:sync/a/b", "openai"),
         waits_for="account:sync/a/b",
         parents=Relatives(parents, more=True, states={State.ARCHIVED: 1}, removed=1),
@@ -429,7 +450,7 @@ def full_view(**changes: Any) -> TaskView:
             attempt(2, row, outcome=None, finished_at=None, started_at=before(minutes=5), duration_ms=None),
         ),
         why=Why(Reason.HELD, "It waits for a slot of its limit.", NOW + timedelta(minutes=10)),
-        actions=("run", "cancel", "delete"),
+        actions=("run", "cancel", "delete", "signal", "skip"),
         log_link=None,
     )
     return replace(made, **changes)

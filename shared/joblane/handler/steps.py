@@ -65,6 +65,12 @@ class Steps:
             self._history = History() if self.is_first_run else self.loops.read(read_history)
         return self._history
 
+    @property
+    def unused(self) -> list[str]:
+        """The names of stored steps and waits that this run has not used, for example because they were renamed."""
+        stored = self._history
+        return [] if stored is None else sorted((stored.steps.keys() | stored.waits.keys()) - self._used)
+
     def step(self, name: str, function: StepFunction) -> Any:
         with self._opened(name, is_plain=True):
             if inspect.iscoroutinefunction(function):

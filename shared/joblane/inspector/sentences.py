@@ -92,6 +92,8 @@ def effect_of(acted: ActionResult) -> str:
         "run": when and f"It {when}.",
         "retry": f"It has new attempts{when and f', and {when}'}.",
         "delete": "Its id is kept.",
+        "skip": when and f"It {when}.",
+        "signal": when and f"It {when}.",
         "edit": "It has the new payload.",
         "replay_with": "It has the new payload.",
     }

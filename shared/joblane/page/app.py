@@ -39,7 +39,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.page.inspectors import Desk, desk
 from joblane.page.rendering import FOLDER, Notices, problem, query
 from joblane.page.security import Keys, LocalGuard, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, find, limits, lists, runs, schedules, stage, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, find, limits, lists, runs, schedules, stage, tasks, waits
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
 """Names of stages that are marked on all pages, so that no operator takes them for another stage."""
@@ -58,6 +58,7 @@ PAGES: dict[str, View] = {
     "/schedules/show": schedules.show,
     "/limits": limits.list_all,
     "/limits/show": limits.show,
+    "/waits": waits.show,
     "/batches": batches.list_all,
     "/batches/show": batches.show,
     "/statistics": stage.statistics,
@@ -75,6 +76,7 @@ ACTIONS: dict[str, View] = {
     "/resume": stage.resume,
     "/task/act": tasks.act,
     "/task/edit": tasks.edit,
+    "/task/signal": tasks.signal,
     "/bulk/start": bulk.start,
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
@@ -98,7 +100,8 @@ COMMON: Mapping[str, Any] = {
     "command": "joblane",
 }
 """Values that every template may show. ``csrf``: the token of forms. ``read_only``: no form is shown. ``can_edit``:
-payloads can be changed and tasks enqueued. ``person``: the person who is signed in; None on this machine."""
+payloads can be changed, tasks enqueued and signals sent. ``person``: the person who is signed in; None on this
+machine."""
 
 
 def build(

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
+from joblane import telemetry
 from joblane.errors import (
     MAX_TEXT,
     Continued,
@@ -95,6 +96,23 @@ def stopped(claim: Claim, stop: Stop) -> Finish:
     end = _finish(claim, "waiting", State.SCHEDULED, counted=False)
     end.stop = stop
     return end
+
+
+UNUSED = (
+    "the run has completed without steps or waits of earlier runs; if they were renamed, their functions were called "
+    "again under the new names"
+)
+MOST_UNUSED = 20
+"""The most names in the log."""
+
+
+def warn_unused(
+    names: Sequence[str], task: Task[Any, Any], claim: Claim, payload: Payload, fields: Mapping[str, Any]
+) -> None:
+    """Log the names of stored steps and waits that a completed run has not used. ``fields``: of the run's log lines."""
+    scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
+    shown = [scrub(name) for name in names[:MOST_UNUSED]]
+    telemetry.logger().warning(UNUSED, extra={**fields, "names": shown, "unused": len(names)})
 
 
 def _decide(  # noqa: PLR0911 - a row each

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
     from joblane.enqueue.producer import Producer
+    from joblane.handler.steps import Steps
     from joblane.names import Queue
     from joblane.record.driver.database import Database
     from joblane.record.task.claim import Claim
@@ -167,6 +168,9 @@ class Run:
             return outcome.stopped(self.claim, work.stop)
         if work.stop is not None:
             raise StepError(work.stop.name, outcome.CAUGHT)
+        steps: Steps | None = context.__dict__.get("_steps")  # made by the first step or wait
+        if steps is not None and steps.unused:
+            outcome.warn_unused(steps.unused, task, self.claim, payload, context.log_fields)
         return completed(self.claim, result)
 
 

@@ -291,7 +291,11 @@ def test_a_replay_with_another_payload_names_the_fields_that_differ(scene: Scene
 
 # --- Refused actions -----------------------------------------------------------------------------------------------
 
-ARGUMENTS: dict[str, tuple[Any, ...]] = {"edit": ({"number": 1},), "replay_with": ({"number": 1},)}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "edit": ({"number": 1},),
+    "replay_with": ({"number": 1},),
+    "signal": ("approval",),
+}
 WRONG = [
     (name, state)
     for name in (*ALLOWED, "replay_with")

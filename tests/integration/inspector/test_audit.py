@@ -16,7 +16,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
-from tests.builders.rows import archived, put
+from tests.builders.rows import In, archived, put
 from tests.samples import sample_one
 from tests.world import World
 
@@ -115,6 +115,8 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "cancel": ("waiting",),
     "replay": ("archived",),
     "edit": ("waiting", {"number": 471100815}),
+    "signal": ("stopped", "approval", 471100815),
+    "skip": ("stopped",),
     "replay_with": ("archived", {"number": 471100815}),
     "enqueue": ("sample:one", {"number": 471100815}),
     "pause": (PauseScope.TYPE, "sample:one"),
@@ -157,6 +159,10 @@ def stage(deployed: World) -> World:
     """A stage in which each action is possible."""
     put(deployed, sample_one, "waiting", {"do": "nothing", "number": 815004711})
     put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived(fingerprint="aaaa"))
+    put(deployed, sample_one, "stopped", state="scheduled", runs=1, due_at=In(60), sweep_at=In(120))
+    deployed.run(
+        "insert into joblane.task_waits (task_id, name, signal, until, run) values ('stopped', 'a', 'a', now(), 1)"
+    )
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run(SHARED)
     return deployed
@@ -172,7 +178,8 @@ def test_every_action_leaves_one_entry_without_the_payload(stage: World, inspect
 
 CONTENTS = """
 select (select jsonb_agg(t order by id) from joblane.tasks t),
-       (select jsonb_agg(p order by name) from joblane.pauses p),
+       (select jsonb_agg(p order by name) from joblane.pauses p), (select jsonb_agg(s) from joblane.task_signals s),
+       (select jsonb_agg(w) from joblane.task_waits w),
        (select jsonb_agg(c) from joblane.limit_changes c), (select jsonb_agg(b) from joblane.batches b),
        (select jsonb_agg(c) from joblane.causes c), (select jsonb_agg(s order by name) from joblane.schedules s)
 """

@@ -21,6 +21,7 @@ from joblane.record.task.finish import SUSPEND
 from joblane.record.task.waits import READ, READ_SIGNAL
 from joblane.testing.faults import Hook, HookedDatabase, Send
 from joblane.worker.worker import Worker
+from tests import logs
 from tests.builders.events import message, record
 from tests.builders.handlers import INSERT, Handler, run, write, write_async, written
 from tests.samples import Sample, behaviour, behaviours, sample_async, sample_batch, sample_one
@@ -174,6 +175,24 @@ def test_each_part_between_two_waits_has_all_its_attempts(effects: World) -> Non
     for _ in range(4):
         row = run(effects, fails)
     assert (row["state"], row["result"]) == ("completed", 4)  # max_retry is 3
+
+
+def test_names_that_a_completed_run_did_not_use_are_logged_without_values(effects: World) -> None:
+    def first(ctx: TaskContext) -> None:
+        ctx.step("charge", lambda key: 471147114711)
+        ctx.step("mail", lambda key: 1)
+        ctx.sleep("pause", HOUR)
+
+    def renamed(ctx: TaskContext) -> None:
+        ctx.step("charge 2", lambda key: 2)
+        ctx.step("mail", lambda key: 1)
+
+    run(effects, first)
+    with logs.lines() as lines:
+        assert run(effects, renamed)["state"] == "completed"
+    [line] = [line for line in lines.fields if "without steps or waits" in line["message"]]
+    assert (line["names"], line["unused"], line["task_id"]) == (["charge", "pause"], 2, "it")
+    assert "47114711" not in str(lines.texts)
 
 
 STRICT = """

@@ -195,6 +195,17 @@ def acted() -> Given:
     return {"retry": [done, notes[0]], "run": notes[1], "cancel": stops, "delete": deleted}
 
 
+def waits() -> Given:
+    rows = views.wait_page(after="the=cursor")
+    kept = 'kept: invoice-7 does not wait for "aproval" now, it waits for "approval"'
+    sent = ActionResult("invoice-7", "signal", State.SCHEDULED, State.PENDING)
+    return {
+        "waits": [rows, rows, replace(rows, waits=()), replace(rows, waits=(), after=None)],
+        "signal": [sent, replace(sent, after=State.SCHEDULED, note=kept), replace(sent, note="its type is paused")],
+        "skip": replace(sent, action="skip"),
+    }
+
+
 STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
     "ls": (tasks, ("ls", "COLUMNS=120 ls", "COLUMNS=80 ls", "COLUMNS=50 ls")),
     "ls-searched": (searched, ("ls", "ls", "ls", "ls --after c")),
@@ -316,6 +327,20 @@ STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
             "schedules pause acme-nightly --for 2h",
             "schedules run acme-nightly",
             "schedules delete acme-nightly --yes",
+        ),
+    ),
+    "waits": (
+        waits,
+        (
+            "COLUMNS=120 waits",
+            "COLUMNS=60 waits --type data:export --signal approval",
+            "waits",
+            "waits --tenant acme",
+            "signal invoice-7 approval '{\"yes\": true}' --reason 'by phone'",
+            "signal invoice-7 aproval --replace",
+            "signal invoice-7 approval 3 --reason r",
+            "signal invoice-7 approval yes",
+            "skip invoice-7 --reason r",
         ),
     ),
     "retry": (acted, ("retry a", "retry a", "run a", "cancel a", "delete a --yes")),

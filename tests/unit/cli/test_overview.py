@@ -34,6 +34,7 @@ from joblane.inspector.views import (
     TaskRow,
     TaskView,
     TypeView,
+    WaitPage,
 )
 from joblane.record.flow.limit_status import LimitStatus
 from joblane.record.row.states import State
@@ -59,6 +60,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("batch", "ls"): ("batches", lambda: (views.batch_row(),), tuple[BatchRow, ...]),
     ("batch", "show", "import-7"): ("batch", views.batch, BatchView),
     ("batch", "seal", "import-7"): ("seal_batch", views.batch, BatchView),
+    ("waits",): ("waits", views.wait_page, WaitPage),
     ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
     ("limits", "line", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
     ("why", "x:y"): ("why_slow", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),

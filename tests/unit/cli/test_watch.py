@@ -301,6 +301,40 @@ def test_a_retry_says_what_it_does_and_asks(stub: FakeInspector) -> None:
     watch(stub, scenario)
 
 
+def test_a_wait_is_ended_and_its_signal_is_sent(stub: FakeInspector) -> None:
+    stub.changes["task-0"] = {"waits": views.full_view().waits}
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        await screen.press("w")
+        await screen.until("End the wait of task-0")
+        await screen.press("enter")
+        await screen.until("It waits until")
+        await screen.press("enter")
+        await screen.until("task-0 was archived, is pending")
+        assert stub.performed == [("skip", "task-0", None)]
+        await screen.press("w")
+        await screen.until("Send approval to task-0")
+        await screen.press("j", "enter")
+        await screen.until("Value as JSON")
+        await screen.type("yes", into="value")
+        await screen.until("JSON is required: a text is in quotes.")
+        await screen.press(*["backspace"] * 3)
+        await screen.type("3", into="value")
+        await screen.type("")
+        await screen.until(lambda: len(stub.performed) == 2)
+        assert stub.performed[1] == ("signal", "task-0", "approval", 3, False, None)
+        await screen.press("j", "w")
+        await screen.until("This task does not wait.")
+        await screen.press("1")
+        await screen.until("RUNS PER MINUTE")
+        await screen.press("w")
+        await screen.until("w works on a task.")
+
+    watch(stub, scenario)
+
+
 def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> None:
     waiting, ended = BulkOutcome(900, 30, 0, 0, 0, True), BulkOutcome(928, 0, 0, 2, 0, True)
     stub.answers["bulk_view"] = [

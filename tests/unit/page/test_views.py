@@ -45,6 +45,7 @@ from tests.builders.views import (
     task_row,
     task_view,
     type_view,
+    wait_page,
 )
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
@@ -731,6 +732,35 @@ def test_a_batch_is_sealed(browser: TestClient, post: Post, stub: FakeInspector)
     answer = post("/batches/seal", id="import-7", reason="the importer died")
     assert stub.performed == [("seal_batch", "import-7", "the importer died")]
     assert answer.headers["location"].startswith("/batches/show?id=import-7&note=")
+
+
+# --- Waits ---------------------------------------------------------------------------------------------------------
+
+
+def test_waits_are_chosen_and_paged(browser: TestClient, stub: FakeInspector) -> None:
+    stub.answers["waits"] = wait_page(after="c")
+    text = browser.get("/waits?type=data:export&signal=approval&after=b").text
+    given = {"type": "data:export", "tenant": None, "signal": "approval", "after": "b", "limit": 50}
+    assert stub.called("waits") == [((), given)]
+    assert "/waits?after=c&amp;type=data%3Aexport&amp;signal=approval" in text
+
+
+def test_a_signal_is_sent_and_a_wait_is_ended(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    kept = 'kept: one does not wait for "a" now'
+    stub.answers["signal"] = ActionResult("one", "signal", State.HELD, State.HELD, note=kept)
+    answer = post("/task/signal", id="one", signal="a", value='{"yes": true}', replace="yes", reason="by phone")
+    assert post("/task/signal", id="one", signal="a", value="").status_code == 303
+    skipped = post("/task/act", id="one", action="skip", reason="late")
+    assert stub.performed == [
+        ("signal", "one", "a", {"yes": True}, True, "by phone"),
+        ("signal", "one", "a", None, False, None),
+        ("skip", "one", "late"),
+    ]
+    assert 'Kept: one does not wait for "a" now.' in html.unescape(browser.get(answer.headers["location"]).text)
+    assert skipped.headers["location"].startswith("/task?id=one&note=")
+    refused = post("/task/signal", id="one", signal="a", value="471147114711 and")
+    assert (refused.status_code, "value: JSON is required" in refused.text.lower()) == (400, False)
+    assert "471147114711" not in refused.text
 
 
 # --- Schedules -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import report
-from joblane.inspector.views import BulkView, Pause
+from joblane.inspector.views import BulkView
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 
 RETRY_SECONDS = 5.0
@@ -60,6 +60,7 @@ class Watch(App[None]):
         Binding("slash", "filter", show=False),
         Binding("p", "pause", show=False),
         Binding("r", "retry", show=False),
+        Binding("w", "wait", show=False),
         Binding("R", "refresh", show=False),
         Binding("question_mark", "help", show=False),
         *(Binding(str(number), f"view({number})", show=False) for number in range(1, len(VIEWS) + 1)),
@@ -360,10 +361,17 @@ class Watch(App[None]):
         if target is None or not target.scopes:
             self.say("p works on a row with a type, queue, tenant or schedule.")
             return
-        of, waiting = plans.pauses(target), dialogs.Waiting("Reading the pauses …")
-        self.say("")
-        self.push_screen(waiting)
-        act(self._inspector.pauses, partial(self._choose, of, waiting), self.post_message)
+        self._offer("Pause or resume", "Reading the pauses …", self._inspector.pauses, plans.pauses(target))
+
+    def action_wait(self) -> None:
+        target = self._target
+        if not self._may_act():
+            return
+        if target is None or target.task is None:
+            self.say("w works on a task.")
+            return
+        query = partial(self._inspector.task, target.task.id)
+        self._offer("Continue the task", "Reading the task …", query, plans.of_wait)
 
     def action_retry(self) -> None:
         target = self._target
@@ -379,11 +387,19 @@ class Watch(App[None]):
             self.say(f"Nothing was done. {self.read_only}", "yellow")
         return not self.read_only
 
+    def _offer(self, title: str, reading: str, query: Callable[[], Any], of: Callable[[Any], list[plans.Plan]]) -> None:
+        """Fetch what the plans depend on, and let the user choose one."""
+        waiting = dialogs.Waiting(reading)
+        self.say("")
+        self.push_screen(waiting)
+        act(query, partial(self._choose, title, of, waiting), self.post_message)
+
     def _choose(
         self,
-        of: Callable[[Sequence[Pause]], list[plans.Plan]],
+        title: str,
+        of: Callable[[Any], list[plans.Plan]],
         waiting: dialogs.Waiting,
-        pauses: Sequence[Pause],
+        answer: Any,
         error: Exception | None,
     ) -> None:
         if self.screen is not waiting:
@@ -392,16 +408,18 @@ class Watch(App[None]):
         if error is not None:
             self._refused(error, f"Nothing was done: {plans.first_sentence(message_of(error))}.")
             return
-        found = of(pauses)
+        found = of(answer)
 
         def chosen(number: int | None) -> None:
             if number is not None:
                 self._ask(found[number])
 
-        if len(found) == 1:
+        if len(found) > 1:
+            self.push_screen(dialogs.Choice(title, [plan.title for plan in found]), chosen)
+        elif found:
             self._ask(found[0])
         else:
-            self.push_screen(dialogs.Choice("Pause or resume", [plan.title for plan in found]), chosen)
+            self.say("This task does not wait.")
 
     def _ask(self, plan: plans.Plan) -> None:
         def confirmed(given: dict[str, str] | None) -> None:

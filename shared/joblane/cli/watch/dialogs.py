@@ -23,7 +23,7 @@ ANYWHERE = (
 )
 """Keys of the lists and of each dialog."""
 LIST_KEYS = "↑↓ select  ←→ list  Enter show  / filter  p pause  r retry  ? help  q quit"
-TASK_KEYS = "↑↓ scroll  Esc back  p pause  r retry  ? help  q quit"
+TASK_KEYS = "↑↓ scroll  Esc back  p pause  r retry  w wait  ? help  q quit"
 FILTER_KEYS = "Enter: filter, empty: all   Esc: cancel   The words are those of joblane ls:"
 HELP = (
     ("1 to 7, ← →, h l, Tab", "choose the list"),
@@ -33,6 +33,7 @@ HELP = (
     ("", "type=data:export state=retry newer=2h"),
     ("p", "pause or resume a row's type, queue, tenant"),
     ("r", "retry a task or a cause, run a waiting task"),
+    ("w", "end the wait of a task, or send its signal"),
     ("R", "refresh now"),
     ("Esc", "back: close, end the filter, then quit"),
     ("q, Ctrl-C", "quit"),

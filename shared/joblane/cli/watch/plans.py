@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 from joblane.cli.terminal import relative
 from joblane.cli.watch.dialogs import Field, required
 from joblane.cli.watch.lists import RowTarget
-from joblane.inspector.durations import duration
+from joblane.inspector.durations import duration, stamp
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import (
@@ -26,7 +27,7 @@ from joblane.inspector.sentences import (
     resumed_schedule_line,
     schedule_pause_line,
 )
-from joblane.inspector.views import BulkView, DeadGroup, Pause, ScheduleRow, TaskRow
+from joblane.inspector.views import ActionResult, BulkView, DeadGroup, Pause, ScheduleRow, TaskRow, TaskView
 from joblane.record.row.states import ENDED, WAITING, State
 
 REASON = Field("reason", "Reason, for the audit (optional)")
@@ -38,6 +39,14 @@ def _optional_duration(text: str) -> None:
         duration(text.strip())
 
 
+def _optional_json(text: str) -> None:
+    try:
+        json.loads(text or "null")
+    except (ValueError, RecursionError):
+        raise ValueError("JSON is required: a text is in quotes.") from None
+
+
+VALUE = Field("value", "Value as JSON (empty: null)", _optional_json)
 LENGTH = Field("for", "For how long (90s, 2h, 3d; empty: until it is resumed)", _optional_duration)
 
 
@@ -138,8 +147,33 @@ def _of_task(action: str, row: TaskRow, text: str) -> Plan:
         (REASON,),
         action,
         call,
-        lambda acted: f"{acted.id} {result_of(acted)}. {note_of(acted)}".rstrip(),
+        _acted,
     )
+
+
+def of_wait(view: TaskView) -> list[Plan]:
+    """The plans that continue a task that waits; none if it does not wait."""
+    id_ = view.row.id
+    wait = next((each for each in view.waits if each.state == "open"), None)
+    if wait is None:
+        return []
+
+    def end(inspector: Inspector, given: dict[str, str]) -> Any:
+        return inspector.skip(id_, reason=given["reason"] or None)
+
+    def send(inspector: Inspector, given: dict[str, str]) -> Any:
+        assert wait.signal is not None
+        return inspector.signal(id_, wait.signal, json.loads(given["value"] or "null"), reason=given["reason"] or None)
+
+    until = f"It waits until {stamp(wait.until)}."
+    plans = [Plan(f"End the wait of {id_}", until, (REASON,), "end the wait", end, _acted)]
+    if wait.signal is not None:
+        plans.append(Plan(f"Send {wait.signal} to {id_}", until, (VALUE, REASON), "next, then send", send, _acted))
+    return plans
+
+
+def _acted(acted: ActionResult) -> str:
+    return f"{acted.id} {result_of(acted)}. {note_of(acted)}".rstrip()
 
 
 def _redrive(cause: DeadGroup) -> Plan:

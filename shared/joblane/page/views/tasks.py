@@ -18,7 +18,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import effect_of, result_of
 from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskView
-from joblane.page.filters import PER_PAGE, SHOWN, form, read, whole
+from joblane.page.filters import PER_PAGE, SHOWN, YES, form, read, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import as_json, page, query, redirect
 
@@ -98,9 +98,20 @@ def act(request: Request, inspector: Inspector) -> Response:
     """Carry out the action of a button."""
     given = form(request)
     id_, action = given.text("id"), given.text("action")
-    if action not in (*BulkAction, "replay"):
-        raise SelectionError("action", f"{', '.join(BulkAction)} and replay are valid")
+    if action not in (*BulkAction, "skip", "replay"):
+        raise SelectionError("action", f"{', '.join(BulkAction)}, skip and replay are valid")
     return _done(request, getattr(inspector, action)(id_, reason=given.reason))
+
+
+def signal(request: Request, inspector: Inspector) -> Response:
+    given = form(request)
+    try:
+        value = json.loads(given.text("value") or "null")
+    except (ValueError, RecursionError) as error:
+        raise SelectionError("value", f"JSON is required: {error}") from error
+    replace = given.text("replace") == YES
+    acted = inspector.signal(given.text("id"), given.text("signal"), value, replace=replace, reason=given.reason)
+    return _done(request, acted)
 
 
 def edit(request: Request, inspector: Inspector) -> Response:
