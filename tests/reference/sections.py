@@ -53,7 +53,7 @@ from joblane.project import KEYS, Project, ProjectError
 from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.migrations.comments import Described, described
 from joblane.record.schedules import Origin, PutSchedule, StoredSchedule
-from joblane.record.task.status import Progress, TaskStatus
+from joblane.record.task.status import Progress, TaskStatus, TaskWait
 from joblane.secret_values import SecretError
 from joblane.settings import MissingSettingError
 from joblane.sqs import message
@@ -238,6 +238,7 @@ SEE = {
     "Task": "task.md",
     "TaskContext": "context.md",
     "TaskStatus": "enqueue.md#taskstatus",
+    "TaskWait": "enqueue.md#taskwait",
     "Until": "enqueue.md#until",
     "declare": "task.md#declare",
     "handles": "task.md#handles",
@@ -762,7 +763,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         ),
         "schedule_classes": partial(class_and_fields, PutSchedule, StoredSchedule, Missed, Origin),
         "options": enqueue_options,
-        "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until, OnParentDead),
+        "classes": partial(class_and_fields, Enqueued, TaskStatus, TaskWait, Progress, OnConflict, Until, OnParentDead),
     },
     "context": {"attributes": partial(fields, TaskContext), "methods": partial(members, TaskContext)},
     "errors": {"tree": error_tree, "errors": error_sections},

@@ -392,7 +392,7 @@ class Inspector:
 
     @needs(OPERATE)
     def skip(self, id: str, *, reason: str | None = None) -> views.ActionResult:
-        """Set the end of the open wait of a task to now: a sleep is over, a wait for a signal expires, and a poll looks
+        """Set the end of the open wait of a task to now: a sleep ends, a wait for a signal expires, and a poll looks
         for the last time. If its signal has come meanwhile, the task gets it."""
         return signals.skip(self._scope, id, reason)
 
@@ -547,7 +547,7 @@ class Inspector:
     ) -> views.ActionResult:
         """Send a signal to a task, which continues if it waits for it. ``note``: for what it waits instead.
 
-        ``value``: what JSON can hold, at most 65,536 bytes. ``replace``: also if a signal of this name came before,
+        ``value``: what JSON can hold, at most 65,536 bytes. ``replace``: even if a signal of this name came before,
         which this one replaces, unless the task is active; the last wait for it that has expired is open again. For an
         archived task: retry it afterwards. Raises :class:`~joblane.errors.SignalError`.
         """

@@ -306,7 +306,7 @@ KEPT: list[tuple[Callable[[World], None], str]] = [
 
 
 @pytest.mark.parametrize(("given", "note"), KEPT)
-def test_a_signal_that_continues_nothing_is_kept_and_the_answer_says_for_what_the_task_waits(
+def test_a_signal_that_continues_nothing_is_kept_and_the_answer_says_why(
     world: World, inspector: Inspector, given: Callable[[World], None], note: str
 ) -> None:
     given(world)

@@ -319,7 +319,7 @@ def test_a_wait_is_ended_and_its_signal_is_sent(stub: FakeInspector) -> None:
         await screen.press("j", "enter")
         await screen.until("Value as JSON")
         await screen.type("yes", into="value")
-        await screen.until("JSON is required: a text is in quotes.")
+        await screen.until("JSON is required: a string is in quotes.")
         await screen.press(*["backspace"] * 3)
         await screen.type("3", into="value")
         await screen.type("")

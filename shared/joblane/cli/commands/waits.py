@@ -52,7 +52,7 @@ def signal(
     try:
         given = json.loads(value)
     except ValueError as error:
-        terminal.usage(f"VALUE is not JSON: {error}. Quote a text twice: '\"yes\"'")
+        terminal.usage(f"VALUE is not JSON: {error}. Quote a string twice: '\"yes\"'")
     _report(target.inspector(context).signal(id_, name, given, replace=replace, reason=reason), as_json=as_json)
 
 
@@ -61,7 +61,7 @@ def skip(
 ) -> None:
     """End the open wait of a task now.
 
-    A sleep is over, a wait for a signal expires, and a poll looks for the last time.
+    A sleep ends, a wait for a signal expires, and a poll looks for the last time.
     """
     _report(target.inspector(context).skip(id_, reason=reason), as_json=as_json)
 

@@ -43,7 +43,7 @@ def _optional_json(text: str) -> None:
     try:
         json.loads(text or "null")
     except (ValueError, RecursionError):
-        raise ValueError("JSON is required: a text is in quotes.") from None
+        raise ValueError("JSON is required: a string is in quotes.") from None
 
 
 VALUE = Field("value", "Value as JSON (empty: null)", _optional_json)

@@ -164,7 +164,7 @@ over as (
    where t.id = any(array(select id from changed)) and w.task_id = t.id and w.run = t.runs
 )""",
 )
-"""The end of the wait is now. The run that follows sees a signal that is there, and otherwise lets the wait expire."""
+"""The end of the wait is now. The run that follows sees a signal that has come, and otherwise the wait expires."""
 
 FREE_EXPIRED = f"""
 update joblane.tasks t set unique_key = null

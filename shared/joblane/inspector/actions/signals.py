@@ -50,7 +50,7 @@ def skip(scope: Scope, id_: str, reason: str | None) -> ActionResult:
 
 
 def signal(scope: Scope, id_: str, name: str, value: Any, *, replace: bool, reason: str | None) -> ActionResult:
-    """Send a signal. ``replace``: in the place of the one that came before, for a task that is not active."""
+    """Send a signal. ``replace``: instead of the one that came before, for a task that is not active."""
     document = checked(check_id(id_), name, value, scope.who)
     if replace:
         with on_task(scope, "signal", id_, reason) as (doing, found):

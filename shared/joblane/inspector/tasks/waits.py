@@ -1,4 +1,4 @@
-"""The waits and signals of tasks: those of one task, why it waits, and the open waits of a stage."""
+"""The waits and signals of one task, why it waits, and the open waits of a stage."""
 
 from __future__ import annotations
 

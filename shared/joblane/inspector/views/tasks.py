@@ -279,7 +279,7 @@ LISTINGS[Signal] = Listing(
 
 @dataclass(frozen=True, slots=True)
 class WaitRow:
-    """An open wait of a task. The other fields are those of :class:`Wait`."""
+    """An open wait of a task. The other fields are as in :class:`Wait`."""
 
     task: TaskRow
     name: str
