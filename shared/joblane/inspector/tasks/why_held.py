@@ -269,14 +269,16 @@ def why_parents(connection: Connection, record: Record) -> Why | None:
         return Why(Reason.PARENTS, f"It waits for {what}, which {how}: the next sweep cancels it.")
     if batch is not None:
         return Why(Reason.PARENTS, f"{_of_batch(batch, parents)} {_alone(record)}")
-    text, until = _parent_tasks(parents)
-    return Why(Reason.PARENTS, f"{text} {_alone(record)}", until if parents.number == 1 else None)
+    waits_for_own = record.runs > 0 and record.after is None  # its handler: a run before their end would stop again
+    text, until = _parent_tasks(parents, "its child" if waits_for_own else "task")
+    alone = "" if waits_for_own else f" {_alone(record)}"
+    return Why(Reason.PARENTS, f"{text}{alone}", until if parents.number == 1 else None)
 
 
-def _parent_tasks(parents: Parents) -> tuple[str, datetime | None]:
+def _parent_tasks(parents: Parents, kind: str) -> tuple[str, datetime | None]:
     id_, state = parents.id, as_read(State, parents.state or "")
     what, until = standing(state, parents.attempt or 1, parents.due_at, parents.lease_until)
-    text = f"It waits for task {id_}, which {what}"
+    text = f"It waits for {kind} {id_}, which {what}"
     if (more := parents.number - 1) > 0:
         dead = parents.dead - (state is State.ARCHIVED)
         text += f", and for {more:,} more" + (f", {dead:,} of them archived" if dead else "")
