@@ -263,7 +263,7 @@ def concurrency(jobs: Jobs) -> str:
 
 def _permissions(stage: Stage, tasks: Sequence[Task[Any, Any]]) -> str:
     """Return a line with what the function of a place may do: IAM does not know which type runs."""
-    enqueued = {type_ for task in tasks for type_ in (*task.grants.enqueue, task.follower) if type_}
+    enqueued = {type_ for task in tasks for type_ in (*task.grants.enqueue, *task.grants.run, task.follower) if type_}
     buckets = {name for task in tasks for name in task.grants.buckets}
     read = {name for task in tasks for name in task.environment} & {*stage.settings}
     mails = stage.ses_sender if any(task.grants.mail for task in tasks) else None

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from joblane.errors.outcomes import (
     OUTCOMES,
+    ChildFailed,
     Continued,
     CursorError,
     DepthError,
@@ -49,6 +50,7 @@ __all__ = [
     "OUTCOMES",
     "UNDEFINED_FUNCTION",
     "ChangedSchemaError",
+    "ChildFailed",
     "Continued",
     "CursorError",
     "DatabaseUnavailableError",

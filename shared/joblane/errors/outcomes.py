@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from joblane.errors.root import JobError
+
+MOST_NAMED = 5
+"""The maximum number of children in the message of :class:`ChildFailed`."""
 
 
 class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
@@ -34,6 +38,27 @@ class WaitExpired(SkipRetry):
     def __init__(self, wait: str, problem: str) -> None:
         super().__init__(f"wait {wait!r}: {problem}")
         self.wait = wait
+
+
+class ChildFailed(SkipRetry):
+    """All children of ``ctx.run`` or ``ctx.gather`` have ended, and some of them did not complete.
+
+    Catch it to continue: then each later run raises it too, even if a child is retried. Otherwise the task is archived.
+    To repair it, retry the children that the message names, and then the task.
+    """
+
+    wait: str
+    """Name of the wait."""
+    ends: Mapping[str, str]
+    """Id of each child that did not complete → ``archived``, ``cancelled`` or ``deleted``."""
+
+    def __init__(self, wait: str, ends: Mapping[str, str]) -> None:
+        named = ", ".join(f"{id_} was {end}" for id_, end in [*ends.items()][:MOST_NAMED])
+        more = f", and {len(ends) - MOST_NAMED:,} more" if len(ends) > MOST_NAMED else ""
+        super().__init__(
+            f"wait {wait!r}: not all children have completed: {named}{more}; retry them, and then this task"
+        )
+        self.wait, self.ends = wait, dict(ends)
 
 
 class RevokeTask(JobError):  # noqa: N818
@@ -101,7 +126,7 @@ class ItemKeyError(JobError, ValueError):
 
 class StepError(SkipRetry):
     """``ctx.step`` cannot use its name, its function, or the value that the function returned; or a wait, such as
-    ``ctx.wait``, cannot be where it is. Nothing was stored.
+    ``ctx.wait``, cannot be where it is; or the results of children are too large. Nothing was stored.
 
     The task is archived, because each retry would do the same, and might call the function again. Correct the handler,
     and retry the task.

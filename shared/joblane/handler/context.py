@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from joblane.enqueue.producer import Producer
     from joblane.enqueue.result import Enqueued
     from joblane.enqueue.transaction import CallersTransaction
+    from joblane.handler.children import Children
     from joblane.handler.steps import Steps
     from joblane.handler.waits import Waits
     from joblane.names import Queue
@@ -469,6 +470,64 @@ class TaskContext:
         self._refuse_async("ctx.poll", "await ctx.apoll(…)")
         return self._waits.poll(name, function, every, timeout, default)
 
+    @cached_property
+    def _children(self) -> Children:
+        from joblane.handler.children import Children
+
+        key_limit = self._claim.limits[0] if self._claim.limits else None
+        return Children(self._waits, self.task_id, key_limit, self._enqueue_many)
+
+    def run(self, name: str, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Any:
+        """Enqueue a task, its *child*, wait for its end, and return its result. As :meth:`gather` with one job.
+
+        Args:
+            name: Name of the wait, as for :meth:`sleep`.
+            task: As for :meth:`enqueue`.
+            payload: As for :meth:`enqueue`.
+            options: As for :meth:`enqueue`, but for those that :meth:`gather` refuses.
+
+        Raises:
+            ChildFailed: as for :meth:`gather`.
+            EnqueueError: as for :meth:`gather`.
+            StepError: as for :meth:`gather`.
+        """
+        self._refuse_async("ctx.run", "await ctx.arun(…)")
+        return self._children.gather("ctx.run", name, self._one(task, payload, options), lambda: self.session)[0]
+
+    def _one(self, task: Task[P, Any], payload: P, options: JobOptions) -> list[Job]:
+        check_names(options)
+        return [Job(task, payload, **options)]
+
+    def gather(self, name: str, jobs: Iterable[Job]) -> list[Any]:
+        """Enqueue tasks, the *children* of this one, wait until all have ended, and return their results in order.
+
+        The run stops here, as in :meth:`sleep`: the children exist if and only if its work commits. A later run
+        continues once the last of them has ended, in whatever way, and remembers their results as a :meth:`step` does.
+        A child is a task like any other: it has its own attempts, limits and ``deadline``. This task has freed its
+        slots, so a child can have them. A cancel of this task does not cancel its children.
+
+        The task declares ``grants=Grants(run=(…,))`` with the types of its children, so that their functions may send
+        its message.
+
+        Args:
+            name: Name of the wait, as for :meth:`sleep`.
+            jobs: At most 1,000. Each run gives as many, of the same types in the same order. Their payloads count when
+                they are enqueued, not later. Without a job the result is an empty list.
+
+        Returns:
+            The results as JSON has them, at most 65,536 bytes in all. A child keeps its result for 30 days at least.
+
+        Raises:
+            ChildFailed: all children have ended, and some were archived, cancelled or deleted. Uncaught, it archives
+                this task: retry the children, and then this task. If it is caught, each later run raises it too.
+            EnqueueError: a job is wrong, or has ``task_id``, ``on_conflict`` or ``debounce``; or it could not end,
+                because it is in the ordered key of this task, or ``after`` names this task. Nothing was written.
+            DuplicateTaskError: a task holds the unique key of a job. Nothing was written.
+            StepError: as for :meth:`sleep`; or the results are too large; or earlier runs have given other jobs.
+        """
+        self._refuse_async("ctx.gather", "await ctx.agather(…)")
+        return self._children.gather("ctx.gather", name, jobs, lambda: self.session)
+
     def signal(self, task_id: str, signal: str, value: Any = None) -> bool:
         """Send a signal to a task in this task's transaction. See :meth:`JobClient.signal`."""
         self._refuse_async("ctx.signal", "await ctx.asignal(…)")
@@ -550,6 +609,17 @@ class TaskContext:
         """Like :meth:`poll`. The function can be an ``async def``."""
         self._refuse_ended("ctx.apoll")
         return await self._waits.apoll(name, function, every, timeout, default)
+
+    async def arun(self, name: str, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Any:
+        """Like :meth:`run`, in the transaction that :meth:`aenqueue` describes."""
+        self._refuse_ended("ctx.arun")
+        jobs = self._one(task, payload, options)
+        return (await self._children.agather("ctx.arun", name, jobs, self._session_to_enqueue))[0]
+
+    async def agather(self, name: str, jobs: Iterable[Job]) -> list[Any]:
+        """Like :meth:`gather`, in the transaction that :meth:`aenqueue` describes."""
+        self._refuse_ended("ctx.agather")
+        return await self._children.agather("ctx.agather", name, jobs, self._session_to_enqueue)
 
     async def asignal(self, task_id: str, signal: str, value: Any = None) -> bool:
         """Like :meth:`signal`, in the transaction that :meth:`aenqueue` describes."""

@@ -1,4 +1,5 @@
-"""Waits of a run: ``ctx.sleep``, ``ctx.wait``, ``ctx.poll``, and their asynchronous forms.
+"""Waits of a run: ``ctx.sleep``, ``ctx.wait``, ``ctx.poll``, and their asynchronous forms. Those for children are in
+:mod:`joblane.handler.children`.
 
 A wait whose end has not come stops the run: its work commits together with the wait, and the message is acknowledged. A
 later run calls the handler again from its beginning, and steps and waits that are done return what they returned.
@@ -32,23 +33,23 @@ class Waits:
     steps: Steps
 
     def sleep(self, name: str, duration: timedelta | datetime) -> None:
-        self._check(name, "ctx.sleep")
+        self.check(name, "ctx.sleep")
         self._sleep(name, duration)
 
     async def asleep(self, name: str, duration: timedelta | datetime) -> None:
-        self._check(name, "ctx.asleep")
+        self.check(name, "ctx.asleep")
         await self.steps.loops.work.awaited(self._sleep, name, duration)
 
     def wait(self, signal: str, timeout: timedelta, name: str | None, default: Any) -> Any:
-        self._check(name if name is not None else signal, "ctx.wait")
+        self.check(name if name is not None else signal, "ctx.wait")
         return self._wait(signal, timeout, name, default)
 
     async def await_signal(self, signal: str, timeout: timedelta, name: str | None, default: Any) -> Any:
-        self._check(name if name is not None else signal, "ctx.await_signal")
+        self.check(name if name is not None else signal, "ctx.await_signal")
         return await self.steps.loops.work.awaited(self._wait, signal, timeout, name, default)
 
     def poll(self, name: str, function: Callable[[], Any], every: timedelta, timeout: timedelta, default: Any) -> Any:
-        self._check(name, "ctx.poll")
+        self.check(name, "ctx.poll")
         if inspect.iscoroutinefunction(function):
             raise StepError(name, "ctx.poll cannot await its function; use await ctx.apoll(…)")
         done = self._polled(name, function, every, timeout)
@@ -66,7 +67,7 @@ class Waits:
         timeout: timedelta,
         default: Any,
     ) -> Any:
-        self._check(name, "ctx.apoll")
+        self.check(name, "ctx.apoll")
         awaited = self.steps.loops.work.awaited
         done = await awaited(self._polled, name, function, every, timeout)
         if done is None:
@@ -76,7 +77,7 @@ class Waits:
             return await awaited(self._looked, name, value, every, timeout, default)
         return self._result(name, done, default)
 
-    def _check(self, name: str, call: str) -> None:
+    def check(self, name: str, call: str) -> None:
         """Refuse a wrong name, and a wait where the run cannot stop."""
         work = self.steps.loops.work
         self.steps.check_name(name, call)
@@ -107,10 +108,10 @@ class Waits:
         if seconds_left > LONGEST.total_seconds():
             raise StepError(name, f"duration: at most {LONGEST.days:,} days are required; sleep again after that")
         history = self.steps.history
-        self._refuse_step(name)
+        self.refuse_kind(name)
         if history.is_over(name) or (name not in history.waits and seconds_left <= 0):
             return
-        raise self._stopped(Stop(name, seconds=seconds, at=at))
+        raise self.stopped(Stop(name, seconds=seconds, at=at))
 
     def _wait(self, signal: str, timeout: timedelta, name: str | None, default: Any) -> Any:
         name = signal if name is None else name
@@ -119,7 +120,7 @@ class Waits:
         seconds = _timeout(name, timeout)
         steps, was_read = self.steps, self.steps.is_read
         history = steps.history
-        self._refuse_step(name)
+        self.refuse_kind(name)
         if name in history.waits and history.waits[name].expired:
             return self._result(name, _EXPIRED, default)
         if signal not in history.signals and (was_read or steps.is_first_run):
@@ -131,7 +132,7 @@ class Waits:
         if history.is_over(name):
             came = self._expire(name, signal)
             return self._result(name, came[0] if came else _EXPIRED, default)
-        raise self._stopped(Stop(name, signal, seconds))
+        raise self.stopped(Stop(name, signal, seconds))
 
     def _polled(self, name: str, function: object, every: timedelta, timeout: timedelta) -> Any:
         """Return the value of a poll as JSON text, or that it has expired. None: its function has to be called."""
@@ -141,6 +142,7 @@ class Waits:
         if not callable(function):
             raise StepError(name, f"a function without arguments is required, not {type(function).__name__}")
         steps = self.steps
+        self.refuse_kind(name, is_poll=True)
         stored, wait = steps.history.steps.get(name), steps.history.waits.get(name)
         if stored is not None:
             return stored
@@ -157,10 +159,16 @@ class Waits:
         if self.steps.history.is_over(name):
             self._expire(name, None)
             return self._result(name, _EXPIRED, default)
-        raise self._stopped(Stop(name, seconds=timeout.total_seconds(), again=every.total_seconds()))
+        raise self.stopped(Stop(name, seconds=timeout.total_seconds(), again=every.total_seconds()))
 
-    def _refuse_step(self, name: str) -> None:
-        if name in self.steps.history.steps:
+    def refuse_kind(self, name: str, *, is_poll: bool = False, of_children: bool = False) -> None:
+        """Refuse a name that an earlier run has used for a step, or for a wait of another kind. The value of a poll and
+        the results of children are steps too."""
+        history = self.steps.history
+        wait = history.waits.get(name)
+        if wait is not None and (wait.children is not None) != of_children:
+            raise StepError(name, "an earlier run has stopped at another kind of wait; give this one another name")
+        if name in history.steps and not is_poll and (wait is None or not of_children):
             raise StepError(name, "an earlier run has stored a step of this name; give the wait another name")
 
     def _expire(self, name: str, signal: str | None) -> list[str]:
@@ -176,7 +184,7 @@ class Waits:
             raise WaitExpired(name, "its time has passed; to continue then, give default=…")
         return default
 
-    def _stopped(self, stop: Stop) -> Stopped:
+    def stopped(self, stop: Stop) -> Stopped:
         """Note the stop of the run, which commits together with its work, and return what ends the handler."""
         work = self.steps.loops.work
         if stop.name not in self.steps.history.waits:

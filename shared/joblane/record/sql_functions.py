@@ -72,8 +72,10 @@ STEPS = (
     "duplicate", "tick_skipped", "hold", "start_later", "run_with_slots", "hold_for_parents", "cancelled_by_parent",
 )  # fmt: skip
 """The transitions of the claim."""
-SERVED = ("hold", "turn", "start_later", "park", "released", "cancelled_by_parent", "cancelled")
-"""The transitions of a task that waits for a limit, for its parents or for the time of its tick."""
+SERVED = (
+    "hold", "turn", "start_later", "park", "released", "cancelled_by_parent", "cancelled", "held_for_children",
+)  # fmt: skip
+"""The transitions of a task that waits for a limit, for its parents, for its children or for the time of its tick."""
 NOT_HELD = "JB001"
 """SQLSTATE of a finish whose run does not hold its task, and after which no commit may follow."""
 RUN_START = "task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms"

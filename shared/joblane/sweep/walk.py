@@ -61,7 +61,7 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
                    and due_at < now() and {UNPAUSED}),
        extract(epoch from min(sweep_at) filter (where sweep_at > now()))::float8
   from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends, passed,
-               key_limit, total_limit, shared_limit, ordered
+               key_limit, total_limit, shared_limit, ordered, wait_kind
           from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
          order by created_at, id limit {PAGE}) as t

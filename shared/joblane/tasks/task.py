@@ -64,6 +64,11 @@ class Grants:
     On AWS, IAM refuses a message of another type. So :meth:`TaskContext.enqueue` and the batches of the context refuse
     it everywhere, before anything is written. They cannot check tasks that wait for others: the sweep sends these
     messages, some minutes later, and `joblane doctor` warns."""
+    run: tuple[str, ...] = ()
+    """Types whose results the task waits for, by :meth:`TaskContext.run` or :meth:`TaskContext.gather`, for example
+    ``("day:sum",)``. The function can enqueue them, and the functions of these types can send the message with which
+    the task continues. A type that is only in ``enqueue`` can be waited for too; then the sweep continues the task,
+    some minutes after the last child has ended."""
     mail: bool = False
     """True: the function can send e-mail by Amazon SES, from the address in the stage's setting ``mail_from``."""
     dead_letters: bool = False
@@ -75,12 +80,17 @@ class Grants:
     the function's role. SQS, S3, mail and secrets need no entry."""
 
     def __post_init__(self) -> None:
-        for name, example in (("buckets", "exports"), ("enqueue", "data:export"), ("services", "dynamodb")):
+        for name, example in (
+            ("buckets", "exports"),
+            ("enqueue", "data:export"),
+            ("run", "day:sum"),
+            ("services", "dynamodb"),
+        ):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
                 raise DeclarationError(f"grants: {name}: a tuple of texts is required, for example ({example!r},)")
-        for type_ in self.enqueue:
-            if type_ != EVERY_LANE:
+        for type_ in (*self.enqueue, *self.run):
+            if type_ != EVERY_LANE or type_ in self.run:
                 check_type(type_)
 
 
@@ -180,7 +190,7 @@ class Task(Generic[P, R]):
 
     def may_enqueue(self, type_: str) -> bool:
         """True if the permissions of the function include the lanes of ``type_``, by its declaration."""
-        granted = self.grants.enqueue
+        granted = (*self.grants.enqueue, *self.grants.run)
         return type_ in granted or EVERY_LANE in granted or type_ in (self.type, self.follower)
 
     @cached_property

@@ -28,6 +28,8 @@ select t.id from joblane.tasks t
 RELEASED = """
 select t.id, array(select i.id from jsonb_array_elements_text($2::jsonb) with ordinality as i(id, position)
                     where i.id = any (t.after)
+                       or exists (select from joblane.task_waits w
+                                   where w.task_id = t.id and w.run = t.runs and i.id = any (w.children))
                        or (select m.batch from joblane.tasks m where m.id = i.id) = t.callback_of
                     order by i.position)
   from jsonb_array_elements_text($1::jsonb) with ordinality as x(id, position) join joblane.tasks t using (id)

@@ -30,6 +30,7 @@ METRICS = {
     State.RETRY: "Retried",
     State.PENDING: "Snoozed",
     State.SCHEDULED: "Stopped",
+    State.HELD: "Stopped",
     State.ARCHIVED: "Archived",
     State.CANCELLED: "Cancelled",
 }
@@ -86,7 +87,7 @@ class RunLog:
                 completed.append(fields_of(claim) | {"ms": end.duration_ms})
             else:
                 of_tenant = {"tenant": tenant} if tenant else {}
-                log = logger.info if end.state is State.SCHEDULED else logger.warning
+                log = logger.info if end.stop is not None else logger.warning
                 log(f"task {end.state}", extra=common | fields_of(claim) | of_tenant | _end_fields(end))
         if completed:
             self._completed.write(common | {"outcome": "completed", "tasks": completed})

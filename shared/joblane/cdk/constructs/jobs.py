@@ -295,14 +295,16 @@ class Jobs(Construct):
             self._grant_dead_letters(function, takes=False)
 
     def _grant_enqueue(self, tasks: Sequence[Task[Any, Any]], function: TaskFunction) -> None:
-        """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, of those that the end of
-        a task can start, and waking the sweep."""
+        """Allow sending to the lanes of the types in ``Grants.enqueue``, ``Grants.run`` and ``on_archived``, of those
+        that the end of a task can start or continue, and waking the sweep."""
         wanted: list[Task[Any, Any]] = []
         for task in tasks:
             problem = f"task {task.type!r}: grants.enqueue: no task"
             named = (*task.grants.enqueue, *((task.follower,) if task.follower else ()))
             wanted += (_look_up(self.tasks, type_, problem) for type_ in named if type_ != EVERY_LANE)
+            wanted += self._children_of(task)
             wanted += self._limited_with(task)
+            wanted += (other for other in self.tasks.values() if task in self._children_of(other))
         if any(EVERY_LANE in task.grants.enqueue for task in tasks):
             # and their DLQs: by a name pattern that no front door matches
             function.allow(SENDING, self._every_lane())
@@ -314,6 +316,10 @@ class Jobs(Construct):
             )
             return
         self._grant_sending(function, list(dict.fromkeys(wanted)))
+
+    def _children_of(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
+        """Return the tasks for whose results this one waits."""
+        return [_look_up(self.tasks, type_, f"task {task.type!r}: grants.run: no task") for type_ in task.grants.run]
 
     def _limited_with(self, task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:
         """Yield the tasks that the end of this one can start: its own if it has limits, and others that share one."""

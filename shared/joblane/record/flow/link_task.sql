@@ -25,7 +25,7 @@ begin
     select c.id, t.id, case when c.id = b.on_end then 'run' else 'hold' end
       from joblane.batches b, joblane.tasks c
      where b.id = t.batch and c.id = any (array[b.on_end, b.on_success])
-       and c.wait_kind is not distinct from 'parents'
+       and c.wait_kind is not distinct from 'parents' and c.runs = 0
     on conflict do nothing;
   end if;
   return waits;

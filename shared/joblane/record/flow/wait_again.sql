@@ -13,7 +13,7 @@ begin
            union
           (select c.child from joblane.task_children c where c.parent = revived limit @most_again)) as x,
          lateral (select t.id from joblane.tasks t
-                   where t.id = x.id and t.wait_kind is not distinct from 'parents'
+                   where t.id = x.id and t.wait_kind is not distinct from 'parents' and t.runs = 0
                      and (t.callback_of is not null
                           or (t.on_parent_dead = 'run' and revived = any (t.after))) limit 1) as t
   on conflict do nothing;

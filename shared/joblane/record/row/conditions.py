@@ -25,8 +25,9 @@ UNPAUSED = f"""t.type not in {_NAMES.format("type")}
            and (t.queue not in {_NAMES.format("queue")} or t.type like 'jobs:%')
            and (t.tenant is null or t.tenant not in {_NAMES.format("tenant")})"""
 """True if :data:`PAUSED` is false for row ``t``: for a statement over many rows, which reads the pauses once."""
-HAS_IDLE_SLOT = "(state in ('pending', 'held') or (state = 'active' and lease_until < now()))"
-"""True if a task with a slot of a limit does not run."""
+HAS_IDLE_SLOT = """((state in ('pending', 'held') and wait_kind is distinct from 'parents')
+            or (state = 'active' and lease_until < now()))"""
+"""True if a task with a slot of a limit does not run. A task that waits for its children keeps its key."""
 HOLDER = """(select h.id from joblane.tasks h
           where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
 """The id of the live task that holds a unique key."""

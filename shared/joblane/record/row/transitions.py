@@ -198,6 +198,13 @@ STOPPED: Columns = LEASE_RELEASED | {
 }
 """A run stops at a wait. The part of the handler after it has all its attempts. ``resumes`` and ``clock`` are variables
 of ``suspend.sql``."""
+HELD_FOR_CHILDREN: Columns = STOPPED | {
+    "state": "case when is_held then 'held' else 'pending' end",
+    "wait_kind": "'parents'",
+    "place": "case when is_held then extract(epoch from clock) end",
+    "sweep_at": f"case when is_held then t.deadline else resumes + interval '{SWEEP_MARGIN_SECONDS} s' end",
+}
+"""It stops at a wait for children. They are its parents in ``task_parents``."""
 WOKEN: Columns = TO_SEND | {"due_at": NOW}
 """The signal of a wait is there. The task keeps its place in its order."""
 REVIVE_LIMITED: Columns = REVIVED | {"state": "'pending'", "sweep_at": SWEEP_SOON}
@@ -238,12 +245,13 @@ RELEASED: Columns = {
     "place": "null",
     "sends": "0",
     "due_at": f"greatest(t.due_at, {NOW})",
-    "first_due_at": f"case when t.seq is not null then greatest(t.due_at, {NOW}) end",
+    "first_due_at": f"case when t.seq is not null then coalesce(t.first_due_at, greatest(t.due_at, {NOW})) end",
     "sweep_at": f"case when t.due_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
     f" then {UNSENT_SWEEP.format(due='t.due_at')}"
     f" else greatest(t.due_at, {NOW}) + interval '{SWEEP_MARGIN_SECONDS} s' end",
 }
-"""It has no open parent any more. If it is due, its message is sent after the commit, and it enters its order now."""
+"""It has no open parent any more. If it is due, its message is sent after the commit. It enters its order now, or keeps
+its place, if it has waited for children."""
 CANCELLED_BY_PARENT: Columns = CANCELLED | {"reason": "'cancelled: its parent ' || parent_id || ' ' || parent_fate"}
 """A parent ended without success. The names without ``t.`` are those of ``open_parents.sql``."""
 CANCELLED_BY_BATCH: Columns = CANCELLED | {"reason": "'cancelled: its batch ' || parent_batch || ' was not sealed'"}

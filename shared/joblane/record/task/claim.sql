@@ -106,7 +106,7 @@ begin
       if t.wait_kind = 'parents' and t.finished_at is null then  -- most tasks have no parents
         begin
           select * into parent_open, parent_id, parent_fate
-            from joblane.open_parents_@version(t.id, t.place is not null or t.callback_of is not null);
+            from joblane.open_parents_@version(t.id, t.place is not null or (t.callback_of is not null and t.runs = 0));
           is_released := not parent_open and parent_id is null;
           parent_open := parent_open and (t.deadline <= clock) is not true;
         exception when lock_not_available or deadlock_detected then
@@ -116,7 +116,7 @@ begin
       end if;
       if is_released then
         t.wait_kind := null; t.place := null;
-        t.first_due_at := case when t.seq is not null then greatest(t.due_at, clock) end;
+        t.first_due_at := case when t.seq is not null then coalesce(t.first_due_at, greatest(t.due_at, clock)) end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
       asks := widest is not null and t.passed is distinct from @passed_all and m.limits is not null;

@@ -113,7 +113,7 @@ OF_RUN = ("id", "token", "run", "duration_ms", "billed_ms", "memory_mb", "cost_u
 
 
 def suspend(connection: Statements, run: Finish, stop: Stop, *, waits: bool) -> bool:
-    """Record the stop of a run, and write the time until the task is due into ``run``.
+    """Record the stop of a run, and write the time until the task is due into ``run``, or that it is held.
 
     Return False if the run does not hold its task, if the task has a cancel request, or if its row is locked.
 
@@ -125,10 +125,14 @@ def suspend(connection: Statements, run: Finish, stop: Stop, *, waits: bool) -> 
         "seconds": stop.seconds,
         "at": stop.at and stop.at.isoformat(),
         "again": stop.again,
+        "children": stop.children,
     }
     ((answer,),) = connection.run(SUSPEND, json.dumps(document, ensure_ascii=False), "true" if waits else "false")
     if answer is None:
         return False
+    if answer["due"] is None:
+        run.state = State.HELD
+        return True
     run.delay_seconds, run.wakes = answer["due"], answer["look"]
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,8 +11,9 @@ from datetime import datetime
 class Stop:
     """The wait at which a run stops.
 
-    ``signal`` None: a sleep or a poll. ``seconds``: until it ends, from the first stop; or ``at``: that time.
-    ``again``: seconds until the next look of a poll.
+    ``signal`` None: a sleep, a poll, or a wait for children. ``seconds``: until it ends, from the first stop; or
+    ``at``: that time. ``again``: seconds until the next look of a poll. ``children``: the tasks that this run has
+    enqueued, and for which it waits.
     """
 
     name: str
@@ -19,3 +21,4 @@ class Stop:
     seconds: float | None = None
     at: datetime | None = None
     again: float | None = None
+    children: Sequence[str] | None = None

@@ -1,4 +1,5 @@
-"""Waits and signals: the expiry of a wait, a signal, and the wake-up of the task that waits for it.
+"""Waits and signals: the expiry of a wait, a signal, and the wake-up of the task that waits for it; and the ends of the
+children for which a task waits.
 
 A task that waits is ``scheduled`` for the end of its wait, without a message if that is far. Neither side can miss the
 other: the run looks for a signal once it has locked the task's row, and who sends a signal looks for a wait with the
@@ -12,7 +13,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joblane.record.flow.free_slots import Turn
 from joblane.record.row.conditions import EARLY_SECONDS
@@ -34,10 +35,14 @@ SIGNAL_PATTERN = re.compile(r"[ -~]{1,100}")
 
 @dataclass(slots=True)
 class Wait:
-    """A wait at which an earlier run has stopped. ``left``: seconds until its end, when the history was read."""
+    """A wait at which an earlier run has stopped. ``left``: seconds until its end, when the history was read.
+
+    ``children``: the number of tasks for which it waits, then ``left`` means nothing. None: it waits for no tasks.
+    """
 
     left: float
     expired: bool
+    children: int | None = None
 
 
 @dataclass(slots=True)
@@ -56,22 +61,24 @@ class History:
 
 
 READ = """
-select 'step', name, value::text, null::float8, null::boolean from joblane.task_steps where task_id = $1
+select 'step', name, value::text, null::float8, null::boolean, null::integer
+  from joblane.task_steps where task_id = $1
 union all
-select 'wait', name, null, extract(epoch from until - clock_timestamp())::float8, expired_at is not null
+select 'wait', name, null, coalesce(extract(epoch from until - clock_timestamp()), 0)::float8, expired_at is not null,
+       cardinality(children)
   from joblane.task_waits where task_id = $1
 union all
-select 'signal', name, value::text, null, null from joblane.task_signals where task_id = $1
+select 'signal', name, value::text, null, null, null from joblane.task_signals where task_id = $1
 """
 
 
 def read_history(connection: Connection, id_: str) -> History:
     history = History()
-    for kind, name, value, left, expired in connection.run(READ, id_):
+    for kind, name, value, left, expired, children in connection.run(READ, id_):
         if kind == "step":
             history.steps[name] = value
         elif kind == "wait":
-            history.waits[name] = Wait(left, expired)
+            history.waits[name] = Wait(left, expired, children)
         else:
             history.signals[name] = value
     return history
@@ -84,6 +91,33 @@ def read_signal(connection: Connection, id_: str, *, name: str) -> str | None:
     """Return the value of a signal as JSON text, or None if it has not come."""
     rows = connection.run(READ_SIGNAL, id_, name)
     return rows[0][0] if rows else None
+
+
+READ_CHILDREN = """
+with children as materialized (
+  select c.n, c.id, t.type, case when t.id is null or t.cleared then 'deleted' else t.state end as state,
+         t.finished_at is null and t.id is not null as is_live, t.result::text as result
+    from joblane.task_waits w, unnest(w.children) with ordinality as c(id, n)
+         left join lateral (select * from joblane.tasks x where x.id = c.id limit 1) t on true
+   where w.task_id = $1 and w.name = $2
+)
+select id, type, state, is_live, (select sum(octet_length(result)) from children),
+       case when (select sum(octet_length(result)) from children) <= $3::bigint then result end
+  from children order by n
+"""
+"""The children of a wait, in their order. Their results are read if they have a limited size together."""
+
+
+def read_children(connection: Connection, id_: str, *, name: str, most_bytes: int) -> list[list[Any]]:
+    """Return for each child its id, type and state, true if it has not ended, the bytes of all results, and its result
+    as JSON text. No type: it was deleted. No result: it has none, or all are longer than ``most_bytes``."""
+    return connection.run(READ_CHILDREN, id_, name, str(most_bytes))
+
+
+MARK_FAILED = """
+insert into joblane.task_steps (task_id, name, value) values (:id, :name, cast(:value as json)) on conflict do nothing
+"""
+"""Remember that children did not complete, for a session. The commit that follows is fenced by the lease's token."""
 
 
 # Locked like MARK_ITEM in checkpoints.py. A signal that commits after the start of this statement is too late.

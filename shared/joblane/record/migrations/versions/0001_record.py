@@ -307,10 +307,12 @@ create table joblane.task_waits (
     task_id text collate "C" not null,
     -- Name of the wait, 1 to 100 characters.
     name text collate "C" not null,
-    -- Name of the signal for which it waits. Null: a sleep or a poll.
+    -- Name of the signal for which it waits. Null: a sleep, a poll, or a wait for children.
     signal text collate "C",
-    -- Time at which the wait ends. The first stop sets it.
-    until timestamptz not null,
+    -- Time at which the wait ends. The first stop sets it. Null: it waits for children.
+    until timestamptz,
+    -- Ids of the children for which it waits, in the order of their results. Null: it waits for none.
+    children text[],
     -- Number of the run that stopped here last. The wait is open while this is the last run of the task.
     run integer not null,
     -- Time at which a run saw that the wait has expired. Null: it has not.
