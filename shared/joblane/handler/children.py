@@ -69,7 +69,7 @@ class Children:
         return given
 
     def _found(self, name: str, jobs: list[Job]) -> list[Any] | dict[str, str] | None:
-        """Return the results. None: the jobs have to be enqueued. A mapping: the ends of those that did not complete."""
+        """Return the results. None: the jobs have to be enqueued. A mapping: the ends of those that failed."""
         steps = self.waits.steps
         self.waits.refuse_kind(name, of_children=True)
         wait = steps.history.waits.get(name)

@@ -246,7 +246,9 @@ def test_an_ordered_task_keeps_its_key_while_its_children_run_even_in_a_pause(jo
         session.connection().exec_driver_sql("insert into joblane.pauses (scope, name) values ('type', 'day:limited')")
     jobs.drain(within=10 * MINUTE)
     with jobs.session() as session:
-        session.connection().exec_driver_sql("insert into joblane.pauses (scope, name) values ('type', 'month:ordered')")
+        session.connection().exec_driver_sql(
+            "insert into joblane.pauses (scope, name) values ('type', 'month:ordered')"
+        )
     jobs.drain(within=30 * MINUTE)
     with jobs.session() as session:
         session.connection().exec_driver_sql("delete from joblane.pauses where name = 'month:ordered'")
