@@ -119,6 +119,20 @@ class GraphFate(Fate):
             self.frees = any(answer[name] for name in ("ended", "children", "later", "remaining"))
 
 
+def counted(count: Callable[[str, int], None], what: str) -> type[Release]:
+    """Return a release that counts the tasks of each caller."""
+
+    class Counted(Release):
+        def steps(self, call: Any, **options: Any) -> Iterator[list[Turn]]:
+            caller = getattr(call, "__self__", None)
+            who = {Worker: "a worker", Producer: "a cancel"}.get(type(caller), "the sweep")
+            for turns in super().steps(call, **options):
+                count(f"{what} by {who}", len(turns))
+                yield turns
+
+    return Counted
+
+
 class GraphStorm(DyingWorkers):
     """A storm of ``graphs``."""
 
@@ -138,18 +152,7 @@ class GraphStorm(DyingWorkers):
     @contextmanager
     def _patched(self) -> Iterator[None]:
         """Count the children that each caller has released."""
-
-        count = self.count
-
-        class Counted(Release):
-            def steps(self, call: Any, **options: Any) -> Iterator[list[Turn]]:
-                caller = getattr(call, "__self__", None)
-                who = {Worker: "a worker", Producer: "a cancel"}.get(type(caller), "the sweep")
-                for turns in super().steps(call, **options):
-                    count(f"children released by {who}", len(turns))
-                    yield turns
-
-        with super()._patched(), patch.object(follow_up, "Release", Counted):
+        with super()._patched(), patch.object(follow_up, "Release", counted(self.count, "children released")):
             yield
 
     # --- Producers ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from joblane.record.row.states import LIVE_SQL, WAITING_SQL
 from joblane.record.row.transitions import DUE_SWEEP, RUN, RUN_WITH_SLOTS
 from joblane.record.sql_functions import FUNCTIONS, VERSION, assigned
 from joblane.record.task import checkpoints
+from joblane.record.task import waits as record_waits
 from joblane.record.task.claim import Verdict
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import Entry, Sqs
@@ -345,6 +346,21 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
     ),
     "a wake-up takes no lock": ("waits", Text("wake", "r.id = task for no key update skip locked;", "r.id = task;")),
     "a wake-up hears the signal of a run": ("waits", Text("wake", "continue when t.state = 'active';", "")),
+    "a task that stops again for children is held": (
+        "waits",
+        Text("suspend", "is_held := s.children is not null;", "is_held := true;"),
+    ),
+    "the results of children are read before they have ended": (
+        "waits",
+        Text(
+            record_waits, "t.finished_at is null and t.id is not null as is_live", "false as is_live", "READ_CHILDREN"
+        ),
+        Text(record_waits, "else t.state end as state", "else 'completed' end as state", "READ_CHILDREN"),
+    ),
+    "a stop for children keeps its slots": (
+        "waits",
+        Text("suspend", "then 'key_slot' end", "then 'key_slot' else t.passed end", times=2),
+    ),
     # nobody wakes the sweep before a commit
     "no-wake": ("days", Code(_Waker, "cover", lambda *_: True)),
     # a wake-up counts for ten more minutes
