@@ -334,6 +334,7 @@ def test_the_budget_that_a_refusal_names_is_the_largest_that_fits(synth: Synth) 
     [
         ("bad_bucket", "buckets=('imports',)", r"'bad:task': grants.buckets: no bucket 'imports'; there are exports"),
         ("bad_type", "enqueue=('no:body',)", r"'bad:task': grants.enqueue: no task 'no:body'; there are bad:task"),
+        ("bad_child", "run=('no:body',)", r"'bad:task': grants.run: no task 'no:body'; there are bad:task"),
         ("bad_type_of_all", "enqueue=('no:body', '*')", r"'bad:task': grants.enqueue: no task 'no:body'"),
     ],
 )

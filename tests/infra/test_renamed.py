@@ -1,4 +1,5 @@
-"""A renamed type keeps the lanes of its old name; a type with ``on_archived`` may send the task named there."""
+"""A renamed type keeps the lanes of its old name. What a function may send follows from ``on_archived``, limits and
+``Grants.run``."""
 
 from __future__ import annotations
 
@@ -45,3 +46,10 @@ def test_the_function_may_send_to_the_tasks_that_share_its_limit(template: Templ
         "acme-default-ops-alert",
         "acme-low-jobs-sweep",
     }
+
+
+def test_a_task_may_send_to_its_children_and_they_to_the_task_that_waits_for_them(template: Template) -> None:
+    both = {"acme-default-day-sum", "acme-default-month-sum", "acme-low-jobs-sweep"}
+    for function in ("acme-day-sum", "acme-month-sum"):
+        sent = templates.allowed(template, function)["sqs:SendMessage"]
+        assert {queue for queue in sent if not queue.endswith("-dlq")} == both

@@ -205,6 +205,11 @@ def test_waits(jobs: JobTester) -> None:
     assert jobs.task(leave.id).result == "granted"
     film = jobs.enqueue(names["film_render"], names["Scene"](scene="one"))
     jobs.drain(within=HOUR)
+    execute(jobs, "create table sales (day date, cents integer)")
+    execute(jobs, "insert into sales values ('2026-05-01', 200), ('2026-05-02', 30), ('2026-05-02', 4)")
+    jobs.enqueue(names["month_sum"], names["Month"](days=["2026-05-01", "2026-05-02", "2026-05-03"]), task_id="may")
+    jobs.drain().check()
+    assert jobs.task("may").result == 234
     assert (jobs.task(film.id).result, renderer.calls) == ("film.mp4", ["start", "result", "result", "result"])
 
 

@@ -93,6 +93,7 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "one setting": (declared(environment="BUCKET"), "a list of names is required"),
     "one bucket": (lambda: Grants(buckets="exports"), "for example ('exports',)"),  # type: ignore[arg-type]
     "one type": (lambda: Grants(enqueue="a:b"), "for example ('data:export',)"),  # type: ignore[arg-type]
+    "no type to run": (lambda: Grants(run=("*",)), "'category:action' is required"),
     "no type in grants": (lambda: Grants(enqueue=("exports",)), "'category:action' is required"),
     "grants as a dict": (declared(grants={"enqueue": ("a:b",)}), "grants: Grants(…) is required, not dict"),
     "an alert about any task": (declared(on_archived=task("bad:job")(handler())), "takes Job, not ArchivedTask"),

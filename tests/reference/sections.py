@@ -137,6 +137,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.ItemKeyError,
         errors.StepError,
         errors.WaitExpired,
+        errors.ChildFailed,
         errors.LeaseLostError,
     ),
     "Reasons of dead letters": (errors.UnreadablePayloadError, errors.MessageError),

@@ -147,7 +147,8 @@ class Children:
         for option, default in (("task_id", None), ("on_conflict", "raise"), ("debounce", None)):
             if getattr(job, option) != default:
                 raise refuse(option, OF_ITS_OWN)
-        if self.task_id in [getattr(parent, "id", parent) for parent in job.after or ()]:
+        after = job.after if isinstance(job.after, (list, tuple)) else ()
+        if self.task_id in [getattr(parent, "id", parent) for parent in after]:
             raise refuse("after", "it cannot wait for the task that waits for it")
         flow = job.task.flow
         if self.key_limit is not None and flow is not None and flow.ordered:

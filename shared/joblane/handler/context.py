@@ -503,8 +503,9 @@ class TaskContext:
 
         The run stops here, as in :meth:`sleep`: the children exist if and only if its work commits. A later run
         continues once the last of them has ended, in whatever way, and remembers their results as a :meth:`step` does.
-        A child is a task like any other: it has its own attempts, limits and ``deadline``. This task has freed its
-        slots, so a child can have them. A cancel of this task does not cancel its children.
+        The results are as JSON has them, and have at most 65,536 bytes in all. A child is a task like any other, with
+        its own attempts, limits and ``deadline``, and is kept for 30 days at least. This task has freed its slots, so a
+        child can have them. A cancel of this task does not cancel its children.
 
         The task declares ``grants=Grants(run=(…,))`` with the types of its children, so that their functions may send
         its message.
@@ -513,9 +514,6 @@ class TaskContext:
             name: Name of the wait, as for :meth:`sleep`.
             jobs: At most 1,000. Each run gives as many, of the same types in the same order. Their payloads count when
                 they are enqueued, not later. Without a job the result is an empty list.
-
-        Returns:
-            The results as JSON has them, at most 65,536 bytes in all. A child keeps its result for 30 days at least.
 
         Raises:
             ChildFailed: all children have ended, and some were archived, cancelled or deleted. Uncaught, it archives

@@ -45,7 +45,7 @@ from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
 from joblane.tasks.limit import Flow
 from joblane.tasks.schedule import cron, every
-from joblane.tasks.task import Task
+from joblane.tasks.task import Grants, Task
 from tests.builders.revisions import second_revision
 from tests.builders.rows import In, active, put
 from tests.builders.snapshots import pid_of, session, swept
@@ -684,6 +684,12 @@ WORK = {
             WARNING,
             "tasks of 'jobs:sweep' wait for its tasks, and it may not send their messages…",
             "add 'jobs:sweep' to its grants.enqueue, and deploy it",
+        ),
+        Finds(
+            lambda stage: stage.declare(replace(jobs_sweep, grants=Grants(run=("sample:one",)))),
+            "type sample:one",
+            WARNING,
+            "",
         ),
     ),
     "events that wait, with the reason of the bus": (

@@ -1,589 +1,301 @@
-"""Children for which a task waits, in a worker: commits, messages, each end of a child, what is refused, and kills."""
+"""Tasks that a running task enqueues: they exist if its work commits, and then they are sent."""
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
-from joblane import Job, TaskContext
-from joblane.errors import ChildFailed, DuplicateTaskError, EnqueueError, JobError, StepError
-from joblane.handler import children, steps
-from joblane.inspector.actions.changes import change, serve_freed
-from joblane.inspector.filter import BulkAction
-from joblane.sqs.message import Message
+from joblane import EnqueueError, Job, JobClient, JobError, SkipRetry, TaskContext
+from joblane.enqueue.transaction import INLINE_SENDS
+from joblane.errors import TaskIdConflictError
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.quotas import MAX_BATCH
+from joblane.sqs.client import Entry
+from joblane.testing.faults import HookedDatabase
+from tests.builders import handlers
 from tests.builders.events import record
-from tests.builders.handlers import Handler, run, write, write_async, written
-from tests.integration.worker.test_waits import STRICT, DiedError, dies_at
-from tests.samples import (
-    Sample,
-    behaviours,
-    sample_async,
-    sample_forgotten,
-    sample_one,
-    sample_only,
-    sample_ordered,
-    sample_single,
-)
-from tests.world import World, handle
+from tests.builders.handlers import Handler
+from tests.builders.rows import put
+from tests.kills import KILLED, killable_workers
+from tests.samples import Sample, sample_one
+from tests.samples_long import counts, make_things, sample_long, write
+from tests.sends import is_before_commit
+from tests.world import PREFIX, RecordingSqs, World
 
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-ALL = ("sample:forgotten", "sample:one", "sample:only", "sample:ordered", "sample:single")
+each_sweep = pytest.mark.usefixtures("each_sweep")
 
 
 @pytest.fixture(autouse=True)
-def _may_enqueue_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    for task in (sample_one, sample_async, sample_ordered):
-        monkeypatch.setitem(vars(task.grants), "run", ALL)
-    behaviours["child_of_a_wait"] = lambda payload, ctx: {"number": payload.number}
+def things(world: World) -> None:
+    make_things(world, 0)
 
 
-def job(number: int = 1, **options: Any) -> Job:
-    return Job(sample_one, Sample(do="child_of_a_wait", number=number), **options)
+run = partial(handlers.run, task=sample_long)
 
 
-def three(ctx: TaskContext) -> Any:
-    write(ctx, "asked")
-    found = ctx.gather("three", [job(number) for number in range(3)])
-    write(ctx, "answered")
-    return [each["number"] for each in found]
+def children(world: World, where: str = "true") -> int:
+    found = world.run(f"select count(*) from joblane.tasks where type = 'sample:one' and {where}")
+    return int(found[0][0])
 
 
-async def three_async(ctx: TaskContext) -> Any:
-    await write_async(ctx, "asked")
-    found = await ctx.agather("three", [job(number) for number in range(3)])
-    await write_async(ctx, "answered")
-    return [each["number"] for each in found]
+def receive_all(world: World, queue: str) -> list[str]:
+    """Return the bodies of all messages of a queue."""
+    bodies: list[str] = []
+    while found := world.received(queue, visibility=300):
+        bodies += [one["Body"] for one in found]
+    return bodies
 
 
-def children_of(world: World, id_: str = "it") -> list[str]:
-    rows = world.run("select unnest(children) from joblane.task_waits where task_id = $1", id_)
-    return [child for (child,) in rows]
+# --- One child -----------------------------------------------------------------------------------------------------
 
 
-def end(world: World, *ids: str) -> None:
-    """Run children to their ends."""
-    for id_ in ids:
-        assert not world.deliver(sample_one, Message(sample_one.type, id_, rec=True).encode())
-        assert world.row(id_)["state"] == "completed"
+@each_sweep
+def test_a_child_is_sent_when_its_parents_work_has_committed_and_runs(world: World) -> None:
+    during: list[Any] = []
 
+    def have_a_child(ctx: TaskContext) -> str:
+        write(ctx, 1)
+        child = ctx.enqueue(sample_one, Sample(), task_id="child", process_in=timedelta(seconds=30))
+        during.append((child.sent, children(world), world.depth(world.lane(sample_one))))
+        return child.id
 
-# --- Commits and messages ------------------------------------------------------------------------------------------
+    watched = world.watch()
+    world.lane(sample_one)
+    assert run(world, have_a_child)["state"] == "completed"
 
-
-@pytest.mark.parametrize(("handler", "task"), [(three, sample_one), (three_async, sample_async)])
-def test_the_children_commit_with_the_stop_and_the_last_end_sends_the_message(
-    effects: World, handler: Handler, task: Any
-) -> None:
-    watched = effects.watch()
-    row = run(effects, handler, task=task)
-    assert (row["state"], row["wait_kind"], row["attempts"], row["kept"]) == ("held", "parents", 0, False)
-    ids = children_of(effects)
-    sent = [(json.loads(entry.body)["id"], entry.keeps_chain) for entry in watched.sent]
-    assert sent == [(id_, True) for id_ in ids]
-    watched.sent.clear()
-    assert [effects.row(id_)["payload"]["number"] for id_ in ids] == [0, 1, 2]
-    assert {(effects.row(id_)["enqueued_by"], effects.row(id_)["depth"]) for id_ in ids} == {("it", 1)}
-    assert {effects.row(id_)["retention_seconds"] for id_ in ids} == {30 * 86_400}
-    end(effects, *ids[:2])
-    assert watched.sent == []
-    end(effects, ids[2])
-    assert [(json.loads(entry.body)["id"], entry.keeps_chain) for entry in watched.sent] == [("it", False)]
-    assert effects.row("it")["state"] == "pending"
-    row = run(effects, handler, task=task)
-    assert (row["state"], row["result"], effects.outcomes("it")) == ("completed", [0, 1, 2], ["waiting", "completed"])
-    assert written(effects) == ["answered", "asked", "asked"]
-
-
-def test_the_results_are_remembered_as_one_step_when_they_are_read(effects: World) -> None:
-    fails = iter([True, False])
-
-    def then_fails(ctx: TaskContext) -> Any:
-        found = ctx.gather("three", [job(number) for number in range(3)])
-        if next(fails):
-            raise ValueError("again")
-        return found
-
-    run(effects, then_fails)
-    end(effects, *children_of(effects))
-    assert run(effects, then_fails)["state"] == "retry"
-    effects.run("update joblane.tasks set result = '7' where id <> 'it'")
-    assert run(effects, then_fails)["result"] == [{"number": number} for number in range(3)]
-
-
-def test_the_result_of_one_child_may_be_null(effects: World) -> None:
-    def one(ctx: TaskContext) -> Any:
-        return ["it returned", ctx.run("one", sample_one, Sample(do="nothing"), retention=90 * DAY)]
-
-    run(effects, one)
-    [child] = children_of(effects)
-    assert effects.row(child)["retention_seconds"] == 90 * 86_400
-    end(effects, child)
-    assert run(effects, one)["result"] == ["it returned", None]
-
-
-def test_a_task_that_is_run_early_stops_again_and_its_claim_decides(effects: World) -> None:
-    watched = effects.watch()
-    run(effects, three)
-    first, second, third = children_of(effects)
-    end(effects, first)
-    for early in range(2):
-        assert len(change(effects.database.get(), BulkAction.RUN, ["it"], who="op")) == 1
-        watched.sent.clear()
-        row = run(effects, three)
-        assert (row["state"], row["wait_kind"], row["place"], row["kept"]) == ("pending", "parents", None, False)
-        assert [(json.loads(entry.body)["id"], entry.delay_seconds) for entry in watched.sent] == [("it", 0)]
-        if not early:  # its message finds the children live, and it is held for them
-            assert run(effects, three)["state"] == "held"
-    end(effects, second, third)
-    assert effects.row("it")["state"] == "pending"
-    assert run(effects, three)["result"] == [0, 1, 2]
-    assert len(children_of(effects)) == 3
-
-
-def test_a_run_with_an_old_snapshot_stops_again_and_its_message_continues(effects: World) -> None:
-    """A child ends after the snapshot of the run, and before its stop."""
-    effects.run(STRICT)
-    effects.database.drop()
-    run(effects, three)
-    ids = children_of(effects)
-    end(effects, *ids[:2])
-    change(effects.database.get(), BulkAction.RUN, ["it"], who="op")
-
-    def overtaken(ctx: TaskContext) -> Any:
-        ctx.session.execute(text("select from effects"))
-        with effects.rival(sample_one) as worker:
-            effects.workers, kept = {sample_one.type: worker}, effects.workers
-            behaviours["handler_of_the_test"] = lambda _, ctx: three(ctx)
-            end(effects, ids[2])
-            effects.workers = kept
-        return three(ctx)
-
-    assert run(effects, overtaken)["state"] == "pending"
-    assert run(effects, three)["result"] == [0, 1, 2]
-
-
-def test_a_redriven_task_waits_for_a_child_that_was_retried(effects: World) -> None:
-    run(effects, three)
-    first, *others = children_of(effects)
-    _ended(effects, BulkAction.ARCHIVE, first)
-    end(effects, *others)
-    assert run(effects, three)["state"] == "archived"
-    for id_ in (first, "it"):
-        change(effects.database.get(), BulkAction.RETRY, [id_], who="op")
-    assert run(effects, three)["state"] == "pending"
-    assert run(effects, three)["state"] == "held"
-    end(effects, first)
-    assert run(effects, three)["result"] == [0, 1, 2]
-
-
-def test_a_cancelled_run_leaves_no_child(effects: World) -> None:
-    def cancelled(ctx: TaskContext) -> Any:
-        effects.client.cancel("it")
-        return three(ctx)
-
-    assert run(effects, cancelled)["state"] == "cancelled"
-    assert effects.run("select count(*) from joblane.tasks") == [[1]]
-    assert (children_of(effects), effects.depth(effects.lane(sample_one))) == ([], 0)
-
-
-# --- Every end of a child ------------------------------------------------------------------------------------------
-
-
-def _ended(world: World, action: BulkAction, id_: str) -> None:
-    connection = world.database.get()
-    serve_freed(connection, world.sqs, "jobs", change(connection, action, [id_], who="op"))
-
-
-def _fails(world: World, id_: str) -> None:
-    def broken(payload: Sample, ctx: TaskContext) -> None:
-        raise StepError("s", "it is broken")
-
-    behaviours["child_of_a_wait"] = broken
-    world.deliver(sample_one, Message(sample_one.type, id_, rec=True).encode())
-
-
-def _cancelled_while_it_runs(world: World, id_: str) -> None:
-    def cancelled(payload: Sample, ctx: TaskContext) -> None:
-        world.client.cancel(id_)
-        ctx.check()
-
-    behaviours["child_of_a_wait"] = cancelled
-    world.deliver(sample_one, Message(sample_one.type, id_, rec=True).encode())
-
-
-def _past_its_deadline(world: World, id_: str) -> None:
-    world.run("update joblane.tasks set deadline = clock_timestamp() where id = $1", id_)
-    world.deliver(sample_one, Message(sample_one.type, id_, rec=True).encode())
-
-
-def _lost(world: World, id_: str) -> None:
-    world.run(
-        "update joblane.tasks set state = 'active', attempts = 4, runs = 4, lease_token = gen_random_uuid(),"
-        " lease_until = clock_timestamp(), sweep_at = clock_timestamp() where id = $1",
-        id_,
-    )
-    world.deliver(sample_one, Message(sample_one.type, id_, rec=True).encode())
-
-
-def _by_sql(world: World, id_: str) -> None:
-    world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
-    world.sweep()
-    world.sweep()
-
-
-def _deleted_by_sql(world: World, id_: str) -> None:
-    world.run("delete from joblane.tasks where id = $1", id_)
-    world.sweep()
-
-
-ENDS: dict[str, tuple[Callable[[World, str], None], str]] = {
-    "fails": (_fails, "archived"),
-    "client": (lambda world, id_: world.client.cancel(id_) and None, "cancelled"),
-    "while it runs": (_cancelled_while_it_runs, "cancelled"),
-    "archive": (lambda world, id_: _ended(world, BulkAction.ARCHIVE, id_), "archived"),
-    "cancel": (lambda world, id_: _ended(world, BulkAction.CANCEL, id_), "cancelled"),
-    "delete": (lambda world, id_: _ended(world, BulkAction.DELETE, id_), "deleted"),
-    "deadline": (_past_its_deadline, "archived"),
-    "lost": (_lost, "archived"),
-    "sql": (_by_sql, "cancelled"),
-    "deleted by sql": (_deleted_by_sql, "deleted"),
-}
-
-
-def test_every_end_of_the_last_child_continues_the_task_which_names_the_ends(effects: World) -> None:
-    found: dict[str, dict[str, str]] = {}
-
-    def gathered(ctx: TaskContext) -> Any:
-        try:
-            return ctx.gather("two", [job(1), job(2)])
-        except ChildFailed as error:
-            found[ctx.task_id] = error.ends
-            raise
-
-    for name, (ends, state) in ENDS.items():
-        id_ = name.replace(" ", "-")
-        behaviours["child_of_a_wait"] = lambda payload, ctx: payload.number
-        assert run(effects, gathered, id_)["state"] == "held"
-        first, last = children_of(effects, id_)
-        end(effects, first)
-        assert effects.row(id_)["state"] == "held"
-        ends(effects, last)
-        assert effects.row(id_)["state"] == "pending", id_
-        row = run(effects, gathered, id_)
-        assert (row["state"], row["error_type"]) == ("archived", "ChildFailed")
-        assert f"wait 'two': not all children have completed: {last} was {state}; retry them" in row["error_message"]
-        assert found[id_] == {last: state}
-
-
-def test_many_failed_children_are_counted() -> None:
-    error = ChildFailed("w", {f"c{number}": "archived" for number in range(1_006)})
-    assert str(error).endswith("c4 was archived, and 1,001 more; retry them, and then this task")
-
-
-@pytest.mark.parametrize("action", [BulkAction.CANCEL, BulkAction.ARCHIVE, BulkAction.DELETE])
-def test_children_continue_after_the_end_of_the_task_and_start_nothing(effects: World, action: BulkAction) -> None:
-    watched = effects.watch()
-    run(effects, three)
-    ids = children_of(effects)
-    watched.sent.clear()
-    _ended(effects, action, "it")
-    state = effects.row("it")["state"]
-    end(effects, *ids)
-    assert watched.sent == []
-    assert effects.row("it")["state"] == state != "held"
-    effects.sweep()
-    assert effects.run("select from joblane.task_parents") == []
-
-
-# --- What is refused -----------------------------------------------------------------------------------------------
-
-
-def in_a_step(ctx: TaskContext) -> None:
-    ctx.step("a", lambda key: ctx.gather("b", [job()]))
-
-
-def in_a_loop(ctx: TaskContext) -> None:
-    for _ in ctx.each(["a"]):
-        ctx.run("b", sample_one, Sample())
-
-
-def in_a_savepoint(ctx: TaskContext) -> None:
-    with ctx.session.begin_nested():
-        ctx.gather("b", [job()])
-
-
-def name_twice(ctx: TaskContext) -> None:
-    ctx.step("a", lambda key: 1)
-    ctx.gather("a", [job()])
-
-
-def too_many_steps(ctx: TaskContext) -> None:
-    for number in range(2):
-        ctx.step(f"s{number}", lambda key: 1)
-    ctx.gather("a", [job()])
-
-
-REFUSED: list[tuple[Handler, type[JobError], str]] = [
-    (in_a_step, StepError, "step 'b': it cannot be inside another step, or run with it"),
-    (in_a_loop, StepError, "step 'b': it cannot be inside a loop over ctx.each"),
-    (in_a_savepoint, StepError, "step 'b': ctx.gather cannot be inside of begin_nested"),
-    (name_twice, StepError, "step 'a': this run has used the name already"),
-    (too_many_steps, StepError, "a task has at most 2 steps and waits"),
-    (lambda ctx: ctx.gather("a", [job()] * 4), StepError, "at most 3 jobs, not 4; divide them among several waits"),
-    (lambda ctx: ctx.gather("a", [job(), "b"]), StepError, "job 1: a Job(task, payload) is required, not str"),  # type: ignore[list-item]
-    (lambda ctx: ctx.gather("a", [job(), job(task_id="b")]), EnqueueError, "job 1: task_id: leave it out: a child"),
-    (lambda ctx: ctx.gather("a", [job(debounce=HOUR)]), EnqueueError, "job 0: debounce: leave it out: a child that"),
-    (
-        lambda ctx: ctx.run("a", sample_only, Sample(), on_conflict="return"),
-        EnqueueError,
-        "on_conflict: leave it out: a child that its parent waits for is always a new task, with an id of its own",
-    ),
-    (lambda ctx: ctx.run("a", sample_one, Sample(), taks_id="b"), EnqueueError, "did you mean task_id?"),  # type: ignore[call-arg]
-    (lambda ctx: ctx.run("a", sample_one, Sample(), after=[ctx.task_id]), EnqueueError, "after: it cannot wait for"),
-    (lambda ctx: ctx.run("a", sample_one, Sample(), max_retry=9), EnqueueError, "max_retry"),
-    (lambda ctx: ctx.run("a", sample_one, Sample(), retention=-HOUR), EnqueueError, "retention"),
-]
-
-
-def test_children_in_a_wrong_place_or_with_wrong_options_are_refused(
-    effects: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "MAX_STEPS", 2)
-    monkeypatch.setattr(children, "MOST_CHILDREN", 3)
-    for number, (handler, error, problem) in enumerate(REFUSED):
-        row = run(effects, handler, f"t{number}")
-        found = row["error_type"], row["state"], problem in row["error_message"]
-        assert found == (error.__name__, "archived" if error is StepError else "retry", True), row["error_message"]
-    assert effects.run("select count(*) from joblane.tasks") == [[len(REFUSED)]]
-    assert effects.run("select from joblane.task_waits") == []
-
-
-def test_a_child_in_the_ordered_key_of_its_parent_is_refused(effects: World) -> None:
-    def same_key(ctx: TaskContext) -> Any:
-        return ctx.gather("a", [Job(sample_ordered, Sample(do="child_of_a_wait", number=1), tenant="t")])
-
-    def another_key(ctx: TaskContext) -> Any:
-        return ctx.gather("a", [Job(sample_ordered, Sample(do="child_of_a_wait", number=0), tenant="u")])
-
-    effects.lane(sample_ordered)
-    for id_, handler, state in (("same", same_key, "retry"), ("another", another_key, "held")):
-        behaviours["handler_of_the_test"] = lambda _, ctx, handler=handler: handler(ctx)
-        effects.client.enqueue(sample_ordered, Sample(do="handler_of_the_test", number=1), task_id=id_, tenant="t")
-        effects.deliver(sample_ordered, Message(sample_ordered.type, id_, rec=True).encode(), group="t")
-        assert effects.row(id_)["state"] == state, effects.row(id_)
-        if state == "retry":
-            assert (
-                "job 0: key: it is in the order of 'sample:ordered/t 1', in which the task that waits for it comes "
-                "first, so it could never start; give it another key" in effects.row(id_)["error_message"]
-            )
-            effects.client.cancel(id_)
-
-
-def test_a_held_unique_key_leaves_no_child_of_the_call(effects: World) -> None:
-    """The attempt fails, and its retry may find the key free. A handler that catches it can do something else."""
-    holder = effects.client.enqueue(sample_only, Sample(number=7))
-    caught: list[JobError] = []
-
-    def unique(ctx: TaskContext) -> Any:
-        try:
-            return ctx.gather("a", [job(1), Job(sample_only, Sample(number=7))])
-        except DuplicateTaskError as error:
-            caught.append(error)
-            return "somebody else does it"
-
-    row = run(effects, unique)
-    assert (row["state"], row["result"], len(caught)) == ("completed", "somebody else does it", 1)
-    assert effects.run("select count(*) from joblane.tasks") == [[2]]
-    assert effects.depth(effects.lane(sample_one)) == 0
-    assert run(effects, lambda ctx: ctx.run("a", sample_only, Sample(number=7)), "t")["error_type"] == (
-        "DuplicateTaskError"
-    )
-    effects.client.cancel(holder.id)
-    assert run(effects, lambda ctx: ctx.run("a", sample_only, Sample(number=7)), "t")["state"] == "held"
-
-
-def test_a_type_that_is_not_granted_is_refused(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(sample_one.grants), "run", ())
-    row = run(effects, lambda ctx: ctx.run("a", sample_only, Sample(number=7)))
-    assert "does not declare that it enqueues 'sample:only'" in row["error_message"]
-
-
-def test_a_later_run_gives_the_same_jobs_and_the_same_kind_of_wait(effects: World) -> None:
-    changes: list[tuple[Handler, str]] = [
-        (lambda ctx: ctx.gather("w", [job()]), "an earlier run has enqueued 2 jobs here, and this run gives 1; put"),
-        (lambda ctx: ctx.gather("w", []), "an earlier run has enqueued 2 jobs here, and this run gives 0; put"),
-        (
-            lambda ctx: ctx.gather("w", [job(), Job(sample_single, Sample())]),
-            "job 1: an earlier run has enqueued a task of 'sample:one' here, and this run gives 'sample:single'",
-        ),
-        (lambda ctx: ctx.sleep("w", HOUR), "an earlier run has stopped at another kind of wait"),
-        (lambda ctx: ctx.wait("w", timeout=HOUR), "an earlier run has stopped at another kind of wait"),
-        (lambda ctx: ctx.poll("w", lambda: 1, every=HOUR, timeout=HOUR), "an earlier run has stopped at another kind"),
-        (lambda ctx: ctx.step("w", lambda key: 1), "an earlier run has stopped at a wait of this name"),
-        (lambda ctx: ctx.gather("s", [job()]), "an earlier run has stored a step of this name"),
+    assert during == [(False, 0, 0)]
+    assert [(entry.queue, 28 <= entry.delay_seconds <= 30) for entry in watched.sent] == [
+        (world.lane(sample_one), True)
     ]
-    for number, (changed, problem) in enumerate(changes):
-
-        def first(ctx: TaskContext) -> None:
-            ctx.step("s", lambda key: 1)
-            ctx.gather("w", [job(), job()])
-
-        run(effects, first, f"t{number}")
-        change(effects.database.get(), BulkAction.RUN, [f"t{number}"], who="op")
-        row = run(effects, changed, f"t{number}")
-        assert (row["state"], problem in (row["error_message"] or "")) == ("archived", True), (problem, row)
-    run(effects, lambda ctx: ctx.sleep("w", HOUR), "sleeps")
-    row = run(effects, lambda ctx: ctx.gather("w", [job()]), "sleeps")
-    assert "an earlier run has stopped at another kind of wait" in row["error_message"]
+    assert world.row("child")["state"] == "scheduled"
+    assert (world.row("it")["result"], counts(world)) == ("child", {1: 1})
+    world.later("child")
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "child", "rec": True}) == []
+    assert world.row("child")["state"] == "completed"
 
 
-@pytest.mark.parametrize("size", [30_000, 40_000, 200_000])
-def test_results_have_a_limited_size_together(effects: World, size: int) -> None:
-    def two(ctx: TaskContext) -> int:
-        return sum(len(each) for each in ctx.gather("two", [job(), job()]))
-
-    behaviours["child_of_a_wait"] = lambda payload, ctx: "x" * size
-    run(effects, two)
-    end(effects, *children_of(effects))
-    row = run(effects, two)
-    if size == 30_000:
-        assert row["result"] == 60_000
-    else:
-        assert row["state"] == "archived"
-        assert "the results of the children have more than 65,536 bytes as JSON together" in row["error_message"]
+def fail(ctx: TaskContext) -> None:
+    raise ValueError("no")
 
 
-def test_children_of_a_type_whose_retention_is_zero_keep_their_results(effects: World) -> None:
-    def one(ctx: TaskContext) -> Any:
-        return ctx.run("one", sample_forgotten, Sample(do="child_of_a_wait", number=4))
-
-    run(effects, one)
-    [child] = children_of(effects)
-    effects.deliver(sample_forgotten, Message(sample_forgotten.type, child, rec=True).encode())
-    assert run(effects, one)["result"] == {"number": 4}
+def give_up(ctx: TaskContext) -> None:
+    raise SkipRetry("no")
 
 
-def test_a_coroutine_that_has_a_plain_session_uses_it(effects: World) -> None:
-    async def plain(ctx: TaskContext) -> Any:
-        write(ctx, "asked")
-        return await ctx.arun("one", sample_one, Sample(do="child_of_a_wait", number=4))
-
-    assert run(effects, plain, task=sample_async)["state"] == "held"
-    end(effects, *children_of(effects))
-    assert run(effects, plain, task=sample_async)["result"] == {"number": 4}
-    assert written(effects) == ["asked", "asked"]
+def return_what_json_lacks(ctx: TaskContext) -> Any:
+    return object()
 
 
-# --- A former life -------------------------------------------------------------------------------------------------
+def break_the_commit(ctx: TaskContext) -> None:
+    ctx.connection().run("create table c (n int unique deferrable initially deferred)")
+    ctx.connection().run("insert into c values (1), (1)")
 
 
-def test_a_task_that_is_enqueued_again_has_children_of_its_own(effects: World) -> None:
-    run(effects, three)
-    former = children_of(effects)
-    end(effects, *former)
-    assert run(effects, three)["state"] == "completed"
-    effects.run("update joblane.tasks set expire_at = now() where id = 'it'")
-    effects.sweep()
-    effects.run("update joblane.tasks set expire_at = now() where id = 'it'")
-    effects.sweep()
-    assert effects.run("select from joblane.tasks where id = 'it'") == []
-    assert run(effects, three)["state"] == "held"
-    assert not {*children_of(effects)} & {*former}
+def be_cancelled(ctx: TaskContext) -> None:
+    with JobClient() as client:
+        client.cancel(ctx.task_id)
 
 
-# --- Kills ---------------------------------------------------------------------------------------------------------
+def lose_the_lease(ctx: TaskContext) -> None:
+    with ctx._producer.database().another() as other:
+        other.get().run("update joblane.tasks set lease_token = gen_random_uuid()")
 
 
-def survives(world: World, number: int, id_: str) -> bool:
-    """Deliver the message of a task to a process that dies after its statement of this number."""
-    with suppress(DiedError), world.rival(sample_one, dies_at(number)) as worker:
-        handle(worker, record(Message(sample_one.type, id_, rec=True).encode(), world.lane(sample_one)))
-        return True
-    return False
-
-
-@pytest.mark.parametrize("part", ["stop", "child", "resume"])
-def test_a_process_that_dies_after_any_statement_loses_no_child(effects: World, part: str) -> None:
-    def two(ctx: TaskContext) -> Any:
-        found = ctx.gather("two", [job(1), job(2)])
-        ctx.step("end", lambda key: write(ctx, f"end {ctx.task_id}"))
-        return [each["number"] for each in found]
-
-    for number in itertools.count(1):
-        id_ = f"t{number}"
-        behaviours["handler_of_the_test"] = lambda _, ctx: two(ctx)
-        effects.client.enqueue(sample_one, Sample(do="handler_of_the_test"), task_id=id_)
-        is_alive = True
-        if part == "stop":
-            is_alive = survives(effects, number, id_)
-            effects.expire_leases()
-        if part != "stop" or not children_of(effects, id_):
-            run(effects, two, id_)
-        first, last = children_of(effects, id_)
-        end(effects, first)
-        if part == "child":
-            is_alive = survives(effects, number, last)
-            effects.expire_leases()
-        end(effects, last)
-        if effects.row(id_)["state"] == "held":  # nobody has released it
-            effects.sweep()
-        assert effects.row(id_)["state"] == "pending", id_
-        if part == "resume":
-            is_alive = survives(effects, number, id_)
-            effects.expire_leases()
-        if effects.row(id_)["state"] != "completed":
-            run(effects, two, id_)
-        row = effects.row(id_)
-        assert (row["state"], row["result"]) == ("completed", [1, 2]), id_
-        assert effects.run("select what from effects where task_id = $1", id_) == [[f"end {id_}"]]
-        assert effects.run("select count(*) from joblane.tasks where enqueued_by = $1", id_) == [[2]]
-        if is_alive:
-            break
-    assert number > 2
-
-
-# --- Planted faults ------------------------------------------------------------------------------------------------
-
-
-def test_results_that_are_read_before_the_children_have_ended_are_found(
-    effects: World, monkeypatch: pytest.MonkeyPatch
+@each_sweep
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (fail, "retry"),
+        (give_up, "archived"),
+        (return_what_json_lacks, "retry"),
+        (break_the_commit, "retry"),
+        (be_cancelled, "cancelled"),
+        (lose_the_lease, "active"),
+    ],
+)
+def test_a_child_of_a_task_that_does_not_complete_never_exists_and_is_never_sent(
+    world: World, end: Handler, state: str
 ) -> None:
-    read = children.read_children
+    def have_children(ctx: TaskContext) -> Any:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+        ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(3)])
+        return end(ctx)
 
-    def as_if_ended(*args: Any, **named: Any) -> list[list[Any]]:
-        return [[id_, type_, "completed", False, *rest] for id_, type_, _, _, *rest in read(*args, **named)]
-
-    monkeypatch.setattr(children, "read_children", as_if_ended)
-    with pytest.raises(AssertionError):
-        test_a_task_that_is_run_early_stops_again_and_its_claim_decides(effects)
+    watched = world.watch()
+    assert run(world, have_children)["state"] == state
+    assert children(world) == 0
+    assert [entry for entry in watched.sent if not entry.queue.endswith("-dlq")] == []
 
 
-def test_a_failure_that_a_handler_has_caught_is_remembered_and_an_uncaught_one_is_not(
-    effects: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def careful(ctx: TaskContext) -> Any:
-        try:
-            return ctx.run("one", sample_one, Sample(do="child_of_a_wait"))
-        except ChildFailed as error:
-            ctx.sleep("a while", HOUR)
-            return list(error.ends.values())
+def test_a_retry_enqueues_its_children_once_in_all(world: World) -> None:
+    def work_at_second(ctx: TaskContext) -> None:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+        if ctx.attempt == 1:
+            raise ValueError("no")
 
-    def taken(id_: str) -> Any:
-        run(effects, careful, id_)
-        [child] = children_of(effects, id_)
-        _ended(effects, BulkAction.CANCEL, child)
-        assert run(effects, careful, id_)["state"] == "scheduled"
-        effects.run("update joblane.tasks set state = 'completed', result = '5' where id = $1", child)
-        effects.run("update joblane.task_waits set until = clock_timestamp() where children is null")
-        return run(effects, careful, id_)["result"]
+    watched = world.watch()
+    assert run(world, work_at_second)["state"] == "retry"
+    assert run(world, work_at_second)["state"] == "completed"
+    assert (children(world), len(watched.sent)) == (1, 1)
 
-    assert taken("t") == ["cancelled"]
-    monkeypatch.setattr(children, "MARK_FAILED", "select :id, :name, :value")
-    assert taken("u") == 5  # the planted fault: the run takes the other way
+
+def test_children_of_a_chunk_are_sent_with_the_chunk(world: World) -> None:
+    def enqueue_per_chunk(ctx: TaskContext) -> None:
+        for item in ctx.resume(range(7), chunk=3):
+            ctx.enqueue(sample_one, Sample(number=item), task_id=f"child-{item}")
+            if ctx.attempt == 1 and item == 4:
+                raise ValueError("in the second chunk")
+
+    watched = world.watch()
+    world.lane(sample_one)
+    assert run(world, enqueue_per_chunk)["state"] == "retry"
+    assert (children(world), len(watched.sent)) == (3, 3)
+    assert run(world, enqueue_per_chunk)["state"] == "completed"
+    assert (children(world), len(watched.sent)) == (7, 7)
+
+
+def test_a_child_that_is_refused_costs_its_parent_nothing_it_does_not_want(world: World) -> None:
+    caught: list[type[BaseException]] = []
+
+    def have_bad_children(ctx: TaskContext) -> None:
+        write(ctx, 1)
+        for options in ({"task_id": "it"}, {"queue": "low"}, {"task_id": "a\0b"}):
+            try:
+                ctx.enqueue(sample_one, Sample(), **options)  # type: ignore[arg-type]
+            except EnqueueError as error:
+                caught.append(type(error))
+        results = ctx.enqueue_many([Job(sample_one, Sample(), task_id=name) for name in ("it", "child")])
+        assert [isinstance(result, JobError) for result in results] == [True, False]
+
+    assert run(world, have_bad_children)["state"] == "completed"
+    assert len(caught) == 3
+    assert caught[0] is TaskIdConflictError
+    assert (children(world), counts(world)) == (1, {1: 1})
+
+
+def test_a_child_whose_message_cannot_be_sent_is_left_to_the_sweep(world: World) -> None:
+    def have_a_child_while_sqs_is_unavailable(ctx: TaskContext) -> None:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+
+    lane = lane_name(PREFIX, Queue.DEFAULT, "sample:one")  # there is no such queue yet
+    assert run(world, have_a_child_while_sqs_is_unavailable)["state"] == "completed"
+    assert world.lane(sample_one) == lane
+    world.later("child")
+    assert world.sweep().sent == 1
+    assert world.depth(lane) == 1
+
+
+# --- Many ----------------------------------------------------------------------------------------------------------
+
+MANY = 10_000
+
+
+class BottomlessSqs(RecordingSqs):
+    """Accepts every message and keeps none, because moto gets slower with each stored message."""
+
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
+        self.sent += (entry for entry in entries if not is_before_commit(entry.body))
+        return {}
+
+
+def test_ten_thousand_children_are_one_statement_and_a_hundred_messages(world: World) -> None:
+    statements: list[str] = []
+
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        statements.append(sql)
+        return send()
+
+    def fan_out(ctx: TaskContext) -> int:
+        ctx.session.connection()  # the first one asks the server what it is
+        statements.clear()
+        results = ctx.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(MANY))
+        return len({result.id for result in results if not isinstance(result, JobError)})
+
+    world.database = HookedDatabase(world.url, hook)
+    world.sqs = watched = BottomlessSqs()
+    lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
+    assert run(world, fan_out)["state"] == "completed"
+
+    assert world.row("it")["result"] == MANY
+    commands = [" ".join(statement.split()[:2]).lower().partition("_")[0] for statement in statements]
+    # the insert, the finish, and the reset of the session
+    assert commands == [
+        "begin transaction",
+        "select *",
+        "select joblane.finish",
+        "commit",
+        "close all;",
+    ]
+    assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
+    assert (children(world), children(world, "sweep_at > due_at")) == (MANY, INLINE_SENDS)
+
+    swept = world.sweep()
+    assert (swept.sent, swept.unsent) == (MANY - INLINE_SENDS, 0)
+    assert children(world, "sweep_at < due_at") == 0
+    assert world.sweep().sent == 0  # they are not claimed yet, which is no reason to send them again
+    assert Counter(entry.queue for entry in watched.sent) == {lane: MANY, low: 1}
+    ids = {entry.body for entry in watched.sent if entry.queue == lane}
+    assert len(ids) == MANY, "one message per child"
+
+
+@each_sweep
+def test_children_of_several_calls_share_what_is_sent_at_once(world: World) -> None:
+    def fan_out_in_parts(ctx: TaskContext) -> None:
+        for part in range(3):
+            ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(part, part + 60)])
+
+    watched = world.watch()
+    lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
+    world.sqs.client.create_queue(QueueName=low)
+    assert run(world, fan_out_in_parts)["state"] == "completed"
+    assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
+    assert world.sweep().sent == 180 - INLINE_SENDS
+
+
+def test_children_that_are_due_in_days_are_not_sent_now(world: World) -> None:
+    def plan(ctx: TaskContext) -> None:
+        ctx.enqueue_many([Job(sample_one, Sample(), process_in=timedelta(days=number)) for number in (0, 3)])
+
+    watched = world.watch()
+    assert run(world, plan)["state"] == "completed"
+    assert (children(world), len(watched.sent)) == (2, 1)
+    assert world.sweep().sent == 0
+
+
+@each_sweep
+def test_the_sweep_sends_the_children_of_a_process_killed_before_the_send(world: World) -> None:
+    put(world, sample_long, "it", {"do": "enqueue_children", "number": 15})
+    lane = world.lane(sample_one)
+    sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
+    with killable_workers() as pool, pool.over(world) as workers:
+        assert workers.handle("sample:long", sent, dies="before the send") is None
+        assert workers.status == KILLED
+        assert (world.row("it")["state"], children(world)) == ("completed", 15)
+        assert world.depth(lane) == 0
+        assert world.sweep().sent == 0  # it may be sending them now
+        world.run("update joblane.tasks set sweep_at = clock_timestamp() where id like 'child-%'")
+        assert world.sweep().sent == 15
+        assert workers.handle("sample:long", sent) == []  # the parent's message, once more
+
+    assert world.outcomes("it") == ["completed"]
+    assert len(receive_all(world, lane)) == 15
+
+
+def test_children_of_a_process_killed_before_its_commit_never_existed(world: World) -> None:
+    put(world, sample_long, "it", {"do": "enqueue_children", "number": 2 * MAX_BATCH})
+    lane = world.lane(sample_one)
+    sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
+    with killable_workers() as pool, pool.over(world) as workers:
+        assert workers.handle("sample:long", sent, dies="before the finish") is None
+        assert workers.status == KILLED
+        assert (world.row("it")["state"], children(world), world.depth(lane)) == ("active", 0, 0)
+        world.expire_leases()
+        assert workers.handle("sample:long", sent) == []
+
+    assert world.outcomes("it") == ["lost", "completed"]
+    assert (children(world), world.depth(lane)) == (2 * MAX_BATCH, 2 * MAX_BATCH)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from joblane import Grants, Job, Payload, RevokeTask, SkipRetry, State, TaskContext, task
+from joblane import Grants, Job, Lambda, Payload, RevokeTask, SkipRetry, State, TaskContext, task
 from joblane.errors import ChildFailed
 from joblane.testing import JobTester
 
@@ -48,7 +48,7 @@ def gathered(payload: Days) -> list[Job]:
 @task("month:sum", max_retry=1, retry_delay=MINUTE, grants=Grants(run=("day:sum",)))
 def month_sum(payload: Days, ctx: TaskContext) -> int:
     calls["run"] += 1
-    total = sum(ctx.gather("days", gathered(payload)))
+    total: int = sum(ctx.gather("days", gathered(payload)))
     if payload.then and calls["run"] == payload.then:
         raise ValueError("the run after the children fails")
     return total
@@ -94,6 +94,19 @@ def month_deep(payload: Days, ctx: TaskContext) -> int:
     if not payload.then:
         return 1
     return 1 + int(ctx.run("below", month_deep, Days(then=payload.then - 1)))
+
+
+FAMILY = Lambda("family", batch_size=10)
+
+
+@task("family:part", runs_on=FAMILY, max_retry=0)
+def family_part(payload: Day, ctx: TaskContext) -> int:
+    return payload.day
+
+
+@task("family:whole", runs_on=FAMILY, max_retry=0, grants=Grants(run=("family:part",)))
+def family_whole(payload: Days, ctx: TaskContext) -> int:
+    return sum(ctx.gather("parts", [Job(family_part, Day(day=day)) for day in payload.days]))
 
 
 @pytest.fixture(autouse=True)
@@ -260,7 +273,14 @@ def test_an_ordered_task_keeps_its_key_while_its_children_run_even_in_a_pause(jo
     assert list(calls) == ["start 1", "end 1", "start 2", "end 2"]
 
 
-def test_a_replay_has_children_of_its_own(jobs: JobTester) -> None:
+def test_types_of_one_function_wait_for_each_other(jobs: JobTester) -> None:
+    for number in range(3):
+        jobs.enqueue(family_whole, Days(days=(1, 2, number)), task_id=f"t{number}")
+    jobs.drain().check()
+    assert [jobs.task(f"t{number}").result for number in range(3)] == [3, 4, 5]
+
+
+def test_each_task_has_children_of_its_own(jobs: JobTester) -> None:
     jobs.enqueue(month_sum, Days(days=(1,)), task_id="t")
     jobs.enqueue(month_sum, Days(days=(1,)), task_id="u")
     jobs.drain().check()

@@ -1,0 +1,12 @@
+"""A child: another task waits for its result."""
+
+from joblane import Payload, task
+
+
+class DaySum(Payload):
+    """Nothing."""
+
+
+@task("day:sum")
+def day_sum(payload: DaySum, ctx: object) -> None:
+    """Nothing."""
