@@ -59,7 +59,7 @@ class Grants:
     these buckets. If the app declares a bucket with ``removes=True``, the function can list and delete its objects
     instead."""
     enqueue: tuple[str, ...] = ()
-    """Types that the function can enqueue, and types of tasks that wait for tasks of this one, for example
+    """Types that the function can enqueue, and types of tasks that wait for tasks or signals of this one, for example
     ``("user:invitation",)``. ``("*",)``: all types. The task's own type and the type of ``on_archived`` need no entry.
     On AWS, IAM refuses a message of another type. So :meth:`TaskContext.enqueue` and the batches of the context refuse
     it everywhere, before anything is written. They cannot check tasks that wait for others: the sweep sends these
