@@ -570,9 +570,10 @@ def test_the_database_is_required() -> None:
         load_stage("dev", {"dev": {}}, kind=PlatformStage, declared=(), environ={})
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD is a secret") as caught:
-        load(settings={"SMTP_PASSWORD": "hunter2"})
+@pytest.mark.parametrize("name", ["SMTP_PASSWORD", "JOBLANE_SIGNAL_KEYS"])
+def test_a_password_is_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(StageError, match=rf"settings\.{name} is a secret") as caught:
+        load(settings={name: "hunter2"})
     assert "hunter2" not in str(caught.value)
 
 
