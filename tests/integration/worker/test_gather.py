@@ -570,7 +570,7 @@ def test_results_that_are_read_before_the_children_have_ended_are_found(
         test_a_task_that_is_run_early_stops_again_and_its_claim_decides(effects)
 
 
-def test_a_failure_that_a_handler_has_caught_is_remembered_and_an_uncaught_one_is_not(
+def test_a_caught_failure_of_children_is_remembered_and_an_uncaught_one_is_not(
     effects: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def careful(ctx: TaskContext) -> Any:
