@@ -718,6 +718,11 @@ def test_each_statement_of_a_run_and_of_a_signal_looks_up_keys_in_large_tables(
 
 # --- Planted faults ------------------------------------------------------------------------------------------------
 
+
+def alone(test: Callable[[World], None]) -> Callable[[World, Others], None]:
+    return lambda world, _: test(world)
+
+
 PLANTED: list[tuple[str, str, str, Callable[[World, Others], None]]] = [
     ("suspend", "g.name = s.signal) then", "false) then", signal_after_the_look),
     ("wake", "for no key update;", ";", signal_during_the_stop),
@@ -728,6 +733,24 @@ PLANTED: list[tuple[str, str, str, Callable[[World, Others], None]]] = [
     ("suspend", "<> 'read committed'", "= 'nothing'", stop_with_an_old_snapshot),
     ("wake", "w.signal = any (names)", "false", signal_after_the_stop),
     ("wake", "t.state = 'scheduled' and", "false and", stop_again),
+    (
+        "suspend",
+        "attempts = 0",
+        "attempts = t.attempts",
+        alone(test_a_later_run_that_stops_ends_its_row_and_what_a_failed_attempt_left),
+    ),
+    (
+        "suspend",
+        "then 'key_slot' end",
+        "then 'key_slot' else t.passed end",
+        alone(test_an_ordered_task_keeps_its_key_and_gives_its_other_slots_back),
+    ),
+    (
+        "suspend",
+        "then excluded.until else w.until end",
+        "then excluded.until else excluded.until end",
+        alone(test_the_first_stop_sets_the_end_of_a_wait),
+    ),
 ]
 """A function, a text there, the fault, and the race that finds it."""
 
@@ -759,12 +782,3 @@ def test_each_planted_fault_of_an_expiry_is_found(
     monkeypatch.setattr(statements, "EXPIRE", EXPIRE.replace(old, new))
     with pytest.raises(AssertionError):
         race(world, others)
-
-
-def test_a_stop_that_restarts_its_time_is_found(world: World) -> None:
-    text = FUNCTIONS["suspend"]
-    old = "case when excluded.run = 1 then excluded.until else w.until end"
-    assert old in text
-    world.run(text.replace(old, "excluded.until"))
-    with pytest.raises(AssertionError):
-        test_the_first_stop_sets_the_end_of_a_wait(world)

@@ -17,6 +17,7 @@ from joblane import TaskContext
 from joblane.enqueue.follow_up import FollowUp
 from joblane.errors import StepError
 from joblane.handler import steps
+from joblane.handler.waits import Waits
 from joblane.record.task.finish import SUSPEND
 from joblane.record.task.waits import READ, READ_SIGNAL
 from joblane.testing.faults import Hook, HookedDatabase, Send
@@ -466,3 +467,9 @@ def test_a_process_that_dies_after_any_statement_loses_no_wait_and_no_signal(eff
         if is_alive:
             break
     assert number > 3
+
+
+def test_an_expiry_that_is_not_committed_is_found(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waits, "_expire", lambda *_: [])
+    with pytest.raises(AssertionError):
+        test_a_process_that_dies_after_any_statement_loses_no_wait_and_no_signal(effects, 0)
