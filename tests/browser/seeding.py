@@ -122,6 +122,18 @@ related as (
 insert into joblane.task_parents
 select c.id, p.parent, 'hold' from child c, unnest(c.after) p(parent)
 """
+WAIT = """
+with waiting as (
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, runs, due_at, max_attempts,
+                             retention_seconds)
+  values ('waiting', 'data:export', 'default', 'scheduled', '{}', '', 1, now() + interval '2 d', 4, 604800)
+),
+signals as (
+  insert into joblane.task_signals (task_id, name, value, sent_by) values ('waiting', 'aproval', '1', 'ann')
+)
+insert into joblane.task_waits (task_id, name, signal, until, run)
+values ('waiting', 'approval', 'approval', now() + interval '2 d', 1)
+"""
 TICKS = """
 with ticks as (
   insert into joblane.tasks (id, type, queue, state, payload, payload_digest, schedule, max_attempts, attempts, runs,
@@ -173,6 +185,7 @@ def seed(connection: Connection, tasks: int) -> None:
     connection.run(HELD)
     connection.run(BATCH)
     connection.run(CHILD)
+    connection.run(WAIT)
     connection.run(TICKS)
     connection.run(SCHEDULES)
     connection.run(EVENTS)

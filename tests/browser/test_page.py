@@ -48,6 +48,8 @@ PAGES = {
     "schedule": "/schedules/show?name=acme-nightly",
     "limits": "/limits",
     "limit": "/limits/show?name=data:export",
+    "waits": "/waits",
+    "task-waiting": "/task?id=waiting",
     "batches": "/batches",
     "batch": "/batches/show?id=import-7",
     "task-child": "/task?id=child",

@@ -586,3 +586,17 @@ def test_a_handler_that_waits_for_its_children_says_for_which(scene: Scene) -> N
         why.text, "It waits for its child one, which is pending, and for 1 more. To see one: `joblane show one`."
     )
     assert why.reason is Reason.PARENTS
+
+
+def test_a_task_that_waits_is_neither_late_nor_stuck(scene: Scene) -> None:
+    for number, stop in enumerate((APPROVAL, PAUSE, FILM)):
+        waiting(scene.world, f"t{number}", stop)
+    scene.sql("update joblane.tasks set created_at = created_at - interval '30 d'")
+    # when
+    overview = scene.inspector.overview()
+    swept = scene.world.sweep()
+    # then
+    lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == sample_one.type]
+    assert [(lane.tasks, lane.oldest_wait_seconds) for lane in lanes if lane.tasks] == [({State.SCHEDULED: 3}, None)]
+    assert (swept.sent, swept.overdue, swept.waits, swept.stuck) == (0, 0, {}, 0)
+    assert [tenant.due for tenant in scene.inspector.tenants()] == [0]
