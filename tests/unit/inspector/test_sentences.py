@@ -49,7 +49,7 @@ TABLE = {
     "all": (sentences.report(views.bulk(action="redrive", done=940, skipped=0)), "Redrive: all 940 tasks sent again."),
     "skipped": (
         sentences.report(views.bulk(action="run")),
-        "Run: 930 of 940 tasks sent, 10 skipped (changed in the meantime, or waiting for a limit).",
+        "Run: 930 of 940 tasks sent, 10 skipped (changed in the meantime, or waiting for a limit or at a wait).",
     ),
     "stopped": (
         sentences.report(views.bulk(action="redrive", done=0, skipped=0, failed=5, stopped="the canary failed")),

@@ -36,7 +36,7 @@ BULK_RESULTS = {
     "cancel": "cancelled or stopping",
 }
 """Bulk action → the result for each task that it has changed."""
-MAY_SKIP = {"run": ", or waiting for a limit", "retry": ", without a free unique key, or a skipped tick"}
+MAY_SKIP = {"run": ", or waiting for a limit or at a wait", "retry": ", without a free unique key, or a skipped tick"}
 """Bulk action → the tasks that it leaves as they are, in addition to tasks that have changed."""
 
 
