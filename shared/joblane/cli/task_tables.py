@@ -167,7 +167,7 @@ def _next(to: Console, view: TaskView, command: str) -> None:
     id_ = argument(view.row.id)
     steps = [(f"{command} logs {id_}", "its log lines")] if view.attempts else []
     signal = next((argument(wait.signal) for wait in reversed(view.waits) if wait.signal is not None), "")
-    after = {"signal": f" {signal} VALUE" + ("" if view.row.state in WAITING else " --replace")}
+    after = {"signal": f" {signal} VALUE" + (" --replace" if view.row.state == "archived" else "")}
     steps += [
         (f"{command} {COMMANDS.get(action, action)} {id_}{after.get(action, '')}", MEANINGS.get(action, ""))
         for action in view.actions

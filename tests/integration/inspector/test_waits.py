@@ -392,6 +392,13 @@ def test_a_replacement_reopens_the_last_wait_that_has_expired_for_a_retry(scene:
     assert [entry.details for entry in inspector.audit(action="signal")] == [{"signal": "approval", "replaced": False}]
 
 
+def test_a_replacement_for_an_open_wait_reopens_no_earlier_one(scene: Scene) -> None:
+    scene.enqueue("it", do="asks_twice").deliver("it").act("skip", "it").deliver("it")
+    scene.act("signal", "it", "approval", "yes", replace=True)
+    assert [wait.state for wait in scene.inspector.task("it").waits] == ["expired", "over"]
+    assert scene.deliver("it").world.row("it")["result"] == "yes"
+
+
 def test_an_attempt_between_two_invocations_keeps_its_signal(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "it", used_ms=1000, attempts=1, runs=1)
     inspector.signal("it", "approval", 1)

@@ -29,11 +29,11 @@ PROGRAM_LIMIT_EXCEEDED = "54000"
 """SQLSTATE of a task with too many signals. Source: PostgreSQL, appendix *Error Codes*."""
 CAME = "select created_at from joblane.task_signals where task_id = $1 and name = $2"
 FORGET = "delete from joblane.task_signals where task_id = $1 and name = $2 returning true"
-# The last one only: the handler has gone on after the expiries before it.
+# The last one only, and none if a later wait gets the signal: the handler has continued after the other expiries.
 REOPEN = """
 update joblane.task_waits set expired_at = null where task_id = $1 and name = (
-  select w.name from joblane.task_waits w where w.task_id = $1 and w.signal = $2 and w.expired_at is not null
-   order by w.expired_at desc limit 1)
+  select case when w.expired_at is not null then w.name end from joblane.task_waits w
+   where w.task_id = $1 and w.signal = $2 order by w.expired_at desc nulls first limit 1)
 """
 
 

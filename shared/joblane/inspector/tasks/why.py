@@ -164,7 +164,7 @@ def _other(scope: Scope, connection: Connection, record: Record, last: Attempt |
         return None
     if (rated := rate_of(connection, record)) is not None:
         return Why(Reason.RATED, f"{rated} {_message_at(record)}", record.due_at)
-    if last is not None and last.outcome == "waiting" and (wait := open_wait(scope, connection, record)) is not None:
+    if record.runs > 0 and (wait := open_wait(scope, connection, record)) is not None:
         return Why(Reason.WAIT, f"It {wait_text(record, wait, last)}. {_message_at(record)}", record.due_at)
     return None
 
