@@ -601,8 +601,8 @@ PLANTED = [
     ("let_go", "when x.state = 'completed'", "when x.state <> 'retry'", "a_dead_parent_holds_its_child"),
     ("release_children", "limit 1) is null", "limit 1) is not distinct from true", "runs_after_its_last_parent"),
     ("release_children", "and t.place is not null", "", ("completes", "sent, hold", RUN, None)),
-    ("release_children", "greatest(t.due_at, clock_timestamp()) end, sweep", "t.created_at end, sweep",
-     "enters_its_order_when_it_is_released"),
+    ("release_children", "coalesce(t.first_due_at, greatest(t.due_at, clock_timestamp())) end, sweep",
+     "t.created_at end, sweep", "enters_its_order_when_it_is_released"),
 ]  # fmt: skip
 """A function, a text there and the fault, and a part of the name of the test that finds it, or a row of the table."""
 

@@ -109,6 +109,11 @@ def family_whole(payload: Days, ctx: TaskContext) -> int:
     return sum(ctx.gather("parts", [Job(family_part, Day(day=day)) for day in payload.days]))
 
 
+@task("month:turns", max_retry=0, grants=Grants(run=("day:sum",)))
+def month_turns(payload: Days, ctx: TaskContext) -> list[int]:
+    return [ctx.run(f"day {day}", day_sum, Day(day=day)) for day in payload.days]
+
+
 @pytest.fixture(autouse=True)
 def _no_calls() -> None:
     calls.clear()
@@ -174,6 +179,13 @@ def test_a_thousand_children(jobs: JobTester) -> None:
     jobs.enqueue(month_sum, Days(days=(1,) * 1000), task_id="t")
     jobs.drain(within=10 * MINUTE).check()
     assert (jobs.task("t").result, jobs.task("t").runs) == (1000, 2)
+
+
+def test_children_in_turn_make_no_long_chain(jobs: JobTester) -> None:
+    """Lambda stops a function after 16 invocations in one chain."""
+    jobs.enqueue(month_turns, Days(days=tuple(range(20))), task_id="t")
+    assert jobs.drain().check().invocations == 41
+    assert jobs.task("t").result == [*range(20)]
 
 
 def test_a_task_frees_its_slots_for_its_children_of_the_same_limit(jobs: JobTester) -> None:

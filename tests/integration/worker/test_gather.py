@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -450,6 +451,15 @@ def test_a_later_run_gives_the_same_jobs_and_the_same_kind_of_wait(effects: Worl
     assert "an earlier run has stopped at another kind of wait" in row["error_message"]
 
 
+def test_children_in_another_asyncio_task_are_refused(effects: World) -> None:
+    async def at_the_same_time(ctx: TaskContext) -> None:
+        await asyncio.gather(ctx.agather("a", [job()]), ctx.arun("b", sample_one, Sample()))
+
+    row = run(effects, at_the_same_time, task=sample_async)
+    assert "ctx.agather is in another asyncio task or thread than the handler" in row["error_message"]
+    assert effects.run("select count(*) from joblane.tasks") == [[1]]
+
+
 @pytest.mark.parametrize("size", [30_000, 40_000, 200_000])
 def test_results_have_a_limited_size_together(effects: World, size: int) -> None:
     def two(ctx: TaskContext) -> int:
@@ -570,9 +580,7 @@ def test_results_that_are_read_before_the_children_have_ended_are_found(
         test_a_task_that_is_run_early_stops_again_and_its_claim_decides(effects)
 
 
-def test_a_caught_failure_of_children_is_remembered_and_an_uncaught_one_is_not(
-    effects: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_that_a_handler_has_caught_is_remembered(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def careful(ctx: TaskContext) -> Any:
         try:
             return ctx.run("one", sample_one, Sample(do="child_of_a_wait"))

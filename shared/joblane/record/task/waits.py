@@ -65,7 +65,7 @@ select 'step', name, value::text, null::float8, null::boolean, null::integer
   from joblane.task_steps where task_id = $1
 union all
 select 'wait', name, null, coalesce(extract(epoch from until - clock_timestamp()), 0)::float8, expired_at is not null,
-       cardinality(children)
+       pg_catalog.cardinality(children)
   from joblane.task_waits where task_id = $1
 union all
 select 'signal', name, value::text, null, null, null from joblane.task_signals where task_id = $1
@@ -97,12 +97,12 @@ READ_CHILDREN = """
 with children as materialized (
   select c.n, c.id, t.type, case when t.id is null or t.cleared then 'deleted' else t.state end as state,
          t.finished_at is null and t.id is not null as is_live, t.result::text as result
-    from joblane.task_waits w, unnest(w.children) with ordinality as c(id, n)
+    from joblane.task_waits w, pg_catalog.unnest(w.children) with ordinality as c(id, n)
          left join lateral (select * from joblane.tasks x where x.id = c.id limit 1) t on true
    where w.task_id = $1 and w.name = $2
 )
-select id, type, state, is_live, (select sum(octet_length(result)) from children),
-       case when (select sum(octet_length(result)) from children) <= $3::bigint then result end
+select id, type, state, is_live, (select pg_catalog.sum(pg_catalog.octet_length(result)) from children),
+       case when (select pg_catalog.sum(pg_catalog.octet_length(result)) from children) <= $3::bigint then result end
   from children order by n
 """
 """The children of a wait, in their order. Their results are read if they have a limited size together."""

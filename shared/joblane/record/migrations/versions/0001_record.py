@@ -311,14 +311,14 @@ create table joblane.task_waits (
     signal text collate "C",
     -- Time at which the wait ends. The first stop sets it. Null: it waits for children.
     until timestamptz,
-    -- Ids of the children for which it waits, in the order of their results. Null: it waits for none.
-    children text[],
     -- Number of the run that stopped here last. The wait is open while this is the last run of the task.
     run integer not null,
     -- Time at which a run saw that the wait has expired. Null: it has not.
     expired_at timestamptz,
     -- Time of the first stop.
     created_at timestamptz not null default clock_timestamp(),
+    -- Ids of the children for which it waits, in the order of their results. Null: it waits for none.
+    children text[],
     primary key (task_id, name)
 ) with (fillfactor = 50)
 """
