@@ -33,11 +33,14 @@ from joblane.errors import (
     DepthError,
     EnqueueError,
     JobError,
+    SignalError,
     UnknownTaskError,
+    sqlstate,
     text_of,
 )
 from joblane.forking import follow_forks
 from joblane.names import check_prefix
+from joblane.record.driver.connection import PROGRAM_LIMIT_EXCEEDED
 from joblane.record.driver.database import Database
 from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
@@ -227,6 +230,8 @@ class Producer:
                 return connection.run(sql, document)
             except (PostgresError, OSError) as error:
                 database.drop()
+                if sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
+                    raise SignalError("signal", text_of(error).removeprefix("signal: ")) from error
                 raise DatabaseUnavailableError(
                     f"the database is unavailable: {text_of(error)}; the signal may have been sent, and to repeat "
                     "it is harmless"

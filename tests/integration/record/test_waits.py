@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from joblane.errors import DatabaseUnavailableError
+from joblane.errors import DatabaseUnavailableError, SignalError
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
 from joblane.names import Queue
@@ -284,6 +284,38 @@ def test_a_task_gets_a_limited_number_and_size_of_signals(world: World, number: 
     )
     with pytest.raises(DatabaseError, match="gets no more"):
         world.run("select joblane.signal('it', 'a', to_json(repeat('x', 1000)))")
+    with pytest.raises(SignalError, match="signal: the task has 1,000 signals"):
+        world.client.signal("it", "a", "x" * 1000)
+
+
+def test_a_signal_of_a_task_that_is_deleted_before_the_commit_is_removed(world: World, others: Others) -> None:
+    put(world, sample_one, "it")
+    signaller = others()
+    signaller.execute_simple("begin")
+    assert send(signaller)
+    world.run("delete from joblane.tasks where id = 'it'")
+    signaller.execute_simple("commit")
+    assert woken(world.database.get()) == []
+    assert world.run("select name from joblane.task_signals") == []
+
+
+def test_a_wake_up_with_an_old_snapshot_leaves_its_task_to_the_sweep(
+    world: World, others: Others, wait_until: WaitUntil
+) -> None:
+    put(world, sample_one, "it")
+    assert send(world.database.get())
+    holder, waker = others(), others()
+    holder.execute_simple("begin")
+    holder.run("update joblane.tasks set depth = depth")
+    waker.execute_simple("set default_transaction_isolation = 'repeatable read'")
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.extend(waker.run(statements.WAKE, ["it"])))
+    thread.start()
+    wait_until(lambda: waiting_for_a_lock(world))
+    holder.execute_simple("commit")
+    thread.join(PATIENCE_SECONDS)
+    assert [answer["later"] for (answer,) in answers] == [["it"]]
+    assert unheard(world) == ["approval"]
 
 
 # --- Races ---------------------------------------------------------------------------------------------------------

@@ -20,13 +20,11 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.tasks.waits import open_wait, shown_names
 from joblane.inspector.views import ActionResult, Wait
-from joblane.record.driver.connection import Connection
+from joblane.record.driver.connection import PROGRAM_LIMIT_EXCEEDED, Connection
 from joblane.record.flow.free_slots import Call, Turn
 from joblane.record.row.states import State
 from joblane.record.task.waits import SIGNAL
 
-PROGRAM_LIMIT_EXCEEDED = "54000"
-"""SQLSTATE of a task with too many signals. Source: PostgreSQL, appendix *Error Codes*."""
 CAME = "select created_at from joblane.task_signals where task_id = $1 and name = $2"
 FORGET = "delete from joblane.task_signals where task_id = $1 and name = $2 returning true"
 # The last one only, and none if a later wait gets the signal: the handler has continued after the other expiries.

@@ -21,10 +21,14 @@ begin
     if t.id is null then  -- only a wait needs a subtransaction
       begin
         t := r from joblane.tasks r where r.id = task for no key update;
-      exception when lock_not_available or deadlock_detected then
+      exception when lock_not_available or deadlock_detected or serialization_failure then
         later := array_append(later, task);
         continue;
       end;
+    end if;
+    if t.id is null then  -- it was deleted while the signal was not committed: a later task of this id gets none of it
+      delete from joblane.task_signals g where g.task_id = task;
+      continue;
     end if;
     -- A run is in progress: it may have read its signals before this one came. It stays unheard until this run has ended.
     continue when t.state = 'active';
