@@ -87,10 +87,10 @@ NAMES = {
     JobClient: "acancel aenqueue aenqueue_many aget asignal await_end batch cancel close enqueue enqueue_many get "
     "limits schedules signal wait",
     MessageClient: "aenqueue aenqueue_many close enqueue enqueue_many",
-    Context: "acheck aeach aenqueue aenqueue_many aisolated apoll aprogress aresume asignal asleep astep async_session "
-    "attempt await_signal batch check connection deadline each enqueue enqueue_many headers idempotency_key isolated "
-    "log_fields logger max_retry new_batch poll progress queue remaining resume session settings signal signal_url "
-    "sleep step task_id traceparent type wait",
+    Context: "acheck aeach aenqueue aenqueue_many agather aisolated apoll aprogress aresume arun asignal asleep astep "
+    "async_session attempt await_signal batch check connection deadline each enqueue enqueue_many gather headers "
+    "idempotency_key isolated log_fields logger max_retry new_batch poll progress queue remaining resume run session "
+    "settings signal signal_url sleep step task_id traceparent type wait",
     Batch: "enqueue enqueue_many id seal",
     Schedules: "adelete aget alist apause aput aresume arun_now delete get list pause put resume run_now",
     Limits: "get reset set",

@@ -7,6 +7,6 @@ class DaySum(Payload):
     """Nothing."""
 
 
-@task("day:sum")
+@task("day:sum", front_door=False)
 def day_sum(payload: DaySum, ctx: object) -> None:
     """Nothing."""

@@ -7,6 +7,6 @@ class MonthSum(Payload):
     """Nothing."""
 
 
-@task("month:sum", grants=Grants(run=("day:sum",)))
+@task("month:sum", front_door=False, grants=Grants(run=("day:sum",)))
 def month_sum(payload: MonthSum, ctx: object) -> None:
     """Nothing."""
