@@ -581,14 +581,12 @@ def test_a_page_reads_few_rows_of_a_large_table_and_its_plan_is_by_index(scene: 
 
 
 def test_a_handler_that_waits_for_its_children_says_for_which(scene: Scene) -> None:
-    limit = dict.fromkeys(("waits_for", "total_limit", "first_due_at", "seq"))
-    held: dict[str, Any] = limit | {"state": "held", "wait_kind": "parents", "place": 1.0, "runs": 1, "sweep_at": None}
-    scene.put("it", **held).put("one", state="pending").put("two", **active(60))
-    scene.sql(
-        "insert into joblane.task_parents (child, parent, on_parent_dead)"
-        " select 'it', parent, 'run' from unnest(array['one', 'two']) as parent"
-    )
-    why = scene.inspector.task("it").why
+    scene.put("one", state="pending").put("two", **active(60))
+    waiting(scene.world, stop=Stop("sums", children=["one", "two"]))
+    view = scene.inspector.task("it")
+    why = view.why
+    assert [(wait.name, wait.until, wait.state) for wait in view.waits] == [("sums", None, "open")]
+    assert scene.inspector.waits().waits == ()
     assert is_like(
         why.text, "It waits for its child one, which is pending, and for 1 more. To see one: `joblane show one`."
     )

@@ -59,7 +59,8 @@ def open_wait(scope: Scope, connection: Connection, record: Record) -> Wait | No
 
 def wait_of(record: Record, row: Row, show: Callable[[str], str]) -> Wait:
     name, signal, since, until, expired_at, run = row
-    is_open = record.state is State.SCHEDULED and run == record.runs
+    waits = (State.SCHEDULED,) if until is not None else (State.HELD, State.PENDING)
+    is_open = record.state in waits and run == record.runs
     state = "expired" if expired_at is not None else "open" if is_open else "over"
     return Wait(show(name), signal and show(signal), since, until, state)
 
@@ -80,8 +81,9 @@ def wait_text(record: Record, wait: Wait, last: Attempt | None = None) -> str:
     """Say for what a task waits, and the commands that continue it. ``last``: its last run."""
     what = "" if wait.name == wait.signal else f' at "{wait.name}"'
     what += f' for the signal "{wait.signal}"' if wait.signal is not None else ""
-    text = f"waits{what} until {stamp(wait.until)}, {lasting(record.now - wait.since)} so far"
-    if wait.signal is None and record.due_at < wait.until and record.due_at != record.deadline:
+    until = wait.until or record.due_at
+    text = f"waits{what} until {stamp(until)}, {lasting(record.now - wait.since)} so far"
+    if wait.signal is None and record.due_at < until and record.due_at != record.deadline:
         text += f", and looks again at {stamp(record.due_at)}"
         text += f"; its last look was at {stamp(last.finished_at)}" if last and last.finished_at else ""
     id_ = argument(record.id)

@@ -224,14 +224,15 @@ LISTINGS[Step] = Listing(
 class Wait:
     """A wait at which a run has stopped. ``name``, ``signal``: without redacted values.
 
-    ``signal`` None: a sleep or a poll. ``since``: the first stop. ``state``: ``open``, ``expired``, or ``over``: its
-    signal came, its time passed, or its poll had a value.
+    ``signal`` None: a sleep, a poll, or a wait for children, whose ``until`` is None. ``since``: the first stop.
+    ``state``: ``open``, ``expired``, or ``over``: its signal came, its time passed, its poll had a value, or its
+    children have ended.
     """
 
     name: str
     signal: str | None
     since: datetime
-    until: datetime
+    until: datetime | None
     state: str
 
 
