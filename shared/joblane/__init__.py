@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.errors import TaskIdConflictError as TaskIdConflictError
     from joblane.errors import TaskTimeout as TaskTimeout
     from joblane.handler.context import TaskContext as TaskContext
+    from joblane.handler.resources import resource as resource
     from joblane.names import Queue as Queue
     from joblane.record.row.states import State as State
     from joblane.record.task.status import Progress as Progress
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.tasks.declare import handles as handles
     from joblane.tasks.decorator import task as task
     from joblane.tasks.events import Event as Event
+    from joblane.tasks.hooks import around as around
+    from joblane.tasks.hooks import enqueueing as enqueueing
     from joblane.tasks.job import Job as Job
     from joblane.tasks.job import OnParentDead as OnParentDead
     from joblane.tasks.limit import Limit as Limit
@@ -62,6 +65,7 @@ _HOMES = {
     "joblane.client.message_client": "MessageClient",
     "joblane.enqueue.result": "Enqueued",
     "joblane.handler.context": "TaskContext",
+    "joblane.handler.resources": "resource",
     "joblane.tasks.task": "Grants Task",
     "joblane.tasks.declare": "declare handles",
     "joblane.tasks.decorator": "task",
@@ -70,6 +74,7 @@ _HOMES = {
     "joblane.tasks.events": "Event",
     "joblane.tasks.limit": "Limit Rate",
     "joblane.tasks.job": "Job OnParentDead",
+    "joblane.tasks.hooks": "around enqueueing",
     "joblane.tasks.listeners": "on",
     "joblane.tasks.payload": "ArchivedTask Payload",
     "joblane.names": "Queue",

@@ -16,6 +16,7 @@ from joblane.errors import EnqueueError, JobError, SendError
 from joblane.forking import follow_forks
 from joblane.names import check_prefix
 from joblane.sqs.client import Sqs
+from joblane.tasks.event_kinds import ENQUEUEING
 from joblane.tasks.job import NEED_A_ROW, Job, MessageOptions, check_names
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class MessageClient:
         await self._threads.call(self.close, always=True)
 
     def _checked(self, job: Job) -> NewTask:
+        if ENQUEUEING:  # most programs have no hooks, and do not import them
+            from joblane.enqueue.hooks import with_hooks
+
+            job = with_hooks(job)
         return check(job, record=False, prefix=self._prefix)
 
     def _send(self, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:

@@ -324,7 +324,8 @@ class Schedules:
         self, name: str, job: Job, schedule: Schedule | str, missed: Missed | str, options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Schedule]:
         """Check the arguments of a put. Return the given columns of its row, and its times."""
-        return checked_row(name, job, schedule, missed, options, check=self._producer.checked)
+        check = partial(self._producer.checked, is_enqueue=False)
+        return checked_row(name, job, schedule, missed, options, check=check)
 
     def _listing(
         self, tenant: str | None, type_: str | None, after: str | None, limit: int

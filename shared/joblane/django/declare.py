@@ -12,6 +12,7 @@ from joblane.errors import DeclarationError
 from joblane.handler.context import TaskContext
 from joblane.names import PLACE, folder_of
 from joblane.tasks.decorator import task
+from joblane.tasks.event_kinds import OWN_TRANSACTION
 from joblane.tasks.task import Task
 
 
@@ -52,6 +53,7 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
     run.__name__ = run.__qualname__ = folder_of(type_)
     run.__module__ = sys._getframe(1).f_globals["__name__"]  # the handler, where discovery looks for its task
     run.__annotations__["payload"] = DjangoTask
+    setattr(run, OWN_TRANSACTION, True)
     declared = task(type_, environment=names, front_door=options.pop("front_door", False), **options)(run)
     is_here = declared.place is not None and os.environ.get(PLACE) == declared.place.name
     if is_here or os.environ.get("JOBLANE_TASK") == type_ or run.__module__ == "__main__":

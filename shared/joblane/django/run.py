@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from inspect import iscoroutinefunction
 from traceback import format_exception
@@ -28,6 +29,7 @@ from joblane.django.transaction import (
     refresh_connections,
 )
 from joblane.errors import (
+    HookError,
     JobError,
     LeaseLostError,
     RateLimited,
@@ -82,7 +84,7 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
         if transaction is not None:
             transaction.begin()
             session_of(ctx).join(transaction)
-        value = storable_result(normalize_json(_call(task, result, ctx)))
+        value = storable_result(normalize_json(_within_hooks(ctx, lambda: _call(task, result, ctx))))
         if transaction is not None:
             transaction.check()
         elif discard_open_connections():
@@ -135,6 +137,12 @@ def _result(backend: JoblaneBackend, ctx: TaskContext) -> Any:
         ) from None
 
 
+def _within_hooks(ctx: TaskContext, function: Callable[[], Any]) -> Any:
+    """Call a function with the hooks of the run around it, inside of Django's transaction."""
+    hooks = session_of(ctx).hooks
+    return function() if hooks is None else hooks.call(function)
+
+
 def _call(task: Any, result: Any, ctx: TaskContext) -> Any:
 
     arguments = [DjangoContext(task_result=result), *result.args] if task.takes_context else result.args
@@ -161,7 +169,7 @@ def _is_last(error: BaseException, ctx: TaskContext) -> bool:
     match error:
         case TaskCancelled() | RevokeTask() | SkipRetry():
             return True
-        case KeyboardInterrupt() | LeaseLostError() | Snooze() | RateLimited():
+        case KeyboardInterrupt() | LeaseLostError() | Snooze() | RateLimited() | HookError(is_early=True):
             return False
         case _:
             return ctx.attempt > ctx.max_retry

@@ -46,6 +46,7 @@ from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
 from joblane.record.task.insert import NewTask
 from joblane.sqs.client import PAUSED, Sqs
+from joblane.tasks.event_kinds import ENQUEUEING
 from joblane.tasks.job import Job
 
 if TYPE_CHECKING:
@@ -112,8 +113,12 @@ class Producer:
 
         return await greenlet_spawn(call)
 
-    def checked(self, job: Job) -> NewTask:
-        """Check a job. Raises :class:`EnqueueError`."""
+    def checked(self, job: Job, *, is_enqueue: bool = True) -> NewTask:
+        """Check a job. Raises :class:`EnqueueError`. ``is_enqueue`` False: the job of a schedule, without hooks."""
+        if ENQUEUEING and is_enqueue:  # most programs have no hooks, and do not import them
+            from joblane.enqueue.hooks import with_hooks
+
+            job = with_hooks(job)
         new = check(job, record=True, prefix=self.prefix)
         new.entry.keeps_chain = self.keeps_chain
         if self._task is not None and not self._task.may_enqueue(new.task.type):

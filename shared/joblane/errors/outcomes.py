@@ -140,6 +140,23 @@ class StepError(SkipRetry):
         self.step = step
 
 
+class HookError(JobError):
+    """A hook of ``@around`` has failed. The message names the hook.
+
+    Before its yield: the handler did not run, no attempt is spent, and the message stays in the queue for a growing
+    time. After its yield, or without one: the attempt has failed. Correct the hook and deploy.
+    """
+
+    hook: str
+    """Module and name of the hook."""
+    is_early: bool
+    """True if it has failed before its yield."""
+
+    def __init__(self, hook: str, problem: str, *, is_early: bool = False) -> None:
+        super().__init__(f"hook {hook} {problem}")
+        self.hook, self.is_early = hook, is_early
+
+
 class PartialFailure(JobError):  # noqa: N818
     """Items of ``ctx.each`` failed inside ``ctx.isolated()``. The attempt fails; the work of the other items is kept.
 

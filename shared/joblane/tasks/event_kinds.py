@@ -13,6 +13,12 @@ EVENTS = "events"
 """The field of a successor's columns with the kinds that its type declares."""
 LISTENERS: list[Any] = []
 """The listeners of this process, see :mod:`joblane.tasks.listeners`. Most processes have none, and never import it."""
+AROUND: list[Any] = []
+"""The hooks around each run, see :mod:`joblane.tasks.hooks`."""
+ENQUEUEING: list[Any] = []
+"""The hooks that see each job before its check."""
+OWN_TRANSACTION = "calls_hooks"
+"""The attribute of a task's function that calls the hooks around it itself, inside of a transaction of its own."""
 
 
 def event_id(task_id: str, redrives: int, kind: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 from joblane import settings
 from joblane.client.client import JobClient
+from joblane.handler.resources import close_resources
 from joblane.local.memory_queues import QueuedMessage
 from joblane.names import check_prefix
 from joblane.record import task_types as registry
@@ -85,6 +86,7 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        close_resources()
         self._lanes.close()
         self._database.close()
 

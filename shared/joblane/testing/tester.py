@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from joblane.enqueue.result import Enqueued
 from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.handler.context import TaskContext
+from joblane.handler.resources import aclose_resources
 from joblane.names import Queue
 from joblane.record import schedules as declared_schedules
 from joblane.record import task_types as registry
@@ -199,8 +200,11 @@ class JobTester(Stage):
     ) -> AsyncIterator[TaskContext]:
         """Like :meth:`context`, for ``async with`` in a coroutine of the test, to ``await task(payload, ctx)``."""
         with Database(self.url) as own:
-            async with arun_context(self._running(own, task, payload, options), own) as ctx:
-                yield ctx
+            try:
+                async with arun_context(self._running(own, task, payload, options), own) as ctx:
+                    yield ctx
+            finally:
+                await aclose_resources()
 
     # --- Inspecting ------------------------------------------------------------------------------------------------
 

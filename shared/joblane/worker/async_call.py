@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.record.driver.event_loop import process_loop
+from joblane.tasks.event_kinds import AROUND
 from joblane.worker.blocked_loop import watched
 from joblane.worker.outcome import is_project_code
+from joblane.worker.run import function_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -28,8 +30,9 @@ _reported: set[str] = set()
 
 def call_async(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None) -> Any:
     """Run the handler to its end, and flush its session. ``alarm`` None: without a time limit."""
+    function = function_of(task, context, work, alarm) if AROUND else task.function
     try:
-        return process_loop.run(lambda: _handle(task.function(payload, context), context, work, alarm))
+        return process_loop.run(lambda: _handle(function(payload, context), context, work, alarm))
     finally:
         if alarm is not None:
             alarm.cancel = None

@@ -103,6 +103,7 @@ class Group:
         try:
             with self._alarm.set(seconds, 0):
                 task = self._load(type_)
+            made = self._worker(self._kind(type_), task)
         except (Exception, SystemExit, TaskTimeout) as error:  # whatever the module of a handler raises
             self._alarm.silence()
             if isinstance(error, UnknownTypeError) and type_ not in self._types.values():
@@ -114,7 +115,7 @@ class Group:
             for delivery in deliveries:
                 response.keep(delivery, growing_seconds(delivery.receives))
             return None
-        made = self._workers[type_] = self._worker(self._kind(type_), task)
+        self._workers[type_] = made
         return made
 
     def _kind(self, type_: str) -> type[Worker]:

@@ -24,6 +24,7 @@ from joblane import telemetry
 from joblane.errors import (
     MAX_TEXT,
     Continued,
+    HookError,
     RateLimited,
     RetryAfter,
     RevokeTask,
@@ -42,6 +43,7 @@ from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.tasks.retry import LONGEST, RetryDelay, delay_after
 from joblane.tasks.scrubbing import Scrub, scrubber
+from joblane.worker.invocation import growing_seconds
 
 if TYPE_CHECKING:
     from joblane.record.task.claim import Claim
@@ -73,13 +75,18 @@ def failed(
     payload: Payload | None = None,
     *,
     note: str = "",
+    receives: int = 1,
 ) -> Finish:
     """Return the end of a run whose handler raised ``error``. ``payload``: None if it could not be read.
 
-    ``note``: lines without redacted values, for the end of the traceback.
+    ``note``: lines without redacted values, for the end of the traceback. ``receives``: of the message.
     """
     scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
-    end = replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
+    if isinstance(error, HookError) and error.is_early:
+        end = _not_started(task, claim, error, scrub, receives)
+    else:
+        end = _decide(task, claim, error, scrub)
+    end = replace(end, duration_ms=duration_ms)
     if note and end.traceback:
         end = replace(end, traceback=(end.traceback + storable(note))[-MAX_TRACEBACK:])
     return end
@@ -143,6 +150,12 @@ def _decide(  # noqa: PLR0911 - a row each
         case _:
             attempt = f"attempt {claim.attempt} of {claim.max_attempts}"
             return _archived(task, claim, error, scrub, attempts=f"{attempt} failed: ")
+
+
+def _not_started(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, receives: int) -> Finish:
+    """Return the end of a run whose handler could not start: no attempt, and the wait of a message in an outage."""
+    delay, failure = timedelta(seconds=growing_seconds(receives)), Failure.of(task.type, error, scrub)
+    return _finish(claim, "not_started", State.PENDING, delay=delay, failure=failure, counted=False)
 
 
 def _waits_for_code(task: Task[Any, Any], claim: Claim) -> bool:

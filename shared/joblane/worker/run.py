@@ -32,6 +32,7 @@ from joblane.settings import NO_IPV4
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
+from joblane.tasks.event_kinds import AROUND
 from joblane.worker import outcome
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ class Run:
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
             note = _explanation(error, task, claim, payload, context=context, invocation=invocation)
-            self.end = outcome.failed(task, claim, error, ms_since(started), payload, note=note)
+            duration_ms, receives = ms_since(started), self.received.receives
+            self.end = outcome.failed(task, claim, error, duration_ms, payload, note=note, receives=receives)
             runner.log.price(claim, self.end)
             if isinstance(error, LeaseLostError):
                 self.end = None
@@ -174,12 +176,22 @@ class Run:
         return completed(self.claim, result)
 
 
-def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, _alarm: Alarm | None) -> Any:
+def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None) -> Any:
     """Call a handler that is a ``def``, and flush its session, which may wait for a lock."""
-    result = task.function(payload, context)
+    function = function_of(task, context, work, alarm) if AROUND else task.function
+    result = function(payload, context)
     if work.in_use:
         work.flush()
     return result
+
+
+def function_of(
+    task: Task[Any, Any], context: TaskContext, work: RunSession, alarm: Alarm | None
+) -> Callable[..., Any]:
+    """Return the function of a task, inside of its hooks. Most processes have no hooks, and do not import them."""
+    from joblane.worker.hooks import hooked
+
+    return hooked(task, context, work, alarm)
 
 
 def completed(claim: Claim, result: Any) -> Finish:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from joblane import settings
 from joblane.enqueue.event_bus import bus_of_environment
 from joblane.errors import JobError, text_of
+from joblane.handler.resources import close_resources
 from joblane.local.dev.channel import Channel, named_if_slow
 from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
@@ -283,13 +284,17 @@ def serve_worker(channel: Channel, _files: Sequence[int], *, function: str) -> N
         try:
             with named_if_slow(project.root):
                 task = discovery.load_for_person(function)
+            worker = worker_of(task, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog(task))
         except JobError as error:
             channel.send({"kind": "broken", "folder": folder_of(function), "text": str(error)})
             return
-        handle = worker_of(task, database, sqs, prefix, printed=printed, bus=bus, log=TracedRunLog(task)).handle
+        handle = worker.handle
     channel.send({"kind": "ready"})
-    for given in channel:
-        os.environ[TRACE_VARIABLE] = given["trace"]
-        deliveries = [Received.of(**parts) for parts in given["messages"]]
-        response = handle(deliveries, Invocation(given["request_id"], given["seconds"]))
-        channel.send({"kind": "done", "kept": response.kept})
+    try:
+        for given in channel:
+            os.environ[TRACE_VARIABLE] = given["trace"]
+            deliveries = [Received.of(**parts) for parts in given["messages"]]
+            response = handle(deliveries, Invocation(given["request_id"], given["seconds"]))
+            channel.send({"kind": "done", "kept": response.kept})
+    finally:
+        close_resources()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.errors import MessageError
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.dev.log import RED, YELLOW, Log, short
-from joblane.local.dev.processes import Process
+from joblane.local.dev.processes import CLOSE_SECONDS, Process
 from joblane.sqs.message import decode
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ class Pool:
         finally:
             self._workers.remove(worker)
             if process is not None:
+                if worker.given is not None and worker.request_id is None:
+                    await process.end_idle()
                 process.kill()
                 await process.close()
             self.serve()
@@ -250,8 +252,11 @@ class Pool:
         if busy := [worker.run for worker in self._workers if worker.request_id is not None]:
             await asyncio.wait(busy, timeout=seconds)
         left = [id_ for worker in self._workers for id_ in worker.task_ids]
-        for worker in self._workers:
-            worker.run.cancel()
+        ending = [worker.run for worker in self._workers]
+        for run in ending:
+            run.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=CLOSE_SECONDS)
         return left
 
 

@@ -18,6 +18,7 @@ from joblane.local.errors import LocalError
 
 MAX_MESSAGE, MAX_LINE = 64 << 20, 1 << 20
 """Bytes of a message to the command, and of a line of output. A longer line is several."""
+CLOSE_SECONDS = 2.0
 LOST = "The process that starts the others was killed, and they with it. Run `joblane dev` again."
 
 
@@ -53,6 +54,16 @@ class Process:
         if self.code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+
+    async def end_idle(self) -> None:
+        """End a process that waits for a message. It gets :data:`CLOSE_SECONDS` to close its resources."""
+        try:
+            self._writer.write_eof()
+            await asyncio.wait_for(self.close(), CLOSE_SECONDS)
+        except (OSError, RuntimeError):  # TimeoutError too; it has ended, or its socket has
+            return
+        finally:
+            self.kill()
 
     async def close(self) -> None:
         """Wait for the end of the process, and for the rest of its output."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from joblane.errors import JobError
@@ -15,10 +17,26 @@ class HandlerSession(Session):
 
     has_closed = False
     is_async = False
+    run: Any = None
+    """The :class:`~joblane.record.task.run_session.RunSession`."""
 
     def close(self) -> None:
+        self._refuse_hook("closes")
         self.has_closed = True
         super().close()
+
+    def rollback(self) -> None:
+        self._refuse_hook("rolls back")
+        super().rollback()
+
+    def _refuse_hook(self, what: str) -> None:
+        """Refuse a hook that would lose the work of the handler, whose run would seem complete."""
+        if self.run is not None and self.run.hook:
+            name = "ctx.async_session" if self.is_async else "ctx.session"
+            raise JobError(
+                f"the hook {self.run.hook} {what} {name}, which belongs to the handler; put a statement that may fail "
+                f"into `with {name}.begin_nested():`"
+            )
 
     def flush(self, *args: object, **kwargs: object) -> None:
         """SQLAlchemy calls this before each statement."""

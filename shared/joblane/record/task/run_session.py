@@ -88,6 +88,10 @@ class RunSession:
     """The asyncio task of an ``async def`` handler. None: the handler is none, or a test has called it."""
     stop: Stop | None = None
     """The wait at which the run stops. None: it has reached no open wait."""
+    hook = ""
+    """The hook that runs now, which may not lose the work of the handler. Empty: none."""
+    hooks: Any = None
+    """The hooks that a handler with a transaction of its own calls inside of it. None: there are none."""
     _committing = False
 
     def __init__(
@@ -196,6 +200,7 @@ class RunSession:
         from sqlalchemy import event
 
         self.in_use = True
+        session.run = self
         event.listen(session, "before_commit", self._refuse_commit)
         event.listen(session, "after_begin", self._note_use)
         return session
@@ -398,6 +403,7 @@ class RunSession:
 
         ``interrupted``: a timeout interrupted the handler at any point, so the connection is dropped.
         """
+        self.hook = ""  # a coroutine that ignores its end may still be in one
         if self.joined is not None:
             self.joined.roll_back()
         if not self.touched:

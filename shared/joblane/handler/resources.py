@@ -1,0 +1,204 @@
+"""Resources: ``@resource`` opens a client once for each process, with the first use, and closes it at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import inspect
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar, overload
+
+from joblane import telemetry
+from joblane.errors import DeclarationError, text_of
+from joblane.forking import follow_forks
+
+T = TypeVar("T")
+ON_LAMBDA = "AWS_LAMBDA_RUNTIME_API"
+"""Source: Lambda, *Defined runtime environment variables*."""
+_ENDED: Any = object()
+
+
+class Resource(Generic[T]):
+    """A resource of the process. A call returns its value, and opens it if it is not open."""
+
+    def __init__(self, function: Callable[[], Iterator[T]]) -> None:
+        self._function, self.name = function, _name(function)
+        self._opened: tuple[Iterator[T], T] | None = None
+        self._lock = threading.RLock()
+        follow_forks(self, Resource._after_fork)
+
+    def __call__(self) -> T:
+        """Return the value. Raises what the function raises before its yield; the next call opens it again."""
+        opened = self._opened
+        if opened is None:
+            with self._lock:
+                if (opened := self._opened) is None:
+                    generator = self._function()
+                    if (value := next(generator, _ENDED)) is _ENDED:
+                        raise _no_yield(self.name)
+                    opened = self._opened = generator, value
+                    _note_open(self)
+        return opened[1]
+
+    def close(self) -> None:
+        """Close it, if it is open. The next use opens it again."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                with _logged(self.name):
+                    _check_ended(next(opened[0], _ENDED))
+
+    def _after_fork(self) -> None:
+        """Leave it to the parent, whose connections the child would use and close."""
+        _LEFT.append(self._opened)
+        self._opened, self._lock = None, threading.RLock()
+
+
+class AsyncResource(Generic[T]):
+    """A resource of an event loop. An awaited call returns its value, and opens it if it is not open in this loop."""
+
+    def __init__(self, function: Callable[[], AsyncIterator[T]]) -> None:
+        self._function, self.name = function, _name(function)
+        self._opened: dict[Any, tuple[AsyncIterator[T], T]] = {}
+        self._locks: dict[Any, asyncio.Lock] = {}
+        follow_forks(self, AsyncResource._after_fork)
+
+    async def __call__(self) -> T:
+        """Return the value. Raises what the function raises before its yield; the next call opens it again."""
+        loop = asyncio.get_running_loop()
+        if (opened := self._opened.get(loop)) is None:
+            async with self._locks.setdefault(loop, asyncio.Lock()):
+                if (opened := self._opened.get(loop)) is None:
+                    generator = self._function()
+                    if (value := await anext(generator, _ENDED)) is _ENDED:
+                        raise _no_yield(self.name)
+                    self._forget_closed()
+                    opened = self._opened[loop] = generator, value
+                    _note_open(self)
+        return opened[1]
+
+    def close(self) -> None:
+        """Close it in each loop that does not run. The next use opens it again."""
+        self._forget_closed()
+        for loop in [loop for loop in self._opened if not loop.is_running()]:
+            loop.run_until_complete(self._close(loop))
+
+    async def aclose(self) -> None:
+        """Close it in the running loop."""
+        await self._close(asyncio.get_running_loop())
+
+    async def _close(self, loop: Any) -> None:
+        opened = self._opened.pop(loop, None)
+        if opened is not None:
+            with _logged(self.name):
+                _check_ended(await anext(opened[0], _ENDED))
+
+    def _forget_closed(self) -> None:
+        """Forget the loops that were closed, for example because a handler blocked one after its timeout."""
+        for loop in [loop for loop in self._locks if loop.is_closed()]:
+            self._locks.pop(loop)
+            self._opened.pop(loop, None)
+
+    def _after_fork(self) -> None:
+        _LEFT.append(self._opened)
+        self._opened, self._locks = {}, {}
+
+
+@overload
+def resource(function: Callable[[], AsyncIterator[T]], /) -> AsyncResource[T]: ...
+@overload
+def resource(function: Callable[[], Iterator[T]], /) -> Resource[T]: ...
+def resource(function: Any, /) -> Any:
+    """Make a resource of the process: a client that is opened with its first use, and closed at the end of the process.
+
+    The function is a generator function without parameters, which yields the value once. The decorated function returns
+    the value: ``client()``. Any thread may call it, and one of them opens the value. An asynchronous generator function
+    makes a resource of the event loop, ``await pool()``; all ``async def`` handlers of a process share one loop.
+
+    An exception before the yield is raised by the call, as one of the handler, and the next call tries again. To open a
+    resource before the handler, so that a failure spends no attempt, use it in a hook, see
+    :func:`~joblane.tasks.hooks.around`.
+
+    The part after the yield runs when the process ends: at the end of ``joblane dev`` or of a program, after each test
+    of the kit, and on Lambda only if the function has an extension, because Lambda sends no signal without one. A
+    process that is killed closes nothing. Resources are closed in the reverse order. Errors are logged.
+
+    Raises:
+        DeclarationError: no generator function, or it has parameters.
+    """
+    is_async = inspect.isasyncgenfunction(function)
+    if not is_async and not inspect.isgeneratorfunction(function):
+        name = getattr(function, "__qualname__", repr(function))
+        raise DeclarationError(f"resource: {name}: a generator function is required, which yields the value once")
+    if inspect.signature(function).parameters:
+        raise DeclarationError(f"resource: {function.__qualname__}: the function takes no parameters")
+    return AsyncResource(function) if is_async else Resource(function)
+
+
+_open: list[Resource[Any] | AsyncResource[Any]] = []
+"""The open resources, in the order in which they were opened."""
+_LEFT: list[Any] = []
+"""What a fork has left to its parent: without this reference, Python would run the end of the generators."""
+_follows_end = False
+
+
+def close_resources() -> None:
+    """Close the open resources of this process, the last opened first. A later use opens them again."""
+    while _open:
+        _open.pop().close()
+
+
+async def aclose_resources() -> None:
+    """Close the resources of the running loop."""
+    for each in [each for each in reversed(_open) if isinstance(each, AsyncResource)]:
+        await each.aclose()
+
+
+def _note_open(item: Resource[Any] | AsyncResource[Any]) -> None:
+    global _follows_end  # noqa: PLW0603
+    if item not in _open:
+        _open.append(item)
+    if _follows_end:
+        return
+    _follows_end = True
+    atexit.register(close_resources)
+    in_main = threading.current_thread() is threading.main_thread()
+    if os.environ.get(ON_LAMBDA) and in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _frame: object) -> None:
+    """Close the resources, and end as without this function. Lambda kills the process half a second after the signal.
+
+    Source: Lambda, *Lambda execution environment lifecycle*, shutdown phase.
+    """
+    close_resources()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+@contextmanager
+def _logged(name: str) -> Iterator[None]:
+    """Log an error of a close: the other resources are closed too."""
+    try:
+        yield
+    except Exception as error:
+        fields = {"resource": name, "error": text_of(error)}
+        telemetry.logger().warning("a resource could not be closed", extra=fields)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _check_ended(found: object) -> None:
+    if found is not _ENDED:
+        raise DeclarationError("it has yielded twice; a resource yields its value once")
+
+
+def _no_yield(name: str) -> DeclarationError:
+    return DeclarationError(f"resource {name}: it has returned without a yield; a resource yields its value once")
