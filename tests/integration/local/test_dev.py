@@ -100,6 +100,16 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop_settings")
 
 django_mail = django_tasks("mail")
 """
+RESOURCE = """
+
+from joblane import resource
+
+
+@resource
+def client():
+    yield "open"
+    print("the client is closed")
+"""
 
 
 def source(type_: str, result: str = "1", *, body: str | None = None) -> str:
@@ -274,6 +284,16 @@ def test_a_save_reloads_also_twice_in_a_second_with_the_same_size(dev: Dev) -> N
         assert dev.await_state(dev.send("mail:welcome"), "completed")["result"] == result
 
 
+def test_a_process_closes_its_resources_when_a_save_ends_it(dev: Dev) -> None:
+    text = source("hello:world", body="return client()") + RESOURCE
+    dev.save("hello:world", text)
+    dev.await_line("hello_world/handler.py saved")
+    assert dev.await_state(dev.send("hello:world"), "completed")["result"] == "open"
+    assert not any("the client is closed" in line for line in dev.lines())
+    dev.save("hello:world", text + "\n")
+    dev.await_line("hello:world", "the client is closed")
+
+
 def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(dev: Dev) -> None:
     before = len(dev.lines())
     dev.save("mail:welcome", source("mail:welcome", "x") + "\nundefined_name\n")
@@ -445,10 +465,12 @@ def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: D
 def test_ctrl_c_ends_a_running_task_and_everything_else(dev: Dev) -> None:
     id_ = dev.send("one:only", seconds=30)
     dev.await_state(id_, "active")
-    started = dev.processes()
+    dev.await_state(dev.send("hello:world"), "completed")  # its process has an open resource
+    started, before = dev.processes(), len(dev.lines())
     dev.process.send_signal(signal.SIGINT)
     assert dev.process.wait(PATIENCE_SECONDS) == 0
     assert await_end(started, PATIENCE_SECONDS)
     assert not (dev.local / "env").exists()
     dev.await_line("started again by the next `joblane dev`", id_[-8:])
+    dev.await_line("hello:world", "the client is closed", after=before)
     assert "Traceback (most recent call last):\n  File" not in dev.log.read_text().rpartition("Stopping.")[2]

@@ -2,9 +2,9 @@
 
 A part that cannot be checked is reported as unknown, and the other parts are still checked. The good check of a part
 is dropped if the part has findings. The checks of the work:
-failures of the last 15 minutes, tasks that wait past their target, stuck leases, events that wait for the bus, and
-schedules with a problem, late or frequent ones. Types for which a larger batch pays, and types of several tenants
-without a limit per key, are good checks with an advice.
+failures of the last 15 minutes, hooks that keep runs from their start, tasks that wait past their target, stuck leases,
+events that wait for the bus, and schedules with a problem, late or frequent ones. Types for which a larger batch pays,
+and types of several tenants without a limit per key, are good checks with an advice.
 """
 
 from __future__ import annotations
@@ -114,6 +114,12 @@ select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
  where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
  group by type order by type
 """
+HOOKS = f"""
+select type, count(*), (array_agg(error_message order by started_at desc))[1]
+  from joblane.runs
+ where started_at >= now() - interval '{MINUTES} min' and outcome = 'not_started' and type is not null
+ group by type order by type
+"""
 TENANTS = f"""
 select type from joblane.runs
  where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
@@ -180,6 +186,14 @@ def failures(scope: Scope) -> Iterator[Check]:
             yield Check(Grade.BAD if share >= BAD_SHARE else Grade.WARNING, f"runs of {type_}", found, do)
     runs = sum(number for _, number, _ in rows)
     yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
+
+
+def hooks(scope: Scope) -> Iterator[Check]:
+    """No hook has kept a handler from its start. No check if none has, as most stages have no hooks."""
+    for type_, number, problem in scope.connection.run(HOOKS):
+        found = f"{number:,} run{'s' * (number != 1)} could not start in the last {MINUTES} minutes: {problem}"
+        do = "correct the hook and deploy: until then the messages stay in the queue, and no attempt is spent"
+        yield Check(Grade.BAD, f"hooks of {type_}", found, do)
 
 
 def waits(scope: Scope) -> Iterator[Check]:
@@ -275,6 +289,7 @@ def _counted(number: int) -> str:
 
 OF_WORK: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("runs", failures),
+    ("hooks", hooks),
     ("waits", waits),
     ("leases", leases),
     ("events", events),

@@ -211,7 +211,7 @@ create table joblane.task_attempts (
     -- Time of the end. Null: the run is in progress.
     finished_at timestamptz,
     -- Outcome: completed, failed, timeout, archived, snoozed, rate_limited, revoked, cancelled, continued, mismatch,
-    -- waiting or lost. Null: in progress.
+    -- not_started, waiting or lost. Null: in progress.
     outcome text,
     -- Milliseconds of the handler and its commit. Null: not known.
     duration_ms integer,
