@@ -31,6 +31,8 @@ RUN_HERE = (
     "long-work",
     "steps",
     "waits",
+    "hooks",
+    "resources",
     "schedule",
     "change-payload",
     "change-safely",
@@ -211,6 +213,28 @@ def test_waits(jobs: JobTester) -> None:
     jobs.drain().check()
     assert jobs.task("may").result == 234
     assert (jobs.task(film.id).result, renderer.calls) == ("film.mp4", ["start", "result", "result", "result"])
+
+
+def test_hooks(jobs: JobTester) -> None:
+    names = page("hooks")
+    execute(jobs, "create table order_log (id text, what text)")
+    names["test_an_order_has_its_tenant"](jobs)
+    names["request_id"].set("r7")
+    jobs.run(names["price_refresh"], names["OrderShip"](order=8), tenant="acme")
+    assert sorted(what for _, what in execute(jobs, "select * from order_log")) == ["done", "refreshed"]
+    [shipped, refreshed] = jobs.enqueued()
+    assert (shipped.headers["request"], refreshed.headers["request"]) == ("", "r7")
+    assert refreshed.tags == ["of a tenant"]
+
+
+def test_resources(database_url: str) -> None:
+    with JobTester(database_url) as jobs:
+        names = page("resources")
+        assert jobs.run(names["mail_send"], names["MailSend"](address="ann@example.com")) == "sent to ann@example.com"
+        assert jobs.run(names["price_read"], names["PriceRead"](product="pen")) == ["open"]
+        client = names["mailer"]()
+        assert client.is_open
+    assert not client.is_open
 
 
 def test_cancel(jobs: JobTester) -> None:

@@ -41,6 +41,7 @@ from joblane.client.message_client import MessageClient
 from joblane.client.schedules import Schedules
 from joblane.enqueue.result import Enqueued
 from joblane.handler.context import TaskContext
+from joblane.handler.resources import resource
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
@@ -61,6 +62,7 @@ from joblane.tasks.cron_text import MACROS
 from joblane.tasks.declare import declare, handles
 from joblane.tasks.decorator import task
 from joblane.tasks.events import Event
+from joblane.tasks.hooks import around, enqueueing
 from joblane.tasks.job import OPTIONS, Job, OnParentDead
 from joblane.tasks.limit import Limit, Rate
 from joblane.tasks.listeners import on
@@ -138,6 +140,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.StepError,
         errors.WaitExpired,
         errors.ChildFailed,
+        errors.HookError,
         errors.LeaseLostError,
     ),
     "Reasons of dead letters": (errors.UnreadablePayloadError, errors.MessageError),
@@ -749,6 +752,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "queue": partial(fields, Queue),
     },
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
+    "hooks": {"hooks": partial(functions, around, enqueueing, resource)},
     "events": {"event": partial(class_and_fields, Event), "listeners": partial(functions, on)},
     "enqueue": {
         "client": lambda: "\n\n".join(map(said, doc(JobClient, "JobClient").text)),

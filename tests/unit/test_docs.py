@@ -143,7 +143,7 @@ PYTHON = {
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
             *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
-            *("events", "schedule", "steps", "trace", "unique", "waits", "write"),
+            *("events", "hooks", "resources", "schedule", "steps", "trace", "unique", "waits", "write"),
         )
     },
 }

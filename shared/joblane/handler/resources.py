@@ -142,7 +142,7 @@ def resource(function: Any, /) -> Any:
 _open: list[Resource[Any] | AsyncResource[Any]] = []
 """The open resources, in the order in which they were opened."""
 _LEFT: list[Any] = []
-"""What a fork has left to its parent: without this reference, Python would run the end of the generators."""
+"""Generators that a fork has left to its parent: without this reference, Python would run their end."""
 _follows_end = False
 
 

@@ -18,7 +18,7 @@ E = TypeVar("E", bound=Callable[..., None])
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """A function with the types of the tasks that it is for. Empty: every type but those of the library.
+    """A function with the types of the tasks that it is for. Empty: every type but the library's own.
 
     ``takes_tags``: a hook of an enqueue that also gets the tags.
     """
@@ -116,7 +116,7 @@ def enqueueing(function: E) -> E:
     Functions are called in the order of their declarations, in the thread of the enqueue, with the context variables of
     the caller. An exception of the function is raised by the enqueue, and nothing is written.
 
-    It sees the jobs of ``JobClient``, ``MessageClient``, batches and runs. It does not see a task that is enqueued by
+    It sees the jobs of ``JobClient``, ``MessageClient``, batches and runs. It does not see a task that is enqueued with
     SQL, by a plain message, or by another language; a tick of a schedule; a task of ``on_archived``; or what an
     operator enqueues or retries.
 

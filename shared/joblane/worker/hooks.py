@@ -29,7 +29,7 @@ RETURNED = (StopIteration, StopAsyncIteration)
 FAILED_EARLY = "has failed before its yield, so the handler did not run and no attempt is spent"
 FAILED = "has failed after its yield"
 NO_YIELD = "has returned without a yield; it yields once, in each way through it"
-TWO_YIELDS = "has yielded twice; it yields once, also if the handler raises an exception"
+TWO_YIELDS = "has yielded twice; it yields once, even if the handler raises an exception"
 
 
 def hooked(task: Task[Any, Any], context: TaskContext, work: RunSession, alarm: Alarm | None) -> Callable[..., Any]:
@@ -65,7 +65,7 @@ class Around:
             if self.work.in_use:
                 self.work.flush()  # a hook sees its error, as one of the handler
             return result
-        generator = self._begun(hooks[0])
+        generator = self._enter(hooks[0])
         result, error = None, None
         try:
             result = self._within(hooks[1:], handler)
@@ -92,7 +92,7 @@ class Around:
                 raise
             return result
         hook = hooks[0]
-        generator = await self._abegun(hook) if hook.is_async else self._begun(hook)
+        generator = await self._aenter(hook) if hook.is_async else self._enter(hook)
         result, error = None, None
         try:
             result = await self._awithin(hooks[1:], handler)
@@ -109,16 +109,16 @@ class Around:
 
     # --- The two parts of a hook -----------------------------------------------------------------------------------
 
-    def _begun(self, hook: Hook) -> Any:
+    def _enter(self, hook: Hook) -> Any:
         if hook.is_async:
             raise HookError(hook.name, "is asynchronous, and the handler is a plain `def`", is_early=True)
         generator = hook.function(self.context)
-        _check_begin(hook, self._part(hook, partial(next, generator)))
+        _check_start(hook, self._part(hook, partial(next, generator)))
         return generator
 
-    async def _abegun(self, hook: Hook) -> Any:
+    async def _aenter(self, hook: Hook) -> Any:
         generator = hook.function(self.context)
-        _check_begin(hook, await self._apart(hook, partial(anext, generator)))
+        _check_start(hook, await self._apart(hook, partial(anext, generator)))
         return generator
 
     def _end(self, hook: Hook, generator: Any, error: BaseException | None) -> None:
@@ -177,7 +177,7 @@ class Around:
         return timeout
 
 
-def _check_begin(hook: Hook, raised: BaseException | None) -> None:
+def _check_start(hook: Hook, raised: BaseException | None) -> None:
     """Raise what the first part of a hook means for the run."""
     if raised is None:
         return
@@ -194,7 +194,7 @@ def _check_end(
 ) -> None:
     """Raise what the second part of a hook means for the run.
 
-    ``error``: that of the handler or of an inner hook, with its traceback. ``raised``: that of the hook; None: it has
+    ``error``: the exception of the handler or an inner hook. ``raised``: the exception of the hook; None: it has
     yielded again.
     """
     if raised is None:

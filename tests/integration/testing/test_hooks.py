@@ -28,7 +28,7 @@ def headers_of(jobs: JobTester) -> dict[str, str]:
     return {task.id: task.headers.get("request", "") for task in jobs.enqueued()}
 
 
-def test_the_hook_of_enqueues_sees_each_way_to_enqueue_with_the_context_of_the_caller(jobs: JobTester) -> None:
+def test_a_hook_of_enqueues_sees_each_way_to_enqueue_in_the_context_of_the_caller(jobs: JobTester) -> None:
     @enqueueing
     def stamp(job: Job, headers: dict[str, str], tags: list[str]) -> None:
         headers["request"] = request.get()

@@ -58,7 +58,7 @@ def doctored(world: World) -> list[Any]:
 # --- Order and transaction -----------------------------------------------------------------------------------------
 
 
-def test_the_first_declared_hook_is_the_outermost_and_all_write_in_the_transaction_of_the_run(effects: World) -> None:
+def test_the_first_declared_hook_is_the_outermost_and_all_write_in_the_transaction(effects: World) -> None:
     log: list[str] = []
 
     def declare(name: str, *types: Any) -> None:
@@ -489,7 +489,7 @@ def test_another_fault_of_a_hook_is_the_error_of_the_run(effects: World, hook: A
 # --- Plain and asynchronous ----------------------------------------------------------------------------------------
 
 
-def test_plain_and_async_hooks_are_around_an_async_handler_in_its_task_and_transaction(effects: World) -> None:
+def test_plain_and_async_hooks_are_in_the_task_and_transaction_of_an_async_handler(effects: World) -> None:
     log: list[Any] = []
 
     @around
@@ -686,17 +686,17 @@ def counts_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def writes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a hook writes before its yield commits by itself."""
-    begun = Around._begun
+    """The work of a hook before its yield commits by itself."""
+    enters = Around._enter
 
     def begin(self: Around, hook: Any) -> Any:
-        generator = begun(self, hook)
+        generator = enters(self, hook)
         self.work._committing = True
         self.work.session.commit()
         self.work._committing = False
         return generator
 
-    monkeypatch.setattr(Around, "_begun", begin)
+    monkeypatch.setattr(Around, "_enter", begin)
 
 
 @pytest.mark.parametrize(
