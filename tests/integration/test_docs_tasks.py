@@ -224,7 +224,7 @@ def test_hooks(jobs: JobTester) -> None:
     assert sorted(what for _, what in execute(jobs, "select * from order_log")) == ["done", "refreshed"]
     [shipped, refreshed] = jobs.enqueued()
     assert (shipped.headers["request"], refreshed.headers["request"]) == ("", "r7")
-    assert refreshed.tags == ["of a tenant"]
+    assert refreshed.tags == ("of a tenant",)
 
 
 def test_resources(database_url: str) -> None:

@@ -249,6 +249,9 @@ SEE = {
     "cron": "schedules.md#cron",
     "every": "schedules.md#every",
     "on": "events.md#on",
+    "around": "hooks.md#around",
+    "enqueueing": "hooks.md#enqueueing",
+    "resource": "hooks.md#resource",
     "task": "task.md",
 }
 """Public name → where the reference has it; an error is where its name is."""

@@ -54,7 +54,7 @@ class Resource(Generic[T]):
 
     def _after_fork(self) -> None:
         """Leave it to the parent, whose connections the child would use and close."""
-        _LEFT.append(self._opened)
+        _OF_PARENT.append(self._opened)
         self._opened, self._lock = None, threading.RLock()
 
 
@@ -104,7 +104,7 @@ class AsyncResource(Generic[T]):
             self._opened.pop(loop, None)
 
     def _after_fork(self) -> None:
-        _LEFT.append(self._opened)
+        _OF_PARENT.append(self._opened)
         self._opened, self._locks = {}, {}
 
 
@@ -141,7 +141,7 @@ def resource(function: Any, /) -> Any:
 
 _open: list[Resource[Any] | AsyncResource[Any]] = []
 """The open resources, in the order in which they were opened."""
-_LEFT: list[Any] = []
+_OF_PARENT: list[Any] = []
 """Generators that a fork has left to its parent: without this reference, Python would run their end."""
 _follows_end = False
 

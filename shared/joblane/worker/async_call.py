@@ -14,7 +14,6 @@ from joblane.record.driver.event_loop import process_loop
 from joblane.tasks.event_kinds import AROUND
 from joblane.worker.blocked_loop import watched
 from joblane.worker.outcome import is_project_code
-from joblane.worker.run import function_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -30,7 +29,11 @@ _reported: set[str] = set()
 
 def call_async(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None) -> Any:
     """Run the handler to its end, and flush its session. ``alarm`` None: without a time limit."""
-    function = function_of(task, context, work, alarm) if AROUND else task.function
+    function = task.function
+    if AROUND:
+        from joblane.worker.hooks import hooked
+
+        function = hooked(task, context, work, alarm)
     try:
         return process_loop.run(lambda: _handle(function(payload, context), context, work, alarm))
     finally:

@@ -32,7 +32,6 @@ from joblane.settings import NO_IPV4
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
-from joblane.tasks.event_kinds import AROUND
 from joblane.worker import outcome
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Runner:
     wake: Callable[[], None]
     """Makes sure that a sweep follows a write."""
     call: Callable[..., Any]
-    """Calls the handler: :func:`call`, or ``call_async``."""
+    """Calls the handler, see :func:`joblane.worker.call.call_of`."""
 
 
 @dataclass(slots=True)
@@ -174,24 +173,6 @@ class Run:
         if steps is not None and steps.unused:
             outcome.warn_unused(steps.unused, task, self.claim, payload, context.log_fields)
         return completed(self.claim, result)
-
-
-def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None) -> Any:
-    """Call a handler that is a ``def``, and flush its session, which may wait for a lock."""
-    function = function_of(task, context, work, alarm) if AROUND else task.function
-    result = function(payload, context)
-    if work.in_use:
-        work.flush()
-    return result
-
-
-def function_of(
-    task: Task[Any, Any], context: TaskContext, work: RunSession, alarm: Alarm | None
-) -> Callable[..., Any]:
-    """Return the function of a task, inside of its hooks. Most processes have no hooks, and do not import them."""
-    from joblane.worker.hooks import hooked
-
-    return hooked(task, context, work, alarm)
 
 
 def completed(claim: Claim, result: Any) -> Finish:
