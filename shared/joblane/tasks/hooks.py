@@ -46,7 +46,7 @@ class Hook:
 def around(function: A, /) -> A: ...
 @overload
 def around(*tasks: Task[Any, Any] | str) -> Callable[[A], A]: ...
-def around(*tasks: Any) -> Any:
+def around(*tasks: Task[Any, Any] | str | A) -> A | Callable[[A], A]:
     """Put a generator function around each run in this process.
 
     The function takes the :class:`~joblane.handler.context.TaskContext` and yields once. The part before its yield runs
@@ -78,7 +78,8 @@ def around(*tasks: Any) -> Any:
     for each in tasks:
         if not isinstance(each, Task):
             check_type(each)
-    return lambda function: _declare_around(function, tasks)
+    named = tuple(each for each in tasks if isinstance(each, (Task, str)))
+    return lambda function: _declare_around(function, named)
 
 
 def _declare_around(function: A, tasks: tuple[Task[Any, Any] | str, ...]) -> A:
