@@ -26,14 +26,19 @@ from joblane.worker import hooks as module
 from joblane.worker.group import NOT_IMPORTED, Group
 from joblane.worker.hooks import Around
 from joblane.worker.invocation import growing_seconds
+from joblane.worker.run import KILL_MARGIN_SECONDS
 from joblane.worker.worker import Worker
 from tests.builders.events import deliveries, invocation, message, record
-from tests.builders.handlers import run, write, write_async, written
+from tests.builders.handlers import Clock, run, write, write_async, written
 from tests.logs import lines
 from tests.samples import Sample, behaviour, behaviours, sample_async, sample_batch, sample_one
+from tests.samples_long import sample_long
 from tests.world import PREFIX, World, handle
 
 HOUR = timedelta(hours=1)
+SHORT = KILL_MARGIN_SECONDS + 1
+"""Seconds of an invocation whose handler has one."""
+pytestmark = pytest.mark.usefixtures("standing_clock")
 bound: ContextVar[str] = ContextVar("bound", default="")
 
 
@@ -146,7 +151,7 @@ def retries(ctx: TaskContext) -> None:
 def test_a_hook_sees_how_the_handler_ends(effects: World, handler: Any, seen: str, state: str) -> None:
     log: list[str] = []
     seen_by_hook(log)
-    row = run(effects, handler, seconds=3.2 if handler is hangs else 60)
+    row = run(effects, handler, seconds=SHORT if handler is hangs else 60)
     assert (log, row["state"]) == ([seen], state)
 
 
@@ -165,7 +170,7 @@ def test_a_hook_sees_a_timeout_of_an_async_handler_as_one(effects: World) -> Non
     async def hang(ctx: TaskContext) -> None:
         await asyncio.sleep(30)
 
-    row = run(effects, hang, task=sample_async, seconds=3.2)
+    row = run(effects, hang, task=sample_async, seconds=SHORT)
     assert (log, effects.attempts("it")[0]["outcome"], row["state"]) == (["TaskTimeout"] * 2, "timeout", "retry")
 
 
@@ -218,7 +223,7 @@ def test_a_hook_swallows_no_error(effects: World) -> None:
 
 @pytest.mark.parametrize(("handler", "state"), [(cancels, "cancelled"), (loses, "active"), (hangs, "retry")])
 def test_a_hook_swallows_no_interrupt(effects: World, handler: Any, state: str) -> None:
-    check_swallowing(effects, handler, state, 3.2)
+    check_swallowing(effects, handler, state, SHORT)
 
 
 def test_a_hook_swallows_no_timeout_of_its_own(effects: World) -> None:
@@ -228,7 +233,7 @@ def test_a_hook_swallows_no_timeout_of_its_own(effects: World) -> None:
         with suppress(TaskTimeout):
             time.sleep(30)
 
-    assert run(effects, lambda ctx: None, seconds=3.2)["state"] == "retry"
+    assert run(effects, lambda ctx: None, seconds=SHORT)["state"] == "retry"
     assert effects.outcomes("it") == ["timeout"]
 
 
@@ -391,7 +396,7 @@ def test_a_timeout_before_the_yield_is_a_start_that_failed(effects: World) -> No
             time.sleep(30)
         yield
 
-    row = run(effects, lambda ctx: None, seconds=3.2)
+    row = run(effects, lambda ctx: None, seconds=SHORT)
     assert (row["state"], row["attempts"], effects.outcomes("it")) == ("pending", 0, ["not_started"])
 
 
@@ -518,6 +523,23 @@ def test_plain_and_async_hooks_are_in_the_task_and_transaction_of_an_async_handl
     assert bound.get() == ""
 
 
+@pytest.mark.parametrize(("is_early", "outcome"), [(True, "not_started"), (False, "timeout")])
+def test_an_async_hook_is_within_the_time_of_its_run(effects: World, outcome: str, *, is_early: bool) -> None:
+    @around(sample_async)
+    async def hangs_async(ctx: TaskContext) -> AsyncIterator[None]:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(30 * is_early)
+        yield
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+
+    async def handler(ctx: TaskContext) -> None:
+        await asyncio.sleep(0)
+
+    run(effects, handler, task=sample_async, seconds=SHORT)
+    assert effects.outcomes("it") == [outcome]
+
+
 def test_an_async_hook_is_refused_around_a_plain_handler(effects: World) -> None:
     with pytest.raises(DeclarationError, match="is asynchronous, and the handler of 'sample:one' is a plain `def`"):
 
@@ -638,6 +660,23 @@ def test_a_hook_is_around_a_loop_and_what_it_wrote_commits_with_the_first_item(e
 
     assert run(effects, program)["state"] == "retry"
     assert written(effects) == ["1", "before"]
+
+
+def test_each_invocation_of_a_resumable_task_has_its_hooks(effects: World, clock: Clock) -> None:
+    log: list[str] = []
+    seen_by_hook(log)
+
+    @behaviour
+    def hooks_resume(payload: Sample, ctx: TaskContext) -> None:
+        for item in ctx.resume(["1", "2", "3"], chunk=1):
+            write(ctx, item)
+            clock.ahead += 1000 * (item == "2" and not log)
+
+    body = message("hooks_resume", type_=sample_long.type)
+    effects.deliver(sample_long, body)
+    effects.deliver(sample_long, body)
+    assert (effects.outcomes("it"), log) == (["continued", "completed"], ["Continued", "returned"])
+    assert written(effects) == ["1", "2", "3"]
 
 
 def test_a_savepoint_that_a_hook_opens_is_its_own(effects: World) -> None:
