@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import text
 
-from joblane import Payload, TaskContext, task
+from joblane import Payload, TaskContext, around, task
 from joblane.cli import connect as connecting
 from joblane.cli import invoke as invoking
 from joblane.cli.main import main
@@ -141,6 +141,20 @@ def test_a_failed_run_is_rolled_back_without_a_retry_or_a_dead_letter(
     assert (row["state"], row["error_type"], row["lease_token"]) == ("cancelled", "ValueError", None)
     [[attempt]] = record.get().run("select to_jsonb(a) from joblane.runs a")
     assert (attempt["outcome"], attempt["error_message"]) == ("failed", "no such file")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_has_its_hooks(record: Database, capsys: pytest.CaptureFixture[str], *, fails: bool) -> None:
+    @around
+    def hook(ctx: TaskContext) -> Iterator[None]:
+        ctx.session.execute(text(WRITES))
+        if fails:
+            raise KeyError("tenant")
+        yield
+
+    code, _, err = invoke(capsys, "--json", "{}")
+    assert (code, rows(record)[0]["state"], written(record)) == ((1, "cancelled", 0) if fails else (0, "completed", 1))
+    assert ("hook has failed before its yield" in err) is fails
 
 
 @pytest.mark.parametrize("number", range(len(ENDS)))
