@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import inspect
 import os
@@ -10,11 +9,14 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from joblane import telemetry
 from joblane.errors import DeclarationError, text_of
 from joblane.forking import follow_forks
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 ON_LAMBDA = "AWS_LAMBDA_RUNTIME_API"
@@ -69,6 +71,8 @@ class AsyncResource(Generic[T]):
 
     async def __call__(self) -> T:
         """Return the value. Raises what the function raises before its yield; the next call opens it again."""
+        import asyncio  # a process with plain resources does not import it
+
         loop = asyncio.get_running_loop()
         if (opened := self._opened.get(loop)) is None:
             async with self._locks.setdefault(loop, asyncio.Lock()):
@@ -89,6 +93,8 @@ class AsyncResource(Generic[T]):
 
     async def aclose(self) -> None:
         """Close it in the running loop."""
+        import asyncio
+
         await self._close(asyncio.get_running_loop())
 
     async def _close(self, loop: Any) -> None:

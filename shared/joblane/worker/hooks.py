@@ -5,7 +5,6 @@ A hook and the handler share a copy of the context, so that a context variable t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -37,7 +36,7 @@ def hooked(task: Task[Any, Any], context: TaskContext, work: RunSession, alarm: 
     hooks = hooks_of(task)
     if not hooks:
         return task.function
-    made = Around(hooks, context, work, alarm, is_async=task.is_async)
+    made = Around(hooks, context, work, alarm)
     if hasattr(task.function, OWN_TRANSACTION):
         work.hooks = made
         return task.function
@@ -53,7 +52,6 @@ class Around:
     context: TaskContext
     work: RunSession
     alarm: Alarm | None
-    is_async: bool
 
     def call(self, handler: Callable[[], Any]) -> Any:
         """Call a plain handler inside of the hooks."""
@@ -83,10 +81,12 @@ class Around:
 
     async def _awithin(self, hooks: Sequence[Hook], handler: Callable[[], Awaitable[Any]]) -> Any:
         if not hooks:
+            from asyncio import CancelledError
+
             try:
                 result = await handler()
                 await self.work.awaited(self.work.flush)
-            except asyncio.CancelledError as cancelled:
+            except CancelledError as cancelled:
                 if self._is_over:
                     raise TaskTimeout(TIMED_OUT) from cancelled
                 raise

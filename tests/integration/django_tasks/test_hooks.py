@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from joblane import TaskContext, around
-from joblane.django import current_run, declare
+from joblane.django import current_run
 from joblane.errors import HookError
 from joblane.testing import JobTester
 from joblane.worker import hooks as module
@@ -74,6 +73,5 @@ def test_a_hook_outside_of_the_transaction_is_found(
     shop: Any, run: Run, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "OWN_TRANSACTION", "nothing has it")
-    monkeypatch.setattr(declare, "sys", SimpleNamespace())
     with pytest.raises(AssertionError):
         check_transaction(shop, run, notes)
