@@ -121,9 +121,9 @@ def test_a_resource_of_the_loop_of_a_test_is_closed_with_its_context(jobs: JobTe
 
     async def uses() -> bool:
         async with jobs.acontext(sample_async, Sample()) as ctx:
-            return await sample_async(Sample(do="hooks_use_pool"), ctx)
+            return bool(await sample_async(Sample(do="hooks_use_pool"), ctx))
 
-    assert asyncio.run(uses()) is True
+    assert asyncio.run(uses())
     assert log == ["opened", "opened, async", "closed, async"]
 
 

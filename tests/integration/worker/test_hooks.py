@@ -21,11 +21,11 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor
 from joblane.inspector.views import Grade
 from joblane.record.row.transitions import CANCEL
+from joblane.tasks.task import Task
 from joblane.worker import blocked_loop, outcome
 from joblane.worker import hooks as module
 from joblane.worker.group import NOT_IMPORTED, Group
 from joblane.worker.hooks import Around
-from joblane.worker.invocation import growing_seconds
 from joblane.worker.run import KILL_MARGIN_SECONDS
 from joblane.worker.worker import Worker
 from tests.builders.events import deliveries, invocation, message, record
@@ -66,7 +66,7 @@ def doctored(world: World) -> list[Any]:
 def test_the_first_declared_hook_is_the_outermost_and_all_write_in_the_transaction(effects: World) -> None:
     log: list[str] = []
 
-    def declare(name: str, *types: Any) -> None:
+    def declare(name: str, *types: Task[Any, Any] | str) -> None:
         @around(*types)
         def hook(ctx: TaskContext) -> Iterator[None]:
             log.append(f"{name} begins")
@@ -268,7 +268,7 @@ def test_a_hook_replaces_an_error_by_another(effects: World) -> None:
         raise ConnectionError
 
     assert run(effects, refuses)["state"] == "retry"
-    assert run(effects, lambda ctx: {}["a"], "other")["state"] == "retry"
+    assert run(effects, lambda ctx: ctx.settings["none"], "other")["state"] == "retry"
     assert [effects.attempts(id_)[0]["error_type"] for id_ in ("it", "other")] == ["RetryAfter", "OverflowError"]
 
 
@@ -358,8 +358,7 @@ def test_a_hook_that_fails_before_its_yield_spends_no_attempt(
 def test_the_messages_of_a_hook_that_fails_stay_longer_with_each_receive(
     effects: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(outcome, "growing_seconds", lambda receives: asked.append(receives) or 10 * receives)
+    monkeypatch.setattr(outcome, "growing_seconds", lambda receives: 10 * receives)
 
     @around
     def fails(ctx: TaskContext) -> Iterator[None]:
@@ -370,8 +369,7 @@ def test_the_messages_of_a_hook_that_fails_stay_longer_with_each_receive(
     for receives in (1, 2, 3):
         effects.later("it") if receives > 1 else None
         effects.deliver(sample_one, message("nothing"), receives=receives)
-    assert (asked, watched.visibilities) == ([1, 2, 3], [10, 20, 30])
-    assert growing_seconds(20) <= 900
+    assert watched.visibilities == [10, 20, 30]
     assert effects.row("it")["attempts"] == 0
 
 
