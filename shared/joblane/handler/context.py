@@ -669,6 +669,11 @@ def session_of(context: TaskContext) -> RunSession:
     return context._work
 
 
+def scrub_of(context: TaskContext) -> Scrub:
+    """Return the function that removes the values of redacted fields from the strings of a run."""
+    return context._scrub
+
+
 def enqueue_within(context: TaskContext, where: CallersTransaction, job: Job) -> Enqueued:
     """Enqueue a job of a run, in its trace, in the transaction ``where``."""
     job.headers = headers_within(context._span, job.headers)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.errors import OUTCOMES, HookError, LeaseLostError, StepError, TaskTimeout, text_of
+from joblane.handler.context import scrub_of
 from joblane.tasks.event_kinds import OWN_TRANSACTION
 from joblane.tasks.hooks import Hook, hooks_of
 from joblane.worker.run import TIMED_OUT
@@ -207,7 +208,7 @@ def _check_end(
         raised.__cause__ = cause
     if error is not None and (raised is None or _is_final(error)):
         if raised is not None:
-            telemetry.logger().error(str(raised), extra=context.log_fields)
+            telemetry.logger().error(scrub_of(context)(str(raised)), extra=context.log_fields)
         raise error.with_traceback(trace)
     if raised is not None:
         raise raised

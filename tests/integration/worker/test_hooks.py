@@ -9,18 +9,19 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from joblane import RateLimited, RetryAfter, RevokeTask, Snooze, TaskContext, TaskTimeout, around
+from joblane import Payload, RateLimited, RetryAfter, RevokeTask, Snooze, TaskContext, TaskTimeout, around, task
 from joblane.errors import DeclarationError, LeaseLostError
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor
 from joblane.inspector.views import Grade
 from joblane.record.row.transitions import CANCEL
+from joblane.tasks.redaction import Redacted
 from joblane.tasks.task import Task
 from joblane.worker import blocked_loop, outcome
 from joblane.worker import hooks as module
@@ -237,21 +238,32 @@ def test_a_hook_swallows_no_timeout_of_its_own(effects: World) -> None:
     assert effects.outcomes("it") == ["timeout"]
 
 
-def test_a_hook_that_fails_at_an_interrupt_is_logged_and_the_interrupt_decides(
-    effects: World,
-) -> None:
+class Hidden(Payload):
+    token: Annotated[str, Redacted]
+
+
+@task("sample:hidden")
+def sample_hidden(payload: Hidden, ctx: TaskContext) -> None:
+    ctx.sleep("a while", HOUR)
+
+
+def test_a_hook_that_fails_at_an_interrupt_is_logged_and_the_interrupt_decides(effects: World) -> None:
     @around
     def fails(ctx: TaskContext) -> Iterator[None]:
         try:
             yield
         finally:
-            raise KeyError("of the hook")
+            raise KeyError("token-of-the-payload was refused")
 
+    payload = {"token": "token-of-the-payload"}
     with lines() as logged:
-        assert run(effects, lambda ctx: ctx.sleep("a while", HOUR))["state"] == "scheduled"
+        effects.deliver(sample_hidden, {"type": sample_hidden.type, "id": "it", "payload": payload})
+    assert effects.row("it")["state"] == "scheduled"
     [line] = [line for line in logged.fields if line["level"] == "ERROR"]
-    assert line["message"].endswith("fails has failed after its yield: KeyError: 'of the hook'")
+    assert ".fails has failed after its yield: KeyError: " in line["message"]
+    assert "was refused" in line["message"]
     assert line["task_id"] == "it"
+    assert payload["token"] not in "".join(logged.texts)
 
 
 def test_a_hook_replaces_an_error_by_another(effects: World) -> None:
