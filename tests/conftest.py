@@ -15,7 +15,7 @@ import joblane
 from joblane import settings
 from joblane.enqueue import wake
 from joblane.sqs.client import Sqs
-from joblane.tasks.event_kinds import AROUND, ENQUEUEING, LISTENERS
+from joblane.tasks.event_kinds import AROUND, ENQUEUEING, LISTENERS, OBSERVERS
 from tests.golden import Mode, add_option
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(autouse=True)
 def own_listeners() -> Iterator[None]:
     """The listeners and hooks that a test declares are not called in other tests."""
-    before = [(registry, list(registry)) for registry in (LISTENERS, AROUND, ENQUEUEING)]
+    before = [(registry, list(registry)) for registry in (LISTENERS, AROUND, ENQUEUEING, OBSERVERS)]
     yield
     for registry, items in before:
         registry[:] = items

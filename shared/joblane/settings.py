@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
+from joblane.errors import DeclarationError
 from joblane.secret_values import SecretError, text_of_secret
 
 SECRETS = "JOBLANE_SECRETS"
@@ -32,6 +33,11 @@ SIGNAL_BASE_URL = "JOBLANE_SIGNAL_BASE_URL"
 """Setting with the address at which third parties reach the route of signals, without ``/signals``."""
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
+
+OTEL = "JOBLANE_OTEL"
+"""Variable that turns spans and metrics by OpenTelemetry on if it is ``1``."""
+SENTRY = "JOBLANE_SENTRY"
+"""Variable that turns reports to Sentry on if it is ``1``."""
 
 
 class MissingSettingError(LookupError):
@@ -92,6 +98,14 @@ def required(name: str, purpose: str, example: str) -> str:
     if not value:
         raise MissingSettingError(name, purpose, example)
     return value
+
+
+def is_on(name: str) -> bool:
+    """True for ``1``, False for ``0`` and without a value. Raises :class:`DeclarationError` for any other value."""
+    value = os.environ.get(name, "").strip()
+    if value not in ("", "0", "1"):
+        raise DeclarationError(f"{name}: 1 or 0 is required, not {value!r}")
+    return value == "1"
 
 
 def prefix() -> str:

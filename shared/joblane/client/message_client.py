@@ -45,6 +45,10 @@ class MessageClient:
     def __init__(self) -> None:
         self._sqs = Sqs()
         follow_forks(self, MessageClient._after_fork)
+        if settings.is_on(settings.OTEL):
+            from joblane.otel import start
+
+            start()
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[MessageOptions]) -> Enqueued:
         """Send the message of one task.

@@ -80,6 +80,10 @@ class Producer:
         """False while an invocation has several messages, whose chains Lambda joins: a task that one of them enqueues
         begins a chain, so that the chains do not make each other longer. ``max_depth`` stops a chain without end."""
         follow_forks(self, Producer._after_fork)
+        if settings.is_on(settings.OTEL):
+            from joblane.otel import start
+
+            start()
         self._checked_engines: WeakSet[Engine] = WeakSet()
         self._checked_addresses: set[Hashable] = set()
 

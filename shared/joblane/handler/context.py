@@ -91,7 +91,7 @@ class TaskContext:
         self.attempt = claim.attempt
         self.max_retry = claim.max_attempts - 1
         self.headers = claim.headers
-        self._span = span_of(claim.headers, claim.id, claim.run) if claim.headers else None
+        self._span = claim.span or (span_of(claim.headers, claim.id, claim.run) if claim.headers else None)
         self.traceparent = self._span.traceparent if self._span else None
         self.idempotency_key = claim.id
         self._task = task

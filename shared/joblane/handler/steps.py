@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from joblane.handler.loops import Loops, refuse_stopped
 from joblane.json_values import MAX_DEPTH, check_text
 from joblane.record.task import checkpoints
 from joblane.record.task.waits import History, read_history
+from joblane.tasks.event_kinds import OBSERVERS
 
 StepFunction = Callable[[str], Any]
 MAX_NAME = 100
@@ -76,7 +77,10 @@ class Steps:
             if inspect.iscoroutinefunction(function):
                 raise StepError(name, "ctx.step cannot await its function; use await ctx.astep(…)")
             stored = self._begin(name, function)
-            return json.loads(stored) if stored is not None else self.keep(name, function(self._key(name)))
+            if stored is not None:
+                return json.loads(stored)
+            with _observed(name):
+                return self.keep(name, function(self._key(name)))
 
     async def astep(self, name: str, function: StepFunction) -> Any:
         awaited = self.loops.work.awaited
@@ -84,8 +88,9 @@ class Steps:
             stored = await awaited(self._begin, name, function)
             if stored is not None:
                 return json.loads(stored)
-            value = function(self._key(name))
-            return await awaited(self.keep, name, await value if inspect.isawaitable(value) else value)
+            with _observed(name):
+                value = function(self._key(name))
+                return await awaited(self.keep, name, await value if inspect.isawaitable(value) else value)
 
     def _key(self, name: str) -> str:
         return key_of(self.loops.task_id, name)
@@ -159,6 +164,14 @@ class Steps:
         self.loops.work.keep(partial(checkpoints.mark_step, name=name, value=text))
         steps[name], self._bytes = text, size
         return json.loads(text)
+
+
+def _observed(name: str) -> AbstractContextManager[object]:
+    """Return the span of a step. Most processes have none."""
+    context: AbstractContextManager[object] = nullcontext()
+    for observer in OBSERVERS:
+        context = observer.step(name)
+    return context
 
 
 def _check_function(name: str, function: StepFunction) -> None:

@@ -43,6 +43,7 @@ from pydantic_core import from_json
 from urllib3 import Retry
 from urllib3 import exceptions as urllib3_errors
 
+from joblane import settings
 from joblane.sqs.boto3_sender import MISMATCH, TRACE, Boto3Sender, log_fallback
 from joblane.telemetry import TRACE_VARIABLE
 
@@ -77,6 +78,7 @@ ERRORS: Sequence[tuple[Any, Any]] = (
     (urllib3_errors.ReadTimeoutError, ReadTimeoutError),
     (urllib3_errors.ProtocolError, ConnectionClosedError),
 )
+OPENTELEMETRY = "opentelemetry.instrumentation.botocore"
 NO_RETRIES = Retry(False)
 CALLERS = ("botocore.client", "botocore.endpoint", "botocore.httpsession", "botocore.context")
 ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
@@ -347,12 +349,22 @@ def _handlers(client: Any) -> object:
 
 
 def _calls() -> tuple[Any, ...]:
-    """Return the calls of boto3 that tracers wrap and tests replace."""
+    """Return the calls of boto3 that tracers wrap and tests replace.
+
+    With ``JOBLANE_OTEL=1`` an enqueue has a span of its own, so the wrapper of OpenTelemetry has no effect on sends.
+    """
+    call = botocore_client.BaseClient._make_api_call  # type: ignore[attr-defined]
+    if type(call) is not FunctionType and _wrapper(call).startswith(OPENTELEMETRY) and settings.is_on(settings.OTEL):
+        call = call.__wrapped__
     return (
-        botocore_client.BaseClient._make_api_call,  # type: ignore[attr-defined]
+        call,
         botocore_endpoint.Endpoint.make_request,
         httpsession.URLLib3Session.send,
     )
+
+
+def _wrapper(call: Any) -> str:
+    return str(getattr(getattr(call, "_self_wrapper", None), "__module__", ""))
 
 
 def _success(status: int, content: bytes) -> Mapping[str, Any] | None:

@@ -17,6 +17,8 @@ AROUND: list[Any] = []
 """The hooks around each run, see :mod:`joblane.tasks.hooks`."""
 ENQUEUEING: list[Any] = []
 """The hooks that see each job before its check."""
+OBSERVERS: list[Any] = []
+"""What observes the runs of this process: :mod:`joblane.otel` and :mod:`joblane.sentry`."""
 OWN_TRANSACTION = "calls_hooks"
 """The attribute of a task's function that calls the hooks around it itself, inside of a transaction of its own."""
 

@@ -1,4 +1,5 @@
-"""The pytest plugin `joblane`: the fixture `jobs`, a :class:`~joblane.testing.JobTester` with its own database.
+"""The pytest plugin `joblane`: the fixture `jobs`, a :class:`~joblane.testing.JobTester` with its own database, and the
+fixture `spans`.
 
 The plugin creates and drops databases on the server at `--joblane-database` or `DATABASE_URL`, and changes nothing else
 there. Without either, it starts a PostgreSQL for the session. Loading the plugin imports only pytest and the project's
@@ -14,6 +15,8 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     from joblane.testing import JobTester
     from joblane.testing.databases import Databases
@@ -94,3 +97,15 @@ def jobs(joblane_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job
     monkeypatch.setenv(METRICS_DISABLED, "true")
     with JobTester(joblane_database) as tester:
         yield tester
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """The spans of the test, Joblane's own and those of other code: the `InMemorySpanExporter` of OpenTelemetry's SDK.
+
+    It needs the packages of `joblane[otel]`. A provider of the SDK that the program has set is used.
+    """
+    from joblane.testing.spans import recorded
+
+    with recorded() as exporter:
+        yield exporter

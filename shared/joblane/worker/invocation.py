@@ -13,6 +13,7 @@ from typing import Any
 
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.sqs.message import Received
+from joblane.tasks.event_kinds import OBSERVERS
 
 UNAVAILABLE_FIRST_SECONDS = 15
 UNAVAILABLE_LONGEST_SECONDS = MAX_DELAY_SECONDS
@@ -65,6 +66,10 @@ def lambda_handler(handle: Handle) -> Callable[[Mapping[str, Any], Any], dict[st
     def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
         invocation = Invocation(context.aws_request_id, context.get_remaining_time_in_millis() / 1000)
         response = handle([Received.read(record) for record in event["Records"]], invocation)
+        if OBSERVERS:
+            from joblane.worker.observed import flush
+
+            flush(invocation.ends)
         return {"batchItemFailures": [{"itemIdentifier": id_} for id_ in response.kept]}
 
     return handler

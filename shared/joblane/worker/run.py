@@ -32,6 +32,7 @@ from joblane.settings import NO_IPV4
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
+from joblane.tasks.event_kinds import OBSERVERS
 from joblane.worker import outcome
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class Run:
     """The end of the run. None for a task that did not run, and for a run that has lost its lease."""
     recorded: bool = False
     """True if ``end`` is committed, with the handler's work. Otherwise the worker records it for the whole batch."""
+    observed: Any = ()
+    """Each observer of the run with its state."""
+    error: BaseException | None = None
+    """What ended the run, for observers."""
 
     def message(self, payload: Any = None) -> Message:
         """Return the task's message. It keeps its type, which may be an older name. ``payload``: for a dead letter."""
@@ -144,6 +149,7 @@ class Run:
             duration_ms, receives = ms_since(started), self.received.receives
             self.end = outcome.failed(task, claim, error, duration_ms, payload, note=note, receives=receives)
             runner.log.price(claim, self.end)
+            self.error = error if OBSERVERS else None
             if isinstance(error, LeaseLostError):
                 self.end = None
                 telemetry.logger().warning(

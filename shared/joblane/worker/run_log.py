@@ -105,6 +105,8 @@ class RunLog:
 
 def fields_of(claim: Claim) -> dict[str, Any]:
     fields = {"task_id": claim.id, "attempt": claim.attempt}
+    if claim.span is not None:
+        return fields | claim.span.log_fields
     return fields | log_fields(claim.headers, claim.id, claim.run) if claim.headers else fields
 
 

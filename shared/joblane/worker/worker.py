@@ -28,12 +28,12 @@ from joblane.record.task.run_session import CANCELLED
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
 from joblane.sqs.tick import tick_id
-from joblane.tasks.event_kinds import LISTENERS
+from joblane.tasks.event_kinds import LISTENERS, OBSERVERS
 from joblane.worker import outcome
 from joblane.worker.call import call_of
 from joblane.worker.events import Ends
 from joblane.worker.invocation import BatchResponse, Invocation, growing_seconds
-from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner
+from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner, ms_since
 from joblane.worker.run_log import Ended, RunLog, fields_of
 from joblane.worker.verdict import decide
 
@@ -203,6 +203,7 @@ class Batch:
         claimed = self._claim(deliveries)
         if claimed is None:
             return deliveries
+        claim_ms = ms_since(started) if OBSERVERS else 0
         for run in claimed:
             if run.claim.verdict is not Verdict.RUN:
                 self._decide(run)
@@ -212,7 +213,12 @@ class Batch:
         runs = [run for run in claimed if run.claim.verdict is Verdict.RUN]
         worker.log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
-            run.execute(worker.runner, self._queue, self._invocation)
+            if OBSERVERS:
+                from joblane.worker.observed import execute
+
+                execute(run, worker.runner, self._queue, self._invocation, claim_ms)
+            else:
+                run.execute(worker.runner, self._queue, self._invocation)
             if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
                 self._finish([run])
                 self._free(run, run.claim.limits)
@@ -280,11 +286,7 @@ class Batch:
     def _finish(self, runs: Sequence[Run]) -> None:
         """Record the ends that are not recorded yet, in one statement, and decide on the messages."""
         if unrecorded := [run for run in runs if run.end is not None and not run.recorded]:
-            stopped = [run for run in unrecorded if run.end is not None and run.end.stop is not None]
-            for run in stopped:
-                self._record([run])
-            if ended := [run for run in unrecorded if run not in stopped] if stopped else unrecorded:
-                self._record(ended)
+            self._record_all(unrecorded)
         for run in runs:
             end = run.end
             if end is None:
@@ -304,6 +306,19 @@ class Batch:
                         self._send([run.received], [run.again(end.visibility_seconds)])
                     else:
                         self._response.keep(run.received, end.visibility_seconds)
+
+    def _record_all(self, runs: Sequence[Run]) -> None:
+        """Record the ends of runs, a stop at a wait in a statement of its own."""
+        started = time.perf_counter()
+        stopped = [run for run in runs if run.end is not None and run.end.stop is not None]
+        for run in stopped:
+            self._record([run])
+        if ended := [run for run in runs if run not in stopped] if stopped else runs:
+            self._record(ended)
+        if OBSERVERS:
+            from joblane.worker.observed import finish as report
+
+            report(runs, ms_since(started))
 
     def _record(self, runs: Sequence[Run]) -> None:
         """Record the ends of runs: first those whose rows are free, then, after one wait, the others."""

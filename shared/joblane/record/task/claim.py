@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
     from joblane.record.flow.free_slots import LimitNames
     from joblane.sqs.message import Message
+    from joblane.sqs.traceparent import Span
     from joblane.tasks.task import Task
 
 
@@ -160,6 +161,8 @@ class Claim:
     """The kinds of events that its type declares."""
     problem: str | None = None
     """The fault of a row that was written by SQL without the table's checks: its run fails. None: it has none."""
+    span: Span | None = None
+    """The span of the run, if :mod:`joblane.otel` has made one. None: it derives from the headers."""
 
 
 LACKS_MESSAGES = (

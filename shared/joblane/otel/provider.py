@@ -1,0 +1,95 @@
+"""The providers of spans and metrics: those that the program has set, or else an exporter to an OTLP address."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+
+from joblane import settings
+from joblane.otel.check import CONSOLE, METRICS, NONE, TRACES, exporter
+from joblane.otel.export import Background, Exporting, FlushingProvider
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+
+def background_of_provider() -> Background | None:
+    """Set the providers if the program has set none. Return what exports the spans; None: no flush is needed.
+
+    It is called with the first span, so that a program can set its provider after it has made a client.
+    """
+    found = trace.get_tracer_provider()
+    if isinstance(found, trace.ProxyTracerProvider):
+        return _set_up()
+    return FlushingProvider(found).background if hasattr(found, "force_flush") else None
+
+
+def _set_up() -> Background | None:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    resource = _resource()
+    _set_up_metrics(resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    background = None
+    if exporter(TRACES) != NONE:
+        processing = Exporting(_span_exporter())
+        any_processor: Any = processing
+        provider.add_span_processor(any_processor)
+        _count_dropped(processing)
+        background = processing.background
+        atexit.register(processing.shutdown)
+    trace.set_tracer_provider(provider)
+    return background
+
+
+def _span_exporter() -> Any:
+    if exporter(TRACES) == CONSOLE:
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        return ConsoleSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter()
+
+
+def _set_up_metrics(resource: Resource) -> None:
+    """Export metrics every minute, in a thread of the SDK."""
+    name = exporter(METRICS)
+    if name == NONE or hasattr(metrics.get_meter_provider(), "force_flush"):  # the program has set one
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+    if name == CONSOLE:
+        chosen: Any = ConsoleMetricExporter()
+    else:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        chosen = OTLPMetricExporter()
+    reader = PeriodicExportingMetricReader(chosen)
+    metrics.set_meter_provider(MeterProvider([reader], resource=resource, shutdown_on_exit=False))
+
+
+def _count_dropped(processing: Exporting) -> None:
+    """Report the dropped spans as a metric. It is observed, because a handler's alarm may interrupt a drop anywhere."""
+
+    def observe(_: object) -> Iterable[metrics.Observation]:
+        return [metrics.Observation(processing.dropped)]
+
+    metrics.get_meter("joblane").create_observable_counter(
+        "joblane.spans.dropped", [observe], "{span}", "Spans that were not exported"
+    )
+
+
+def _resource() -> Resource:
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
+    given = os.environ.get("OTEL_SERVICE_NAME"), os.environ.get("OTEL_RESOURCE_ATTRIBUTES")
+    if given[0] or f"{SERVICE_NAME}=" in (given[1] or ""):
+        return Resource.create()
+    function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
+    return Resource.create({SERVICE_NAME: function or settings.project() or settings.prefix()})
