@@ -45,8 +45,11 @@ class Background:
         self._work, self._every, self._clock = work, every, clock
         self._failures, self._resumes = 0, 0.0
         self.on_pause: Callable[[], object] = lambda: None
-        self._renew()
-        follow_forks(self, Background._renew)
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._asked = self._answered = 0
+        self._is_late = False
+        follow_forks(self, Background._after_fork)
 
     @property
     def is_paused(self) -> bool:
@@ -101,12 +104,10 @@ class Background:
             self._resumes = self._clock() + PAUSE_SECONDS
             self.on_pause()
 
-    def _renew(self) -> None:
-        """Give a forked process a thread and a lock of its own."""
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._asked = self._answered = 0
-        self._is_late = False
+    def _after_fork(self) -> None:
+        """Make a new lock and, later, a thread."""
+        self._changed, self._thread = threading.Condition(), None
+        self._answered, self._is_late = self._asked, False
 
 
 class Exporting:

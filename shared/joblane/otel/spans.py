@@ -54,7 +54,6 @@ class RunSpan:
 
     type: str
     span: trace.Span
-    token: Any
     started: float
     seconds: float = 0.0
     ended: int = 0
@@ -104,7 +103,7 @@ class Spans:
     def begin(
         self, task: Task[Any, Any], claim: Claim, received: Received, *, queue: Queue, request_id: str, claim_ms: int
     ) -> RunSpan | None:
-        """Start the span of a run, and make it the current one."""
+        """Start the span of a run, and make it the current one in the context of the run."""
         if task.type.startswith(OWN_TYPES):
             return None
         self._prepare()
@@ -140,13 +139,12 @@ class Spans:
         if found.is_valid:
             claim.span = _as_span(found, caller)
             self._run.set(claim.span.traceparent)
-        return RunSpan(task.type, span, context.attach(trace.set_span_in_context(span)), time.perf_counter())
+        context.attach(trace.set_span_in_context(span))
+        return RunSpan(task.type, span, time.perf_counter())
 
     def leave(self, run: RunSpan | None, _claim: Claim, _error: BaseException | None) -> None:
-        """Leave the span of a run, which ends later, when the end of the run is recorded."""
+        """Note the end of the handler. The span ends when the end of the run is recorded."""
         if run is not None:
-            context.detach(run.token)
-            self._run.set(None)
             run.seconds, run.ended = time.perf_counter() - run.started, time.time_ns()
 
     def end(self, run: RunSpan | None, claim: Claim, end: Finish | None, finish_ms: int | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
@@ -24,7 +25,14 @@ FLUSH_SECONDS = 0.5
 
 
 def execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, claim_ms: int) -> None:
-    """Execute a run under observation. ``claim_ms``: the duration of the claim."""
+    """Execute a run under observation, in a context of its own, which no later run sees.
+
+    ``claim_ms``: the duration of the claim.
+    """
+    copy_context().run(_execute, run, runner, queue, invocation, claim_ms)
+
+
+def _execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, claim_ms: int) -> None:
     run.observed = observed = []
     for observer in OBSERVERS:
         with _logged(observer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,8 @@ from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
@@ -31,6 +34,7 @@ from joblane import (
     RevokeTask,
     SkipRetry,
     Snooze,
+    TaskCancelled,
     TaskContext,
     TaskTimeout,
     task,
@@ -38,6 +42,7 @@ from joblane import (
 from joblane.errors import LeaseLostError
 from joblane.otel import spans as module
 from joblane.testing import JobTester
+from tests import logs
 from tests.pages import ROOT
 
 PAGE = ROOT / "docs" / "how-to" / "trace.md"
@@ -66,7 +71,14 @@ def order_receipt(payload: Order, ctx: TaskContext) -> None: ...
 def order_failed(payload: ArchivedTask, ctx: TaskContext) -> None: ...
 
 
-@task("order:ship", grants=Grants(enqueue=("order:receipt",)), max_retry=1, retry_delay=timedelta(seconds=40), batch_size=10, on_archived=order_failed)
+@task(
+    "order:ship",
+    grants=Grants(enqueue=("order:receipt",)),
+    max_retry=1,
+    retry_delay=timedelta(seconds=40),
+    batch_size=10,
+    on_archived=order_failed,
+)
 def order_ship(payload: Order, ctx: TaskContext) -> Any:
     return does[payload.do](payload, ctx) if payload.do else None
 
@@ -179,11 +191,11 @@ def test_the_trace_of_a_request_is_as_the_page_draws_it(
 
 def parents(jobs: JobTester, exporter: InMemorySpanExporter, task_id: str) -> list[str]:
     """Return ``child``, ``link`` or ``root`` for each run of a task."""
-    found = []
-    for span in exporter.get_finished_spans():
-        if span.name.startswith("run ") and (span.attributes or {})["messaging.message.id"] == task_id:
-            found.append("child" if span.parent else "link" if span.links else "root")
-    return found
+    return [
+        "child" if span.parent else "link" if span.links else "root"
+        for span in exporter.get_finished_spans()
+        if span.name.startswith("run ") and (span.attributes or {})["messaging.message.id"] == task_id
+    ]
 
 
 def test_only_the_first_run_of_a_task_that_is_due_at_once_is_in_the_trace_of_its_enqueue(
@@ -219,8 +231,10 @@ def test_only_the_first_run_of_a_task_that_is_due_at_once_is_in_the_trace_of_its
     with MessageClient() as sender:
         sender.enqueue(order_ship, Order(), task_id="message")
     with jobs.session() as session:
-        session.execute(text("select joblane.enqueue('order:ship', '{}', task_id => 'sql', headers => :headers)"),
-                        {"headers": f'{{"traceparent": "{CALLER}"}}'})
+        session.execute(
+            text("select joblane.enqueue('order:ship', '{}', task_id => 'sql', headers => :headers)"),
+            {"headers": f'{{"traceparent": "{CALLER}"}}'},
+        )
         session.execute(text("select joblane.enqueue('order:ship', '{}', task_id => 'sql-without')"))
     client.enqueue(order_ship, Order(), task_id="no-trace", headers={"traceparent": ""})
     client.enqueue(order_ship, Order(), task_id="own-trace", headers={"traceparent": CALLER})
@@ -240,3 +254,236 @@ def test_only_the_first_run_of_a_task_that_is_due_at_once_is_in_the_trace_of_its
     [of_sql] = [span for span in runs_of(spans) if (span.attributes or {})["messaging.message.id"] == "sql"]
     assert of_sql.parent is not None
     assert trace.format_span_id(of_sql.parent.span_id) == CALLER.split("-")[2]
+
+
+def test_a_retry_in_the_trace_of_its_enqueue_is_found(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(payload: Order, ctx: TaskContext) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(module, "_is_first", lambda *_: True)
+    jobs.client.enqueue(order_ship, doing(fails), task_id="retried")
+    jobs.drain()
+    jobs.travel(HOUR)
+    jobs.drain()
+    assert parents(jobs, spans, "retried") != ["child", "link"]
+
+
+def test_a_recorded_task_that_was_sent_before_it_is_due_was_not_due_at_once(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with jobs.session() as session:
+        session.execute(
+            text("select joblane.enqueue('order:ship', '{}', task_id => 'sql', headers => :headers)"),
+            {"headers": f'{{"traceparent": "{CALLER}"}}'},
+        )
+    monkeypatch.setattr(module, "LATE_SECONDS", -HOUR.total_seconds())  # as if it were due an hour later
+    jobs.drain()
+    assert parents(jobs, spans, "sql") == ["link"]
+
+
+# --- The context of the handler ------------------------------------------------------------------------------------
+
+
+def test_each_run_of_a_batch_has_its_own_span_and_nothing_of_it_is_left(
+    jobs: JobTester, spans: InMemorySpanExporter
+) -> None:
+    def seen(payload: Order, ctx: TaskContext) -> Any:
+        return ctx.traceparent, trace.format_span_id(trace.get_current_span().get_span_context().span_id)
+
+    payload = doing(seen)
+    ids = [f"t{number}" for number in range(10)]
+    for task_id in ids:
+        jobs.client.enqueue(order_ship, payload, task_id=task_id)
+    jobs.drain()
+    runs = {str((span.attributes or {})["messaging.message.id"]): span for span in runs_of(spans)}
+    assert set(runs) == set(ids)
+    for task_id, span in runs.items():
+        assert span.context is not None
+        own = trace.format_span_id(span.context.span_id)
+        traceparent, current = jobs.task(task_id).result
+        assert (traceparent.split("-")[2], current) == (own, own)
+        assert [event.name for event in span.events] == ["claim", "finish"]
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_the_steps_of_an_asynchronous_handler_are_in_the_span_that_is_current(
+    jobs: JobTester, spans: InMemorySpanExporter
+) -> None:
+    traceparent = jobs.run(order_track, Order())
+    assert drawn(spans.get_finished_spans()) == "\n".join(
+        ("enqueue order:track", "  run order:track", "    of the handler", "      step look")
+    )
+    assert traceparent.split("-")[2] == trace.format_span_id(runs_of(spans, "order:track")[0].context.span_id)  # type: ignore[union-attr]
+
+
+def test_the_log_lines_of_a_run_have_the_ids_of_its_span(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+    with logs.lines() as lines:
+        jobs.client.enqueue(order_ship, Order())
+        jobs.drain()
+    [run] = runs_of(spans)
+    [task_] = next(line["tasks"] for line in lines.fields if line["message"] == "tasks completed")
+    assert run.context is not None
+    assert run.parent is not None
+    assert [task_[name] for name in ("trace_id", "span_id", "parent_span_id")] == [
+        trace.format_trace_id(run.context.trace_id),
+        trace.format_span_id(run.context.span_id),
+        trace.format_span_id(run.parent.span_id),
+    ]
+
+
+def test_an_observer_that_fails_costs_no_run(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("begin", "leave", "end"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module.Spans, name, lambda *_, **__: 1 / 0)
+            jobs.client.enqueue(order_ship, Order(), task_id=name)
+            jobs.drain()
+        assert jobs.task(name).state == "completed"
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+# --- Errors, and what is none --------------------------------------------------------------------------------------
+
+
+def outcomes(jobs: JobTester, exporter: InMemorySpanExporter) -> dict[str, tuple[bool, Any]]:
+    """Run handlers that end in each way. Return for each: its span is an error, and its outcome."""
+
+    def completed(payload: Order, ctx: TaskContext) -> None: ...
+
+    def failed(payload: Order, ctx: TaskContext) -> None:
+        raise ValueError("no")
+
+    def archived(payload: Order, ctx: TaskContext) -> None:
+        raise SkipRetry("no")
+
+    def revoked(payload: Order, ctx: TaskContext) -> None:
+        raise RevokeTask("no")
+
+    def snoozed(payload: Order, ctx: TaskContext) -> None:
+        raise Snooze(HOUR)
+
+    def timed_out(payload: Order, ctx: TaskContext) -> None:
+        raise TaskTimeout
+
+    def cancelled(payload: Order, ctx: TaskContext) -> None:
+        ctx.step("in a step", lambda key: interrupt(TaskCancelled()))
+
+    def lost(payload: Order, ctx: TaskContext) -> None:
+        raise LeaseLostError("no")
+
+    def stopped(payload: Order, ctx: TaskContext) -> None:
+        ctx.sleep("nap", HOUR)
+
+    def step_failed(payload: Order, ctx: TaskContext) -> None:
+        ctx.step("fails", lambda key: 1 / 0)
+
+    def interrupt(error: BaseException) -> None:
+        raise error
+
+    ways = (completed, failed, archived, revoked, snoozed, timed_out, cancelled, lost, stopped, step_failed)
+    for way in ways:
+        jobs.client.enqueue(order_ship, doing(way), task_id=way.__name__)
+    jobs.drain()
+    return {
+        str((span.attributes or {})["messaging.message.id"]): (
+            span.status.status_code is StatusCode.ERROR,
+            (span.attributes or {})["joblane.outcome"],
+        )
+        for span in runs_of(exporter)
+    }
+
+
+ENDS = {
+    "completed": (False, "completed"),
+    "failed": (True, "failed"),
+    "archived": (True, "archived"),
+    "revoked": (False, "revoked"),
+    "snoozed": (False, "snoozed"),
+    "timed_out": (False, "timeout"),
+    "cancelled": (False, "cancelled"),
+    "lost": (False, "lease_lost"),
+    "stopped": (False, "waiting"),
+    "step_failed": (True, "failed"),
+}
+
+
+def test_interrupts_and_decisions_of_the_handler_are_no_errors(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+    assert outcomes(jobs, spans) == ENDS
+    steps = {span.name: span for span in spans.get_finished_spans() if span.name.startswith("step ")}
+    assert {name: span.status.status_code is StatusCode.ERROR for name, span in steps.items()} == {
+        "step in a step": False,
+        "step fails": True,
+    }
+    assert steps["step fails"].attributes == {"error.type": "ZeroDivisionError"}
+    assert not any(span.events for span in steps.values())
+
+
+def test_an_interrupt_that_is_an_error_is_found(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NO_ERRORS", ())
+    assert outcomes(jobs, spans) != ENDS
+
+
+def leaks(jobs: JobTester, exporter: InMemorySpanExporter) -> list[str]:
+    """Run a task with planted values. Return the spans that have one outside of the text of its exception."""
+
+    def breaks(payload: Order, ctx: TaskContext) -> None:
+        local = payload.note + PLANTED  # noqa: F841 - a frame variable
+        ctx.enqueue(order_receipt, payload.model_copy(update={"do": ""}))
+        ctx.step("one", lambda key: {"value": payload.token})
+        raise ValueError(f"refused {payload.token} for the order")
+
+    payload = doing(breaks).model_copy(update={"token": PLANTED, "note": f"note {PLANTED}"})
+    jobs.client.enqueue(order_ship, payload, headers={"note": PLANTED}, tags=[PLANTED], owner=PLANTED)
+    jobs.drain()
+    jobs.travel(HOUR)
+    jobs.drain()
+    found = exporter.get_finished_spans()
+    assert {span.status.description for span in runs_of(exporter)} == {"refused [redacted] for the order"}
+    assert len(found) >= 5
+    return [span.name for span in found if PLANTED in span.to_json()]
+
+
+def test_no_value_of_a_payload_is_in_a_span(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+    assert leaks(jobs, spans) == []
+
+
+def test_a_value_in_a_span_is_found(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = module.Spans.leave
+
+    def leaves(self: Any, run: Any, claim: Any, error: Any) -> None:
+        run.span.record_exception(error)
+        leave(self, run, claim, error)
+
+    monkeypatch.setattr(module.Spans, "leave", leaves)
+    with pytest.raises(AssertionError, match="run order:ship"):
+        assert leaks(jobs, spans) == []
+
+
+# --- Metrics -------------------------------------------------------------------------------------------------------
+
+
+def test_runs_their_durations_and_waits_are_metrics(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(module.metrics, "get_meter", provider.get_meter)
+    outcomes(jobs, spans)
+    data = reader.get_metrics_data()
+    assert data is not None
+    [scope] = data.resource_metrics[0].scope_metrics
+    points = {metric.name: list(metric.data.data_points) for metric in scope.metrics}
+    counted: Counter[Any] = Counter()
+    for point in points["joblane.runs"]:
+        counted[(point.attributes or {})["joblane.outcome"]] += point.value  # type: ignore[union-attr]
+    assert counted == Counter(outcome for _, outcome in ENDS.values())
+    assert sum(point.count for point in points["joblane.wait.duration"]) == len(ENDS)  # type: ignore[union-attr]
+    errors = {(point.attributes or {}).get("error.type") for point in points["messaging.process.duration"]}
+    assert errors == {None, "ValueError", "SkipRetry", "ZeroDivisionError"}
