@@ -1,0 +1,108 @@
+"""OpenTelemetry's instrumentation of boto3 next to Joblane's own sender, and the settings at the start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from joblane import JobClient, MessageClient, settings
+from joblane.errors import DeclarationError
+from joblane.installation import install
+from joblane.otel import check, start
+from joblane.sqs import sender as module
+from joblane.sqs.client import Sqs
+from joblane.tasks.event_kinds import OBSERVERS
+from tests.fake_sqs import FakeSqs
+from tests.unit.sqs.conftest import arguments_of, by_boto3, engaged, plain_boto3, send_three, server
+
+__all__ = ["by_boto3", "plain_boto3", "server"]
+
+
+@pytest.fixture
+def instrumented() -> Iterator[None]:
+    BotocoreInstrumentor().instrument()
+    yield
+    BotocoreInstrumentor().uninstrument()
+
+
+def check_sends(sqs: Sqs, server: FakeSqs, by_boto3: list[str]) -> None:
+    engaged(sqs, by_boto3)
+    send_three(sqs)
+    sqs.sender.send("SendMessageBatch", arguments_of("SendMessageBatch", "a", "b"))
+    assert by_boto3 == []
+    assert server.accepted["a"] == server.accepted["b"] == 1
+
+
+def test_joblane_sends_by_itself_while_the_calls_of_boto3_have_spans(
+    instrumented: None,
+    server: FakeSqs,
+    by_boto3: list[str],
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(settings.OTEL, "1")
+    sqs = Sqs()
+    check_sends(sqs, server, by_boto3)
+    warm_up = len(spans.get_finished_spans())
+    sqs.sender._by_boto3("SendMessage", arguments_of("SendMessage"), True)
+    assert (warm_up, len(spans.get_finished_spans())) == (4, 5)
+
+
+def test_without_the_setting_boto3_sends_what_a_tracer_observes(
+    instrumented: None, server: FakeSqs, by_boto3: list[str]
+) -> None:
+    with pytest.raises(AssertionError):
+        check_sends(Sqs(), server, by_boto3)
+
+
+def test_a_sender_that_leaves_its_sends_to_boto3_is_found(
+    instrumented: None, server: FakeSqs, by_boto3: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(settings.OTEL, "1")
+    monkeypatch.setattr(module, "OPENTELEMETRY", "another tracer")
+    with pytest.raises(AssertionError):
+        check_sends(Sqs(), server, by_boto3)
+
+
+@pytest.mark.parametrize(
+    "address", ["collector:4318", "http://", "https:///v1", "http://:4318", "ftp://collector", "http://collector:port"]
+)
+@pytest.mark.parametrize("name", check.ENDPOINTS)
+def test_an_address_without_a_host_is_refused_at_the_start(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(settings.OTEL, "1")
+    monkeypatch.setenv(name, address)
+    for client in (JobClient, MessageClient):
+        with pytest.raises(DeclarationError, match=f"^{name}: an address with scheme and host is required, for"):
+            client()
+    assert OBSERVERS == []
+
+
+def test_wrong_values_of_settings_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.OTEL, "yes")
+    with pytest.raises(DeclarationError, match=r"^JOBLANE_OTEL: 1 or 0 is required, not 'yes'$"):
+        JobClient()
+    monkeypatch.setenv(settings.OTEL, "1")
+    monkeypatch.setenv(check.METRICS, "prometheus")
+    with pytest.raises(DeclarationError, match=r"^OTEL_METRICS_EXPORTER: 'prometheus' is not one of otlp, console, no"):
+        JobClient()
+
+
+def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "joblane.otel.spans", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(DeclarationError) as raised:
+        start()
+    assert str(raised.value).endswith(f"is missing: {install('otel')}")
+
+
+def test_the_spans_of_a_process_start_once_and_not_without_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, number in (("", 0), ("0", 0), ("1", 1), ("1", 1)):
+        monkeypatch.setenv(settings.OTEL, value)
+        JobClient().close()
+        assert len(OBSERVERS) == number
