@@ -38,6 +38,8 @@ OTEL = "JOBLANE_OTEL"
 """Variable that turns spans and metrics by OpenTelemetry on if it is ``1``."""
 SENTRY = "JOBLANE_SENTRY"
 """Variable that turns reports to Sentry on if it is ``1``."""
+SENTRY_PAYLOAD = "JOBLANE_SENTRY_PAYLOAD"
+"""Variable that adds the payload, without redacted values, to the errors in Sentry if it is ``1``."""
 
 
 class MissingSettingError(LookupError):

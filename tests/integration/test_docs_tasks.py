@@ -330,10 +330,11 @@ def test_what_is_kept_of_a_failure_has_no_redacted_value(jobs: JobTester) -> Non
     assert f"`{failed.error_message}`" in (HOW_TO / "redact.md").read_text()
 
 
-def test_trace(jobs: JobTester) -> None:
-    page("trace")
+def test_trace(jobs: JobTester, request: pytest.FixtureRequest) -> None:
+    names = page("trace")
     traceparent = jobs.drain().check().only.result
     assert traceparent.split("-")[1] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    names["test_a_booking_has_a_step"](jobs, request.getfixturevalue("spans"))
 
 
 def test_the_back_off_is_as_long_as_is_said() -> None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -166,12 +166,12 @@ class Steps:
         return json.loads(text)
 
 
-def _observed(name: str) -> AbstractContextManager[object]:
-    """Return the span of a step. Most processes have none."""
-    context: AbstractContextManager[object] = nullcontext()
+def _observed(name: str) -> ExitStack:
+    """Return the spans of a step. Most processes have none."""
+    stack = ExitStack()
     for observer in OBSERVERS:
-        context = observer.step(name)
-    return context
+        stack.enter_context(observer.step(name))
+    return stack
 
 
 def _check_function(name: str, function: StepFunction) -> None:

@@ -7,31 +7,39 @@ from urllib.parse import urlsplit
 
 from joblane.errors import DeclarationError
 
-ENDPOINTS = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-)
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Source: OpenTelemetry, *OpenTelemetry Protocol Exporter*."""
-TRACES, METRICS = "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+TRACES = "OTEL_TRACES_EXPORTER"
 """Source: OpenTelemetry, *Environment Variable Specification*."""
+METRICS = "OTEL_METRICS_EXPORTER"
 OTLP, CONSOLE, NONE = "otlp", "console", "none"
 EXPORTERS = (OTLP, CONSOLE, NONE)
 
 
-def exporter(name: str) -> str:
-    """Return the exporter that a variable names: one of :data:`EXPORTERS`."""
-    return os.environ.get(name, "").strip() or OTLP
+def exporters() -> dict[str, str]:
+    """Return the exporter that each variable names: one of :data:`EXPORTERS`."""
+    given = {TRACES: os.environ.get(TRACES, ""), METRICS: os.environ.get(METRICS, "")}
+    return {name: value.strip() or OTLP for name, value in given.items()}
+
+
+def addresses() -> dict[str, str]:
+    """Return the address that each variable names; empty if it names none."""
+    return {
+        ENDPOINT: os.environ.get(ENDPOINT, "").strip(),
+        TRACES_ENDPOINT: os.environ.get(TRACES_ENDPOINT, "").strip(),
+        METRICS_ENDPOINT: os.environ.get(METRICS_ENDPOINT, "").strip(),
+    }
 
 
 def check_settings() -> None:
     """Raise :class:`DeclarationError` for an address without a host, and for an unknown exporter."""
-    for name in ENDPOINTS:
-        if address := os.environ.get(name, "").strip():
+    for name, address in addresses().items():
+        if address:
             _check_address(name, address)
-    for name in (TRACES, METRICS):
-        if exporter(name) not in EXPORTERS:
-            given = os.environ[name]
+    for name, given in exporters().items():
+        if given not in EXPORTERS:
             raise DeclarationError(f"{name}: {given!r} is not one of {', '.join(EXPORTERS)}")
 
 

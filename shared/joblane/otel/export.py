@@ -1,7 +1,7 @@
 """The export of spans in a thread. An exporter that hangs, refuses or dies costs no run, and little time.
 
 An invocation waits for the thread at most :data:`FLUSH_SECONDS`. After :data:`MOST_FAILURES` failures in a row no
-invocation waits for :data:`PAUSE_SECONDS`, and spans are dropped. So an hour's outage takes at most half a minute of a
+invocation waits for :data:`LEFT_OUT_SECONDS`, and spans are dropped. So an hour's outage takes at most half a minute of a
 process.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 0.5
 MOST_FAILURES = 2
-PAUSE_SECONDS = 60.0
+LEFT_OUT_SECONDS = 60.0
 ROOM = 2_048
 """The spans that wait for their export at the same time. More are dropped. Source: OpenTelemetry, *Batch Span
 Processor*, maxQueueSize; the size of one export is a quarter of it."""
@@ -101,7 +101,7 @@ class Background:
     def _note(self, is_success: bool) -> None:
         self._failures = 0 if is_success else self._failures + 1
         if self._failures >= MOST_FAILURES:
-            self._resumes = self._clock() + PAUSE_SECONDS
+            self._resumes = self._clock() + LEFT_OUT_SECONDS
             self.on_pause()
 
     def _after_fork(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from joblane import settings
-from joblane.otel.check import CONSOLE, METRICS, NONE, TRACES, exporter
+from joblane.otel.check import CONSOLE, METRICS, NONE, TRACES, exporters
 from joblane.otel.export import Background, Exporting, FlushingProvider
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _set_up() -> Background | None:
     _set_up_metrics(resource)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     background = None
-    if exporter(TRACES) != NONE:
+    if exporters()[TRACES] != NONE:
         processing = Exporting(_span_exporter())
         any_processor: Any = processing
         provider.add_span_processor(any_processor)
@@ -47,7 +47,7 @@ def _set_up() -> Background | None:
 
 
 def _span_exporter() -> Any:
-    if exporter(TRACES) == CONSOLE:
+    if exporters()[TRACES] == CONSOLE:
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
         return ConsoleSpanExporter()
@@ -58,7 +58,7 @@ def _span_exporter() -> Any:
 
 def _set_up_metrics(resource: Resource) -> None:
     """Export metrics every minute, in a thread of the SDK."""
-    name = exporter(METRICS)
+    name = exporters()[METRICS]
     if name == NONE or hasattr(metrics.get_meter_provider(), "force_flush"):  # the program has set one
         return
     from opentelemetry.sdk.metrics import MeterProvider
@@ -88,8 +88,7 @@ def _count_dropped(processing: Exporting) -> None:
 def _resource() -> Resource:
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
-    given = os.environ.get("OTEL_SERVICE_NAME"), os.environ.get("OTEL_RESOURCE_ATTRIBUTES")
-    if given[0] or f"{SERVICE_NAME}=" in (given[1] or ""):
+    if os.environ.get("OTEL_SERVICE_NAME") or f"{SERVICE_NAME}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         return Resource.create()
     function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME")
     return Resource.create({SERVICE_NAME: function or settings.project() or settings.prefix()})

@@ -1,7 +1,7 @@
 """Spans and metrics of enqueues, runs and steps, with the names of OpenTelemetry's conventions for messaging.
 
 The first run of a task that is due at once is a child of its enqueue. Every other run is the root of a trace, with a
-link to the enqueue: a retry would stretch a trace to the length of its back-off, and a chain of tasks has no end.
+link to the enqueue: a retry would stretch a trace to the length of its back-off, and a chain of tasks does not end.
 
 Source: OpenTelemetry, *Semantic conventions for messaging spans* and *for messaging client metrics*, 1.45.
 """
@@ -142,7 +142,7 @@ class Spans:
         context.attach(trace.set_span_in_context(span))
         return RunSpan(task.type, span, time.perf_counter())
 
-    def leave(self, run: RunSpan | None, _claim: Claim, _error: BaseException | None) -> None:
+    def leave(self, run: RunSpan | None, _claim: Claim, _end: Finish | None, _error: BaseException | None) -> None:
         """Note the end of the handler. The span ends when the end of the run is recorded."""
         if run is not None:
             run.seconds, run.ended = time.perf_counter() - run.started, time.time_ns()

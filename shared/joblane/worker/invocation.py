@@ -67,7 +67,7 @@ def lambda_handler(handle: Handle) -> Callable[[Mapping[str, Any], Any], dict[st
         invocation = Invocation(context.aws_request_id, context.get_remaining_time_in_millis() / 1000)
         response = handle([Received.read(record) for record in event["Records"]], invocation)
         if OBSERVERS:
-            from joblane.worker.observed import flush
+            from joblane.worker.flush import flush
 
             flush(invocation.ends)
         return {"batchItemFailures": [{"itemIdentifier": id_} for id_ in response.kept]}

@@ -25,6 +25,7 @@ from joblane.record.row.states import State
 from joblane.record.task.claim import Claim, Verdict, arrival, claim, refusal
 from joblane.record.task.finish import LATER, cancel_requested, finish
 from joblane.record.task.run_session import CANCELLED
+from joblane.settings import SENTRY, is_on
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
 from joblane.sqs.tick import tick_id
@@ -80,6 +81,10 @@ class Worker:
         self.task, self.database, self.sqs, self.prefix = task, database, sqs, prefix
         self.logger = telemetry.logger()
         self.log = options.get("log") or RunLog(task)
+        if is_on(SENTRY):
+            from joblane.sentry import start
+
+            start()
         self._queues: dict[str, Queue] = {}
         self._wakes = task.type != SWEEP  # it plans its next run itself, and would wake itself for ever
         producer, printed = Producer.within(database, sqs, prefix, task), options.get("printed")

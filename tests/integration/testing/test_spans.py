@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
 import pytest
 import urllib3
 from fastapi import FastAPI
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -43,6 +42,7 @@ from joblane.errors import LeaseLostError
 from joblane.otel import spans as module
 from joblane.testing import JobTester
 from tests import logs
+from tests.collector import Collector
 from tests.pages import ROOT
 
 PAGE = ROOT / "docs" / "how-to" / "trace.md"
@@ -131,21 +131,8 @@ def runs_of(exporter: InMemorySpanExporter, type_: str = "order:ship") -> list[R
 @pytest.fixture
 def service() -> Iterator[str]:
     """The address of an HTTP service."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Collector() as collector:
+        yield collector.url
 
 
 # --- The trace of the page -----------------------------------------------------------------------------------------
@@ -283,6 +270,26 @@ def test_a_recorded_task_that_was_sent_before_it_is_due_was_not_due_at_once(
     assert parents(jobs, spans, "sql") == ["link"]
 
 
+@pytest.mark.filterwarnings("ignore:DB-API extension cursor.connection used")  # by the instrumentation, of pg8000
+def test_statements_of_the_handler_have_spans_by_the_instrumentation_of_sqlalchemy(
+    jobs: JobTester, spans: InMemorySpanExporter
+) -> None:
+    def reads(payload: Order, ctx: TaskContext) -> Any:
+        return ctx.session.scalar(text("select 5"))
+
+    SQLAlchemyInstrumentor().instrument(engine=jobs.engine, skip_dep_check=True)
+    try:
+        with Session(jobs.engine) as session, session.begin():
+            jobs.client.enqueue(order_ship, doing(reads), task_id="reads", session=session)
+        jobs.drain()
+    finally:
+        SQLAlchemyInstrumentor().uninstrument()
+    assert jobs.task("reads").result == 5
+    names = [span.name.partition(" ")[0] for span in spans.get_finished_spans()]
+    assert names.count("run") == 1
+    assert len(names) > 2
+
+
 # --- The context of the handler ------------------------------------------------------------------------------------
 
 
@@ -315,7 +322,7 @@ def test_the_steps_of_an_asynchronous_handler_are_in_the_span_that_is_current(
     assert drawn(spans.get_finished_spans()) == "\n".join(
         ("enqueue order:track", "  run order:track", "    of the handler", "      step look")
     )
-    assert traceparent.split("-")[2] == trace.format_span_id(runs_of(spans, "order:track")[0].context.span_id)  # type: ignore[union-attr]
+    assert traceparent.split("-")[2] == trace.format_span_id(runs_of(spans, "order:track")[0].context.span_id)
 
 
 def test_the_log_lines_of_a_run_have_the_ids_of_its_span(jobs: JobTester, spans: InMemorySpanExporter) -> None:
@@ -457,9 +464,9 @@ def test_a_value_in_a_span_is_found(
 ) -> None:
     leave = module.Spans.leave
 
-    def leaves(self: Any, run: Any, claim: Any, error: Any) -> None:
+    def leaves(self: Any, run: Any, claim: Any, end: Any, error: Any) -> None:
         run.span.record_exception(error)
-        leave(self, run, claim, error)
+        leave(self, run, claim, end, error)
 
     monkeypatch.setattr(module.Spans, "leave", leaves)
     with pytest.raises(AssertionError, match="run order:ship"):
@@ -474,17 +481,17 @@ def test_runs_their_durations_and_waits_are_metrics(
 ) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    monkeypatch.setattr(module.metrics, "get_meter", provider.get_meter)
+    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
     outcomes(jobs, spans)
     data = reader.get_metrics_data()
     assert data is not None
     [scope] = data.resource_metrics[0].scope_metrics
-    points = {metric.name: list(metric.data.data_points) for metric in scope.metrics}
+    points: dict[str, list[Any]] = {metric.name: list(metric.data.data_points) for metric in scope.metrics}
     counted: Counter[Any] = Counter()
     for point in points["joblane.runs"]:
-        counted[(point.attributes or {})["joblane.outcome"]] += point.value  # type: ignore[union-attr]
+        counted[(point.attributes or {})["joblane.outcome"]] += point.value
     follower = "completed"  # the task of on_archived
     assert counted == Counter([follower, *(outcome for _, outcome in ENDS.values())])
-    assert sum(point.count for point in points["joblane.wait.duration"]) == len(ENDS) + 1  # type: ignore[union-attr]
+    assert sum(point.count for point in points["joblane.wait.duration"]) == len(ENDS) + 1
     errors = {(point.attributes or {}).get("error.type") for point in points["messaging.process.duration"]}
     assert errors == {None, "ValueError", "SkipRetry", "ZeroDivisionError"}

@@ -11,7 +11,7 @@ import pytest
 
 from joblane import forking
 from joblane.otel import export
-from joblane.otel.export import BATCH, FLUSH_SECONDS, PAUSE_SECONDS, ROOM, Background, Exporting, FlushingProvider
+from joblane.otel.export import BATCH, FLUSH_SECONDS, LEFT_OUT_SECONDS, ROOM, Background, Exporting, FlushingProvider
 from joblane.tasks.event_kinds import OBSERVERS
 from joblane.worker.invocation import BatchResponse, lambda_handler
 from tests import logs
@@ -92,7 +92,7 @@ def check_pause(answer: Callable[[], str]) -> None:
         send(made, 2)
     assert [(line["message"], line["spans"]) for line in lines.fields] == [(export.DROPPED, 5)]
     # for a minute no invocation waits
-    clock.now += PAUSE_SECONDS - 1
+    clock.now += LEFT_OUT_SECONDS - 1
     send(made, 4)
     assert (exporter.calls, made.dropped) == ([3, 2], 9)
     # then one failure is enough for the next pause
@@ -101,7 +101,7 @@ def check_pause(answer: Callable[[], str]) -> None:
     send(made)
     assert (exporter.calls, made.dropped) == ([3, 2, 1], 11)
     # and a success ends all that
-    clock.now += PAUSE_SECONDS
+    clock.now += LEFT_OUT_SECONDS
     exporter.answer = lambda: "SUCCESS"
     send(made, 7)
     exporter.answer = answer
@@ -130,7 +130,7 @@ def test_an_exporter_that_hangs_has_no_invocation_wait_for_a_minute(hanging: Exp
     assert made.background.is_paused
     send(made, ROOM + 5)
     assert made.dropped == ROOM + 6  # the first one may still arrive
-    clock.now += PAUSE_SECONDS
+    clock.now += LEFT_OUT_SECONDS
     send(made, seconds=SHORT)
     assert made.background.is_paused
     assert hanging.calls == [1]
@@ -154,14 +154,15 @@ def test_an_exporter_that_is_always_late_counts_as_one_that_fails() -> None:
 def hours_waits(hanging: Exporter) -> int:
     """Return the number of waits of a process with an invocation a second, in an hour without a collector."""
     made, clock = exporting(hanging)
-    waits, wait_for = 0, made.background._changed.wait_for
+    waits, changed = 0, made.background._changed
+    wait_for = changed.wait_for
 
-    def counted(*arguments: Any) -> bool:
+    def counted(*arguments: Any) -> Any:
         nonlocal waits
         waits += threading.current_thread() is threading.main_thread()
         return wait_for(*arguments)
 
-    made.background._changed.wait_for = counted  # type: ignore[method-assign]
+    changed.wait_for = counted  # type: ignore[method-assign, assignment]
     for _ in range(3_600):
         send(made, seconds=SHORT)
         clock.now += 1
@@ -197,9 +198,12 @@ def test_a_forked_process_exports_its_own_spans_in_its_own_thread(hanging: Expor
 
 def test_the_provider_of_the_program_is_flushed_in_half_a_second_at_most() -> None:
     asked: list[int] = []
-    answers = iter((False, False))
-    provider = SimpleNamespace(force_flush=lambda milliseconds: asked.append(milliseconds) or next(answers))
-    background = FlushingProvider(provider).background
+
+    def fails(milliseconds: int) -> bool:
+        asked.append(milliseconds)
+        return False
+
+    background = FlushingProvider(SimpleNamespace(force_flush=fails)).background
     for _ in range(3):
         background.flush(PATIENCE_SECONDS)
     assert asked == [500, 500]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -13,20 +16,30 @@ from joblane import JobClient, MessageClient, settings
 from joblane.errors import DeclarationError
 from joblane.installation import install
 from joblane.otel import check, start
+from joblane.otel.provider import background_of_provider
 from joblane.sqs import sender as module
 from joblane.sqs.client import Sqs
 from joblane.tasks.event_kinds import OBSERVERS
+from tests.collector import Collector
 from tests.fake_sqs import FakeSqs
+from tests.patience import PATIENCE_SECONDS
 from tests.unit.sqs.conftest import arguments_of, by_boto3, engaged, plain_boto3, send_three, server
 
 __all__ = ["by_boto3", "plain_boto3", "server"]
 
 
 @pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture
 def instrumented() -> Iterator[None]:
-    BotocoreInstrumentor().instrument()
+    instrumentor: Any = BotocoreInstrumentor
+    instrumentor().instrument()
     yield
-    BotocoreInstrumentor().uninstrument()
+    instrumentor().uninstrument()
 
 
 def check_sends(sqs: Sqs, server: FakeSqs, by_boto3: list[str]) -> None:
@@ -68,10 +81,44 @@ def test_a_sender_that_leaves_its_sends_to_boto3_is_found(
         check_sends(Sqs(), server, by_boto3)
 
 
+def test_without_a_provider_spans_and_metrics_go_to_the_otlp_address(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_providers: list[Any] = []
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "jobs-order-ship")
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    monkeypatch.setattr(trace, "set_tracer_provider", set_providers.append)
+    monkeypatch.setattr(metrics, "set_meter_provider", set_providers.append)
+    monkeypatch.setattr(atexit, "register", lambda function: function)
+    background = background_of_provider()
+    assert background is not None
+    meters, tracers = set_providers
+    tracers.get_tracer("test").start_span("run order:ship").end()
+    meters.get_meter("test").create_counter("joblane.runs").add(1)
+    background.flush(PATIENCE_SECONDS)
+    assert meters.force_flush()
+    meters.shutdown()
+    traces, *_ = [body for path, body in collector.posts if path == "/v1/traces"]
+    assert b"run order:ship" in traces
+    assert b"jobs-order-ship" in traces
+    assert any(b"joblane.runs" in body for path, body in collector.posts if path == "/v1/metrics")
+
+
+def test_no_exporter_is_made_if_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_providers: list[Any] = []
+    for name in (check.TRACES, check.METRICS):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    monkeypatch.setattr(trace, "set_tracer_provider", set_providers.append)
+    assert background_of_provider() is None
+    assert len(set_providers) == 1
+
+
 @pytest.mark.parametrize(
     "address", ["collector:4318", "http://", "https:///v1", "http://:4318", "ftp://collector", "http://collector:port"]
 )
-@pytest.mark.parametrize("name", check.ENDPOINTS)
+@pytest.mark.parametrize("name", check.addresses())
 def test_an_address_without_a_host_is_refused_at_the_start(
     name: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
