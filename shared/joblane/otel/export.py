@@ -1,8 +1,7 @@
 """The export of spans in a thread. An exporter that hangs, refuses or dies costs no run, and little time.
 
 An invocation waits for the thread at most :data:`FLUSH_SECONDS`. After :data:`MOST_FAILURES` failures in a row no
-invocation waits for :data:`LEFT_OUT_SECONDS`, and spans are dropped. So an hour's outage takes at most half a minute of a
-process.
+invocation waits for :data:`LEFT_OUT_SECONDS`, and spans are dropped: half a minute in an hour.
 """
 
 from __future__ import annotations

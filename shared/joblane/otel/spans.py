@@ -249,7 +249,7 @@ def _is_first(claim: Claim, received: Received, caller: trace.SpanContext) -> bo
 def _describe(span: trace.Span, end: Finish) -> str | None:
     """Write the end of a run into its span. Return the class of its error; None: it is none.
 
-    Its strings are those of the row, without the values of redacted fields.
+    Its strings are as in the row, without the values of redacted fields.
     """
     span.set_attribute("joblane.outcome", end.outcome)
     if not end.error_type or end.error_type in NO_ERRORS:

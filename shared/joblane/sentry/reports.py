@@ -1,6 +1,6 @@
 """Reports of runs to Sentry: an event for each error, a transaction for a share of the runs, a check-in for each tick.
 
-The strings of an error are those of its row, without the values of redacted fields. A frame has no variables.
+The strings of an error are as in its row, without the values of redacted fields. A frame has no variables.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ENDED = {State.COMPLETED: "ok", State.CANCELLED: "ok", State.ARCHIVED: "error"}
 
 @dataclass(slots=True)
 class Report:
-    """What a run reports at its end."""
+    """A run, from its start to its report."""
 
     task: Task[Any, Any]
     tags: Mapping[str, str]

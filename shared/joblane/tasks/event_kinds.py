@@ -18,7 +18,7 @@ AROUND: list[Any] = []
 ENQUEUEING: list[Any] = []
 """The hooks that see each job before its check."""
 OBSERVERS: list[Any] = []
-"""What observes the runs of this process: :mod:`joblane.otel` and :mod:`joblane.sentry`."""
+"""The observers of the runs of this process: of :mod:`joblane.otel` and :mod:`joblane.sentry`."""
 OWN_TRANSACTION = "calls_hooks"
 """The attribute of a task's function that calls the hooks around it itself, inside of a transaction of its own."""
 

@@ -101,7 +101,7 @@ def jobs(joblane_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """The spans of the test, Joblane's own and those of other code: the `InMemorySpanExporter` of OpenTelemetry's SDK.
+    """The spans of the test, of Joblane and of other code: the `InMemorySpanExporter` of OpenTelemetry's SDK.
 
     It needs the packages of `joblane[otel]`. A provider of the SDK that the program has set is used.
     """

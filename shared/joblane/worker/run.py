@@ -92,7 +92,7 @@ class Run:
     observed: Any = ()
     """Each observer of the run with its state."""
     error: BaseException | None = None
-    """What ended the run, for observers."""
+    """The exception that has ended the run, for observers."""
 
     def message(self, payload: Any = None) -> Message:
         """Return the task's message. It keeps its type, which may be an older name. ``payload``: for a dead letter."""

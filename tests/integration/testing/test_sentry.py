@@ -131,7 +131,7 @@ def test_each_run_is_a_transaction_of_the_sample(
 
 
 def reported(jobs: JobTester, sentry: Memory) -> set[str]:
-    """Run handlers that end in each way. Return those with an error in Sentry."""
+    """Run handlers that end in each way. Return the ones that are errors in Sentry."""
 
     def failed(payload: Bill, ctx: TaskContext) -> None:
         raise ValueError("no")

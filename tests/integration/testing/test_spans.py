@@ -185,7 +185,7 @@ def parents(jobs: JobTester, exporter: InMemorySpanExporter, task_id: str) -> li
     ]
 
 
-def test_only_the_first_run_of_a_task_that_is_due_at_once_is_in_the_trace_of_its_enqueue(
+def test_only_the_first_run_of_a_task_that_is_due_at_once_is_a_child_of_its_enqueue(
     jobs: JobTester, spans: InMemorySpanExporter
 ) -> None:
     def fails(payload: Order, ctx: TaskContext) -> None:
