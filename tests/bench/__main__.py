@@ -97,6 +97,7 @@ def _usual(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
                 sizes,
                 startup,
                 synthesis,
+                tracing,
             )
 
             yield from measured(
@@ -106,6 +107,7 @@ def _usual(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
                     "startup": lambda: startup.run(folder / "unpacked"),
                     "instructions": lambda: instructions.run(folder / "instructions", arguments.write),
                     "handling": handling.run,
+                    "tracing": tracing.run,
                     "delivering": lambda: delivering.run(steady),
                     "moves": lambda: moves.run(server.url),
                     "roundtrips": lambda: roundtrips.run(server.url),

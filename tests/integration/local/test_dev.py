@@ -26,8 +26,10 @@ from joblane.local.daemon import await_end
 from joblane.local.ports import free_port
 from joblane.local.postgres import Postgres
 from joblane.local.tools import environment_of
+from joblane.otel.check import ENDPOINT
 from joblane.record.driver.database import Database
 from tests import long_chains
+from tests.collector import Collector
 from tests.pages import ROOT, blocks
 from tests.patience import PATIENCE_SECONDS, await_true
 
@@ -292,6 +294,15 @@ def test_a_process_closes_its_resources_when_a_save_ends_it(dev: Dev) -> None:
     assert not any("the client is closed" in line for line in dev.lines())
     dev.save("hello:world", text + "\n")
     dev.await_line("hello:world", "the client is closed")
+
+
+def test_a_run_has_spans_if_the_setting_is_on(dev: Dev) -> None:
+    with Collector() as collector:
+        # only for the process of this type
+        setting = f'import os; os.environ |= {{"JOBLANE_OTEL": "1", "{ENDPOINT}": "{collector.url}"}}\n'
+        dev.save("traced:one", setting + source("traced:one"))
+        dev.await_state(dev.send("traced:one"), "completed")
+        await_true(lambda: any(b"run traced:one" in body for _, body in collector.posts), lambda: "no span has come")
 
 
 def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(dev: Dev) -> None:
