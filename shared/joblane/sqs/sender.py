@@ -349,22 +349,19 @@ def _handlers(client: Any) -> object:
 
 
 def _calls() -> tuple[Any, ...]:
-    """Return the calls of boto3 that tracers wrap and tests replace.
-
-    With ``JOBLANE_OTEL=1`` an enqueue has a span of its own, so the wrapper of OpenTelemetry has no effect on sends.
-    """
+    """Return the calls of boto3 that tracers wrap and tests replace."""
     call = botocore_client.BaseClient._make_api_call  # type: ignore[attr-defined]
-    if type(call) is not FunctionType and _wrapper(call).startswith(OPENTELEMETRY) and settings.is_on(settings.OTEL):
-        call = call.__wrapped__
     return (
-        call,
+        call if type(call) is FunctionType else _without_opentelemetry(call),
         botocore_endpoint.Endpoint.make_request,
         httpsession.URLLib3Session.send,
     )
 
 
-def _wrapper(call: Any) -> str:
-    return str(getattr(getattr(call, "_self_wrapper", None), "__module__", ""))
+def _without_opentelemetry(call: Any) -> Any:
+    """Return the call in OpenTelemetry's wrapper: with ``JOBLANE_OTEL=1`` an enqueue has a span of its own."""
+    wrapper = str(getattr(getattr(call, "_self_wrapper", None), "__module__", ""))
+    return call.__wrapped__ if wrapper.startswith(OPENTELEMETRY) and settings.is_on(settings.OTEL) else call
 
 
 def _success(status: int, content: bytes) -> Mapping[str, Any] | None:

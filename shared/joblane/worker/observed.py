@@ -27,7 +27,8 @@ def execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, clai
 
 
 def _execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, claim_ms: int) -> None:
-    run.observed = observed = []
+    run.observed, run.error = [], None
+    observed = run.observed
     for observer in OBSERVERS:
         with logged(observer):
             about = {"queue": queue, "request_id": invocation.id, "claim_ms": claim_ms}

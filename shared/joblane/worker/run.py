@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from joblane import telemetry
@@ -89,10 +89,10 @@ class Run:
     """The end of the run. None for a task that did not run, and for a run that has lost its lease."""
     recorded: bool = False
     """True if ``end`` is committed, with the handler's work. Otherwise the worker records it for the whole batch."""
-    observed: Any = ()
-    """Each observer of the run with its state."""
-    error: BaseException | None = None
-    """The exception that has ended the run, for observers."""
+    observed: Any = field(init=False)
+    """Each observer of the run with its state. It is set if there are observers, and so is ``error``."""
+    error: BaseException | None = field(init=False)
+    """The exception that has ended the run."""
 
     def message(self, payload: Any = None) -> Message:
         """Return the task's message. It keeps its type, which may be an older name. ``payload``: for a dead letter."""
