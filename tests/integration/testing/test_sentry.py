@@ -22,7 +22,7 @@ from joblane.settings import SENTRY, SENTRY_PAYLOAD
 from joblane.tasks.event_kinds import OBSERVERS
 from joblane.testing import JobTester
 
-HOUR = timedelta(hours=1)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 PLANTED = "pl4nted-v4lue"
 KEY = "https://key@o1.ingest.sentry.io/2"
 
@@ -41,7 +41,7 @@ def bill_send(payload: Bill, ctx: TaskContext) -> Any:
     return does[payload.do](payload, ctx) if payload.do else None
 
 
-@task("bill:count", schedule="0 * * * *", max_retry=1, retry_delay=timedelta(seconds=40))
+@task("bill:count", schedule="0 0 1 1 *", max_retry=1, retry_delay=timedelta(seconds=40))
 def bill_count(payload: Bill, ctx: TaskContext) -> Any:
     if "count" in does:
         does["count"](payload, ctx)
@@ -184,9 +184,9 @@ def test_a_tick_has_one_check_in_which_ends_with_its_task(jobs: JobTester, sentr
 
     def tick() -> list[tuple[str, str]]:
         before = len(sentry.of("check_in"))
-        jobs.tick(bill_count)
+        jobs.tick(bill_count, at=jobs.now)
         jobs.drain()
-        jobs.travel(HOUR)
+        jobs.travel(2 * MINUTE)
         jobs.drain()
         found = sentry.of("check_in")[before:]
         assert len({item["check_in_id"] for item in found}) == 1
@@ -198,7 +198,7 @@ def test_a_tick_has_one_check_in_which_ends_with_its_task(jobs: JobTester, sentr
     does["count"] = fails  # twice
     assert tick() == [(slug, "in_progress"), (slug, "error")]
     assert sentry.of("check_in")[0]["monitor_config"] == {
-        "schedule": {"type": "crontab", "value": "0 * * * *"},
+        "schedule": {"type": "crontab", "value": "0 0 1 1 *"},
         "timezone": "UTC",
     }
     jobs.run(bill_send, Bill())
