@@ -152,10 +152,10 @@ def _of_task(action: str, row: TaskRow, text: str) -> Plan:
 
 
 def of_wait(view: TaskView) -> list[Plan]:
-    """The plans that continue a task that waits; none if it does not wait."""
+    """The plans that continue a task that waits; none if it does not wait, or waits for children."""
     id_ = view.row.id
     wait = next((each for each in view.waits if each.state == "open"), None)
-    if wait is None:
+    if wait is None or wait.until is None:
         return []
 
     def end(inspector: Inspector, given: dict[str, str]) -> Any:
