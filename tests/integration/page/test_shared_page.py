@@ -22,6 +22,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.person import Person
 from joblane.inspector.shared_page import Configuration
+from joblane.inspector.views import Wait
 from joblane.page.app import ACTIONS, PAGES, SEARCHES
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
@@ -234,6 +235,7 @@ FORMS: dict[str, tuple[Permission, dict[str, str]]] = {
     "/resume": (OPERATE, {"scope": "queue", "name": "low"}),
     "/task/act": (OPERATE, {"id": "one", "action": "retry"}),
     "/task/edit": (EDIT, {"id": "one", "action": "edit", "payload": "{}"}),
+    "/task/signal": (EDIT, {"id": "one", "signal": "approval", "value": "1"}),
     "/bulk/start": (OPERATE, {"action": "cancel", "state": "retry", "older": "1h", "rate": "20"}),
     "/bulk/abort": (OPERATE, {"id": "b"}),
     "/dead/redrive/start": (OPERATE, {"rate": "10"}),
@@ -282,6 +284,8 @@ def test_every_role_sees_every_page_and_just_the_forms_that_it_may_send(
     # given a stage in which each action is possible
     stub = remote.stub
     stub.rows = [views.task_row(id="one"), views.task_row(id="two")]
+    waits = (Wait("approval", "approval", views.before(days=1), views.NOW, "open"),)
+    stub.changes["one"] = {"actions": (*views.ACTIONS, "signal"), "waits": waits}
     stub.groups = list(views.dead().groups)
     stub.batched = [views.batch(row=views.batch_row(id="import-7", sealed_at=None))]
     stub.answers["types"] = (views.type_view(ordered=True),)
