@@ -44,11 +44,14 @@ AARCH64 = 183
 GLIBC = (2, 34)
 """The version in Amazon Linux 2023, on which Lambda runs Python from 3.12. Source: AWS, *Lambda runtimes*."""
 EXTRAS = (
-    *("asgiref.", "asyncpg.", "django.", "fastapi.", "greenlet.", "psycopg."),
+    *("asgiref.", "asyncpg.", "django.", "fastapi.", "greenlet.", "opentelemetry.", "psycopg.", "sentry_sdk."),
     *("sqlalchemy.ext.asyncio.", "sqlalchemy.util.await_only.", "sqlalchemy.util.greenlet_spawn."),
     *(
         "joblane.django.",
         "joblane.fastapi.",
+        "joblane.otel.provider.",
+        "joblane.otel.spans.",
+        "joblane.sentry.reports.",
         "joblane.record.driver.async_connection.",
         "joblane.record.driver.async_database.",
     ),
