@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -241,6 +242,19 @@ def test_only_the_first_run_of_a_task_that_is_due_at_once_is_a_child_of_its_enqu
     [of_sql] = [span for span in runs_of(spans) if (span.attributes or {})["messaging.message.id"] == "sql"]
     assert of_sql.parent is not None
     assert trace.format_span_id(of_sql.parent.span_id) == CALLER.split("-")[2]
+
+
+def test_the_current_span_is_the_parent_of_each_way_to_enqueue(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+    async def enqueue() -> None:
+        await jobs.client.aenqueue(order_receipt, Order())
+
+    with tracer.start_as_current_span("request") as request, MessageClient() as sender:
+        jobs.client.enqueue(order_receipt, Order())
+        jobs.client.enqueue_many([Job(order_receipt, Order()), Job(order_receipt, Order())])
+        sender.enqueue(order_receipt, Order())
+        asyncio.run(enqueue())
+    found = [span.parent for span in spans.get_finished_spans() if span.name == "enqueue order:receipt"]
+    assert [parent and parent.span_id for parent in found] == [request.get_span_context().span_id] * 5
 
 
 def test_a_retry_in_the_trace_of_its_enqueue_is_found(
