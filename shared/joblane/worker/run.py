@@ -175,7 +175,7 @@ class Run:
             return outcome.stopped(self.claim, work.stop)
         if work.stop is not None:
             raise StepError(work.stop.name, outcome.CAUGHT)
-        steps: Steps | None = context.__dict__.get("_steps")  # made by the first step or wait
+        steps: Steps | None = context.__dict__.get("_steps") if work.in_use else None  # the first step or wait sets it
         if steps is not None and steps.unused:
             outcome.warn_unused(steps.unused, task, self.claim, payload, context.log_fields)
         return completed(self.claim, result)

@@ -291,7 +291,12 @@ class Batch:
     def _finish(self, runs: Sequence[Run]) -> None:
         """Record the ends that are not recorded yet, in one statement, and decide on the messages."""
         if unrecorded := [run for run in runs if run.end is not None and not run.recorded]:
-            self._record_all(unrecorded)
+            started = time.perf_counter() if OBSERVERS else 0.0
+            self._record_all(unrecorded) if len(unrecorded) > 1 else self._record(unrecorded)
+            if OBSERVERS:
+                from joblane.worker.observed import finish as report
+
+                report(unrecorded, ms_since(started))
         for run in runs:
             end = run.end
             if end is None:
@@ -314,16 +319,11 @@ class Batch:
 
     def _record_all(self, runs: Sequence[Run]) -> None:
         """Record the ends of runs, a stop at a wait in a statement of its own."""
-        started = time.perf_counter() if OBSERVERS else 0.0
         stopped = [run for run in runs if run.end is not None and run.end.stop is not None]
         for run in stopped:
             self._record([run])
         if ended := [run for run in runs if run not in stopped] if stopped else runs:
             self._record(ended)
-        if OBSERVERS:
-            from joblane.worker.observed import finish as report
-
-            report(runs, ms_since(started))
 
     def _record(self, runs: Sequence[Run]) -> None:
         """Record the ends of runs: first those whose rows are free, then, after one wait, the others."""
