@@ -1,5 +1,5 @@
-"""FastAPI: a client for the life of an application, the dependency that hands it to endpoints, and the route of
-signals."""
+"""FastAPI: a client for the life of an application, the dependency that hands it to endpoints, the route of
+signals, and streams of progress."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
-from joblane.client.client import JobClient
+from joblane.client.client import JobClient, streams_of
 from joblane.errors import JobError
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 try:
-    from fastapi import APIRouter, Depends, FastAPI, Request
+    from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
     from fastapi.concurrency import run_in_threadpool
     from fastapi.requests import HTTPConnection
-    from fastapi.responses import Response
+    from fastapi.responses import Response, StreamingResponse
     from starlette.requests import ClientDisconnect
     from starlette.routing import Route
 except ModuleNotFoundError as error:
@@ -87,3 +87,38 @@ async def _body(request: Request) -> bytes:
 signals = APIRouter(routes=[Route("/signals/{token:path}", _Signals(), include_in_schema=False)])
 """The route ``/signals/TOKEN`` of the addresses that ``ctx.signal_url`` returns: ``app.include_router(signals)``. It
 needs the setting ``JOBLANE_SIGNAL_KEYS``, and the :func:`lifespan`."""
+
+
+def progress(task_id: str) -> Response:
+    """Return a response with a stream of a task's state and progress, as server-sent events.
+
+    An endpoint, plain or ``async def``, returns it after it has checked that the user may see the task. It needs the
+    :func:`lifespan`. An event has no payload, result or error. The stream ends with the task, or after 15 minutes;
+    a browser then reconnects. Without a task of this id the answer is 404. While the process has 200 streams, or
+    the database is unavailable, it is 503.
+    """
+    return _Progress(task_id)
+
+
+class _Progress(StreamingResponse):
+    def __init__(self, task_id: str) -> None:
+        from joblane.client.progress import HEADERS, MEDIA_TYPE  # most applications have no streams
+
+        super().__init__((), headers=HEADERS, media_type=MEDIA_TYPE)
+        self._task_id = task_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from joblane.client.progress import AwaitedStream, NoStreamError
+
+        request = Request(scope)
+        try:
+            streams = streams_of(await client_of(request))
+            stream = AwaitedStream(streams.open(self._task_id, request.headers.get("last-event-id")))
+            try:
+                await stream.wait()
+                self.body_iterator = stream
+                await super().__call__(scope, receive, send)
+            finally:
+                stream.close()
+        except NoStreamError as none:
+            raise HTTPException(none.status, none.message, none.headers) from None

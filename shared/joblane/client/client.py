@@ -23,13 +23,14 @@ from joblane.errors import (
 )
 from joblane.record.row.states import State
 from joblane.record.row.transitions import CANCEL
-from joblane.record.task.status import STATUS, TaskStatus
+from joblane.record.task.status import PROGRESS, STATUS, TaskStatus
 from joblane.sqs.message import ID_PATTERN
 from joblane.tasks.job import Job, JobOptions, check_names
 
 if TYPE_CHECKING:
     from joblane.client.batch import Batch
     from joblane.client.limits import Limits
+    from joblane.client.progress import Streams
     from joblane.client.schedules import Schedules
     from joblane.enqueue.session import AnyAsyncSession, AnySession
     from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit
@@ -334,12 +335,15 @@ class JobClient:
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
+        return self._run(sql, task_id, *more, writes=writes)
+
+    def _run(self, sql: str, *parameters: Any, writes: bool = False) -> list[list[Any]]:
         with self._producer.connecting() as database:
             try:
                 connection = database.get()
                 if writes:
                     self._producer.wake_after_commit()
-                return connection.run(sql, task_id, *more)
+                return connection.run(sql, *parameters)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
@@ -383,6 +387,14 @@ def counting_signal(client: JobClient, task_id: str, signal: str, value: Any) ->
         return None
     rows = client._query(READ_SIGNAL, task_id, signal)
     return rows[0][0] if rows else None
+
+
+def streams_of(client: JobClient) -> Streams:
+    """Return the streams of progress of a client, which has none before the first call."""
+    from joblane.client.progress import Streams
+
+    found: Streams = client.__dict__.setdefault("_streams", Streams(partial(client._run, PROGRESS)))
+    return found
 
 
 class _Waiting:

@@ -128,3 +128,9 @@ select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.
    join joblane.task_waits w on w.task_id = t.id and w.run = t.runs and t.state = 'scheduled'
  where t.id = $1
 """
+PROGRESS = """
+select t.id, t.state, t.attempts, p.done, p.total, p.note, w.name, w.until
+  from joblane.tasks t left join joblane.task_progress p on p.task_id = t.id left
+   join joblane.task_waits w on w.task_id = t.id and w.run = t.runs and t.state = 'scheduled'
+ where t.id = any($1::text[])
+"""
