@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
@@ -16,6 +21,8 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, Request, expect
 
 import joblane.fastapi
+from joblane.client import progress
+from joblane.client.client import streams_of
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
@@ -31,7 +38,8 @@ from joblane.testing import JobTester
 from tests.addresses import SIGNAL, VALUE, asked
 from tests.browser.conftest import Site, Visitor
 from tests.oidc import LocalIssuer, SigningKey, serving, serving_page, shared_configuration
-from tests.patience import PATIENCE_SECONDS
+from tests.pages import ROOT, blocks
+from tests.patience import PATIENCE_SECONDS, await_true
 
 Visit = Callable[..., Visitor]
 Scheme = Literal["light", "dark"]
@@ -733,7 +741,7 @@ def test_a_team_signs_in_and_a_deep_link_ends_at_the_task(browser: Browser, site
     assert troubles == []
 
 
-# --- The page of an address of a signal ----------------------------------------------------------------------------
+# --- Pages of an application ---------------------------------------------------------------------------------------
 
 
 def test_a_person_answers_by_the_button(
@@ -741,18 +749,10 @@ def test_a_person_answers_by_the_button(
 ) -> None:
     app = FastAPI(lifespan=joblane.fastapi.lifespan)
     app.include_router(joblane.fastapi.signals)
-    listening = listen(0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    with monkeypatch.context() as patched:
-        patched.setenv(SIGNAL_BASE_URL, f"http://127.0.0.1:{listening.getsockname()[1]}")
-        button, open_ = asked(jobs, "t")
-    thread.start()
-    context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.set_default_timeout(PATIENCE_SECONDS * 1000)
-    page, troubles = context.new_page(), list[str]()
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    try:
+    with _visited(browser, app) as (page, address, troubles):
+        with monkeypatch.context() as patched:
+            patched.setenv(SIGNAL_BASE_URL, address)
+            button, open_ = asked(jobs, "t")
         page.goto(open_)
         expect(page.get_by_role("button")).to_have_count(0)
         _is_readable(page, axe)
@@ -765,13 +765,92 @@ def test_a_person_answers_by_the_button(
             expect(page.get_by_role("heading", name="The answer was received.")).to_be_visible()
             _is_readable(page, axe)
             page.goto(button)
+    jobs.drain()
+    assert (jobs.task("t").result, troubles) == (VALUE, [])
+
+
+def test_the_bar_of_the_documentation_survives_a_refusal_a_reload_and_a_reconnect(
+    browser: Browser, axe: str, jobs: JobTester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # given the files of the page
+    documentation = ROOT / "docs" / "how-to" / "progress.md"
+    for name, block in zip(
+        ("functions.report_build.handler", "report_app"), blocks("python", documentation), strict=True
+    ):
+        monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+        exec(compile(block.text, name, "exec", dont_inherit=True), module.__dict__)
+    [html] = blocks("html", documentation)
+    (tmp_path / "report.html").write_text(html.text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "RETRY", b"retry: 1\n\n")
+    last_ids: list[str | None] = []
+    open_stream = progress.Streams.open
+
+    def noted(streams: progress.Streams, task_id: str, last_id: str | None) -> progress.Stream:
+        last_ids.append(last_id)
+        return open_stream(streams, task_id, last_id)
+
+    monkeypatch.setattr(progress.Streams, "open", noted)
+    with _visited(browser, module.app) as (page, address, troubles):
+        bar, words = page.get_by_role("progressbar"), page.get_by_role("status")
+        page.clock.install()
+        path = page.request.post(f"{address}/reports?pages=4").json()["page"]
+        [_, _, id_] = path.split("/")
+        report = partial(jobs._database.get().run, PROGRESS_OF, id_)
+        # when the process has too many streams, and then a place
+        with monkeypatch.context() as patched:
+            patched.setattr(progress, "MAX_STREAMS", 0)
+            with page.expect_response(lambda response: response.status == 503):
+                page.goto(address + path)
+        page.clock.run_for(10_000)
+        # then
+        expect(words).to_have_text("pending")
+        _is_readable(page, axe)
+        for done in (1, 2):
+            report(done)
+            expect(bar).to_have_js_property("value", done)
+            page.reload()
+            expect(bar).to_have_js_property("value", done)
+            expect(words).to_have_text(f"page {done}")
+        # and after 15 minutes the browser connects again, with the last id
+        streams = streams_of(module.app.state.joblane)
+        streams.clock = lambda: time.monotonic() + progress.LONGEST_SECONDS
+        report(3)
+        await_true(lambda: bool(last_ids[-1]), lambda: "the browser did not connect again")
+        expect(bar).to_have_js_property("value", 3)
+        # and at the end it does not
+        jobs.drain()
+        expect(words).to_have_text("completed")
+        expect(bar).to_have_js_property("value", 4)
+        await_true(lambda: not streams._open, lambda: "a stream is open")
+    assert [trouble for trouble in troubles if "503" not in trouble] == []
+
+
+PROGRESS_OF = """
+insert into joblane.task_progress (task_id, done, total, note) values ($1, $2::int, 4, 'page ' || $2)
+on conflict (task_id) do update set done = excluded.done, note = excluded.note
+"""
+
+
+@contextmanager
+def _visited(browser: Browser, app: FastAPI) -> Iterator[tuple[Page, str, list[str]]]:
+    """Serve an application. Yield a page on a phone, the address, and the errors of the console."""
+    listening = listen(0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    page, troubles = context.new_page(), list[str]()
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    try:
+        yield page, f"http://127.0.0.1:{listening.getsockname()[1]}", troubles
     finally:
         context.close()
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)
         listening.close()
-    jobs.drain()
-    assert (jobs.task("t").result, troubles) == (VALUE, [])
 
 
 def _is_readable(page: Page, axe: str) -> None:

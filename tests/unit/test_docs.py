@@ -118,6 +118,7 @@ PYTHON = {
     "docs/tutorial.md": ("tests/e2e/adopter/tutorial.py", "tutorial.md"),
     "docs/llms.txt": ("tests/integration/test_docs_moving.py", "llms.txt"),
     "docs/how-to/fastapi.md": ("tests/integration/test_docs_produce.py", "fastapi.md"),
+    "docs/how-to/progress.md": ("tests/browser/test_page.py", "progress.md"),
     "docs/how-to/django.md": ("tests/e2e/test_django.py", '"django.md"'),
     "docs/how-to/produce": ("tests/integration/test_docs_produce.py", '.glob("produce*.md")'),
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),

@@ -260,8 +260,8 @@ class TaskContext:
         Args:
             done: Number of items that are done, zero or more.
             total: Number of all items. None: not known.
-            note: A text for operators, of which 200 characters are kept. Values of redacted fields are removed; do not
-                put other payload values into it.
+            note: A text for operators and for readers of a stream of progress, of which 200 characters are kept. Values
+                of redacted fields are removed; do not put other payload values into it.
 
         Raises:
             ValueError: ``done`` or ``total`` is not a whole number of zero or more.

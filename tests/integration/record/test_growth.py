@@ -23,7 +23,7 @@ from joblane.record.task.dead_letters import MARK_DEAD_SENT
 from joblane.record.task.debounce import PUSH
 from joblane.record.task.finish import FINISH, FINISH_ONE, SUSPEND
 from joblane.record.task.insert import EXISTING, INSERT, INSERT_ONE, plain
-from joblane.record.task.status import STATUS
+from joblane.record.task.status import PROGRESS, STATUS
 from joblane.record.task.waits import EXPIRE, READ, READ_SIGNAL, SIGNAL, WAKE, signal_document
 from joblane.sweep.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
 from joblane.sweep.parents import CANCEL_CALLBACKS, HELD
@@ -217,6 +217,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "insert of an ordinary task": (INSERT_ONE, (ORDINARY_ROW,), 25),
     "children of ended tasks": (LET_GO, (_array("parent"), f"{{{','.join(['completed'] * GIVEN)}}}"), 25),
     "status": (STATUS, ("waiting-1",), 15),
+    "progress": (PROGRESS, (_array("waiting"),), 15),
     "cancel": (CANCEL, ("waiting-2",), 40),
     "stop": (SUSPEND, (_stop("active-1"), "false"), 60),
     "signal": (SIGNAL, (signal_document("asleep-2", "c", "1"),), 30),

@@ -130,7 +130,10 @@ select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.
 """
 PROGRESS = """
 select t.id, t.state, t.attempts, p.done, p.total, p.note, w.name, w.until
-  from joblane.tasks t left join joblane.task_progress p on p.task_id = t.id left
-   join joblane.task_waits w on w.task_id = t.id and w.run = t.runs and t.state = 'scheduled'
+  from joblane.tasks t left
+   join lateral (select * from joblane.task_progress where task_id = t.id limit 1) p on true left
+   join lateral (select * from joblane.task_waits
+        where task_id = t.id and run = t.runs and t.state = 'scheduled' limit 1) w on true
  where t.id = any($1::text[])
 """
+"""With ``limit`` each task has look-ups of its own. A join of all of them could read the whole table of waits."""
