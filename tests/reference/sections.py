@@ -169,6 +169,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
 """Heading → the errors below it. A test compares them with all that the library defines."""
 INSIDE = {
     *("AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "ObservedError", "Refusal"),
+    "NoStreamError",
     "SignInError",
     "Stopped",
     "UnreadPlanError",

@@ -393,8 +393,8 @@ def streams_of(client: JobClient) -> Streams:
     """Return the streams of progress of a client, which has none before the first call."""
     from joblane.client.progress import Streams
 
-    found: Streams = client.__dict__.setdefault("_streams", Streams(partial(client._run, PROGRESS)))
-    return found
+    made: dict[str, Streams] = client.__dict__
+    return made.get("_streams") or made.setdefault("_streams", Streams(partial(client._run, PROGRESS)))
 
 
 class _Waiting:

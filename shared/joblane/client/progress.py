@@ -50,7 +50,7 @@ class NoStreamError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StateEvent:
     """The state of a task, as an event."""
 
     id: str
@@ -58,7 +58,7 @@ class Event:
     is_last: bool
 
     @classmethod
-    def of(cls, row: Sequence[Any]) -> Event:
+    def of(cls, row: Sequence[Any]) -> StateEvent:
         """From a row of :data:`~joblane.record.task.status.PROGRESS`, without its id."""
         state, attempts, done, total, note, wait, until = row
         data = json.dumps(
@@ -85,7 +85,7 @@ class Stream:
     def __init__(self, streams: Streams, task_id: str, last_id: str | None) -> None:
         self.task_id = task_id
         self._streams, self._sent_id = streams, last_id
-        self._event: Event | None = None
+        self._event: StateEvent | None = None
         self._error: Exception | None = None
         self.is_read = False
         """True once the first read has answered."""
@@ -98,7 +98,7 @@ class Stream:
         now = streams.clock()
         self.ends_at, self._comment_at = now + LONGEST_SECONDS, now + KEEP_ALIVE_SECONDS
 
-    def put(self, event: Event | None, error: Exception | None = None) -> None:
+    def put(self, event: StateEvent | None, error: Exception | None = None) -> None:
         """Take what was read. None: no task has the id. An error changes nothing but a stream that has no event."""
         if self.is_read and (error is not None or event == self._event):
             return
@@ -115,14 +115,18 @@ class Stream:
 
     def check(self) -> None:
         """Check that there is something to send. Raises :class:`NoStreamError`, and the error of a wrong setting."""
+        if (error := self._refusal()) is not None:
+            self.close()
+            raise error
+
+    def _refusal(self) -> Exception | None:
         if isinstance(self._error, DatabaseUnavailableError):
-            raise NoStreamError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is unavailable", 5)
-        if self._error is not None:
-            raise self._error
-        if self._event is None:
-            raise NoStreamError(HTTPStatus.NOT_FOUND, "no task has this id")
-        if self._event.is_last and self._event.id == self._sent_id:
-            raise NoStreamError(HTTPStatus.NO_CONTENT)  # a browser then stops to reconnect
+            return NoStreamError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is unavailable", 5)
+        if self._error is None and self._event is None:
+            return NoStreamError(HTTPStatus.NOT_FOUND, "no task has this id")
+        if self._event is not None and self._event.is_last and self._event.id == self._sent_id:
+            return NoStreamError(HTTPStatus.NO_CONTENT)  # a browser then stops to reconnect
+        return self._error
 
     def take(self) -> bytes | None:
         """Return the next chunk. Empty: nothing yet. None: the end."""
@@ -213,7 +217,7 @@ class Streams:
     def open(self, task_id: str, last_id: str | None) -> Stream:
         """Open a stream. ``last_id``: the header ``Last-Event-ID``. Raises :class:`NoStreamError`."""
         if not isinstance(task_id, str):
-            raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
+            raise TypeError(f"task_id: a string is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # the database could refuse it, and with it the read of all streams
             raise NoStreamError(HTTPStatus.NOT_FOUND, "no task has this id")
         stream = Stream(self, task_id, last_id)
@@ -250,7 +254,7 @@ class Streams:
             return True
         try:
             rows = self._read(sorted({stream.task_id for stream in streams}))
-            events = {id_: Event.of(row) for id_, *row in rows}
+            events = {id_: StateEvent.of(row) for id_, *row in rows}
         except Exception as error:  # it decides the answers to new streams, and ends no other
             if self._is_available:
                 telemetry.logger().warning("streams of progress cannot be read", extra={"error": text_of(error)})

@@ -17,6 +17,7 @@ from joblane import Payload, TaskContext, task
 from joblane.client import progress as streaming
 from joblane.client.client import streams_of
 from joblane.django import views
+from joblane.errors import DatabaseUnavailableError
 from joblane.testing import JobTester
 from tests.patience import PATIENCE_SECONDS, await_true
 from tests.streaming import Reader
@@ -25,6 +26,10 @@ from tests.streaming import Reader
 @task("bar:fill", max_retry=0)
 def bar_fill(payload: Payload, ctx: TaskContext) -> None:
     ctx.progress(4, 4)
+
+
+def refuse(_: object) -> Any:
+    raise DatabaseUnavailableError("the database is unavailable: refused")
 
 
 opened: list[Any] = []
@@ -61,10 +66,14 @@ def test_a_stream_holds_a_thread_of_wsgi_until_the_end_of_its_task(
         "content-type": "text/event-stream",
         **{name.lower(): value for name, value in streaming.HEADERS.items()},
     }
-    chunks = iter(response)  # type: ignore[call-overload]
+    chunks = iter(response)
     assert b'"state": "pending"' in next(chunks)
     assert opened.pop().closed
     assert client.get("/unknown").status_code == 404
+    with monkeypatch.context() as patched:
+        patched.setattr(streams, "_read", refuse)
+        refused = client.get("/a")
+        assert (refused.status_code, refused["Retry-After"], len(streams._open)) == (503, "5", 1)
     with monkeypatch.context() as patched:
         patched.setattr(streaming, "MAX_STREAMS", 1)
         refused = client.get("/a")

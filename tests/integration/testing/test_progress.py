@@ -16,7 +16,7 @@ import joblane.fastapi
 from joblane import Payload, TaskContext, task
 from joblane.client import progress
 from joblane.client.client import client_within, streams_of
-from joblane.client.progress import KEEP_ALIVE_SECONDS, LONGEST_SECONDS, MAX_STREAMS, Event, Stream, Streams
+from joblane.client.progress import KEEP_ALIVE_SECONDS, LONGEST_SECONDS, MAX_STREAMS, StateEvent, Stream, Streams
 from joblane.record.task.status import PROGRESS
 from joblane.testing import JobTester
 from joblane.testing.faults import HookedDatabase
@@ -177,7 +177,7 @@ def test_a_wrong_id_is_not_found_and_spoils_no_other_stream(site: Site) -> None:
         await found.leave()
 
     asyncio.run(main())
-    with pytest.raises(TypeError, match="task_id: a text is required, not int"):
+    with pytest.raises(TypeError, match="task_id: a string is required, not int"):
         site.streams.open(7, None)  # type: ignore[arg-type]
 
 
@@ -318,7 +318,7 @@ def _sent(stream: Stream) -> bytes:
     return stream._event.chunk
 
 
-LAST = Event.of(["completed", 1, 4, 4, None, None, None])
+LAST = StateEvent.of(["completed", 1, 4, 4, None, None, None])
 
 
 # --- Planted faults ------------------------------------------------------------------------------------------------
