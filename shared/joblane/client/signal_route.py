@@ -45,9 +45,9 @@ SENTENCES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "Use GET or POST.",
     HTTPStatus.CONFLICT: "Another answer came first, and counts.",
     HTTPStatus.GONE: "This has ended, and needs no answer.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The body can have {MAX_SIGNAL_BYTES:,} bytes. Nothing was sent.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "This value cannot be stored: it has a NUL character, half of a surrogate pair, a "
-    f"number without end, more than {MAX_DEPTH} levels, or more than {MAX_SIGNAL_BYTES:,} bytes. Nothing was sent.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The body can have at most {MAX_SIGNAL_BYTES:,} bytes. Nothing was sent.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "This value cannot be stored: it has a NUL character, half of a surrogate pair, "
+    f"an infinite number, more than {MAX_DEPTH} levels, or more than {MAX_SIGNAL_BYTES:,} bytes. Nothing was sent.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Try again in a moment.",
 }
 """Status → sentence. A token that is forged, cut, of another stage or of a former key is not found, like any string."""

@@ -55,8 +55,8 @@ def current_run() -> TaskContext | None:
     """Return the :class:`joblane.TaskContext` of the Django task that runs now, or None outside of a worker.
 
     ``progress``, ``check``, ``remaining``, ``deadline``, ``settings`` and ``logger`` can be used. A Django task has no
-    ``session``, ``enqueue``, ``each`` and ``resume``: it works on Django's connection. It does not wait: ``sleep``,
-    ``wait`` and ``poll`` archive it.
+    ``session``, ``enqueue``, ``each`` and ``resume``: it works on Django's connection. It does not wait: a
+    wait archives it.
     """
     return RUN.get()
 

@@ -108,7 +108,7 @@ def _keys(settings: Mapping[str, str]) -> list[str]:
             raise SignalError(
                 SIGNAL_KEYS,
                 f"key {position} of {len(keys)} has {len(key)} characters, and at least {MIN_KEY_CHARACTERS} random "
-                "ones are required; spaces separate keys. Make one: python -c 'import secrets; "
+                "characters are required; spaces separate keys. Make one: python -c 'import secrets; "
                 "print(secrets.token_urlsafe(32))'",
             )
     return keys

@@ -43,8 +43,8 @@ class WaitExpired(SkipRetry):
 class ChildFailed(SkipRetry):
     """All children of ``ctx.run`` or ``ctx.gather`` have ended, and some of them did not complete.
 
-    Catch it to continue: then each later run raises it too, even if a child is retried. Otherwise the task is archived.
-    To repair it, retry the children that the message names, and then the task.
+    Uncaught, it archives the task. If it is caught, each later run raises it too, even if a child is retried. To repair
+    it, retry the children that the message names, and then the task.
     """
 
     wait: str

@@ -80,8 +80,8 @@ class Children:
         if wait.children != len(jobs):
             raise StepError(
                 name,
-                f"an earlier run has enqueued {wait.children} jobs here, and this run gives {len(jobs)}; put what "
-                "reads a clock or rows that change into a step, or give other children another name",
+                f"an earlier run has enqueued {wait.children} jobs here, and this run gives {len(jobs)}; put "
+                "code that reads a clock or changing rows into a step, or give the wait another name",
             )
         if (stored := steps.history.steps.get(name)) is None:
             return self._read(name, jobs)
@@ -99,7 +99,7 @@ class Children:
                 raise StepError(
                     name,
                     f"job {number}: an earlier run has enqueued a task of {type_!r} here, and this run gives "
-                    f"{job.task.type!r}; give other children another name",
+                    f"{job.task.type!r}; give the wait another name",
                 )
         if any(is_live for _, _, _, is_live, *_ in rows):
             raise self.waits.stopped(Stop(name))

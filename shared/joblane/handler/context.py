@@ -404,8 +404,8 @@ class TaskContext:
 
         If the time has not come, the run stops here: its work commits, and the task waits. A later run calls the
         handler again from its beginning, and this call returns at once. Code outside of steps and waits runs again, so
-        put what reads a clock, makes a random value or reads rows that change into a :meth:`step`. Each part of the
-        handler between two waits has all its attempts, and its ``timeout``; the ``deadline`` is for the whole task.
+        put code that reads a clock, makes a random value or reads rows that change into a :meth:`step`. Each part of
+        the handler between two waits has all its attempts, and its ``timeout``; the ``deadline`` is for the whole task.
 
         The stop is raised as an :class:`Interrupt`. Do not catch it, and call nothing of ``ctx`` in a ``finally``.
 
@@ -478,13 +478,13 @@ class TaskContext:
         return Children(self._waits, self.task_id, key_limit, self._enqueue_many)
 
     def run(self, name: str, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Any:
-        """Enqueue a task, its *child*, wait for its end, and return its result. As :meth:`gather` with one job.
+        """Enqueue a task, its *child*, wait for its end, and return its result. Like :meth:`gather` with one job.
 
         Args:
             name: Name of the wait, as for :meth:`sleep`.
             task: As for :meth:`enqueue`.
             payload: As for :meth:`enqueue`.
-            options: As for :meth:`enqueue`, but for those that :meth:`gather` refuses.
+            options: As for :meth:`enqueue`, except those that :meth:`gather` refuses.
 
         Raises:
             ChildFailed: as for :meth:`gather`.
@@ -502,9 +502,9 @@ class TaskContext:
         """Enqueue tasks, the *children* of this one, wait until all have ended, and return their results in order.
 
         The run stops here, as in :meth:`sleep`: the children exist if and only if its work commits. A later run
-        continues once the last of them has ended, in whatever way, and remembers their results as a :meth:`step` does.
+        continues once all of them have ended, in any state, and remembers their results as a :meth:`step` does.
         The results are as JSON has them, and have at most 65,536 bytes in all. A child is a task like any other, with
-        its own attempts, limits and ``deadline``, and is kept for 30 days at least. This task has freed its slots, so a
+        its own attempts, limits and ``deadline``, and is kept for 30 days at least. This task frees its slots, so a
         child can have them. A cancel of this task does not cancel its children.
 
         The task declares ``grants=Grants(run=(…,))`` with the types of its children, so that their functions may send
@@ -512,8 +512,8 @@ class TaskContext:
 
         Args:
             name: Name of the wait, as for :meth:`sleep`.
-            jobs: At most 1,000. Each run gives as many, of the same types in the same order. Their payloads count when
-                they are enqueued, not later. Without a job the result is an empty list.
+            jobs: At most 1,000. Each run gives the same number, of the same types in the same order. Their payloads
+                count when they are enqueued, not later. Without a job the result is an empty list.
 
         Raises:
             ChildFailed: all children have ended, and some were archived, cancelled or deleted. Uncaught, it archives
@@ -538,8 +538,8 @@ class TaskContext:
         """Return an address by which others send a signal to this task, without a login: see
         :func:`joblane.fastapi.signals`.
 
-        It is the same in each run, as long as the first key is, and ends with the task. Who has it can read the id of
-        the task, the signal and the value in it. An ``async def`` handler can call this too.
+        It is the same in each run until the first key changes, and is valid until the task ends. Anyone who has it can
+        read the id of the task, the signal and the value in it. An ``async def`` handler can call this too.
 
         Args:
             signal: Name of the signal, 1 to 100 printable ASCII characters.

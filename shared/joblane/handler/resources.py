@@ -119,13 +119,13 @@ def resource(function: Callable[[], AsyncIterator[T]], /) -> AsyncResource[T]: .
 @overload
 def resource(function: Callable[[], Iterator[T]], /) -> Resource[T]: ...
 def resource(function: Any, /) -> Any:
-    """Make a resource of the process: a client that is opened with its first use, and closed at the end of the process.
+    """Make a resource of the process: its first use opens it, and the end of the process closes it.
 
     The function is a generator function without parameters, which yields the value once. The decorated function returns
     the value: ``client()``. Any thread may call it, and one of them opens the value. An asynchronous generator function
     makes a resource of the event loop, ``await pool()``; all ``async def`` handlers of a process share one loop.
 
-    An exception before the yield is raised by the call, as one of the handler, and the next call tries again. To open a
+    The call raises an exception that comes before the yield, and the next call tries again. To open a
     resource before the handler, so that a failure spends no attempt, use it in a hook, see
     :func:`~joblane.tasks.hooks.around`.
 

@@ -167,7 +167,7 @@ class Waits:
         history = self.steps.history
         wait = history.waits.get(name)
         if wait is not None and (wait.children is not None) != of_children:
-            raise StepError(name, "an earlier run has stopped at another kind of wait; give this one another name")
+            raise StepError(name, "an earlier run has stopped at another kind of wait; give this wait another name")
         if name in history.steps and not is_poll and (wait is None or not of_children):
             raise StepError(name, "an earlier run has stored a step of this name; give the wait another name")
 

@@ -170,7 +170,7 @@ class Inspector:
         after: str | None = None,
         limit: int = 50,
     ) -> views.WaitPage:
-        """A page of open waits, the one that ends first at first.
+        """A page of open waits, the next end first.
 
         ``type``, ``tenant``: only waits of their tasks. ``signal``: only waits for this signal. ``after``: the position
         that the previous page returned. ``limit``: 1 to 500. A page reads at most 20,000 waits, see
@@ -392,8 +392,8 @@ class Inspector:
 
     @needs(OPERATE)
     def skip(self, id: str, *, reason: str | None = None) -> views.ActionResult:
-        """Set the end of the open wait of a task to now: a sleep ends, a wait for a signal expires, and a poll looks
-        for the last time. If its signal has come meanwhile, the task gets it."""
+        """Set the end of the open wait of a task to now: a sleep ends, a wait for a signal expires, and a poll calls
+        its function for the last time. If its signal has come meanwhile, the task gets it."""
         return signals.skip(self._scope, id, reason)
 
     @needs(OPERATE)
@@ -547,9 +547,9 @@ class Inspector:
     ) -> views.ActionResult:
         """Send a signal to a task, which continues if it waits for it. ``note``: for what it waits instead.
 
-        ``value``: what JSON can hold, at most 65,536 bytes. ``replace``: even if a signal of this name came before,
-        which this one replaces, unless the task is active; the last wait for it that has expired is open again. For an
-        archived task: retry it afterwards. Raises :class:`~joblane.errors.SignalError`.
+        ``value``: what JSON can hold, at most 65,536 bytes. ``replace``: replaces an earlier signal of this name,
+        unless the task is active, and reopens the last expired wait for it. Retry an archived task afterwards.
+        Raises :class:`~joblane.errors.SignalError`.
         """
         return signals.signal(self._scope, id, name, value, replace=replace, reason=reason)
 

@@ -51,19 +51,19 @@ def around(*tasks: Task[Any, Any] | str | A) -> A | Callable[[A], A]:
 
     The function takes the :class:`~joblane.handler.context.TaskContext` and yields once. The part before its yield runs
     before the handler, the other part after it, in the handler's thread or event loop, within its timeout and its
-    transaction. The first declared hook is the outermost. A resumable task, a retry, and a task that continues after a
-    wait have it around each of their runs.
+    transaction. The first declared hook is the outermost. It is around each run: each retry, each invocation of a
+    resumable task, and each part of a task that waits.
 
-    An exception of the handler is raised at the yield, and so is its interrupt: a :class:`TaskTimeout`, a
-    :class:`TaskCancelled`, or the stop at a wait, which are no errors. It continues after the hook, even if the hook
-    catches it. A hook may replace an exception that is no interrupt: ``raise RetryAfter(…) from error``.
+    An exception of the handler is raised at the yield. So is an interrupt, which is no error: a :class:`TaskTimeout`, a
+    :class:`TaskCancelled`, or the stop at a wait. Both continue after the hook, even if the hook catches them. A hook
+    may replace an exception that is no interrupt: ``raise RetryAfter(…) from error``.
 
     If a hook raises an exception before its yield, the handler does not run, no attempt is spent, and the message stays
     in the queue for a growing time of up to 15 minutes. An exception after the yield is an error of the run. Both are
     a :class:`HookError` with the name of the hook. Before its yield, a hook may also decide the end of the run by an
     exception such as :class:`RevokeTask` or :class:`Snooze`.
 
-    An asynchronous generator function is for ``async def`` handlers alone. A plain one is for both kinds.
+    An asynchronous generator function is for ``async def`` handlers only. A plain one is for both kinds.
 
     A function on Lambda has the hooks of the modules that its ``handler.py`` imports.
 
@@ -115,7 +115,7 @@ def enqueueing(function: E) -> E:
     The function takes the :class:`Job` and its headers, ``def stamp(job, headers)``, or also its tags,
     ``def stamp(job, headers, tags)``. It may change the ``dict`` of headers and the list of tags, and reads the job.
     Functions are called in the order of their declarations, in the thread of the enqueue, with the context variables of
-    the caller. An exception of the function is raised by the enqueue, and nothing is written.
+    the caller. If a function raises an exception, the enqueue raises it, and writes nothing.
 
     It sees the jobs of ``JobClient``, ``MessageClient``, batches and runs. It does not see a task that is enqueued with
     SQL, by a plain message, or by another language; a tick of a schedule; a task of ``on_archived``; or what an

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RETURNED = (StopIteration, StopAsyncIteration)
 FAILED_EARLY = "has failed before its yield, so the handler did not run and no attempt is spent"
 FAILED = "has failed after its yield"
-NO_YIELD = "has returned without a yield; it yields once, in each way through it"
+NO_YIELD = "has returned without a yield; it yields once, on each path"
 TWO_YIELDS = "has yielded twice; it yields once, even if the handler raises an exception"
 
 

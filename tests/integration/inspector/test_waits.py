@@ -101,7 +101,7 @@ def sleeps_on(world: World) -> None:
 def no_open_wait(world: World, inspector: Inspector) -> None:
     waiting(world)
     sleeps_on(world)
-    with pytest.raises(ActionError, match="is due later, and does not wait"):
+    with pytest.raises(ActionError, match="has not stopped at a wait; to run it now"):
         inspector.skip("it")
     assert world.row("it")["state"] == "scheduled"
     assert audited(world) == []
@@ -300,7 +300,7 @@ KEPT: list[tuple[Callable[[World], None], str]] = [
     (waiting, 'kept: it does not wait for "aproval" now, it waits for "approval"'),
     (lambda world: waiting(world, stop=PAUSE), 'kept: it does not wait for "aproval" now, it waits at "pause"'),
     (lambda world: put(world, sample_one, "it"), 'kept: it does not wait for "aproval" now, it has not…'),
-    (lambda world: put(world, sample_one, "it", **active(60)), "kept: it is active; its run finds the signal where…"),
+    (lambda world: put(world, sample_one, "it", **active(60)), "kept: it is active; its run reads the signal…"),
     (lambda world: put(world, sample_one, "it", **archived()), "kept: it is archived; a retry finds the signal"),
 ]  # fmt: skip
 
@@ -432,7 +432,7 @@ WHY: list[tuple[Callable[[World], None], str]] = [
     (lambda world: waiting(world, stop=PAUSE),
      'It waits at "pause" until {until}, 0 s so far. To end the wait: `joblane skip it`. SQS…'),
     (lambda world: waiting(world, stop=FILM),
-     'It waits at "film" until {until}, 0 s so far, and looks again at {due}; its last look was at …. To end…'),
+     'It waits at "film" until {until}, 0 s so far, and calls its function again at {due}; its last call was at …'),
     (lambda world: waiting(world, deadline=In(300)), "It waits for…It will not run: its deadline…"),
 ]  # fmt: skip
 

@@ -61,7 +61,7 @@ def skip(
 ) -> None:
     """End the open wait of a task now.
 
-    A sleep ends, a wait for a signal expires, and a poll looks for the last time.
+    A sleep ends, a wait for a signal expires, and a poll calls its function for the last time.
     """
     _report(target.inspector(context).skip(id_, reason=reason), as_json=as_json)
 

@@ -36,12 +36,13 @@ update joblane.task_waits set expired_at = null where task_id = $1 and name = (
 
 
 def skip(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    """End the open wait now: a sleep has passed, a poll looks for the last time, a wait for a signal expires."""
+    """End the open wait now: a sleep has passed, a poll calls its function for the last time, a wait for
+    a signal expires."""
     with on_task(scope, "skip", id_, reason) as (doing, found):
         wait = open_wait(scope, doing.connection, found)
         changed = end_wait(doing.connection, id_, who=doing.who)
         if changed is None or wait is None:
-            problem = "it is due later, and does not wait; to run it now: `joblane run`"
+            problem = "it has not stopped at a wait; to run it now: `joblane run`"
             raise refusal(doing, "skip", found, problem if found.state in ALLOWED["skip"] else None)
         doing.details |= {"wait": wait.name}
     return sent(scope, "skip", found, changed)
@@ -121,7 +122,7 @@ def _kept(found: Record, wait: Wait | None, name: str) -> str:
     if found.state is State.ARCHIVED:
         return f"kept: {found.id} is archived; a retry finds the signal"
     if found.state is State.ACTIVE:
-        return f"kept: {found.id} is active; its run finds the signal where it waits for it"
+        return f"kept: {found.id} is active; its run reads the signal at the wait"
     if wait is not None and wait.signal == name:
         return f"kept: {found.id} waits for it; it continues once its row is free, or with the next sweep"
     what = "it has not stopped at a wait"

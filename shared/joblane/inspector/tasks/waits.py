@@ -84,8 +84,8 @@ def wait_text(record: Record, wait: Wait, last: Attempt | None = None) -> str:
     until = wait.until or record.due_at
     text = f"waits{what} until {stamp(until)}, {lasting(record.now - wait.since)} so far"
     if wait.signal is None and record.due_at < until and record.due_at != record.deadline:
-        text += f", and looks again at {stamp(record.due_at)}"
-        text += f"; its last look was at {stamp(last.finished_at)}" if last and last.finished_at else ""
+        text += f", and calls its function again at {stamp(record.due_at)}"
+        text += f"; its last call was at {stamp(last.finished_at)}" if last and last.finished_at else ""
     id_ = argument(record.id)
     send = f"To send it: `joblane signal {id_} {argument(wait.signal)} VALUE`. " if wait.signal is not None else ""
     return f"{text}. {send}To end the wait: `joblane skip {id_}`"

@@ -208,7 +208,7 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
     elif last_outcome == "rate_limited":
         text = "Its last run met the limit of another service (RateLimited): it is due"
     elif last_outcome == "not_started":
-        text = "A hook has failed before its last run started, as its runs say: it is due"
+        text = "A hook failed before the handler of its last run, and its runs name the hook: it is due"
     else:
         text = "It is due"
     return f"{text} at {due}. {_message_at(record)}"

@@ -31,7 +31,7 @@ class TaskWait:
     name: str
     """Name of the wait."""
     signal: str | None
-    """Name of the signal for which it waits. None: it waits for a time, or for its next look of ``ctx.poll``."""
+    """Name of the signal for which it waits. None: it waits for a time, or for the next call of ``ctx.poll``."""
     since: datetime
     """Time of the first stop, in UTC."""
     until: datetime
