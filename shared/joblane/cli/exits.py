@@ -122,6 +122,7 @@ def exit_of(error: Exception) -> Exit | None:
         errors.TaskIdConflictError: Exit.FAILED,
         errors.DuplicateTaskError: Exit.FAILED,
         errors.EnqueueError: Exit.USAGE,
+        errors.SignalError: Exit.USAGE,
         MisuseError: Exit.USAGE,
         errors.DatabaseUnavailableError: Exit.UNAVAILABLE,
         errors.SendError: Exit.UNAVAILABLE,

@@ -47,7 +47,10 @@ def json_text(value: Any) -> str:
     except MessageError as error:
         raise SignalError("value", str(error).removeprefix("value: ")) from None
     except (PydanticSerializationError, TypeError, ValueError):
-        problem = f"a value that JSON can hold is required, not {type(value).__name__}"
+        problem = (
+            "a value that JSON can hold is required: a text, a finite number, a boolean, None, or a list or dict of "
+            f"such values; this {type(value).__name__} is another one, or has another one in it"
+        )
         raise SignalError("value", problem) from None  # the error has the value
     if (size := len(text.encode())) > MAX_SIGNAL_BYTES:
         raise SignalError("value", f"it has {size:,} bytes as JSON, and at most {MAX_SIGNAL_BYTES:,} are stored")

@@ -19,6 +19,7 @@ from joblane.handler.waits import Waits
 from joblane.record.task.stop import Stop
 from joblane.record.task.waits import MARK_FAILED, read_children
 from joblane.tasks.job import MAX_PARENTS, Job
+from joblane.tasks.task import Task
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -58,6 +59,8 @@ class Children:
 
     def _given(self, call: str, name: str, jobs: Iterable[Job]) -> list[Job]:
         self.waits.check(name, call)
+        if not isinstance(jobs, Iterable):
+            raise StepError(name, f"jobs: a list of Job(task, payload) is required, not {type(jobs).__name__}")
         given = list(jobs)
         if len(given) > MOST_CHILDREN:
             raise StepError(
@@ -66,6 +69,9 @@ class Children:
         for number, job in enumerate(given):
             if not isinstance(job, Job):
                 raise StepError(name, f"job {number}: a Job(task, payload) is required, not {type(job).__name__}")
+            if not isinstance(job.task, Task):
+                given_type = type(job.task).__name__
+                raise StepError(name, f"job {number}: task: a function declared by @task is required, not {given_type}")
         return given
 
     def _found(self, name: str, jobs: list[Job]) -> list[Any] | dict[str, str] | None:

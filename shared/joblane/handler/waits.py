@@ -14,12 +14,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
 
 from joblane.errors import StepError, Stopped, WaitExpired
 from joblane.handler.steps import Steps
 from joblane.record.task.stop import Stop
 from joblane.record.task.waits import SIGNAL_PATTERN, expire, read_signal
+
+if TYPE_CHECKING:
+    from joblane.record.task.run_session import RunSession
 
 LONGEST = timedelta(days=3650)
 SHORTEST_POLL = timedelta(seconds=1)
@@ -83,7 +87,7 @@ class Waits:
         self.steps.check_name(name, call)
         if work.no_waits is not None:
             raise StepError(name, f"{call}: {work.no_waits}")
-        if not _is_own_task(work.asyncio_task):
+        if not _is_own(work):
             raise StepError(
                 name,
                 f"{call} is in another asyncio task or thread than the handler, which its stop would not end; wait in "
@@ -204,11 +208,7 @@ def _timeout(name: str, timeout: timedelta) -> float:
     return timeout.total_seconds()
 
 
-def _is_own_task(own: object) -> bool:
-    """True if the caller is the asyncio task of the handler, or the handler is none."""
-    if own is None:
-        return True
-    try:
-        return sys.modules["asyncio"].current_task() is own
-    except RuntimeError:  # in a thread
-        return False
+def _is_own(work: RunSession) -> bool:
+    """True if the caller is in the thread of the handler, and in its asyncio task if it has one."""
+    own = work.asyncio_task
+    return get_ident() == work.thread and (own is None or sys.modules["asyncio"].current_task() is own)

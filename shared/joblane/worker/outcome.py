@@ -93,8 +93,8 @@ def failed(
 
 
 CAUGHT = (
-    "the handler has caught the stop of the run and returned. Do not catch it: it is no Exception, and comes from the "
-    "wait; catch Exception instead of BaseException, and wait in the handler itself, not in a thread"
+    "the handler has caught the stop of the run. Do not catch it: it is no Exception, and comes from the wait; catch "
+    "Exception instead of BaseException, and do not wait in an asyncio.TaskGroup, which raises a group instead"
 )
 
 

@@ -173,6 +173,10 @@ class Run:
         except Stopped:
             assert work.stop is not None
             return outcome.stopped(self.claim, work.stop)
+        except BaseExceptionGroup as group:
+            if group.subgroup(Stopped) is None or work.stop is None:
+                raise
+            raise StepError(work.stop.name, outcome.CAUGHT) from group
         if work.stop is not None:
             raise StepError(work.stop.name, outcome.CAUGHT)
         steps: Steps | None = context.__dict__.get("_steps") if work.in_use else None  # the first step or wait sets it

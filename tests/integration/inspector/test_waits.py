@@ -299,7 +299,7 @@ def test_a_signal_continues_its_task_and_is_in_the_audit_without_its_value(world
 KEPT: list[tuple[Callable[[World], None], str]] = [
     (waiting, 'kept: it does not wait for "aproval" now, it waits for "approval"'),
     (lambda world: waiting(world, stop=PAUSE), 'kept: it does not wait for "aproval" now, it waits at "pause"'),
-    (lambda world: put(world, sample_one, "it"), 'kept: it does not wait for "aproval" now, it has not…'),
+    (lambda world: put(world, sample_one, "it"), 'kept: it does not wait for "aproval" now; its next run finds…'),
     (lambda world: put(world, sample_one, "it", **active(60)), "kept: it is active; its run reads the signal…"),
     (lambda world: put(world, sample_one, "it", **archived()), "kept: it is archived; a retry finds the signal"),
 ]  # fmt: skip

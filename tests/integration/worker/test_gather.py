@@ -341,6 +341,12 @@ REFUSED: list[tuple[Handler, type[JobError], str]] = [
     (too_many_steps, StepError, "a task has at most 2 steps and waits"),
     (lambda ctx: ctx.gather("a", [job()] * 4), StepError, "at most 3 jobs, not 4; divide them among several waits"),
     (lambda ctx: ctx.gather("a", [job(), "b"]), StepError, "job 1: a Job(task, payload) is required, not str"),  # type: ignore[list-item]
+    (lambda ctx: ctx.gather("a", job()), StepError, "jobs: a list of Job(task, payload) is required, not Job"),  # type: ignore[arg-type]
+    (
+        lambda ctx: ctx.run("a", job(), Sample()),  # type: ignore[arg-type]
+        StepError,
+        "job 0: task: a function declared by @task is required, not Job",
+    ),
     (lambda ctx: ctx.gather("a", [job(), job(task_id="b")]), EnqueueError, "job 1: task_id: leave it out: a child"),
     (lambda ctx: ctx.gather("a", [job(debounce=HOUR)]), EnqueueError, "job 0: debounce: leave it out: a child that"),
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -296,9 +296,8 @@ def caught(ctx: TaskContext) -> str:
 
 
 def in_a_thread(ctx: TaskContext) -> None:
-    thread = threading.Thread(target=lambda: caught(ctx))
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(ctx.sleep, "a", HOUR).result()
 
 
 REFUSED: list[tuple[Handler, str]] = [
@@ -313,8 +312,8 @@ REFUSED: list[tuple[Handler, str]] = [
     ),
     (session_in_finally, "ctx.session: the run has stopped at the wait 'a'"),
     (loop_after_the_stop, "ctx.each: the run has stopped at the wait 'a'"),
-    (caught, "the handler has caught the stop of the run and returned. Do not catch it"),
-    (in_a_thread, "the handler has caught the stop of the run and returned"),
+    (caught, "the handler has caught the stop of the run. Do not catch it"),
+    (in_a_thread, "step 'a': ctx.sleep is in another asyncio task or thread than the handler"),
     (lambda ctx: ctx.wait("é", timeout=HOUR), "signal: 1 to 100 printable ASCII characters are required"),
     (lambda ctx: ctx.wait("a", timeout=timedelta(0)), "timeout: a timedelta of more than zero and at most 3,650 days"),
     (lambda ctx: ctx.wait("a", timeout=3651 * DAY), "timeout: a timedelta of more than zero and at most 3,650 days"),
@@ -349,6 +348,18 @@ def test_a_wait_in_another_asyncio_task_is_refused(effects: World) -> None:
     row = run(effects, gathered, task=sample_async)
     assert (row["state"], waits(effects)) == ("archived", [])
     assert "ctx.asleep is in another asyncio task or thread than the handler" in row["error_message"]
+
+
+def test_a_wait_in_a_task_group_is_refused(effects: World) -> None:
+    async def grouped(ctx: TaskContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+            await ctx.asleep("a", HOUR)
+
+    row = run(effects, grouped, task=sample_async)
+    assert (row["state"], waits(effects)) == ("archived", [])
+    assert "step 'a': the handler has caught the stop of the run." in row["error_message"]
+    assert "do not wait in an asyncio.TaskGroup" in row["error_message"]
 
 
 def test_a_step_does_not_take_the_name_of_an_earlier_wait_nor_a_wait_that_of_a_step(effects: World) -> None:

@@ -51,7 +51,7 @@ def signal(
     """
     try:
         given = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         terminal.usage(f"VALUE is not JSON: {error}. Quote a string twice: '\"yes\"'")
     _report(target.inspector(context).signal(id_, name, given, replace=replace, reason=reason), as_json=as_json)
 

@@ -125,7 +125,7 @@ def _kept(found: Record, wait: Wait | None, name: str) -> str:
         return f"kept: {found.id} is active; its run reads the signal at the wait"
     if wait is not None and wait.signal == name:
         return f"kept: {found.id} waits for it; it continues once its row is free, or with the next sweep"
-    what = "it has not stopped at a wait"
+    what = "; its next run finds the signal where it waits for it"
     if wait is not None:
-        what = f'it waits for "{wait.signal}"' if wait.signal is not None else f'it waits at "{wait.name}"'
-    return f'kept: {found.id} does not wait for "{name}" now, {what}'
+        what = f', it waits for "{wait.signal}"' if wait.signal is not None else f', it waits at "{wait.name}"'
+    return f'kept: {found.id} does not wait for "{name}" now{what}'

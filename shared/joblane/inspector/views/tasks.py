@@ -291,7 +291,7 @@ class WaitRow:
 
 LISTINGS[WaitRow] = Listing(
     "Waits",
-    "No task waits.",
+    "No open wait matches.",
     (
         Column("ID", "task.id", Kind.ID, fold=40),
         Column("Type", "task.type", fold=18),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property, partial
 from importlib.util import find_spec
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from pg8000.exceptions import Error as PostgresError
@@ -110,6 +111,8 @@ class RunSession:
         self._side = side
         self._id = id_
         self._token = token
+        self.thread = get_ident()
+        """The thread of the handler."""
 
     @property
     def is_async(self) -> bool:
