@@ -33,14 +33,11 @@ from joblane.errors import (
     DepthError,
     EnqueueError,
     JobError,
-    SignalError,
     UnknownTaskError,
-    sqlstate,
     text_of,
 )
 from joblane.forking import follow_forks
 from joblane.names import check_prefix
-from joblane.record.driver.connection import PROGRAM_LIMIT_EXCEEDED
 from joblane.record.driver.database import Database
 from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
@@ -209,7 +206,7 @@ class Producer:
         self, where: CallersTransaction | None, task_id: str, name: str, value: Any, sent_by: str | None = None
     ) -> bool:
         """Send a signal, and let its task continue after the commit. Return False if it does not count."""
-        from joblane.enqueue.signals import Signalled, checked  # most programs send no signals
+        from joblane.enqueue.signals import Signalled, check_refusal, checked  # most programs send no signals
         from joblane.record.task.waits import SIGNAL
 
         document = checked(task_id, name, value, sent_by)
@@ -217,7 +214,11 @@ class Producer:
             [[accepted]] = self._write_alone(SIGNAL, document)
         else:
             self.join(where)
-            [[accepted]] = where.run(SIGNAL, document)
+            try:
+                [[accepted]] = where.run(SIGNAL, document)
+            except Exception as error:  # of the caller's driver
+                check_refusal(error)
+                raise
         if accepted is None:
             raise UnknownTaskError(task_id)
         if accepted and where is None:
@@ -228,6 +229,8 @@ class Producer:
 
     def _write_alone(self, sql: str, document: str) -> Sequence[Sequence[Any]]:
         """Run one statement that writes and commits by itself. Raises :class:`DatabaseUnavailableError`."""
+        from joblane.enqueue.signals import check_refusal
+
         with self.connecting() as database:
             try:
                 connection = database.get()
@@ -239,8 +242,7 @@ class Producer:
                 return connection.run(sql, document)
             except (PostgresError, OSError) as error:
                 database.drop()
-                if sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
-                    raise SignalError("signal", text_of(error).removeprefix("signal: ")) from error
+                check_refusal(error)
                 raise DatabaseUnavailableError(
                     f"the database is unavailable: {text_of(error)}; the signal may have been sent, and to repeat "
                     "it is harmless"

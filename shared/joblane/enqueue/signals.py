@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from joblane.errors import MessageError, SignalError
+from joblane.errors import MessageError, SignalError, sqlstate, text_of
 from joblane.json_values import check_tree
+from joblane.record.driver.connection import PROGRAM_LIMIT_EXCEEDED
 from joblane.record.task.waits import SIGNAL_PATTERN, signal_document
 from joblane.sqs.message import ID_PATTERN
 
@@ -55,3 +56,9 @@ def json_text(value: Any) -> str:
     if (size := len(text.encode())) > MAX_SIGNAL_BYTES:
         raise SignalError("value", f"it has {size:,} bytes as JSON, and at most {MAX_SIGNAL_BYTES:,} are stored")
     return text
+
+
+def check_refusal(error: Exception) -> None:
+    """Raise :class:`SignalError` if the task has too many signals, which the database has found."""
+    if sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
+        raise SignalError("signal", text_of(error).removeprefix("signal: ")) from error

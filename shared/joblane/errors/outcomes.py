@@ -44,7 +44,7 @@ class ChildFailed(SkipRetry):
     """All children of ``ctx.run`` or ``ctx.gather`` have ended, and some of them did not complete.
 
     Uncaught, it archives the task. If it is caught, each later run raises it too, even if a child is retried. To repair
-    it, retry the children that the message names, and then the task.
+    it, retry the children that the message names, and then the task; or replay it if a child was deleted.
     """
 
     wait: str
@@ -55,9 +55,10 @@ class ChildFailed(SkipRetry):
     def __init__(self, wait: str, ends: Mapping[str, str]) -> None:
         named = ", ".join(f"{id_} was {end}" for id_, end in [*ends.items()][:MOST_NAMED])
         more = f", and {len(ends) - MOST_NAMED:,} more" if len(ends) > MOST_NAMED else ""
-        super().__init__(
-            f"wait {wait!r}: not all children have completed: {named}{more}; retry them, and then this task"
-        )
+        then = "retry them, and then this task"
+        if "deleted" in ends.values():
+            then = "a deleted one cannot be retried: replay this task, which enqueues new ones"
+        super().__init__(f"wait {wait!r}: not all children have completed: {named}{more}; {then}")
         self.wait, self.ends = wait, dict(ends)
 
 

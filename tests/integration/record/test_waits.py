@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
+from sqlalchemy.orm import Session
+
 from joblane.errors import DatabaseUnavailableError, SignalError
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
@@ -274,7 +276,9 @@ def test_a_wrong_signal_is_refused(world: World, name: str, value: str, problem:
 
 
 @pytest.mark.parametrize(("number", "size"), [(1_000, 1), (16, 65_530)])
-def test_a_task_gets_a_limited_number_and_size_of_signals(world: World, number: int, size: int) -> None:
+def test_a_task_gets_a_limited_number_and_size_of_signals(
+    world: World, session: Session, number: int, size: int
+) -> None:
     put(world, sample_one, "it")
     world.run(
         "insert into joblane.task_signals (task_id, name, value)"
@@ -286,6 +290,8 @@ def test_a_task_gets_a_limited_number_and_size_of_signals(world: World, number: 
         world.run("select joblane.signal('it', 'a', to_json(repeat('x', 1000)))")
     with pytest.raises(SignalError, match="signal: the task has 1,000 signals"):
         world.client.signal("it", "a", "x" * 1000)
+    with pytest.raises(SignalError, match="signal: the task has 1,000 signals"):
+        world.client.signal("it", "a", "x" * 1000, session=session)
 
 
 def test_a_signal_of_a_task_that_is_deleted_before_the_commit_is_removed(world: World, others: Others) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from pg8000.exceptions import DatabaseError
 
 from joblane.enqueue.follow_up import FollowUp
-from joblane.enqueue.signals import checked
-from joblane.errors import SignalError, UnknownTaskError, sqlstate, text_of
+from joblane.enqueue.signals import check_refusal, checked
+from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
 from joblane.inspector.actions.changes import end_wait
@@ -20,7 +20,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.tasks.waits import open_wait, shown_names
 from joblane.inspector.views import ActionResult, Wait
-from joblane.record.driver.connection import PROGRAM_LIMIT_EXCEEDED, Connection
+from joblane.record.driver.connection import Connection
 from joblane.record.flow.free_slots import Call, Turn
 from joblane.record.row.states import State
 from joblane.record.task.waits import SIGNAL
@@ -85,9 +85,8 @@ def _write(scope: Scope, doing: Action, found: Record, name: str, document: str,
     try:
         ((counts,),) = doing.connection.run(SIGNAL, document)
     except DatabaseError as error:
-        if sqlstate(error) != PROGRAM_LIMIT_EXCEEDED:
-            raise
-        raise SignalError("signal", text_of(error)) from error
+        check_refusal(error)
+        raise
     if counts is None:
         raise UnknownTaskError(found.id)
     if not counts:

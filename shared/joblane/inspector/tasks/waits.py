@@ -25,7 +25,7 @@ from joblane.inspector.tasks.listing import COLUMNS, row_of
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Attempt, Signal, Wait, WaitPage, WaitRow
 from joblane.record.driver.connection import Connection, Row
-from joblane.record.row.states import State
+from joblane.record.row.states import State, WaitKind
 from joblane.record.task.waits import SIGNAL_PATTERN
 from joblane.tasks.redaction import MASK
 from joblane.tasks.scrubbing import scrubber
@@ -59,8 +59,8 @@ def open_wait(scope: Scope, connection: Connection, record: Record) -> Wait | No
 
 def wait_of(record: Record, row: Row, show: Callable[[str], str]) -> Wait:
     name, signal, since, until, expired_at, run = row
-    waits = (State.SCHEDULED,) if until is not None else (State.HELD, State.PENDING)
-    is_open = record.state in waits and run == record.runs
+    for_children = until is None and record.wait_kind is WaitKind.PARENTS
+    is_open = run == record.runs and (record.state is State.SCHEDULED or for_children)
     state = "expired" if expired_at is not None else "open" if is_open else "over"
     return Wait(show(name), signal and show(signal), since, until, state)
 
