@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane import telemetry
 from joblane.enqueue.wake import wake
@@ -19,9 +19,6 @@ from joblane.record.flow.free_slots import Call, LimitNames, Turn, delay, serve_
 from joblane.record.flow.release import Release
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import PAUSED, Sqs
-
-if TYPE_CHECKING:
-    pass
 
 NOT_DONE = "the work that follows a commit failed in the database; the sweep starts the tasks that may start"
 NOT_MARKED = (

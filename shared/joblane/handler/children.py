@@ -37,10 +37,11 @@ OF_ITS_OWN = "leave it out: a child that its parent waits for is always a new ta
 class Children:
     """The children of one run. :class:`~joblane.handler.context.TaskContext` documents them.
 
-    ``key_limit``: the limit of the task's key. ``enqueue``: enqueues jobs in a session of the run.
+    ``task``: the task that waits. ``key_limit``: the limit of its key. ``enqueue``: enqueues jobs in a session of the run.
     """
 
     waits: Waits
+    task: Task[Any, Any]
     task_id: str
     key_limit: str | None
     enqueue: Callable[[Session, list[Job]], Sequence[Enqueued | JobError]]
@@ -156,6 +157,13 @@ class Children:
         after = job.after if isinstance(job.after, (list, tuple)) else ()
         if self.task_id in [getattr(parent, "id", parent) for parent in after]:
             raise refuse("after", "it cannot wait for the task that waits for it")
+        if not self.task.may_enqueue(job.task.type):
+            granted = (*self.task.grants.run, job.task.type)
+            raise refuse(
+                "task",
+                f"{self.task.type!r} does not declare that it waits for {job.task.type!r}, so IAM refuses the messages "
+                f"on AWS; add grants=Grants(run={granted!r}) in its handler.py",
+            )
         flow = job.task.flow
         if self.key_limit is not None and flow is not None and flow.ordered:
             limits = flow.row(job.task.type, job.task.write(job.payload), job.tenant, job.key).get("limits", [None])

@@ -475,7 +475,7 @@ class TaskContext:
         from joblane.handler.children import Children
 
         key_limit = self._claim.limits[0] if self._claim.limits else None
-        return Children(self._waits, self.task_id, key_limit, self._enqueue_many)
+        return Children(self._waits, self._task, self.task_id, key_limit, self._enqueue_many)
 
     def run(self, name: str, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Any:
         """Enqueue a task, its *child*, wait for its end, and return its result. Like :meth:`gather` with one job.

@@ -13,6 +13,7 @@ import pytest
 
 from joblane import Payload, TaskContext, task
 from joblane.errors import SignalError, UnknownTaskError
+from joblane.inspector import wire
 from joblane.inspector.actions import changes, signals
 from joblane.inspector.errors import ActionError, BusyError, SelectionError
 from joblane.inspector.filter import BulkAction
@@ -583,7 +584,8 @@ def test_a_page_reads_few_rows_of_a_large_table_and_its_plan_is_by_index(scene: 
 def test_a_handler_that_waits_for_its_children_says_for_which(scene: Scene) -> None:
     scene.put("one", state="pending").put("two", **active(60))
     waiting(scene.world, stop=Stop("sums", children=["one", "two"]))
-    view = scene.inspector.task("it")
+    answer = wire.call(scene.inspector, "task", wire.encode_arguments("task", ("it",), {}))
+    view = wire.decode_answer("task", answer)  # as the control API returns it
     why = view.why
     assert [(wait.name, wait.until, wait.state) for wait in view.waits] == [("sums", None, "open")]
     assert scene.inspector.waits().waits == ()

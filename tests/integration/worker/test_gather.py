@@ -427,7 +427,8 @@ def test_a_held_unique_key_leaves_no_child_of_the_call(effects: World) -> None:
 def test_a_type_that_is_not_granted_is_refused(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vars(sample_one.grants), "run", ())
     row = run(effects, lambda ctx: ctx.run("a", sample_only, Sample(number=7)))
-    assert "does not declare that it enqueues 'sample:only'" in row["error_message"]
+    problem = "'sample:one' does not declare that it waits for 'sample:only', so IAM refuses the messages on AWS; add "
+    assert f"job 0: task: {problem}grants=Grants(run=('sample:only',)) in its handler.py" in row["error_message"]
 
 
 def test_a_later_run_gives_the_same_jobs_and_the_same_kind_of_wait(effects: World) -> None:

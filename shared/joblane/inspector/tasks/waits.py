@@ -34,7 +34,8 @@ MOST_READ = 20_000
 """The maximum number of waits that a page reads. Waits whose signal has come stay until their task is removed."""
 
 OPEN = """
-select w.name, w.signal, w.created_at, w.until from joblane.task_waits w where w.task_id = $1 and w.run = $2::int
+select w.name, w.signal, w.created_at, w.until from joblane.task_waits w
+ where w.task_id = $1 and w.run = $2::int and w.until is not null
 """
 
 
@@ -79,6 +80,7 @@ def signal_of(row: Row, show: Callable[[str], str], waits: Sequence[Row], last: 
 
 def wait_text(record: Record, wait: Wait, last: Attempt | None = None) -> str:
     """Say for what a task waits, and the commands that continue it. ``last``: its last run."""
+    assert wait.until is not None  # it does not wait for children
     what = "" if wait.name == wait.signal else f' at "{wait.name}"'
     what += f' for the signal "{wait.signal}"' if wait.signal is not None else ""
     until = wait.until or record.due_at

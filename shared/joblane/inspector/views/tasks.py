@@ -244,7 +244,7 @@ LISTINGS[Wait] = Listing(
         Column("Signal", "signal", optional=True, fold=20),
         Column("State", "state"),
         Column("Since", "since", Kind.STAMP),
-        Column("Until", "until", Kind.STAMP),
+        Column("Until", "until", Kind.STAMP, optional=True),
     ),
     left_out=("Since",),
 )
