@@ -430,6 +430,7 @@ def full_view(**changes: Any) -> TaskView:
         items_done=3,
         steps=(Step("charge", "456aae85-27f4-503d-9763-ae4a56bffbe3", before(hours=1), 1_234),),
         waits=(
+            Wait("days", None, before(days=4), None, "over"),
             Wait("approval", "approval", before(days=3), before(days=1), "expired"),
             Wait("last call", "approval", before(days=1), NOW + timedelta(days=1), "open"),
         ),

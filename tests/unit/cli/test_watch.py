@@ -302,7 +302,9 @@ def test_a_retry_says_what_it_does_and_asks(stub: FakeInspector) -> None:
 
 
 def test_a_wait_is_ended_and_its_signal_is_sent(stub: FakeInspector) -> None:
-    stub.changes["task-0"] = {"waits": views.full_view().waits}
+    waits = views.full_view().waits
+    stub.changes["task-0"] = {"waits": waits}
+    stub.changes["task-1"] = {"waits": [replace(waits[-1], signal=None, until=None)]}  # for children
 
     async def scenario(screen: Screen) -> None:
         await screen.press("2")
@@ -326,7 +328,7 @@ def test_a_wait_is_ended_and_its_signal_is_sent(stub: FakeInspector) -> None:
         await screen.until(lambda: len(stub.performed) == 2)
         assert stub.performed[1] == ("signal", "task-0", "approval", 3, False, None)
         await screen.press("j", "w")
-        await screen.until("This task does not wait.")
+        await screen.until("This task does not wait for a time or a signal.")
         await screen.press("1")
         await screen.until("RUNS PER MINUTE")
         await screen.press("w")

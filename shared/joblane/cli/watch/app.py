@@ -419,7 +419,7 @@ class Watch(App[None]):
         elif found:
             self._ask(found[0])
         else:
-            self.say("This task does not wait.")
+            self.say("This task does not wait for a time or a signal.")
 
     def _ask(self, plan: plans.Plan) -> None:
         def confirmed(given: dict[str, str] | None) -> None:

@@ -152,7 +152,7 @@ def _of_task(action: str, row: TaskRow, text: str) -> Plan:
 
 
 def of_wait(view: TaskView) -> list[Plan]:
-    """The plans that continue a task that waits; none if it does not wait, or waits for children."""
+    """The plans that continue a task that waits; none if it does not wait for a time or a signal."""
     id_ = view.row.id
     wait = next((each for each in view.waits if each.state == "open"), None)
     if wait is None or wait.until is None:
