@@ -11,14 +11,17 @@ from joblane.tasks.event_kinds import ENQUEUEING, OBSERVERS
 def start() -> None:
     """Observe the enqueues and the runs of this process, if nothing does so yet.
 
-    Raises :class:`DeclarationError` for a wrong setting or a missing package.
+    Raises :class:`DeclarationError` for a missing package, or for a wrong setting of Joblane's own exporter.
     """
-    check_settings()
     try:
+        from joblane.otel.provider import is_set
         from joblane.otel.spans import Spans
     except ModuleNotFoundError as error:
         raise DeclarationError(missing(str(error.name), "otel")) from None
     from joblane.tasks.hooks import Hook
+
+    if not is_set():
+        check_settings()
 
     if not any(isinstance(each, Spans) for each in OBSERVERS):
         spans = Spans()

@@ -16,6 +16,8 @@ TRACES = "OTEL_TRACES_EXPORTER"
 METRICS = "OTEL_METRICS_EXPORTER"
 OTLP, CONSOLE, NONE = "otlp", "console", "none"
 EXPORTERS = (OTLP, CONSOLE, NONE)
+PROTOCOLS = tuple(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL" for signal in ("", "TRACES_", "METRICS_"))
+PROTOCOL = "http/protobuf"
 
 
 def exporters() -> dict[str, str]:
@@ -34,13 +36,16 @@ def addresses() -> dict[str, str]:
 
 
 def check_settings() -> None:
-    """Raise :class:`DeclarationError` for an address without a host, and for an unknown exporter."""
+    """Raise :class:`DeclarationError` for an address without a host, an unknown exporter, and another protocol."""
     for name, address in addresses().items():
         if address:
             _check_address(name, address)
     for name, given in exporters().items():
         if given not in EXPORTERS:
             raise DeclarationError(f"{name}: {given!r} is not one of {', '.join(EXPORTERS)}")
+    for name in PROTOCOLS:
+        if (protocol := os.environ.get(name, "").strip()) not in ("", PROTOCOL):
+            raise DeclarationError(f"{name}: {PROTOCOL} is required, usually with port 4318, not {protocol!r}")
 
 
 def _check_address(name: str, address: str) -> None:

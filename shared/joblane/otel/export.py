@@ -61,8 +61,11 @@ class Background:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="joblane-export", daemon=True)
-            self._thread.start()
+            with self._changed:
+                if self._thread is None:  # the work is for one thread
+                    thread = threading.Thread(target=self._run, name="joblane-export", daemon=True)
+                    thread.start()
+                    self._thread = thread
 
     def flush(self, seconds: float) -> None:
         """Wait for a call of ``work`` that starts now, at most this long. Not during a pause."""

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 
+def is_set() -> bool:
+    """True if the program has set a provider of spans. Its exporters have their own settings."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def background_of_provider() -> Background | None:
     """Set the providers if the program has set none. Return what exports the spans; None: no flush is needed.
 
     It is called with the first span, so that a program can set its provider after it has made a client.
     """
-    found = trace.get_tracer_provider()
-    if isinstance(found, trace.ProxyTracerProvider):
+    if not is_set():
         return _set_up()
+    found = trace.get_tracer_provider()
     return FlushingProvider(found).background if hasattr(found, "force_flush") else None
 
 

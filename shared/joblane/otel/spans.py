@@ -9,6 +9,7 @@ Source: OpenTelemetry, *Semantic conventions for messaging spans* and *for messa
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from joblane import telemetry
 from joblane.errors import TaskTimeout, text_of
+from joblane.forking import follow_forks
 from joblane.names import OWN_TYPES
 from joblane.otel.provider import background_of_provider
 from joblane.quotas import MAX_HEADERS
@@ -64,9 +66,10 @@ class Spans:
 
     def __init__(self) -> None:
         self._background: Background | None = None
-        self._is_ready = False
+        self._is_ready, self._lock = False, threading.Lock()
         self._run: ContextVar[str | None] = ContextVar("run", default=None)
         """The ``traceparent`` of the run that the code belongs to."""
+        follow_forks(self, Spans._after_fork)
 
     # --- Enqueue ---------------------------------------------------------------------------------------------------
 
@@ -190,18 +193,26 @@ class Spans:
 
     def _prepare(self) -> None:
         if not self._is_ready:
-            self._is_ready = True
-            try:
-                self._background = background_of_provider()
-            except Exception as error:  # a setting that the SDK refuses: the runs continue without spans
-                telemetry.logger().error("OpenTelemetry cannot be set up", extra={"error": text_of(error)})
-            self._tracer = trace.get_tracer(SCOPE)
-            meter = metrics.get_meter(SCOPE)
-            self._duration = meter.create_histogram("messaging.process.duration", "s", "Duration of a run")
-            self._wait = meter.create_histogram("joblane.wait.duration", "s", "From the time a task is due to its run")
-            self._runs = meter.create_counter("joblane.runs", "{run}", "Runs by outcome")
+            with self._lock:  # the first requests of a web application come in several threads
+                if not self._is_ready:
+                    self._set_up()
+                    self._is_ready = True
         if self._background is not None:
             self._background.start()
+
+    def _set_up(self) -> None:
+        try:
+            self._background = background_of_provider()
+        except Exception as error:  # a setting that the SDK refuses: the runs continue without spans
+            telemetry.logger().error("OpenTelemetry cannot be set up", extra={"error": text_of(error)})
+        self._tracer = trace.get_tracer(SCOPE)
+        meter = metrics.get_meter(SCOPE)
+        self._duration = meter.create_histogram("messaging.process.duration", "s", "Duration of a run")
+        self._wait = meter.create_histogram("joblane.wait.duration", "s", "From the time a task is due to its run")
+        self._runs = meter.create_counter("joblane.runs", "{run}", "Runs by outcome")
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def _measure(self, type_: str, claim: Claim, end: Finish | None, error: str | None) -> None:
         attributes = SYSTEM | _of_type(type_) | {"messaging.operation.name": "run"}

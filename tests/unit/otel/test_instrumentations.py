@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +13,13 @@ from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from joblane import JobClient, MessageClient, settings
+from joblane import Job, JobClient, MessageClient, Payload, TaskContext, settings, task
 from joblane.errors import DeclarationError
 from joblane.installation import install
 from joblane.otel import check, start
+from joblane.otel import spans as spans_module
 from joblane.otel.provider import background_of_provider
+from joblane.otel.spans import Spans
 from joblane.sqs import sender as module
 from joblane.sqs.client import Sqs
 from joblane.tasks.event_kinds import OBSERVERS
@@ -32,6 +35,12 @@ __all__ = ["by_boto3", "plain_boto3", "server"]
 def collector() -> Iterator[Collector]:
     with Collector() as collector:
         yield collector
+
+
+@pytest.fixture
+def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program has set no provider, whatever an earlier test has set."""
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
 
 
 @pytest.fixture
@@ -120,7 +129,7 @@ def test_no_exporter_is_made_if_none_is_named(monkeypatch: pytest.MonkeyPatch) -
 )
 @pytest.mark.parametrize("name", check.addresses())
 def test_an_address_without_a_host_is_refused_at_the_start(
-    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+    name: str, address: str, no_provider: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(settings.OTEL, "1")
     monkeypatch.setenv(name, address)
@@ -130,7 +139,9 @@ def test_an_address_without_a_host_is_refused_at_the_start(
     assert OBSERVERS == []
 
 
-def test_wrong_values_of_settings_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_values_of_settings_are_refused_at_the_start(
+    no_provider: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(settings.OTEL, "yes")
     with pytest.raises(DeclarationError, match=r"^JOBLANE_OTEL: 1 or 0 is required, not 'yes'$"):
         JobClient()
@@ -138,6 +149,51 @@ def test_wrong_values_of_settings_are_refused_at_the_start(monkeypatch: pytest.M
     monkeypatch.setenv(check.METRICS, "prometheus")
     with pytest.raises(DeclarationError, match=r"^OTEL_METRICS_EXPORTER: 'prometheus' is not one of otlp, console, no"):
         JobClient()
+    monkeypatch.delenv(check.METRICS)
+    monkeypatch.setenv(check.PROTOCOLS[1], "grpc")
+    with pytest.raises(
+        DeclarationError,
+        match=r"^OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: http/protobuf is required, usually with port 4318, not 'grpc'$",
+    ):
+        JobClient()
+
+
+def test_the_settings_of_an_exporter_of_the_program_are_its_own(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(check.METRICS, "awsemf")  # an exporter that only AWS's layer has
+    monkeypatch.setenv(check.PROTOCOLS[0], "grpc")
+    start()
+
+
+class Track(Payload):
+    number: int = 0
+
+
+@task("parcel:track")
+def parcel_track(payload: Track, ctx: TaskContext) -> None: ...
+
+
+def test_the_first_enqueues_of_a_process_may_be_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    observer, traced, failed = Spans(), list[int](), list[Exception]()
+
+    def set_up() -> None:
+        threads[1].start()
+        threads[1].join(0.1)  # it waits for the set-up
+
+    def enqueue() -> None:
+        try:
+            observer.enqueue(Job(parcel_track, Track()), {})
+            traced.append(1)
+        except Exception as error:
+            failed.append(error)
+
+    monkeypatch.setattr(spans_module, "background_of_provider", set_up)
+    threads = [threading.Thread(target=enqueue) for _ in range(2)]
+    threads[0].start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert (traced, failed) == ([1, 1], [])
 
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
