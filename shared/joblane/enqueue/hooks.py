@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NoReturn
 
 from joblane.errors import EnqueueError
@@ -33,6 +34,7 @@ def with_hooks(job: Job) -> Job:
         return job
     headers, tags = dict(job.headers), list(job.tags)
     read = copy(job)
+    read.headers, read.tags = MappingProxyType(headers), tuple(tags)
     object.__setattr__(read, "__class__", ReadJob)
     for hook in ENQUEUEING:
         hook.function(read, headers, *[tags] * hook.takes_tags)

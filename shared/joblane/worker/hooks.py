@@ -201,7 +201,7 @@ def _check_end(
     if raised is None:
         raised = HookError(hook.name, TWO_YIELDS)
         raised.__cause__ = error
-    elif raised is error or isinstance(raised, RETURNED):
+    elif raised is error or isinstance(raised, RETURNED) or _is_wrapped(raised, error):
         raised = None
     elif not _decides(raised, error):
         cause, raised = raised, HookError(hook.name, _failed(FAILED, raised))
@@ -218,6 +218,11 @@ def _decides(raised: BaseException, error: BaseException | None) -> bool:
     """True for an exception of a hook that is no error of the hook: an outcome, an interrupt, or a translation."""
     is_translation = error is not None and raised.__cause__ is error
     return is_translation or isinstance(raised, (*OUTCOMES, LeaseLostError)) or not isinstance(raised, Exception)
+
+
+def _is_wrapped(raised: BaseException, error: BaseException | None) -> bool:
+    """True if the hook has raised the handler's StopIteration, which Python turns into a RuntimeError."""
+    return isinstance(error, RETURNED) and isinstance(raised, RuntimeError) and raised.__cause__ is error
 
 
 def _is_final(error: BaseException) -> bool:

@@ -284,6 +284,33 @@ def test_a_hook_replaces_an_error_by_another(effects: World) -> None:
     assert [effects.attempts(id_)[0]["error_type"] for id_ in ("it", "other")] == ["RetryAfter", "OverflowError"]
 
 
+def test_an_error_that_ends_generators_is_the_error_of_the_run(effects: World) -> None:
+    log: list[str] = []
+
+    @around
+    def outermost(ctx: TaskContext) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            log.append(type(error).__name__)
+
+    @around
+    def passes(ctx: TaskContext) -> Iterator[None]:
+        yield
+
+    async def handler(ctx: TaskContext) -> None:
+        raise StopAsyncIteration
+
+    @around(sample_async)
+    async def passes_too(ctx: TaskContext) -> AsyncIterator[None]:
+        yield
+
+    run(effects, lambda ctx: next(iter([])))
+    run(effects, handler, "async", task=sample_async)
+    errors = [effects.attempts(id_)[0]["error_type"] for id_ in ("it", "async")]
+    assert log == errors == ["StopIteration", "StopAsyncIteration"]
+
+
 def closes(ctx: TaskContext) -> None:
     ctx.session.close()
 

@@ -132,6 +132,20 @@ def test_a_hook_of_enqueues_is_a_plain_function_of_job_and_headers(hook: Any) ->
     assert ENQUEUEING == []
 
 
+def test_a_hook_changes_the_headers_and_tags_that_it_gets_and_not_those_of_the_job() -> None:
+    @enqueueing
+    def first(job: Job, headers: dict[str, str]) -> None:
+        headers["seen"] = ",".join([*job.headers, *job.tags])
+        with pytest.raises(TypeError):
+            job.headers["lost"] = "1"  # type: ignore[index]
+        with pytest.raises(AttributeError):
+            job.tags.append("lost")  # type: ignore[attr-defined]
+
+    job = Job(data_export, Export(), headers={"own": "1"}, tags=["nightly"])
+    assert enqueued(job).headers == {"own": "1", "seen": "own,nightly"}
+    assert (job.headers, job.tags) == ({"own": "1"}, ["nightly"])
+
+
 def test_hooks_add_headers_and_tags_in_their_order_and_leave_the_job_of_the_caller() -> None:
     seen: list[Any] = []
 
