@@ -145,13 +145,13 @@ class Spans:
         context.attach(trace.set_span_in_context(span))
         return RunSpan(task.type, span, time.perf_counter())
 
-    def leave(self, run: RunSpan | None, _claim: Claim, _end: Finish | None, _error: BaseException | None) -> None:
+    def leave(self, run: RunSpan | None, *_: object) -> None:
         """Note the end of the handler. The span ends when the end of the run is recorded."""
         if run is not None:
             run.seconds, run.ended = time.perf_counter() - run.started, time.time_ns()
 
     def end(self, run: RunSpan | None, claim: Claim, end: Finish | None, finish_ms: int | None) -> None:
-        """End the span of a run. ``end`` None: it has lost its lease. ``finish_ms`` None: it was recorded with the
+        """End the span of a run. ``end`` None: it is not recorded, so the run is lost. ``finish_ms`` None: it was recorded with the
         handler's work."""
         if run is None:
             return

@@ -82,15 +82,18 @@ class Reports:
             _check_in(task, claim, "in_progress")
         return Report(task, tags, stack, transaction)
 
-    def leave(self, report: Report | None, claim: Claim, end: Finish | None, error: BaseException | None) -> None:
-        """Report the end of a run."""
+    def leave(
+        self, report: Report | None, claim: Claim, end: Finish | None, error: BaseException | None, payload: Any
+    ) -> None:
+        """Report the end of a run. ``payload``: as the handler got it; None: it could not be read."""
         if report is None:
             return
         outcome = "lease_lost" if end is None else end.outcome
         tags = {**report.tags, "joblane.outcome": outcome}
         is_error = end is not None and end.error_type is not None and end.error_type not in NO_ERRORS
         if is_error and error is not None:
-            sentry_sdk.capture_event(self._event(report.task, claim, end, error, tags))
+            scrub = scrubber(report.task.payload, claim.payload, payload, headers=claim.headers)
+            sentry_sdk.capture_event(self._event(report.task, claim, end, error, tags, scrub))
         for name, value in tags.items():
             report.transaction.set_tag(name, value)
         report.transaction.set_status("internal_error" if is_error else "ok")
@@ -110,9 +113,8 @@ class Reports:
         self._background.flush(seconds)
 
     def _event(
-        self, task: Task[Any, Any], claim: Claim, end: Any, error: BaseException, tags: Mapping[str, str]
+        self, task: Task[Any, Any], claim: Claim, end: Any, error: BaseException, tags: Mapping[str, str], scrub: Scrub
     ) -> Any:
-        scrub = scrubber(task.payload, claim.payload, headers=claim.headers)
         event = {
             "level": "error",
             "transaction": task.type,

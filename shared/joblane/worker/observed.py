@@ -27,7 +27,7 @@ def execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, clai
 
 
 def _execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, claim_ms: int) -> None:
-    run.observed, run.error = [], None
+    run.observed, run.error, run.payload = [], None, None
     observed = run.observed
     for observer in OBSERVERS:
         with logged(observer):
@@ -38,16 +38,20 @@ def _execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, cla
     finally:
         for observer, state in reversed(observed):
             with logged(observer):
-                observer.leave(state, run.claim, run.end, run.error)
+                observer.leave(state, run.claim, run.end, run.error, run.payload)
         run.error = None  # its frames keep the run
         if run.recorded or run.end is None:
             finish([run], None)
 
 
 def finish(runs: Sequence[Run], milliseconds: int | None) -> None:
-    """Report the ends of runs. ``milliseconds``: the duration of the statement; None: the run has committed itself."""
+    """Report the ends of runs. ``milliseconds``: the duration of the statement; None: the run has committed itself.
+
+    A run whose end could not be recorded is lost, as one without a lease.
+    """
     for run in runs:
+        end = run.end if run.recorded else None
         observed, run.observed = run.observed, ()
         for observer, state in observed:
             with logged(observer):
-                observer.end(state, run.claim, run.end, milliseconds)
+                observer.end(state, run.claim, end, milliseconds)

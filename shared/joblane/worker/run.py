@@ -90,9 +90,11 @@ class Run:
     recorded: bool = False
     """True if ``end`` is committed, with the handler's work. Otherwise the worker records it for the whole batch."""
     observed: Any = field(init=False)
-    """Each observer of the run with its state. It is set if there are observers, and so is ``error``."""
+    """Each observer of the run with its state. It is set if there are observers, and so are the next two."""
     error: BaseException | None = field(init=False)
     """The exception that has ended the run."""
+    payload: Payload | None = field(init=False)
+    """The payload of a run that has ended by an exception, as the handler got it. None: it could not be read."""
 
     def message(self, payload: Any = None) -> Message:
         """Return the task's message. It keeps its type, which may be an older name. ``payload``: for a dead letter."""
@@ -149,7 +151,8 @@ class Run:
             duration_ms, receives = ms_since(started), self.received.receives
             self.end = outcome.failed(task, claim, error, duration_ms, payload, note=note, receives=receives)
             runner.log.price(claim, self.end)
-            self.error = error if OBSERVERS else None
+            if OBSERVERS:
+                self.error, self.payload = error, payload
             if isinstance(error, LeaseLostError):
                 self.end = None
                 telemetry.logger().warning(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 import sentry_sdk
+from pydantic import AfterValidator
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 from sqlalchemy import text
@@ -23,13 +24,17 @@ from joblane.tasks.event_kinds import OBSERVERS
 from joblane.testing import JobTester
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-PLANTED = "pl4nted-v4lue"
+PLANTED, ENCODED = "pl4nted-v4lue", "encoded:"
 KEY = "https://key@o1.ingest.sentry.io/2"
+
+
+def decoded(value: str) -> str:
+    return value.removeprefix(ENCODED)[::-1] if value.startswith(ENCODED) else value
 
 
 class Bill(Payload):
     do: str = ""
-    token: Annotated[str, Redacted] = ""
+    token: Annotated[str, AfterValidator(decoded), Redacted] = ""
     note: str = ""
 
 
@@ -245,6 +250,19 @@ def test_a_variable_of_a_frame_that_leaves_is_found(
 
     monkeypatch.setattr(reports, "_exception", with_variables)
     assert leaking(jobs, sentry) != []
+
+
+def test_a_redacted_value_that_only_the_handler_has_does_not_leave(jobs: JobTester, sentry: Memory) -> None:
+    def breaks(payload: Bill, ctx: TaskContext) -> None:
+        raise ValueError(f"refused {payload.token}")
+
+    stored = doing(breaks).model_dump() | {"token": f"{ENCODED}{PLANTED[::-1]}"}
+    with jobs.session() as session:
+        enqueue = text("select joblane.enqueue('bill:send', cast(:payload as jsonb))")
+        session.execute(enqueue, {"payload": json.dumps(stored)})
+    jobs.drain()
+    [event] = sentry.of("event")
+    assert [value["value"] for value in event["exception"]["values"]] == ["refused [redacted]"]
 
 
 def test_a_setting_adds_the_payload_without_redacted_values(

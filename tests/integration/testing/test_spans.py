@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from pg8000.exceptions import InterfaceError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
@@ -42,6 +43,7 @@ from joblane import (
 from joblane.errors import LeaseLostError
 from joblane.otel import spans as module
 from joblane.testing import JobTester
+from joblane.worker import worker
 from tests import logs
 from tests.collector import Collector
 from tests.pages import ROOT
@@ -366,6 +368,19 @@ def test_an_observer_that_fails_costs_no_run(
     assert not trace.get_current_span().get_span_context().is_valid
 
 
+def test_a_run_whose_end_is_not_recorded_is_none_that_completed(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InterfaceError("network error")
+
+    monkeypatch.setattr(worker, "finish", refuse)
+    jobs.client.enqueue(order_ship, Order())
+    jobs.drain()
+    [run] = runs_of(spans)
+    assert (run.attributes or {})["joblane.outcome"] == "lease_lost"
+
+
 # --- Errors, and what is none --------------------------------------------------------------------------------------
 
 
@@ -478,9 +493,9 @@ def test_a_value_in_a_span_is_found(
 ) -> None:
     leave = module.Spans.leave
 
-    def leaves(self: Any, run: Any, claim: Any, end: Any, error: Any) -> None:
+    def leaves(self: Any, run: Any, claim: Any, end: Any, error: Any, payload: Any) -> None:
         run.span.record_exception(error)
-        leave(self, run, claim, end, error)
+        leave(self, run, claim, end, error, payload)
 
     monkeypatch.setattr(module.Spans, "leave", leaves)
     with pytest.raises(AssertionError, match="run order:ship"):
