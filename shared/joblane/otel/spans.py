@@ -61,6 +61,15 @@ class RunSpan:
     ended: int = 0
 
 
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log the error of a span's processor, which the program may have added: it costs neither enqueue nor step."""
+    try:
+        yield
+    except Exception as error:
+        telemetry.logger().warning(f"{what} could not be observed", extra={"error": text_of(error)})
+
+
 class Spans:
     """Observes the enqueues and the runs of this process."""
 
@@ -73,6 +82,7 @@ class Spans:
 
     # --- Enqueue ---------------------------------------------------------------------------------------------------
 
+    @_logged("an enqueue")
     def enqueue(self, job: Job, headers: dict[str, str]) -> None:
         """Create the span of an enqueue in the current trace, and put its context into the headers.
 
@@ -171,8 +181,10 @@ class Spans:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Put a span around the function of a step and the commit of its value."""
-        self._prepare()
-        span = self._tracer.start_span(f"step {name}")
+        span: trace.Span = trace.INVALID_SPAN
+        with _logged("a step"):
+            self._prepare()
+            span = self._tracer.start_span(f"step {name}")
         token = context.attach(trace.set_span_in_context(span))
         try:
             yield
@@ -182,7 +194,8 @@ class Spans:
             raise
         finally:
             context.detach(token)
-            span.end()
+            with _logged("a step"):
+                span.end()
 
     def flush(self, seconds: float) -> None:
         """Wait at most this long for the export of the spans."""

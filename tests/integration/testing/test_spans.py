@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from pg8000.exceptions import InterfaceError
@@ -379,6 +379,38 @@ def test_a_run_whose_end_is_not_recorded_is_none_that_completed(
     jobs.drain()
     [run] = runs_of(spans)
     assert (run.attributes or {})["joblane.outcome"] == "lease_lost"
+
+
+class Failing(SpanProcessor):
+    """A processor of the program that fails at the call that the test names."""
+
+    fails_at = ""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self._check("start")
+
+    def on_end(self, span: Any) -> None:
+        self._check("end")
+
+    def _check(self, call: str) -> None:
+        if self.fails_at == call:
+            raise ValueError("no")
+
+
+def test_a_processor_that_fails_costs_no_enqueue_and_no_step(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(payload: Order, ctx: TaskContext) -> Any:
+        return ctx.step("one", lambda key: 1)
+
+    processor, provider = Failing(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    for processor.fails_at in ("start", "end"):
+        jobs.client.enqueue(order_ship, doing(steps), task_id=processor.fails_at)
+        jobs.drain()
+        found = jobs.task(processor.fails_at)
+        assert (found.state, found.attempts, found.result) == ("completed", 1, 1)
 
 
 # --- Errors, and what is none --------------------------------------------------------------------------------------
