@@ -16,6 +16,9 @@ def start() -> None:
     try:
         from joblane.otel.provider import is_set
         from joblane.otel.spans import Spans
+
+        if not is_set():
+            import opentelemetry.sdk  # noqa: F401 - many packages depend on the API alone
     except ModuleNotFoundError as error:
         raise DeclarationError(missing(str(error.name), "otel")) from None
     from joblane.tasks.hooks import Hook

@@ -196,12 +196,15 @@ def test_the_first_enqueues_of_a_process_may_be_in_several_threads(monkeypatch: 
     assert (traced, failed) == ([1, 1], [])
 
 
-def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["opentelemetry.sdk", "opentelemetry"])
+def test_a_missing_package_is_named_with_the_extra(
+    package: str, no_provider: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "joblane.otel.spans", raising=False)
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DeclarationError) as raised:
         start()
-    assert str(raised.value).endswith(f"is missing: {install('otel')}")
+    assert str(raised.value) == f"the package {package!r} is missing: {install('otel')}"
 
 
 def test_the_spans_of_a_process_start_once_and_not_without_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
