@@ -139,9 +139,7 @@ def test_an_address_without_a_host_is_refused_at_the_start(
     assert OBSERVERS == []
 
 
-def test_wrong_values_of_settings_are_refused_at_the_start(
-    no_provider: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_values_of_settings_are_refused_at_the_start(no_provider: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(settings.OTEL, "yes")
     with pytest.raises(DeclarationError, match=r"^JOBLANE_OTEL: 1 or 0 is required, not 'yes'$"):
         JobClient()
