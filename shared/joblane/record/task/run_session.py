@@ -224,8 +224,8 @@ class RunSession:
     def _refuse_commit(self, session: Session) -> None:
         if not self._committing and not session.in_nested_transaction():
             raise JobError(
-                "a handler does not commit: its session commits with the task's completion. To keep work item by "
-                "item, loop over ctx.each(items, key=…), or chunk by chunk over ctx.resume(…)"
+                "do not commit: the session commits with the task's completion. To keep work item by item, let the "
+                "handler loop over ctx.each(items, key=…), or chunk by chunk over ctx.resume(…)"
             )
 
     def connection(self) -> Connection:
