@@ -49,7 +49,7 @@ def json_text(value: Any) -> str:
         raise SignalError("value", str(error).removeprefix("value: ")) from None
     except (PydanticSerializationError, TypeError, ValueError):
         problem = (
-            "a value that JSON can hold is required: a text, a finite number, a boolean, None, or a list or dict of "
+            "a value that JSON can hold is required: a string, a finite number, a boolean, None, or a list or dict of "
             f"such values; this {type(value).__name__} is another one, or has another one in it"
         )
         raise SignalError("value", problem) from None  # the error has the value

@@ -73,7 +73,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "pause tenant acme --for 0s": (2, "a time in the future is required"),
     "runs sample:one --tenant acme": (2, "Give a type or --tenant, and not both"),
     f"signal waits approval {'[' * 100_000}": (2, "VALUE is not JSON: "),
-    "signal waits approval NaN": (2, "value: a value that JSON can hold is required: a text, a finite number"),
+    "signal waits approval NaN": (2, "value: a value that JSON can hold is required: a string, a finite number"),
     "signal waits aprobación": (2, "signal: 1 to 100 printable ASCII characters are required"),
     "retry": (2, "Give ids, or options that choose tasks"),
     "redrive": (2, "Give a fingerprint from `joblane dead`, ids, --type, --tenant, or --all"),
