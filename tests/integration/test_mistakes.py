@@ -155,7 +155,7 @@ def test_values_that_the_handler_gets_as_they_are_pass() -> None:
 
 
 RUNS: dict[str, tuple[Callable[[TaskContext], Any], str]] = {
-    "a commit": (lambda ctx: ctx.session.commit(), "To keep work item by item, loop over ctx.each(items, key=…)"),
+    "a commit": (lambda ctx: ctx.session.commit(), "let the handler loop over ctx.each(items, key=…)"),
     "an object as result": (lambda _: object(), "the handler's result cannot be stored: Unable to serialize"),
     "a result without JSON": (lambda _: {1: "\0"}, "the handler's result cannot be stored: result: contains a NUL"),
     "a large result": (lambda _: "é" * 524_288, "it has 1,048,578 bytes as JSON, and at most 1,048,576 are stored"),

@@ -194,7 +194,7 @@ def test_a_setting_that_the_task_does_not_declare_is_named(declared: tuple[str, 
     [
         (Address("i", "é"), "signal", "1 to 100 printable ASCII characters are required"),
         (Address("i", "s", object()), "value", "a value that JSON can hold is required: a string, a finite number"),
-        (Address("i", "s", [float("nan")]), "value", "a value that JSON can hold is required: a string, a finite number"),
+        (Address("i", "s", [float("nan")]), "value", "a value that JSON can hold is required: a string, a finite"),
         (Address("i", "s", "a\0"), "value", "contains a NUL character"),
         (Address("i", "s", "x" * 1450), "value", "the address would have 2,"),
     ],
