@@ -50,7 +50,7 @@ def json_text(value: Any) -> str:
     except (PydanticSerializationError, TypeError, ValueError):
         problem = (
             "a value that JSON can hold is required: a string, a finite number, a boolean, None, or a list or dict of "
-            f"such values; this {type(value).__name__} is another one, or has another one in it"
+            f"such values; this {type(value).__name__} is not, or contains another value"
         )
         raise SignalError("value", problem) from None  # the error has the value
     if (size := len(text.encode())) > MAX_SIGNAL_BYTES:

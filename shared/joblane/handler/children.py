@@ -37,7 +37,8 @@ OF_ITS_OWN = "leave it out: a child that its parent waits for is always a new ta
 class Children:
     """The children of one run. :class:`~joblane.handler.context.TaskContext` documents them.
 
-    ``task``: the task that waits. ``key_limit``: the limit of its key. ``enqueue``: enqueues jobs in a session of the run.
+    ``task``: the task that waits. ``key_limit``: the limit of its key. ``enqueue``: enqueues jobs in a session of the
+    run.
     """
 
     waits: Waits

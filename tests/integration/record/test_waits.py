@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
-
 from sqlalchemy.orm import Session
 
 from joblane.errors import DatabaseUnavailableError, SignalError

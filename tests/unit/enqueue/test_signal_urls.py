@@ -145,7 +145,7 @@ def test_the_first_key_signs_and_all_are_accepted_until_one_is_removed(monkeypat
 @pytest.mark.parametrize(
     ("settings", "field", "problem"),
     [
-        ({SIGNAL_KEYS: "short " + OLD}, SIGNAL_KEYS, "key 1 of 2 has 5 characters, and at least 32 random characters"),
+        ({SIGNAL_KEYS: "short " + OLD}, SIGNAL_KEYS, "key 1 of 2 has 5 characters, and at least 32 random ones are"),
         ({SIGNAL_KEYS: f"{OLD} {'x' * 31}"}, SIGNAL_KEYS, "key 2 of 2 has 31 characters"),
         ({SIGNAL_BASE_URL: "http://api.example.com"}, SIGNAL_BASE_URL, "https://HOST, with or without a path, is"),
         ({SIGNAL_BASE_URL: "https://"}, SIGNAL_BASE_URL, "https://HOST"),
@@ -194,7 +194,11 @@ def test_a_setting_that_the_task_does_not_declare_is_named(declared: tuple[str, 
     [
         (Address("i", "é"), "signal", "1 to 100 printable ASCII characters are required"),
         (Address("i", "s", object()), "value", "a value that JSON can hold is required: a string, a finite number"),
-        (Address("i", "s", [float("nan")]), "value", "a value that JSON can hold is required: a string, a finite"),
+        (
+            Address("i", "s", [float("nan")]),
+            "value",
+            "a value that JSON can hold is required: a string, a finite number",
+        ),
         (Address("i", "s", "a\0"), "value", "contains a NUL character"),
         (Address("i", "s", "x" * 1450), "value", "the address would have 2,"),
     ],
