@@ -88,11 +88,12 @@ class Waits:
         if work.no_waits is not None:
             raise StepError(name, f"{call}: {work.no_waits}")
         if not _is_own(work):
-            raise StepError(
+            work.misplaced_wait = StepError(
                 name,
                 f"{call} is in another asyncio task or thread than the handler, which its stop would not end; wait in "
                 "the handler itself, one wait after the other",
             )
+            raise work.misplaced_wait
         if work.in_savepoint:
             raise StepError(name, f"{call} cannot be inside of begin_nested(), whose work could not commit at the stop")
         work.check_keeps()

@@ -180,6 +180,8 @@ class Run:
             if group.subgroup(Stopped) is None or work.stop is None:
                 raise
             raise StepError(work.stop.name, outcome.CAUGHT) from group
+        if work.misplaced_wait is not None:
+            raise work.misplaced_wait
         if work.stop is not None:
             raise StepError(work.stop.name, outcome.CAUGHT)
         steps: Steps | None = context.__dict__.get("_steps") if work.in_use else None  # the first step or wait sets it

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+    from joblane.errors import StepError
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.driver.handler_session import HandlerSession
@@ -89,6 +90,8 @@ class RunSession:
     """The asyncio task of an ``async def`` handler. None: the handler is none, or a test has called it."""
     stop: Stop | None = None
     """The wait at which the run stops. None: it has reached no open wait."""
+    misplaced_wait: StepError | None = None
+    """The error of a wait in a thread or another asyncio task. Its handler may never see it."""
     hook = ""
     """The hook that runs now, which may not lose the work of the handler. Empty: none."""
     hooks: Any = None
