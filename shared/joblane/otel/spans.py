@@ -27,7 +27,7 @@ from joblane.names import OWN_TYPES
 from joblane.otel.provider import background_of_provider
 from joblane.quotas import MAX_HEADERS
 from joblane.sqs import traceparent
-from joblane.sqs.traceparent import HEADER, caller_of
+from joblane.sqs.traceparent import HEADER, LATER, MARK, TRACESTATE, caller_of
 
 if TYPE_CHECKING:
     from joblane.names import Queue
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from joblane.tasks.task import Task
 
 SCOPE = "joblane"
-TRACESTATE, MARK, LATER = "tracestate", "joblane", "later"
-"""The header, and the member of it that a task has which is not due at once. Source: W3C, *Trace Context*."""
 CALLBACK = re.compile(r":on_(end|success)$|:archived:\d+$")
 """The ids of the tasks that follow a batch or an archived task."""
 LATE_SECONDS = 5.0

@@ -17,6 +17,8 @@ from typing import Any
 from joblane.quotas import MAX_HEADERS
 
 HEADER = "traceparent"
+TRACESTATE, MARK, LATER = "tracestate", "joblane", "later"
+"""The header, and the member of it that a task has which is not due at once, see :mod:`joblane.otel`."""
 FORM = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
@@ -77,3 +79,11 @@ def headers_within(span: Span | None, headers: Any) -> Any:
     if span is None or unchanged or len(headers) >= MAX_HEADERS:
         return headers
     return {**headers, HEADER: span.traceparent}
+
+
+def headers_of_copy(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the headers of a copy of a task: its first run is no child of the old enqueue, which may be long ago."""
+    state = headers.get(TRACESTATE, "")
+    if caller_of(headers.get(HEADER)) is None or f"{MARK}=" in state or len(headers) >= MAX_HEADERS:
+        return headers
+    return {**headers, TRACESTATE: f"{MARK}={LATER},{state}".rstrip(",")}

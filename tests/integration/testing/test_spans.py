@@ -41,6 +41,8 @@ from joblane import (
     task,
 )
 from joblane.errors import LeaseLostError
+from joblane.inspector.actions.single import replay
+from joblane.inspector.scope import Scope
 from joblane.otel import spans as module
 from joblane.testing import JobTester
 from joblane.worker import worker
@@ -257,6 +259,16 @@ def test_the_current_span_is_the_parent_of_each_way_to_enqueue(jobs: JobTester, 
         asyncio.run(enqueue())
     found = [span.parent for span in spans.get_finished_spans() if span.name == "enqueue order:receipt"]
     assert [parent and parent.span_id for parent in found] == [request.get_span_context().span_id] * 5
+
+
+def test_a_replay_begins_a_trace_with_a_link_to_the_old_enqueue(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+    jobs.client.enqueue(order_ship, Order(), task_id="old")
+    jobs.drain()
+    scope = Scope(jobs._database, jobs.client._producer.sqs, jobs._prefix, {order_ship.type: order_ship}, "op")
+    new_id = replay(scope, "old", None, None).new_id
+    assert new_id is not None
+    jobs.drain()
+    assert [parents(jobs, spans, id_) for id_ in ("old", new_id)] == [["child"], ["link"]]
 
 
 def test_a_retry_in_the_trace_of_its_enqueue_is_found(

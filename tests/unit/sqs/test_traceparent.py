@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from joblane.quotas import MAX_HEADERS
-from joblane.sqs.traceparent import HEADER, caller_of, headers_within, log_fields, span_of
+from joblane.sqs.traceparent import HEADER, caller_of, headers_of_copy, headers_within, log_fields, span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{PARENT}-01"
@@ -86,3 +86,19 @@ def test_headers_get_the_span_unless_they_have_a_traceparent_or_no_room() -> Non
     full = {str(number): "x" for number in range(MAX_HEADERS)}
     for kept in ({HEADER: "mine"}, {HEADER: ""}, full, None, "nonsense"):
         assert headers_within(span, kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "state"),
+    [
+        ({}, None),
+        ({HEADER: "malformed"}, None),
+        ({HEADER: VALID}, "joblane=later"),
+        ({HEADER: VALID, "tracestate": "other=1"}, "joblane=later,other=1"),
+        ({HEADER: VALID, "tracestate": "other=1,joblane=later"}, "other=1,joblane=later"),
+        ({HEADER: VALID} | {str(number): "" for number in range(MAX_HEADERS - 1)}, None),
+    ],
+)
+def test_the_headers_of_a_copy_say_that_it_is_no_part_of_the_trace(given: dict[str, str], state: str | None) -> None:
+    expected = {} if state is None else {"tracestate": state}
+    assert headers_of_copy(given) == given | expected
