@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.errors import OUTCOMES, HookError, LeaseLostError, StepError, TaskTimeout, text_of
+from joblane.errors import OUTCOMES, HookError, Interrupt, LeaseLostError, StepError, TaskTimeout, text_of
 from joblane.handler.context import scrub_of
 from joblane.tasks.event_kinds import OWN_TRANSACTION
 from joblane.tasks.hooks import Hook, hooks_of
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from joblane.worker.run import Alarm
 
 RETURNED = (StopIteration, StopAsyncIteration)
+DECISIONS = (*OUTCOMES, LeaseLostError, Interrupt, KeyboardInterrupt)
+"""The exceptions that are no errors of a hook."""
 FAILED_EARLY = "has failed before its yield, so the handler did not run and no attempt is spent"
 FAILED = "has failed after its yield"
 NO_YIELD = "has returned without a yield; it yields once, on each path"
@@ -158,7 +160,10 @@ class Around:
         try:
             await call()
         except BaseException as raised:
-            return self._timeout(was_over, raised) or raised
+            timeout = self._timeout(was_over, raised)
+            if timeout is None and _is_of_loop(raised):
+                raise
+            return timeout or raised
         finally:
             self.work.hook = ""
         return self._timeout(was_over, None)
@@ -184,8 +189,7 @@ def _check_start(hook: Hook, raised: BaseException | None) -> None:
         return
     if isinstance(raised, RETURNED):
         raise HookError(hook.name, NO_YIELD)
-    is_decision = isinstance(raised, (*OUTCOMES, LeaseLostError)) and not isinstance(raised, StepError)
-    if isinstance(raised, TaskTimeout) or (isinstance(raised, (Exception, SystemExit)) and not is_decision):
+    if isinstance(raised, (TaskTimeout, StepError)) or not isinstance(raised, DECISIONS):
         raise HookError(hook.name, _failed(FAILED_EARLY, raised), is_early=True) from raised
     raise raised
 
@@ -217,7 +221,15 @@ def _check_end(
 def _decides(raised: BaseException, error: BaseException | None) -> bool:
     """True for an exception of a hook that is no error of the hook: an outcome, an interrupt, or a translation."""
     is_translation = error is not None and raised.__cause__ is error
-    return is_translation or isinstance(raised, (*OUTCOMES, LeaseLostError)) or not isinstance(raised, Exception)
+    return is_translation or isinstance(raised, DECISIONS)
+
+
+def _is_of_loop(raised: BaseException) -> bool:
+    """True if the loop cancels the handler's asyncio task, for example after Ctrl-C. A hook may raise one of its own."""
+    from asyncio import CancelledError, current_task
+
+    own = current_task()
+    return isinstance(raised, CancelledError) and own is not None and own.cancelling() > 0
 
 
 def _is_wrapped(raised: BaseException, error: BaseException | None) -> bool:

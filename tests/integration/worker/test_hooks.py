@@ -451,6 +451,41 @@ def test_a_hook_decides_the_end_of_a_run_before_its_yield(effects: World, end: E
     assert effects.outcomes("it") != ["not_started"]
 
 
+class Unusual(BaseException):
+    """An exception that ``except Exception`` does not catch."""
+
+
+@pytest.mark.parametrize("error", [Unusual, SystemExit, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("task", [sample_one, sample_async])
+def test_a_hook_is_named_whatever_it_raises(effects: World, task: Task[Any, Any], error: type[BaseException]) -> None:
+    is_early = True
+
+    @around
+    def fails(ctx: TaskContext) -> Iterator[None]:
+        if is_early:
+            raise error
+        yield
+        raise error
+
+    @around(sample_async)
+    async def fails_too(ctx: TaskContext) -> AsyncIterator[None]:
+        yield
+        raise error
+
+    async def handler(ctx: TaskContext) -> None: ...
+
+    for id_, is_early in (("early", True), ("late", False)):  # noqa: B007
+        run(effects, handler if task.is_async else handler_of_nothing, id_, task=task)
+    found = [effects.attempts(id_)[0] for id_ in ("early", "late")]
+    assert [(each["outcome"], each["error_type"]) for each in found] == [
+        ("not_started", "HookError"),
+        ("failed", "HookError"),
+    ]
+
+
+def handler_of_nothing(ctx: TaskContext) -> None: ...
+
+
 def no_yield(ctx: TaskContext) -> Iterator[None]:
     if ctx.task_id == "never":
         yield
