@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from joblane.errors.outcomes import (
+    NO_FAILURES,
     OUTCOMES,
     ChildFailed,
     Continued,
@@ -48,6 +49,7 @@ __all__ = [
     "MAX_TEXT",
     "MISSING_MODULE",
     "NOT_IN_DEV",
+    "NO_FAILURES",
     "OUTCOMES",
     "UNDEFINED_FUNCTION",
     "ChangedSchemaError",

@@ -210,3 +210,7 @@ class LeaseLostError(JobError):
 
     Do not catch it. It happens if a process stops responding until its lease has ended, and then continues.
     """
+
+
+NO_FAILURES = (Interrupt, LeaseLostError, RevokeTask, Snooze, RateLimited)
+"""The exceptions that end a run and are no errors in spans and in Sentry."""

@@ -21,7 +21,7 @@ from opentelemetry import context, metrics, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from joblane import telemetry
-from joblane.errors import TaskTimeout, text_of
+from joblane.errors import NO_FAILURES, TaskTimeout, text_of
 from joblane.forking import follow_forks
 from joblane.names import OWN_TYPES
 from joblane.otel.provider import background_of_provider
@@ -187,8 +187,9 @@ class Spans:
         try:
             yield
         except Exception as error:
-            span.set_status(StatusCode.ERROR)
-            span.set_attribute("error.type", type(error).__qualname__)
+            if not isinstance(error, NO_FAILURES):
+                span.set_status(StatusCode.ERROR)
+                span.set_attribute("error.type", type(error).__qualname__)
             raise
         finally:
             context.detach(token)

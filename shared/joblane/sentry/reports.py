@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from traceback import FrameSummary, walk_tb
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sentry_sdk
 
 from joblane import settings
-from joblane.errors import TaskTimeout, storable, text_of
+from joblane.errors import NO_FAILURES, TaskTimeout, storable, text_of
 from joblane.names import OWN_TYPES
 from joblane.otel.export import FLUSH_SECONDS, Background
 from joblane.record.row.states import State
@@ -104,9 +104,20 @@ class Reports:
     def end(self, report: Report | None, claim: Claim, end: Finish | None, finish_ms: int | None) -> None:
         """Do nothing. The end of the handler is reported."""
 
-    def step(self, name: str) -> AbstractContextManager[Any]:
-        """Return the span of a step."""
-        return sentry_sdk.start_span(op="joblane.step", name=name)
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Put a span around a step."""
+        ended: BaseException | None = None
+        with sentry_sdk.start_span(op="joblane.step", name=name):
+            try:
+                yield
+            except NO_FAILURES as error:
+                ended = error
+        try:
+            if ended is not None:
+                raise ended
+        finally:
+            del ended  # it keeps this frame
 
     def flush(self, seconds: float) -> None:
         """Wait at most this long for the sends."""

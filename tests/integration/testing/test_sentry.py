@@ -173,6 +173,20 @@ def test_interrupts_and_decisions_of_the_handler_are_no_errors(jobs: JobTester, 
     assert len(sentry.of("transaction")) == 8
 
 
+def test_a_step_that_ends_without_an_error_has_none(jobs: JobTester, sentry: Memory) -> None:
+    def ends(payload: Bill, ctx: TaskContext) -> None:
+        ctx.step("one", lambda key: interrupt(payload.note))
+
+    def interrupt(note: str) -> None:
+        raise {"cancel": TaskCancelled(), "snooze": Snooze(HOUR), "fail": ValueError()}[note]
+
+    for note in ("cancel", "snooze", "fail"):
+        jobs.client.enqueue(bill_send, doing(ends).model_copy(update={"note": note}), task_id=note)
+    jobs.drain()
+    found = {item["tags"]["joblane.task_id"]: item["spans"][0].get("status") for item in sentry.of("transaction")}
+    assert found == {"cancel": None, "snooze": None, "fail": "internal_error"}
+
+
 def test_an_interrupt_that_is_an_error_is_found(
     jobs: JobTester, sentry: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -443,7 +443,7 @@ def outcomes(jobs: JobTester, exporter: InMemorySpanExporter) -> dict[str, tuple
         raise RevokeTask("no")
 
     def snoozed(payload: Order, ctx: TaskContext) -> None:
-        raise Snooze(HOUR)
+        ctx.step("is too early", lambda key: interrupt(Snooze(HOUR)))
 
     def timed_out(payload: Order, ctx: TaskContext) -> None:
         raise TaskTimeout
@@ -495,6 +495,7 @@ def test_interrupts_and_decisions_of_the_handler_are_no_errors(jobs: JobTester, 
     steps = {span.name: span for span in spans.get_finished_spans() if span.name.startswith("step ")}
     assert {name: span.status.status_code is StatusCode.ERROR for name, span in steps.items()} == {
         "step in a step": False,
+        "step is too early": False,
         "step fails": True,
     }
     assert steps["step fails"].attributes == {"error.type": "ZeroDivisionError"}
