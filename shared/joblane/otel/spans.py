@@ -147,7 +147,7 @@ class Spans:
         )
         span.add_event("claim", {"joblane.ms": claim_ms}, now)
         found = span.get_span_context()
-        if found.is_valid:
+        if found.is_valid and found != caller:  # the caller's own, if OTEL_SDK_DISABLED is set
             claim.span = _as_span(found, caller)
             self._run.set(claim.span.traceparent)
         context.attach(trace.set_span_in_context(span))

@@ -179,13 +179,19 @@ def _check_in(task: Task[Any, Any], claim: Claim, status: str) -> None:
     declared = {f"{task.type}:{schedule.name}": schedule for schedule in task.schedules}
     schedule = declared.get(name)
     sentry_sdk.crons.capture_checkin(
-        monitor_slug=re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:MAX_SLUG].strip("-"),
+        monitor_slug=_slug(name),
         check_in_id=hashlib.sha256(claim.id.encode()).hexdigest()[:32],
         status=status,
         monitor_config=None
         if schedule is None
         else {"schedule": {"type": "crontab", "value": schedule.text}, "timezone": schedule.timezone},
     )
+
+
+def _slug(name: str) -> str:
+    """Return the slug of a schedule's monitor. A digest of the name stands for what does not fit."""
+    slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
+    return slug if len(slug) <= MAX_SLUG else f"{slug[: MAX_SLUG - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _flush() -> bool:

@@ -224,6 +224,14 @@ def test_a_tick_has_one_check_in_which_ends_with_its_task(jobs: JobTester, sentr
     assert len(sentry.of("check_in")) == 4
 
 
+def test_long_names_of_schedules_have_slugs_of_their_own() -> None:
+    names = [f"reporting:customer-summaries-by-region:every-night-in-{region}" for region in ("europe", "asia", "emea")]
+    slugs = [reports._slug(name) for name in names]
+    assert len(set(slugs)) == 3
+    assert all(len(slug) <= reports.MAX_SLUG for slug in slugs)
+    assert reports._slug("mail:digest:nightly") == "mail-digest-nightly"
+
+
 # --- What never leaves ---------------------------------------------------------------------------------------------
 
 

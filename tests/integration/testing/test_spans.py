@@ -393,6 +393,20 @@ def test_a_run_whose_end_is_not_recorded_is_none_that_completed(
     assert (run.attributes or {})["joblane.outcome"] == "lease_lost"
 
 
+def test_a_disabled_sdk_leaves_each_run_a_span_of_its_own_in_the_log(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reads(payload: Order, ctx: TaskContext) -> Any:
+        return ctx.traceparent
+
+    monkeypatch.setattr(trace, "get_tracer", lambda *_: trace.NoOpTracer())
+    jobs.client.enqueue(order_ship, doing(reads), task_id="reads", headers={"traceparent": CALLER})
+    jobs.drain()
+    version, trace_id, *_ = CALLER.split("-")
+    assert jobs.task("reads").result.startswith(f"{version}-{trace_id}-")
+    assert jobs.task("reads").result != CALLER
+
+
 class Failing(SpanProcessor):
     """A processor of the program that fails at the call that the test names."""
 
