@@ -219,6 +219,23 @@ class DyingWorkers(ThreadStorm):
                     with self._gate.open():
                         self.count("tasks cancelled by a client", client.cancel(id_) is not None)
 
+    def _pause(self) -> None:
+        """Pause a type, or a tenant, for a moment."""
+        dice = random.Random(self._dice.random())
+        with self._client() as (database, _):
+            for _ in self._every(0.4):
+                scope, name = dice.choice([("type", type_) for type_ in self.tasks] + [("tenant", "a")])
+                with self._gate.open():  # the storm's sweep then finds all that is paused
+                    database.get().run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
+                self.count("pauses")
+                self._over.wait(dice.random() * 0.4)
+                self._in_pause(database)
+                database.get().run("delete from joblane.pauses")
+                wake.wake(self._lanes, self.prefix)
+
+    def _in_pause(self, database: Database) -> None:
+        """Do what only the library's sweep does during a pause."""
+
     def _redrive(self) -> None:
         """Send a dead letter of a task's first life back, twice."""
         with suppress(IndexError):

@@ -20,7 +20,6 @@ from sqlalchemy.orm import Session
 
 from joblane import Grants, Job, Payload, TaskContext
 from joblane.enqueue import follow_up
-from joblane.enqueue.producer import Producer
 from joblane.errors import JobError
 from joblane.record.flow.free_slots import Turn
 from joblane.record.flow.release import RELEASE, Release
@@ -123,10 +122,10 @@ def counted(count: Callable[[str, int], None], what: str) -> type[Release]:
     """Return a release that counts the tasks of each caller."""
 
     class Counted(Release):
-        def steps(self, call: Any, **options: Any) -> Iterator[list[Turn]]:
-            caller = getattr(call, "__self__", None)
-            who = {Worker: "a worker", Producer: "a cancel"}.get(type(caller), "the sweep")
-            for turns in super().steps(call, **options):
+        def steps(self, call: Any, *, to_end: bool = False) -> Iterator[list[Turn]]:
+            is_of_worker = isinstance(getattr(call, "__self__", None), Worker)
+            who = "the sweep" if to_end else "a worker" if is_of_worker else "a cancel"
+            for turns in super().steps(call, to_end=to_end):
                 count(f"{what} by {who}", len(turns))
                 yield turns
 

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -334,18 +334,6 @@ class Storm(DyingWorkers):
 
     # --- What else happens --------------------------------------------------------------------------------------------
 
-    def _pause(self) -> None:
-        dice = random.Random(self._dice.random())
-        with self._client() as (database, _):
-            for _ in self._every(0.4):
-                scope, name = dice.choice([("type", type_) for type_ in TASKS] + [("tenant", "a")])
-                with self._gate.open():  # the sweep then finds all that is paused by `_serve_paused`
-                    database.get().run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
-                self.count("pauses")
-                self._over.wait(dice.random() * 0.4)
-                database.get().run("delete from joblane.pauses")
-                wake(self._lanes, self.prefix)
-
     def _move(self) -> None:
         """Move the shared limit. Then check that nothing waits for a limit that has room.
 
@@ -394,7 +382,6 @@ class Storm(DyingWorkers):
 
     def _watch(self) -> None:
         """Count the slots of each limit from outside."""
-        declared = {row["name"]: row["slots"] for row in declared_limits(TASKS)}
         before: set[str] = set()
         first = 0
         with self._client() as (database, _):
@@ -405,10 +392,8 @@ class Storm(DyingWorkers):
                 self.count("snapshots")
                 filled = slots_of(rows)
                 pool = filled.pop(POOL.name, set())
-                for name, ids in filled.items():
-                    most = declared[f"{name.split('/')[0]}/" if "/" in name else name]
-                    if most is not None and len(ids) > most:
-                        self.wrong(f"over the limit: {len(ids)} of {most} {name}: {', '.join(ids)}")
+                for line in over_limits(filled, TASKS):
+                    self.wrong(line)
                 if len(pool) > most_of_pool and pool - before:  # to lower the limit stops no task
                     self.wrong(f"over the limit: {len(pool)} of {most_of_pool}: {pool - before} came to {before}")
                 before = pool
@@ -436,6 +421,15 @@ def slots_of(rows: Sequence[Sequence[Any]]) -> dict[str, set[str]]:
             if name is not None and (has_slot or state == "active"):
                 filled[name].add(id_)
     return filled
+
+
+def over_limits(filled: Mapping[str, set[str]], tasks: Mapping[str, Task[Any, Any]]) -> Iterator[str]:
+    """Yield a line for each limit that has more tasks than declared."""
+    declared = {row["name"]: row["slots"] for row in declared_limits(tasks)}
+    for name, ids in filled.items():
+        most = declared[f"{name.split('/')[0]}/" if "/" in name else name]
+        if most is not None and len(ids) > most:
+            yield f"over the limit: {len(ids)} of {most} {name}: {', '.join(ids)}"
 
 
 def kept(rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -361,6 +361,31 @@ PLANTS: Mapping[str, tuple[str, *tuple[Change, ...]]] = {
         "waits",
         Text("suspend", "then 'key_slot' end", "then 'key_slot' else t.passed end", times=2),
     ),
+    "a stop leaves its order": (
+        "waits",
+        Text("suspend", "passed = case when t.ordered and t.passed is not null then 'key_slot' end,", "", times=2),
+        Text("suspend", "due_at = resumes,", "due_at = resumes, first_due_at = resumes, passed = null,", times=2),
+    ),
+    "a wake-up leaves what is paused": (
+        "waits",
+        Text(
+            "wake",
+            "if t.state = 'scheduled'",
+            "if not exists (select from joblane.pauses p where p.name = t.type) and t.state = 'scheduled'",
+        ),
+    ),
+    "a wake-up passes all limits": (
+        "waits",
+        Text("wake", "set state = 'pending',", "set passed = 'all', state = 'pending',"),
+    ),
+    "a poll ends at its second look": (
+        "waits",
+        Text(
+            "suspend",
+            "coalesce(s.at, clock + make_interval(secs => s.seconds))",
+            "coalesce(s.at, clock + make_interval(secs => coalesce(s.again, s.seconds)))",
+        ),
+    ),
     # nobody wakes the sweep before a commit
     "no-wake": ("days", Code(_Waker, "cover", lambda *_: True)),
     # a wake-up counts for ten more minutes

@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from joblane import Grants, Job, Payload, TaskContext
 from joblane.enqueue import follow_up
-from joblane.errors import ChildFailed
-from joblane.inspector.actions.changes import change
-from joblane.inspector.filter import BulkAction
+from joblane.enqueue.wake import wake_after_commit
+from joblane.inspector.errors import ActionError, BusyError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import Turn
 from joblane.record.task import waits
@@ -35,119 +31,33 @@ from joblane.record.task.finish import SUSPEND
 from joblane.record.task.waits import SIGNAL, WAKE, signal_document
 from joblane.sqs.message import Message
 from joblane.sweep.duties import Duties
+from joblane.sweep.held import Held
 from joblane.sweep.parents import Parents
 from joblane.sweep.sends import Sends
 from joblane.sweep.signals import Signals
-from joblane.tasks.limit import Limit
-from tests.faults.declared import declared, follow
+from tests.faults import limit_storm, wait_types
 from tests.faults.dying_workers import DyingWorkers
 from tests.faults.graph_storm import GraphFate
 from tests.faults.graph_storm import counted as counted_release
+from tests.faults.limit_storm import FILLED, IDLE, over_limits, slots_of
+from tests.faults.wait_types import AIMED, CHILD, FIRST_SECONDS, HERE, OF_CHILDREN, TASKS, Asked
 from tests.patience import PATIENCE_SECONDS
-
-# --- Types -----------------------------------------------------------------------------------------------------------
-
-REPEATABLE = 0.3
-"""The share of runs in the isolation level repeatable read."""
-AIMED: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-"""Tasks and signals of runs that are about to stop."""
-HERE = threading.local()
-"""The task and the signal for which the thread's handler waits."""
-GOT = text("insert into public.got values (:id, :name, cast(:value as json)::text)")
-FIRST_SECONDS = 3
-
-
-class Asked(Payload):
-    """``script``: what the runs do, one after the other, before the first wait. ``children``: the scripts of its
-    children."""
-
-    script: tuple[str, ...] = ()
-    children: tuple[str, ...] = ()
-
-
-def begin(payload: Asked, ctx: TaskContext) -> None:
-    HERE.waits = None
-    if random.random() < REPEATABLE:
-        ctx.session.execute(text("set transaction isolation level repeatable read"))
-        ctx.session.execute(text("select from public.got limit 1"))
-        time.sleep(random.random() * 0.02)
-    follow(next(iter(payload.script[ctx.attempt - 1 :]), ""), timedelta(milliseconds=50))
-
-
-def asked(payload: Asked, ctx: TaskContext) -> None:
-    begin(payload, ctx)
-    for name, timeout in (("a", timedelta(seconds=FIRST_SECONDS)), ("b", timedelta(hours=1))):
-        HERE.waits = ctx.task_id, name
-        value = ctx.wait(name, timeout=timeout, default="expired")
-        ctx.step(f"after {name}", partial(keep, ctx, name, value))
-        ctx.sleep(f"nap {name}", timedelta(milliseconds=20))
-    ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
-
-
-def keep(ctx: TaskContext, name: str, value: str, _: str) -> None:
-    ctx.session.execute(GOT, {"id": ctx.task_id, "name": name, "value": f'"{value}"'})
-
-
-def family(payload: Asked, ctx: TaskContext) -> None:
-    """Wait for all children, and then for one more."""
-    begin(payload, ctx)
-    others = [*payload.children]
-    for name, scripts in (("all", others), ("one", others[:1])):
-        jobs = [Job(CHILD, Asked(script=(script,) * 9 if script != "retry" else (script,))) for script in scripts]
-        try:
-            found = ctx.gather(name, jobs) if name == "all" else [ctx.run(name, CHILD, jobs[0].payload)]
-            value = f"{sum(each or 0 for each in found)}"
-        except ChildFailed:
-            value = "failed"
-        ctx.session.execute(EARLY, {"id": ctx.task_id, "name": name})
-        ctx.step(f"after {name}", partial(keep, ctx, name, value))
-        ctx.sleep(f"nap {name}", timedelta(milliseconds=20))
-    ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
-
-
-def child(payload: Asked, ctx: TaskContext) -> int:
-    begin(payload, ctx)
-    time.sleep(random.random() * 0.02)
-    ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
-    return 1
-
-
-EARLY = text("""
-insert into public.early
-select :id, c.id from joblane.task_waits w, joblane.tasks c
- where w.task_id = :id and w.name = :name and c.id = any (w.children) and c.finished_at is null and c.generation = 0
-""")
-OF_CHILDREN = "wait:child"
-TASKS = declared(
-    asked,
-    {
-        "wait:one": {},
-        "wait:many": {"batch_size": 4},
-        "wait:limited": {"max_total": 3},
-        OF_CHILDREN: {"handler": child, "batch_size": 4, "limit": Limit("home", total=12)},
-        "wait:family": {"handler": family, "grants": Grants(run=(OF_CHILDREN,))},
-        "wait:families": {
-            "handler": family,
-            "batch_size": 4,
-            "grants": Grants(run=(OF_CHILDREN,)),
-            "limit": Limit("home", total=12),
-        },
-    },
-    max_retry=4,
-    retry_delay=timedelta(0),
-    timeout=timedelta(seconds=30),
-)
-CHILD = TASKS[OF_CHILDREN]
-
 
 # --- The storm -------------------------------------------------------------------------------------------------------
 
 PREFIX = "waits"
-TABLES = """
-create table public.effects (id text); create table public.got (id text, name text, value text);
-create table public.early (id text, child text)
+TABLES = f"""{limit_storm.TABLES}{wait_types.TABLES}
+create table public.replaced (id text, name text, value text);
+create function public.note_replaced() returns trigger language plpgsql as
+'begin insert into public.replaced values (old.task_id, old.name, old.value::text); return null; end';
+create trigger replaced after delete on joblane.task_signals for each row execute function public.note_replaced();
 """
+IN_TURN = limit_storm.OUT_OF_ORDER.replace(
+    "and b.created_at > pg_xact_commit_timestamp(born.xid) + interval '1 s'", "and a.created_at < b.created_at"
+)
+"""Like there, but one client inserts all tasks, one after the other."""
 RULES = {
+    "order broken: {1} ran before {0} had ended": IN_TURN,
     "{0} continued before its child {1} had ended": "select * from public.early limit 5",
     "{0}: its children of {1} say {2}": """
 select g.id, g.name, g.value
@@ -163,12 +73,21 @@ select id, name, count(*) from public.got group by 1, 2 having count(*) > 1 limi
     "{0}: its wait {1} got {2}, and its signal is {3}": """
 select g.id, g.name, g.value, s.value from public.got g
   left join joblane.task_signals s on s.task_id = g.id and s.name = g.name
- where g.name in ('a', 'b') and g.value is distinct from s.value::text and g.value <> '"expired"' limit 5""",
-    "{0}: the wait b has expired": """
-select id from public.got where name = 'b' and value = '"expired"' limit 5""",
-    "{0}: its wait a has got a later end": f"""
-select task_id from joblane.task_waits
- where name = 'a' and until > created_at + interval '{FIRST_SECONDS}.1 s' limit 5""",
+ where g.name in ('a', 'b') and g.value is distinct from s.value::text and g.value <> '"expired"'
+   and not exists (select from public.replaced r where r.id = g.id and r.name = g.name and r.value = g.value)
+ limit 5""",
+    "{0}: its wait {1} has expired": """
+select g.id, g.name from public.got g join joblane.tasks t on t.id = g.id
+ where g.value = '"expired"' and (g.name = 'b' or (g.name = 'ready' and t.payload ->> 'looks' <> '0'))
+   and not exists (select from joblane.audit where action = 'skip' and target = g.id) limit 5""",
+    "{0}: its poll has a value after {1} looks, not after {2}": """
+select g.id, l.number, t.payload ->> 'looks' from public.got g join joblane.tasks t on t.id = g.id,
+       lateral (select count(*) as number from public.looks where id = g.id) as l
+ where g.value = '"yes"' and l.number <> (t.payload ->> 'looks')::int limit 5""",
+    "{0}: its wait {1} has got a later end": f"""
+select w.task_id, w.name from joblane.task_waits w join joblane.tasks t on t.id = w.task_id
+ where (w.name = 'a' or (w.name = 'ready' and t.payload ->> 'looks' = '0'))
+   and w.until > w.created_at + interval '{FIRST_SECONDS}.1 s' limit 5""",
 }
 STUCK = """
 select t.id from joblane.tasks t join joblane.task_waits w on w.task_id = t.id and w.run = t.runs
@@ -183,6 +102,17 @@ HOLDS = """
 select id from joblane.tasks where wait_kind = 'parents' and passed is not null and ordered is not true limit 5
 """
 """The tasks that keep a slot while they wait for children."""
+OPERATED = 0.1
+"""The largest share of tasks of each action. More of them would hide what nobody else does."""
+CHOSEN = {
+    "run early": "select id from joblane.tasks where state = 'held' and wait_kind = 'parents'",
+    "skipped": "select id from joblane.tasks where state = 'scheduled' and runs > 0",
+    "archived by an operator": f"""
+select id from joblane.tasks where state in ('scheduled', 'held') and runs > 0 and type <> '{OF_CHILDREN}'""",
+    "retried by an operator": f"select id from joblane.tasks where state = 'archived' and type <> '{OF_CHILDREN}'",
+    "signalled again": "select task_id from joblane.task_signals where name = 'a'",
+}
+"""What an operator does → the tasks of which it is done to one. The ends of children are those of their scripts."""
 
 
 class WaitFate(GraphFate):
@@ -234,7 +164,15 @@ class WaitStorm(DyingWorkers):
                 AIMED.get_nowait()
 
     def _duties(self) -> Sequence[Callable[[], None]]:
-        return self._produce, self._aim, self._aim, self._signal_the_rest, self._run_early, self._cancel
+        return (
+            self._produce,
+            self._aim,
+            self._aim,
+            self._signal_the_rest,
+            self._operate,
+            self._pause,
+            self._cancel,
+        )
 
     @contextmanager
     def _patched(self) -> Iterator[None]:
@@ -272,33 +210,54 @@ class WaitStorm(DyingWorkers):
                 job = dice.choice(types)
                 script = ("retry",) if dice.random() < 0.1 else ()
                 words = ("",) * 8 + ("retry", "skip", "revoke")
-                children = tuple(dice.choice(words) for _ in range(dice.choice([1, 2, 3])))
-                client.enqueue(job, Asked(script=script, children=children), task_id=f"t{number:05}")
+                payload = Asked(
+                    script=script,
+                    children=tuple(dice.choice(words) for _ in range(dice.choice([1, 2, 3]))),
+                    fails_after=dice.choice(("", "", "", "a", "b", "ready", "all", "one")),
+                    looks=dice.choice((0, 1, 2, 5)),
+                    key=dice.randrange(4 + self._number // 25),
+                )
+                client.enqueue(job, payload, task_id=f"t{number:05}")
                 if dice.random() < 0.2:
                     body = Message(job.type, f"t{number:05}", rec=True).encode()
                     self._put(job.type, body, None, dice.random() * 3)
                 time.sleep(dice.random() * 0.01)
         self._produced.set()
 
-    def _run_early(self) -> None:
-        """Run tasks that wait for their first signal, or for children, before their time, as an operator does."""
-        find = """
-(select t.id, t.type from joblane.tasks t join joblane.task_waits w on w.task_id = t.id and w.run = t.runs
-  where t.state = 'scheduled' and w.name = 'a' and w.created_at < clock_timestamp() - interval '0.3 s' limit 1)
-union all
-(select t.id, t.type from joblane.tasks t where t.state = 'held' and t.wait_kind = 'parents' limit 1)"""
+    def _operate(self) -> None:
+        """Run, skip, archive, retry and correct tasks, as an operator does."""
+        dice = random.Random(self._dice.random())
         with self._client() as (database, _):
-            for _ in self._every(0.2):
-                for id_, type_ in database.get().run(find):
-                    if change(database.get(), BulkAction.RUN, [id_], who="op"):
-                        self.count("tasks run early")
-                        self._put(type_, Message(type_, id_, rec=True).encode(), None)
+            operator = Inspector(Scope(database, self._lanes, self.prefix, TASKS, "op"))
+            acts: dict[str, Callable[[str], object]] = {
+                "run early": operator.run,
+                "skipped": operator.skip,
+                "archived by an operator": operator.archive,
+                "retried by an operator": operator.retry,
+                "signalled again": lambda id_: operator.signal(id_, "a", "corrected", replace=True),
+            }
+            for _ in self._every(0.05):
+                what = dice.choice(list(acts))
+                if self.result.counts[f"tasks {what}"] >= OPERATED * self._number:
+                    continue
+                for (id_,) in database.get().run(f"{CHOSEN[what]} order by random() limit 1"):
+                    with self._gate.open(), suppress(ActionError, BusyError):
+                        acts[what](id_)
+                        self.count(f"tasks {what}")
+
+    def _in_pause(self, database: Database) -> None:
+        sends = Sends(database.get(), self._lanes)
+        idle = [id_ for (id_,) in database.get().run(IDLE)]
+        Held(self.prefix, sends, Duties(sends.connection, sends.following)).leave(idle)
+        self.count("tasks that have left their limits in a pause", len(idle))
 
     def _has_ended(self, observer: Database) -> bool:
         for (id_,) in observer.get().run(STUCK):
             self.wrong(f"{id_} waits next to its signal")
         for (id_,) in observer.get().run(HOLDS):
             self.wrong(f"{id_} waits for children, and keeps a slot")
+        for line in over_limits(slots_of(observer.get().run(FILLED)), TASKS):
+            self.wrong(line)
         return super()._has_ended(observer)
 
     # --- Signallers ---------------------------------------------------------------------------------------------------
@@ -339,6 +298,7 @@ select t.id, w.signal from joblane.tasks t join joblane.task_waits w on w.task_i
                     time.sleep(dice.random() * 0.02)
                     session.commit()
             elif way < 0.4 + self._deaths * 0.5:
+                wake_after_commit(self._lanes, self.prefix)  # as the client does, before it writes
                 [[is_first]] = database.get().run(SIGNAL, signal_document(id_, name, f'"{value}"'))
                 self.count("signals", bool(is_first))
                 self.count(f"workers that died before they could {self.before}", bool(is_first))
