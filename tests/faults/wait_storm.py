@@ -1,10 +1,11 @@
-"""A storm of waits: threads run tasks that wait for signals, times and children, while workers die.
+"""A storm of waits: threads run tasks that wait for signals, times, polls and children, while workers die.
 
 Workers, client and statements are of the library, see :mod:`tests.faults.dying_workers`. Messages come twice. Half of
 the signals aim at the moment of a stop. Some signallers die after their commit, and some transactions roll back. Some
-children fail, are cancelled or redriven. The storm counts who wakes each task: a signaller, the end of a child, or the
-sweep. The library's sweep wakes tasks only while all workers stand still, and no more than processes have died before
-their wake-up, or wake-ups have left a locked row.
+children fail, are cancelled or redriven. Attempts fail between two waits. Types are paused while their tasks wait. An
+operator runs, skips, archives and retries tasks, and replaces signals. The storm counts who wakes each task: a
+signaller, the end of a child, or the sweep. The library's sweep wakes tasks only while all workers stand still, and no
+more than processes have died before their wake-up, or wake-ups have left a locked row.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ select id from joblane.tasks where state in ('scheduled', 'held') and runs > 0 a
     "retried by an operator": f"select id from joblane.tasks where state = 'archived' and type <> '{OF_CHILDREN}'",
     "signalled again": "select task_id from joblane.task_signals where name = 'a'",
 }
-"""What an operator does → the tasks of which it is done to one. The ends of children are those of their scripts."""
+"""Action of the operator → the tasks of which it changes one. Children end as their scripts say."""
 
 
 class WaitFate(GraphFate):
