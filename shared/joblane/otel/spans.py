@@ -159,8 +159,10 @@ class Spans:
             run.seconds, run.ended = time.perf_counter() - run.started, time.time_ns()
 
     def end(self, run: RunSpan | None, claim: Claim, end: Finish | None, finish_ms: int | None) -> None:
-        """End the span of a run. ``end`` None: it is not recorded, so the run is lost. ``finish_ms`` None: it was recorded with the
-        handler's work."""
+        """End the span of a run. ``end`` None: it is not recorded, so the run is lost.
+
+        ``finish_ms`` None: it was recorded with the handler's work.
+        """
         if run is None:
             return
         span, error = run.span, None

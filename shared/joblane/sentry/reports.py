@@ -91,9 +91,10 @@ class Reports:
         outcome = "lease_lost" if end is None else end.outcome
         tags = {**report.tags, "joblane.outcome": outcome}
         is_error = end is not None and end.error_type is not None and end.error_type not in NO_ERRORS
-        if is_error and error is not None:
-            scrub = scrubber(report.task.payload, claim.payload, payload, headers=claim.headers)
-            sentry_sdk.capture_event(self._event(report.task, claim, end, error, tags, scrub))
+        if end is not None and is_error and error is not None:
+            event = self._event(report.task, claim, error, payload)
+            event |= {"fingerprint": [end.fingerprint], "tags": tags}
+            sentry_sdk.capture_event(event)
         for name, value in tags.items():
             report.transaction.set_tag(name, value)
         report.transaction.set_status("internal_error" if is_error else "ok")
@@ -123,14 +124,11 @@ class Reports:
         """Wait at most this long for the sends."""
         self._background.flush(seconds)
 
-    def _event(
-        self, task: Task[Any, Any], claim: Claim, end: Any, error: BaseException, tags: Mapping[str, str], scrub: Scrub
-    ) -> Any:
+    def _event(self, task: Task[Any, Any], claim: Claim, error: BaseException, payload: Any) -> Any:
+        scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
         event = {
             "level": "error",
             "transaction": task.type,
-            "fingerprint": [end.fingerprint],
-            "tags": tags,
             "exception": {"values": [_exception(each, scrub) for each in _chain(error)][::-1]},
         }
         if self._sends_payload:

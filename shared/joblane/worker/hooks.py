@@ -225,7 +225,7 @@ def _decides(raised: BaseException, error: BaseException | None) -> bool:
 
 
 def _is_of_loop(raised: BaseException) -> bool:
-    """True if the loop cancels the handler's asyncio task, for example after Ctrl-C. A hook may raise one of its own."""
+    """True if the handler's asyncio task is cancelled, for example by Ctrl-C. A hook may raise a cancellation too."""
     from asyncio import CancelledError, current_task
 
     own = current_task()

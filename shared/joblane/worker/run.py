@@ -151,8 +151,7 @@ class Run:
             duration_ms, receives = ms_since(started), self.received.receives
             self.end = outcome.failed(task, claim, error, duration_ms, payload, note=note, receives=receives)
             runner.log.price(claim, self.end)
-            if OBSERVERS:
-                self.error, self.payload = error, payload
+            self.error, self.payload = (error, payload) if OBSERVERS else (None, None)
             if isinstance(error, LeaseLostError):
                 self.end = None
                 telemetry.logger().warning(
