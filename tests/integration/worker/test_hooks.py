@@ -315,6 +315,14 @@ def closes(ctx: TaskContext) -> None:
     ctx.session.close()
 
 
+def resets(ctx: TaskContext) -> None:
+    ctx.session.reset()
+
+
+def invalidates(ctx: TaskContext) -> None:
+    ctx.session.invalidate()
+
+
 def rolls_back(ctx: TaskContext) -> None:
     ctx.session.rollback()
 
@@ -323,7 +331,7 @@ def commits(ctx: TaskContext) -> None:
     ctx.session.commit()
 
 
-@pytest.mark.parametrize("does", [closes, rolls_back, commits])
+@pytest.mark.parametrize("does", [closes, resets, invalidates, rolls_back, commits])
 @pytest.mark.parametrize("is_early", [True, False])
 def test_a_hook_that_ends_the_transaction_is_refused_at_that_line(
     effects: World, does: Callable[[TaskContext], None], *, is_early: bool

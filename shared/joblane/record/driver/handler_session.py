@@ -25,6 +25,14 @@ class HandlerSession(Session):
         self.has_closed = True
         super().close()
 
+    def reset(self) -> None:
+        self._refuse_hook("closes")
+        super().reset()
+
+    def invalidate(self) -> None:
+        self._refuse_hook("closes")
+        super().invalidate()
+
     def rollback(self) -> None:
         self._refuse_hook("rolls back")
         super().rollback()
