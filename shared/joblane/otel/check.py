@@ -16,8 +16,10 @@ TRACES = "OTEL_TRACES_EXPORTER"
 METRICS = "OTEL_METRICS_EXPORTER"
 OTLP, CONSOLE, NONE = "otlp", "console", "none"
 EXPORTERS = (OTLP, CONSOLE, NONE)
-PROTOCOLS = tuple(f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL" for signal in ("", "TRACES_", "METRICS_"))
-PROTOCOL = "http/protobuf"
+PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+METRICS_PROTOCOL = "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"
+HTTP = "http/protobuf"
 
 
 def exporters() -> dict[str, str]:
@@ -43,9 +45,13 @@ def check_settings() -> None:
     for name, given in exporters().items():
         if given not in EXPORTERS:
             raise DeclarationError(f"{name}: {given!r} is not one of {', '.join(EXPORTERS)}")
-    for name in PROTOCOLS:
-        if (protocol := os.environ.get(name, "").strip()) not in ("", PROTOCOL):
-            raise DeclarationError(f"{name}: {PROTOCOL} is required, usually with port 4318, not {protocol!r}")
+    for name, protocol in {
+        PROTOCOL: os.environ.get(PROTOCOL, ""),
+        TRACES_PROTOCOL: os.environ.get(TRACES_PROTOCOL, ""),
+        METRICS_PROTOCOL: os.environ.get(METRICS_PROTOCOL, ""),
+    }.items():
+        if protocol.strip() not in ("", HTTP):
+            raise DeclarationError(f"{name}: {HTTP} is required, usually with port 4318, not {protocol!r}")
 
 
 def _check_address(name: str, address: str) -> None:

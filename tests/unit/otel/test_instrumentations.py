@@ -148,7 +148,7 @@ def test_wrong_values_of_settings_are_refused_at_the_start(no_provider: None, mo
     with pytest.raises(DeclarationError, match=r"^OTEL_METRICS_EXPORTER: 'prometheus' is not one of otlp, console, no"):
         JobClient()
     monkeypatch.delenv(check.METRICS)
-    monkeypatch.setenv(check.PROTOCOLS[1], "grpc")
+    monkeypatch.setenv(check.TRACES_PROTOCOL, "grpc")
     with pytest.raises(
         DeclarationError,
         match=r"^OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: http/protobuf is required, usually with port 4318, not 'grpc'$",
@@ -160,7 +160,7 @@ def test_the_settings_of_an_exporter_of_the_program_are_its_own(
     spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(check.METRICS, "awsemf")  # an exporter that only AWS's layer has
-    monkeypatch.setenv(check.PROTOCOLS[0], "grpc")
+    monkeypatch.setenv(check.PROTOCOL, "grpc")
     start()
 
 
