@@ -41,7 +41,7 @@ from tests.faults.dying_workers import DyingWorkers
 from tests.faults.graph_storm import GraphFate
 from tests.faults.graph_storm import counted as counted_release
 from tests.faults.limit_storm import FILLED, IDLE, over_limits, slots_of
-from tests.faults.wait_types import AIMED, CHILD, FIRST_SECONDS, HERE, OF_CHILDREN, TASKS, Asked
+from tests.faults.wait_types import AIMED, CHILD, FIRST_SECONDS, HERE, OF_CHILDREN, OFTEN, TASKS, Asked
 from tests.patience import PATIENCE_SECONDS
 
 # --- The storm -------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ select id from joblane.tasks where wait_kind = 'parents' and passed is not null 
 """
 """The tasks that keep a slot while they wait for children."""
 OPERATED = 0.1
-"""The largest share of tasks of each action. More of them would hide what nobody else does."""
+"""The largest share of tasks of each other action than a run. More of them would hide what nobody else does."""
 CHOSEN = {
     "run early": "select id from joblane.tasks where state = 'held' and wait_kind = 'parents'",
     "skipped": "select id from joblane.tasks where state = 'scheduled' and runs > 0",
@@ -203,7 +203,7 @@ class WaitStorm(DyingWorkers):
 
     def _produce(self) -> None:
         dice = random.Random(self._dice.random())
-        types = [task for task in TASKS.values() if task is not CHILD]
+        types = [task for task in TASKS.values() if task is not CHILD] + [TASKS[type_] for type_ in OFTEN]
         with self._client() as (_, client):
             for number in range(self._number):
                 if self._over.is_set():
@@ -238,8 +238,8 @@ class WaitStorm(DyingWorkers):
                 "signalled again": lambda id_: operator.signal(id_, "a", "corrected", replace=True),
             }
             for _ in self._every(0.05):
-                what = dice.choice(list(acts))
-                if self.result.counts[f"tasks {what}"] >= OPERATED * self._number:
+                what = dice.choice([*acts, *["run early"] * 3])
+                if what != "run early" and self.result.counts[f"tasks {what}"] >= OPERATED * self._number:
                     continue
                 for (id_,) in database.get().run(f"{CHOSEN[what]} order by random() limit 1"):
                     with self._gate.open(), suppress(ActionError, BusyError):

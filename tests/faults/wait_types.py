@@ -144,4 +144,6 @@ TASKS = declared(
     timeout=timedelta(seconds=30),
 )
 CHILD = TASKS[OF_CHILDREN]
+OFTEN = ("wait:one", "wait:many", "wait:limited", "wait:family")
+"""The types that have twice as many tasks as others."""
 ORDERED = {type_ for type_, task in TASKS.items() if task.flow is not None and task.flow.ordered}
