@@ -85,7 +85,6 @@ def few_children(url: str, seed: int, *, graphs: int, deaths: float) -> GraphSto
                 "tasks woken by the end of a child": 20,
                 "tasks run early": 0,
                 "tasks skipped": 0,
-                "tasks retried by an operator": 0,
                 "pauses": 2,
             },
             id="the sweep wakes nobody while no process dies",
