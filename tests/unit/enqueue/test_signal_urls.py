@@ -145,7 +145,11 @@ def test_the_first_key_signs_and_all_are_accepted_until_one_is_removed(monkeypat
 @pytest.mark.parametrize(
     ("settings", "field", "problem"),
     [
-        ({SIGNAL_KEYS: "short " + OLD}, SIGNAL_KEYS, "key 1 of 2 has 5 characters, and at least 32 random ones are"),
+        (
+            {SIGNAL_KEYS: "short " + OLD},
+            SIGNAL_KEYS,
+            "key 1 of 2 has 5 characters, and at least 32 random characters are",
+        ),
         ({SIGNAL_KEYS: f"{OLD} {'x' * 31}"}, SIGNAL_KEYS, "key 2 of 2 has 31 characters"),
         ({SIGNAL_BASE_URL: "http://api.example.com"}, SIGNAL_BASE_URL, "https://HOST, with or without a path, is"),
         ({SIGNAL_BASE_URL: "https://"}, SIGNAL_BASE_URL, "https://HOST"),
