@@ -193,7 +193,7 @@ def test_cancelled_requests_have_committed_and_are_sent_even_if_the_loop_ends_fi
 def wait_for_threads() -> None:
     """Wait until the client has no thread."""
     for thread in threading.enumerate():
-        if thread.name.startswith("joblane"):
+        if thread.name.startswith("joblane_"):  # of the pool; those of other parts may stay
             thread.join(PATIENCE_SECONDS)
             assert not thread.is_alive()
 

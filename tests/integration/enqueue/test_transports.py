@@ -81,7 +81,7 @@ def test_tasks_commit_with_the_callers_work_and_are_sent_after_it(
     real, seen = world.client._producer.send_committed, list[tuple[bool, list[str]]]()
 
     def note(tasks: Any) -> None:
-        seen.append((threading.current_thread().name.startswith("joblane"), rows(world)))
+        seen.append((threading.current_thread().name.startswith("joblane_"), rows(world)))
         real(tasks)
 
     monkeypatch.setattr(world.client._producer, "send_committed", note)

@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_SECONDS
 
 def join_threads() -> None:
     for thread in threading.enumerate():
-        if thread.name.startswith("joblane"):
+        if thread.name.startswith("joblane_"):  # of the pool; those of other parts may stay
             thread.join(PATIENCE_SECONDS)
 
 
