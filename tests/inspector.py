@@ -19,8 +19,8 @@ from joblane.inspector.views import (
     Batching,
     BatchView,
     BulkView,
+    Cause,
     Count,
-    DeadGroup,
     DeadLetters,
     Depth,
     Grade,
@@ -59,7 +59,7 @@ class FakeInspector:
     rows: list[TaskRow] = field(default_factory=lambda: [views.task_row(id="one")])
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Task id → changes of its view."""
-    groups: list[DeadGroup] = field(default_factory=list)
+    groups: list[Cause] = field(default_factory=list)
     obsolete: dict[str, int] = field(default_factory=dict)
     entries: list[AuditEntry] = field(default_factory=list)
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
@@ -248,6 +248,9 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "find": lambda stub, **_: views.found(),
     "logs": lambda stub, **_: tuple(stub.lines),
     "dead": lambda stub, **_: DeadLetters(tuple(stub.groups), {"jobs-default-data-export-dlq": 4}, 0, stub.obsolete),
+    "errors": lambda stub, limit=50, **_: views.errors(
+        causes=tuple(stub.groups[:limit]), number=len(stub.groups), ignored=0
+    ),
     "limits": lambda stub, **_: tuple(stub.limited),
     "line": lambda stub, limit, **_: tuple(stub.rows[:limit]),
     "batches": lambda stub, limit: tuple(one.row for one in stub.batched)[:limit],

@@ -23,11 +23,10 @@ from functools import partial
 from typing import Any
 
 from joblane import Queue
-from joblane.inspector.bulk import dead
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import overview
+from joblane.inspector.stage import causes, overview
 from joblane.inspector.tasks import find, listing
 from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
@@ -52,8 +51,6 @@ ABSENT = "jobs:bulk"
 """A declared type without tasks."""
 INDEX_SECONDS = 120
 """Target for a rebuild of all indexes of the table. While a migration builds an index, no task can be enqueued."""
-ALL_CAUSES: tuple[Any, ...] = ([], None, "count", None)
-"""Parameters of the statement of causes: those of all types and tenants."""
 CAUSES = """
 update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) where error_type is not null
 """
@@ -299,7 +296,7 @@ def _other_queries(scope: Scope) -> list[Query]:
         ),
         Query(
             "dead letters: statements",
-            {"groups": lambda: scope.connection.run(dead.GROUPS, *ALL_CAUSES)},
-            (Selection(dead.GROUPS, ALL_CAUSES),),
+            {"groups": lambda: causes.read(scope, Filter(), archived_only=True, limit=500)},
+            (),
         ),
     ]

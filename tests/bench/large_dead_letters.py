@@ -75,7 +75,7 @@ def _list() -> None:
     connect.connect = lambda **_: inspector
     with suppress(SystemExit):
         main(["dead"])
-    counts = [group.count for group in inspector.dead().groups]
+    counts = [group.archived for group in inspector.dead().groups]
     assert counts == [NUMBER] * len(Queue), f"dead letters by cause: {counts}"
 
 

@@ -14,9 +14,12 @@ from joblane.inspector.views import (
     BatchRow,
     BatchView,
     BulkView,
+    Cause,
+    CauseNote,
+    Causes,
+    CauseState,
     Check,
     Count,
-    DeadGroup,
     DeadLetters,
     Depth,
     Found,
@@ -209,30 +212,65 @@ def tenant_row(**changes: Any) -> TenantRow:
     return replace(TenantRow("acme", 1_200, 3, 2, 40, 320.0, 900, 12, None), **changes)
 
 
-def dead() -> DeadLetters:
-    group = DeadGroup(
+def cause(**changes: Any) -> Cause:
+    """A cause of archived tasks that is two days old."""
+    made = Cause(
         fingerprint=FINGERPRINT,
         type="data:export",
         error_type="TimeoutError",
         message="the upload did not end",
-        recorded=True,
-        count=940,
+        runs=0,
+        retry=0,
+        archived=940,
+        tenants=0,
         first_at=before(days=2),
+        first_version=None,
         last_at=before(minutes=3),
+        last_version=None,
+        bars=(0,) * 24,
+        state=CauseState.OPEN,
+        note=None,
         example=ID,
         queue="jobs-default-data-export-dlq",
         log_link=None,
     )
-    other = replace(
-        group,
+    return replace(made, **changes)
+
+
+def dead() -> DeadLetters:
+    other = cause(
         fingerprint="unreadable-default",
         type="",
         error_type="MessageError",
         message="not JSON",
         recorded=False,
-        count=2,
+        archived=2,
     )
-    return DeadLetters((group, other), {"jobs-default-data-export-dlq": 942}, 0)
+    return DeadLetters((cause(), other), {"jobs-default-data-export-dlq": 942}, 0)
+
+
+def errors(**changes: Any) -> Causes:
+    """An outage whose tasks retry, an older cause of archived tasks, and a known one."""
+    outage = cause(
+        fingerprint="0fa3c1d2e4b59687",
+        type="invoice:charge",
+        error_type="ConnectionError",
+        message="receipts did not answer",
+        runs=804,
+        retry=166,
+        archived=0,
+        tenants=31,
+        first_at=before(minutes=40),
+        first_version="v18",
+        last_at=before(seconds=20),
+        last_version="v18",
+        bars=(*(0,) * 22, 201, 603),
+        state=CauseState.NEW,
+    )
+    note = CauseNote(before(hours=5), "ann", "the provider is down")
+    known = cause(fingerprint="f2", runs=12, tenants=1, bars=(*(0,) * 10, 12, *(0,) * 13), state="known", note=note)
+    made = Causes((outage, cause(), replace(known, state=CauseState.KNOWN)), 3, 816, 1, True, before(days=1), NOW)
+    return replace(made, **changes)
 
 
 def bulk(**changes: Any) -> BulkView:

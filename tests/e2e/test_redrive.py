@@ -10,7 +10,7 @@ import pytest
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.views import DeadGroup
+from joblane.inspector.views import Cause
 from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
 from joblane.tasks.discovery import discover
@@ -48,7 +48,7 @@ def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspect
 
 
 def test_a_message_that_a_front_door_refused_is_redriven_to_it(deployed: Deployed, inspector: Inspector) -> None:
-    def refused() -> list[DeadGroup]:
+    def refused() -> list[Cause]:
         return [group for group in inspector.dead().groups if group.queue == deployed.named("critical-dlq")]
 
     # given

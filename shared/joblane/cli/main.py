@@ -16,6 +16,7 @@ from joblane.cli.commands import (
     dead,
     deploy,
     enqueue,
+    errors,
     limits,
     local,
     overview,
@@ -54,7 +55,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "signal": waits.signal,
         "skip": waits.skip,
     },
-    "Dead letters": {"dead": dead.dead, "ack": dead.acknowledge, "redrive": dead.redrive},
+    "Errors and dead letters": {"dead": dead.dead, "redrive": dead.redrive},
     "Pauses and schedules": {"pause": pause.pause, "resume": pause.resume},
     "Limits": {},  # of :data:`GROUPS`
     "Tasks by hand": {
@@ -81,12 +82,19 @@ GROUPS = (
         schedules.group,
         "Schedules: list, pause, resume, run and delete them.",
     ),
+    (
+        "Errors and dead letters",
+        "errors",
+        errors.group,
+        "Errors: list them, and mark them as known, resolved, ignored or open.",
+    ),
     ("Limits", "limits", limits.group, "Limits: show, set and reset them; the order of a key, and its next task."),
 )
 """Commands with commands of their own: the heading, the name, the group, and its help."""
 
 
 GONE = {
+    "ack": "`joblane errors known FINGERPRINT --reason …`",
     "tick": "`joblane schedules run NAME`; `joblane schedules` lists the names",
     "stats": "`joblane runs`",
     "line": "`joblane limits line TYPE KEY` and `joblane limits pass TYPE KEY`",

@@ -21,7 +21,9 @@ MAX_CANARY = 100
 MOST_ERRORS = 5
 """The errors that are shown with the runs of a type."""
 SORTS = ("count", "last")
-"""The orders of the groups: the largest first, or those that came last first."""
+"""The orders of dead letters: the largest first, or those that came last first."""
+CAUSE_SORTS = ("last", "runs")
+"""The orders of errors: those that came last first, or those with the most failed runs."""
 BULK_TYPE = BULK
 """The task type that carries out bulk actions."""
 STATISTICS_BY = ("type", "tenant")

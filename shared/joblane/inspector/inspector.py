@@ -20,11 +20,13 @@ from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
     from joblane.inspector.actions import audit, schedule, signals, single
+    from joblane.inspector.actions import causes as cause_marks
     from joblane.inspector.bulk import dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
         batches,
         batching,
+        causes,
         doctor,
         limits,
         marks,
@@ -36,10 +38,13 @@ if TYPE_CHECKING:
     )
     from joblane.inspector.tasks import detail, find, listing, logs, waits
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
-    audit, schedule, signals, single = modules("joblane.inspector.actions", "audit schedule signals single")
+    audit, cause_marks, schedule, signals, single = modules(
+        "joblane.inspector.actions", "audit causes schedule signals single"
+    )
     dead, start = modules("joblane.inspector.bulk", "dead start")
-    batches, batching, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
-        "joblane.inspector.stage", "batches batching doctor limits marks overview pauses performance schedules why_slow"
+    batches, batching, causes, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
+        "joblane.inspector.stage",
+        "batches batching causes doctor limits marks overview pauses performance schedules why_slow",
     )
     detail, find, listing, logs, waits = modules("joblane.inspector.tasks", "detail find listing logs waits")
 
@@ -128,13 +133,36 @@ class Inspector:
         since: datetime | None = None,
         sort: str = "count",
     ) -> views.DeadLetters:
-        """Archived tasks, and dead letters without a row, grouped by their error.
+        """The causes of archived tasks, and of dead letters without a row, with the failed runs of the last day.
 
-        ``types``: none for all. ``tenant``: only its tasks, in each group. ``since``: only groups that got a task at
-        this time or later. ``sort``: ``count``, the largest group first, or ``last``, the group with the latest task
-        first.
+        ``types``: none for all. ``tenant``: only its tasks, in each number. ``since``: only causes that came at this
+        time or later. ``sort``: ``count``, the cause with the most archived tasks first, or ``last``, the cause with
+        the latest failure first.
         """
         return dead.groups(self._scope, types, tenant, since, sort)
+
+    @needs(VIEW)
+    def errors(
+        self,
+        *,
+        within: timedelta = timedelta(days=1),
+        types: tuple[str, ...] = (),
+        tenant: str | None = None,
+        state: views.CauseState | None = None,
+        sort: str = "last",
+        limit: int = 50,
+    ) -> views.Causes:
+        """The causes of failures: the failed runs that started in the last ``within`` (5 minutes to 30 days), tasks in
+        retry and archived tasks, grouped by their error. A cause with archived tasks is listed whenever they failed.
+
+        ``types``: none for all. ``tenant``: only its tasks, in each number. ``state``: only causes in this state; None:
+        all but ignored ones without archived tasks. ``sort``: ``last``, the cause with the latest failure first, or
+        ``runs``, the cause with the most failed runs first. Known, resolved and ignored causes follow the others.
+        ``limit``: 1 to 500. Messages without a row are listed by :meth:`dead` alone.
+        """
+        return causes.causes(
+            self._scope, within=within, types=types, tenant=tenant, state=state, sort=sort, limit=limit
+        )
 
     @needs(VIEW)
     def pauses(self) -> tuple[views.Pause, ...]:
@@ -339,12 +367,16 @@ class Inspector:
     # --- Actions ---------------------------------------------------------------------------------------------------
 
     @needs(OPERATE)
-    def acknowledge(self, fingerprint: str, *, reason: str) -> views.ActionResult:
-        """Mark the cause of archived tasks as known, with a note, until another task fails with it.
+    def mark_errors(
+        self, fingerprints: tuple[str, ...], state: views.CauseState, *, reason: str | None = None
+    ) -> views.MarkedCauses:
+        """Mark causes of :meth:`errors` as ``known``, ``resolved`` or ``ignored``, or as ``open`` again.
 
-        ``fingerprint``: of a group of :meth:`dead`. Raises :class:`~joblane.inspector.errors.SelectionError`.
+        A resolved cause is new again once a run that started later fails with it. The other marks stay. All causes are
+        marked, or none. ``fingerprints``: 1 to 100. ``reason``: a note for other operators, required except for
+        ``open``. Raises :class:`~joblane.inspector.errors.SelectionError`.
         """
-        return dead.acknowledge(self._scope, fingerprint, reason)
+        return cause_marks.mark(self._scope, fingerprints, state, reason)
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
         Batching,
         BulkOutcome,
         BulkView,
+        Cause,
+        Causes,
         Count,
-        DeadGroup,
         DeadLetters,
         LimitStatus,
         Mark,
+        MarkedCauses,
         Overview,
         Pause,
         Paused,
@@ -347,10 +349,50 @@ def runs_on(place: str, others: int) -> str:
     return f"{place}, with {others:,} other type{'' if others == 1 else 's'}" if others else f"{place}, alone"
 
 
-def error_lines(groups: Sequence[DeadGroup]) -> list[str]:
-    """The latest errors of a type."""
-    lines = [f"{group.count:,} archived: {group.error}" for group in groups[:MOST_ERRORS]]
-    return [*lines, *([f"{len(groups) - MOST_ERRORS} more errors: joblane dead"] if len(groups) > MOST_ERRORS else [])]
+# --- Errors --------------------------------------------------------------------------------------------------------
+
+
+def cause_line(cause: Cause) -> str:
+    """A cause with its numbers: ``804 runs failed, 166 tasks in retry, 6 archived: ConnectionError: …``."""
+    parts = [f"{plural(cause.runs, 'run')} failed"] if cause.runs else []
+    parts += [f"{plural(cause.retry)} in retry"] if cause.retry else []
+    parts += [f"{cause.archived:,} archived"] if cause.archived else []
+    return f"{', '.join(parts)}: {cause.described}"
+
+
+def error_lines(found: Causes) -> list[str]:
+    """The first errors of a type or a tenant."""
+    more = found.number - len(found.causes[:MOST_ERRORS])
+    lines = list(map(cause_line, found.causes[:MOST_ERRORS]))
+    return [*lines, *([f"{plural(more, 'more error')}: joblane errors"] if more else [])]
+
+
+MARKED = {
+    "known": "known: listed below the others, until it is resolved or opened",
+    "resolved": "resolved. It is new again if a run that starts later fails with it",
+    "ignored": "ignored: not listed, except for archived tasks, until it is opened",
+    "open": "open",
+}
+"""State of a cause that an operator has set → its words."""
+
+
+def marked_line(marked: MarkedCauses) -> str:
+    """The causes that an operator has marked, and what follows."""
+    number = len(marked.before)
+    return f"{plural(number, 'error')} {'is' if number == 1 else 'are'} now {MARKED[marked.state]}."
+
+
+def left_out_lines(found: Causes) -> list[str]:
+    """The causes that a list of errors leaves out, and the failed runs that it does not count."""
+    lines = []
+    if found.number > len(found.causes):
+        lines.append(f"The first {len(found.causes):,} of {plural(found.number, 'error')} are listed.")
+    if found.ignored:
+        are = "is" if found.ignored == 1 else "are"
+        lines.append(f"{plural(found.ignored, 'ignored error')} {are} not listed.")
+    if not found.exact and found.number <= len(found.causes):
+        lines.append(f"Only the latest {plural(found.runs, 'failed run')} are counted.")
+    return lines
 
 
 def mark_line(mark: Mark) -> str:

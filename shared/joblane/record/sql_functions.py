@@ -122,6 +122,8 @@ def _values() -> dict[str, str]:
         "run_start": RUN_START,
         "run_end": RUN_END,
         "again": AGAIN,
+        "lost_names": ", ".join(transitions.LOST_ERROR),
+        "lost_error": ", ".join(transitions.LOST_ERROR.values()),
         "waited": WAITED.format(row="t"),
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
         **{f"passed_{step}": f"'{step}'" for step in Passed},

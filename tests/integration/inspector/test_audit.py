@@ -16,6 +16,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
+from joblane.inspector.views import CauseState
 from tests.builders.rows import In, archived, put
 from tests.samples import sample_one
 from tests.world import World
@@ -128,7 +129,7 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "set_limit": ("shared",),
     "reset_limit": ("shared",),
     "seal_batch": ("open",),
-    "acknowledge": ("aaaa",),
+    "mark_errors": (("aaaa",), CauseState.KNOWN),
 }
 NAMED: dict[str, dict[str, Any]] = {"set_limit": {"total": 5}}
 SHARED = """

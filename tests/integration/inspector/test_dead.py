@@ -15,7 +15,7 @@ from joblane.inspector.bulk.dead_letters import FINGERPRINT, queues_of
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.views import DeadGroup
+from joblane.inspector.views import Cause
 from joblane.names import dead_letter_name
 from tests.builders.rows import archived, put
 from tests.bulks import TASKS, Bulks
@@ -64,7 +64,7 @@ def external(number: int = 0, **fields: Any) -> dict[str, Any]:
     return {"type": "sample:one", "payload": {"do": "nothing", "number": number}, **fields}
 
 
-def only_group(inspector: Inspector) -> DeadGroup:
+def only_group(inspector: Inspector) -> Cause:
     [group] = inspector.dead().groups
     return group
 
@@ -84,13 +84,13 @@ def test_archived_tasks_are_grouped_by_fingerprint(inspector: Inspector, bulks: 
     found = inspector.dead()
     # then
     first, second = found.groups
-    assert (first.fingerprint, first.type, first.error_type, first.count) == ("aaaa", "sample:one", "KeyError", 3)
+    assert (first.fingerprint, first.type, first.error_type, first.archived) == ("aaaa", "sample:one", "KeyError", 3)
     assert first.message == "'…' of order #"
     assert first.recorded
     assert first.queue == DLQ
     assert first.example.startswith("key")
     assert first.first_at <= first.last_at
-    assert (second.fingerprint, second.count, second.message) == ("bbbb", 1, "bad")
+    assert (second.fingerprint, second.archived, second.message) == ("bbbb", 1, "bad")
     assert (found.depths, found.unread) == ({DLQ: 4}, 0)
 
 
@@ -100,7 +100,7 @@ def test_dead_letters_of_archived_rows_are_not_read(
     for number in range(30):
         put_dead(bulks.world, f"it{number}", fingerprint=f"cause{number % 3}")
     monkeypatch.setattr(bulks.sqs, "receive_many", None)
-    assert [group.count for group in inspector.dead().groups] == [10, 10, 10]
+    assert [group.archived for group in inspector.dead().groups] == [10, 10, 10]
 
 
 def test_groups_are_chosen_by_type_and_time_and_sorted_by_the_latest(inspector: Inspector, bulks: Bulks) -> None:
@@ -118,7 +118,7 @@ def test_groups_are_chosen_by_type_and_time_and_sorted_by_the_latest(inspector: 
     assert inspector.dead().groups[0].fingerprint == "aaaa"
     by_time = inspector.dead(sort="last").groups
     assert by_time[-1].fingerprint == "aaaa"
-    assert {group.fingerprint: group.is_new for group in by_time if group.recorded} == {"aaaa": False, "bbbb": True}
+    assert {group.fingerprint: group.state for group in by_time if group.recorded} == {"aaaa": "open", "bbbb": "new"}
     since = datetime.now(UTC) - timedelta(hours=1)
     assert {group.type for group in inspector.dead(since=since).groups} == {"sample:one", "gone:type"}
     assert [group.fingerprint for group in inspector.dead(since=since, types=("sample:one",)).groups] == ["bbbb"]
@@ -134,31 +134,16 @@ def test_groups_of_a_tenant_count_its_tasks_and_its_messages_alone(inspector: In
     for number, tenant in enumerate(["acme", "acme", "other"]):
         put_dead(bulks.world, f"it{number}", fingerprint="aaaa", tenant=tenant)
         put_dead_letter(bulks.world, external(number), generation=0, reason="IdConflict: taken", tenant=tenant)
-    assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 3)]
-    assert [(group.recorded, group.count) for group in inspector.dead(tenant="acme").groups] == [(True, 2), (False, 2)]
+    assert [(group.recorded, group.archived) for group in inspector.dead().groups] == [(True, 3), (False, 3)]
+    assert [(group.recorded, group.archived) for group in inspector.dead(tenant="acme").groups] == [
+        (True, 2),
+        (False, 2),
+    ]
     assert inspector.dead(tenant="third").groups == ()
     # and obsolete messages are counted in the same way
     chosen = {"all": inspector.dead(), "other": inspector.dead(tenant="other"), "acme": inspector.dead(tenant="acme")}
     assert {name: len(found.obsolete) for name, found in chosen.items()} == {"all": 1, "other": 1, "acme": 0}
     assert inspector.dead(types=(sample_tick.type,)).obsolete == {}
-
-
-def test_a_known_cause_is_open_again_once_another_task_fails(inspector: Inspector, bulks: Bulks) -> None:
-    # given
-    put_dead(bulks.world, "first", fingerprint="aaaa")
-    # when
-    inspector.acknowledge("aaaa", reason="the provider knows")
-    # then
-    known = only_group(inspector).acknowledged
-    assert known is not None
-    assert (known.who, known.note) == ("op", "the provider knows")
-    # and
-    put_dead(bulks.world, "second", fingerprint="aaaa", finished_at=datetime.now(UTC).isoformat())
-    assert only_group(inspector).acknowledged is None
-    # and an unknown cause, or no note, is refused
-    for fingerprint, note in (("cccc", "why"), ("aaaa", "  "), ("a b", "why")):
-        with pytest.raises(SelectionError):
-            inspector.acknowledge(fingerprint, reason=note)
 
 
 def test_a_cleared_row_is_in_no_group(inspector: Inspector, bulks: Bulks) -> None:
@@ -217,7 +202,7 @@ def test_messages_are_grouped_by_their_reason_and_their_row(inspector: Inspector
     for body, attributes in messages:
         put_dead_letter(bulks.world, body, **attributes)
     found = inspector.dead()
-    shown = [(one.type, one.error_type, one.message, one.count, one.recorded) for one in found.groups]
+    shown = [(one.type, one.error_type, one.message, one.archived, one.recorded) for one in found.groups]
     assert (sorted(shown), found.depths) == (groups, {DLQ: len(messages)})
     assert all(one.recorded or one.fingerprint.startswith(FINGERPRINT) for one in found.groups)
 
@@ -238,8 +223,8 @@ def test_an_unsent_tick_is_shown_with_the_schedulers_reason(inspector: Inspector
 def test_dead_letters_are_visible_again_after_they_were_read(inspector: Inspector, bulks: Bulks) -> None:
     for _ in range(12):
         put_dead_letter(bulks.world, external(), FRONT_DOOR)
-    assert only_group(inspector).count == 12
-    assert only_group(inspector).count == 12
+    assert only_group(inspector).archived == 12
+    assert only_group(inspector).archived == 12
     assert len(bulks.world.received(FRONT_DOOR)) == 10  # the limit of a receive
 
 
@@ -248,7 +233,7 @@ def test_refused_messages_are_found_even_if_other_dead_letters_were_purged(inspe
         put_dead(bulks.world, f"it{number}", fingerprint="aaaa")
     bulks.sqs.client.purge_queue(QueueUrl=bulks.sqs.url(DLQ))
     put_dead_letter(bulks.world, external())
-    assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 1)]
+    assert [(group.recorded, group.archived) for group in inspector.dead().groups] == [(True, 3), (False, 1)]
 
 
 def test_receives_that_return_few_messages_do_not_end_the_reading(
@@ -260,7 +245,7 @@ def test_receives_that_return_few_messages_do_not_end_the_reading(
     for _ in range(10):
         put_dead_letter(bulks.world, external(), FRONT_DOOR)
     found = inspector.dead()
-    assert ([group.count for group in found.groups], found.unread) == ([10], 0)
+    assert ([group.archived for group in found.groups], found.unread) == ([10], 0)
 
 
 def test_a_large_queue_is_read_only_in_part(
@@ -270,7 +255,7 @@ def test_a_large_queue_is_read_only_in_part(
     for _ in range(50):
         put_dead_letter(bulks.world, external(), FRONT_DOOR)
     found = inspector.dead()
-    assert (found.groups[0].count, found.unread, found.depths) == (20, 30, {FRONT_DOOR: 50})
+    assert (found.groups[0].archived, found.unread, found.depths) == (20, 30, {FRONT_DOOR: 50})
 
 
 def test_dead_letters_that_the_task_table_counts_are_not_missing(

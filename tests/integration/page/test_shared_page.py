@@ -239,7 +239,7 @@ FORMS: dict[str, tuple[Permission, dict[str, str]]] = {
     "/bulk/start": (OPERATE, {"action": "cancel", "state": "retry", "older": "1h", "rate": "20"}),
     "/bulk/abort": (OPERATE, {"id": "b"}),
     "/dead/redrive/start": (OPERATE, {"rate": "10"}),
-    "/dead/acknowledge": (OPERATE, {"fingerprint": "f1", "reason": "known"}),
+    "/errors/mark": (OPERATE, {"fingerprint": "f1", "state": "known", "reason": "known"}),
     "/schedules/act": (OPERATE, {"name": "acme-nightly", "action": "run"}),
     "/limits/set": (OPERATE, {"name": "account:sync", "max_per_key": "3", "reason": "r"}),
     "/limits/reset": (OPERATE, {"name": "account:sync", "reason": "r"}),

@@ -16,10 +16,9 @@ from joblane import SkipRetry, TaskContext
 from joblane.cli import tables, task_tables
 from joblane.errors import sqlstate
 from joblane.inspector import wire
-from joblane.inspector.bulk import dead
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import overview
+from joblane.inspector.stage import causes, overview
 from joblane.page.app import build
 from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
@@ -207,7 +206,7 @@ def test_dead_letters_of_a_queue_that_no_code_writes_are_listed_and_counted(worl
     put(world, sample_one, "it", **archived())
     world.run("set joblane.checks = off")
     world.run("update joblane.tasks set queue = 'nope', dead_sent_at = now() where id = 'it'")
-    assert [group.count for group in inspector.dead().groups] == [1]
+    assert [group.archived for group in inspector.dead().groups] == [1]
     assert unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, []) == {}
 
 
@@ -280,7 +279,7 @@ def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None
         page = inspector.tasks(after=page.after, limit=1)
     inspector.count(Filter(types=("sample:one",)), action=BulkAction.DELETE)
     overview.read(inspector._scope.connection, 60)
-    dead._recorded(inspector._scope, Filter(), "count")
+    causes.read(inspector._scope, Filter(), limit=50)
     rows = inspector.tasks().tasks
     Console(quiet=True).print(tables.listed(rows, 120))
     paths = ["/tasks"]

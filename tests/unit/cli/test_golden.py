@@ -17,9 +17,10 @@ import joblane.cli.watch.app  # noqa: F401 : the fixture golden changes the cloc
 from joblane.cli.watch.lists import VIEWS
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
-    Acknowledged,
     ActionResult,
     AuditEntry,
+    CauseNote,
+    CauseState,
     Count,
     DeadLetters,
     Depth,
@@ -28,6 +29,7 @@ from joblane.inspector.views import (
     FoundKind,
     Grade,
     Lane,
+    MarkedCauses,
     Overview,
     Pause,
     Relative,
@@ -106,14 +108,13 @@ def tenants() -> tuple[Any, ...]:
 
 def runs() -> Given:
     limits = (views.limit(views.TYPE, "7", LimitKind.KEY, running=2, held=3), views.limit(kind=LimitKind.EACH_KEY))
-    group = views.dead().groups[0]
     pauses = [Pause(scope, "data:export", "bad release", "ann", views.NOW, None) for scope in PauseScope]
     unknown = replace(views.statistic(), key="", started=0, wait_ms=None, duration_ms=None, longest_ms=None, lost=0)
     return {
         "statistics": [(views.statistic(), unknown), (views.statistic(),), (views.statistic("acme"),), ()],
         "performance": lambda kind, name, **_: views.performance(kind, name),
         "overview": views.overview(),
-        "dead": DeadLetters((group,) * 7, {}, 0),
+        "errors": views.errors(number=8),
         "pauses": tuple(pauses),
         "types": (views.type_view(), views.type_view(type="a:b", max_concurrency=None, schedules=(), ordered=True)),
         "limits": limits,
@@ -140,14 +141,27 @@ def checks() -> Given:
 
 def dead() -> Given:
     found = views.dead()
-    signs = replace(found.groups[0], message="row # has no '…'", acknowledged=Acknowledged(views.NOW, "ann", "known"))
+    note = CauseNote(views.NOW, "ann", "known")
+    signs = replace(found.groups[0], message="row # has no '…'", state=CauseState.KNOWN, note=note)
     linked = replace(found.groups[0], log_link="https://console", first_at=views.before(hours=1))
     obsolete = DeadLetters((), {}, 0, {"a:b": 2})
     more = replace(found, groups=(signs,), unread=1_424, obsolete={"a:b": 1})
     unreadable = replace(found, groups=found.groups[1:])
     none = DeadLetters((), {}, 0)
     answers = [found, found, more, replace(found, groups=(linked,)), unreadable, obsolete, none, none]
-    return {"dead": answers, "acknowledge": linked}
+    return {"dead": answers}
+
+
+def errors() -> Given:
+    found = views.errors()
+    none = views.errors(causes=(), number=0, ignored=0)
+    marked = MarkedCauses(CauseState.KNOWN, {"0fa3c1d2e4b59687": CauseState.NEW})
+    return {
+        "errors": [found, replace(found, number=7, exact=False), replace(found, exact=False), none, none],
+        "mark_errors": lambda fingerprints, state, **_: replace(
+            marked, state=state, before=dict.fromkeys(fingerprints, CauseState.NEW)
+        ),
+    }
 
 
 def bulk() -> Given:

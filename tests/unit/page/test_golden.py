@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 from joblane.errors import LimitError
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
-    Acknowledged,
     AuditEntry,
     BulkOutcome,
+    CauseNote,
+    CauseState,
     Count,
     Depth,
     Found,
@@ -69,6 +70,9 @@ def tasks() -> Given:
     return {"rows": rows}
 
 
+NOTE = CauseNote(views.NOW, "ann", "provider is down")
+
+
 def bulks() -> Given:
     outcome = BulkOutcome(900, 30, 1, 2, 3, False)
     stopped = views.bulk(id="bulk-2", action="redrive", stopped="the canary failed", failed=5, reason="fixed", canary=5)
@@ -80,9 +84,16 @@ def bulks() -> Given:
 
 def dead() -> Given:
     first, unreadable = views.dead().groups
-    known = replace(first, fingerprint="f2", acknowledged=Acknowledged(views.NOW, "ann", "provider is down"))
-    new = replace(first, fingerprint="f3", first_at=views.before(hours=1), log_link="https://console", count=1)
-    bulk = replace(first, fingerprint="f4", type="jobs:bulk", count=3)
+    known = replace(first, fingerprint="f2", state=CauseState.KNOWN, note=NOTE)
+    new = replace(
+        first,
+        fingerprint="f3",
+        first_at=views.before(hours=1),
+        log_link="https://console",
+        archived=1,
+        state=CauseState.NEW,
+    )
+    bulk = replace(first, fingerprint="f4", type="jobs:bulk", archived=3)
     return {"groups": [first, known, new, bulk, unreadable], "obsolete": {views.TYPE: 1}}
 
 
@@ -113,7 +124,7 @@ def batches() -> Given:
 
 
 def runs() -> Given:
-    known = replace(views.dead().groups[0], acknowledged=Acknowledged(views.NOW, "ann", "provider is down"))
+    known = replace(views.dead().groups[0], state=CauseState.KNOWN, note=NOTE)
     marks = [
         views.mark(at=views.before(minutes=12), who=None),
         views.mark(kind="pause", text="type data:export paused", reason="<b>", target="type:data:export"),

@@ -17,7 +17,8 @@ from joblane.inspector.filter import ALLOWED, BulkAction, Filter, PauseScope
 from joblane.inspector.views import (
     ActionResult,
     AuditEntry,
-    DeadGroup,
+    CauseNote,
+    CauseState,
     Found,
     LogLine,
     Obstacle,
@@ -40,6 +41,7 @@ from tests.builders.views import (
     batch,
     batch_row,
     batching,
+    cause,
     limit,
     schedule_row,
     task_row,
@@ -96,7 +98,13 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         "steps": (Step(planted, planted, at, 1),),
         "why": replace(task_view(row=hurt).why, text=planted),
     }
-    stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
+    stub.groups = [
+        cause(
+            fingerprint=planted, type=planted, error_type=planted, message=planted, example=planted, queue=planted,
+            first_version=planted, last_version=planted, runs=1,
+            state=CauseState.KNOWN, note=CauseNote(at, planted, planted),
+        )
+    ]  # fmt: skip
     stub.groups += [replace(stub.groups[0], recorded=False)]
     stub.paused = {
         (scope, name): Pause(scope, name, planted, planted, at, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -20,12 +21,14 @@ from joblane.record.row.states import State
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import DeadGroup, DeadLetters
+    from joblane.inspector.views import Cause, DeadLetters
 
 SIGNS = {"#": "# stands for a number, an id or a time", "…": "'…' for a quoted text", "@": "@ for an address"}
 """Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.outcome.normalised`."""
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 """The form of fingerprints made by :class:`joblane.worker.outcome.Failure`."""
+PARTS = ("Runs", "Over time", "Tenants", "Version")
+"""Columns of an error that a list of dead letters leaves out."""
 
 
 class Sort(StrEnum):
@@ -49,7 +52,7 @@ def dead(
 ) -> None:
     """Show archived tasks and dead letters, grouped by error.
 
-    An error that first came within a day is marked as new. `joblane ack` marks an error as known.
+    `joblane errors` also has the errors of tasks that still retry.
     """
     since, _ = time_range(newer, None)
     found = target.inspector(context).dead(types=tuple(type_ or ()), tenant=tenant, since=since, sort=sort.value)
@@ -60,19 +63,24 @@ def dead(
             f"There are no {'such ' if some else ''}archived tasks and no {'such ' if some else ''}dead letters."
         )
     if found.groups:
-        lists.show(found.groups)
+        lists.show(found.groups, without=PARTS)
     if found.obsolete:
         them = "it" if sum(found.obsolete.values()) == 1 else "them"
         terminal.say(f"{obsolete_line(found.obsolete)} `{target.command(context)} redrive --all` removes {them}.")
     if found.unread:
         terminal.say(unread_line(found))
-    if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in group.message for group in found.groups)]:
-        terminal.say(f"In the errors, {', '.join(signs)}.")
+    say_signs(found.groups)
     if found.groups:
         _next_steps(found.groups[0], target.command(context), tenant)
 
 
-def _next_steps(group: DeadGroup, command: str, tenant: str | None) -> None:
+def say_signs(causes: Sequence[Cause]) -> None:
+    """Explain the signs in the messages of errors."""
+    if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in cause.message for cause in causes)]:
+        terminal.say(f"In the errors, {', '.join(signs)}.")
+
+
+def _next_steps(group: Cause, command: str, tenant: str | None) -> None:
     of = f" --tenant {argument(tenant)}" if tenant else ""
     logs = [] if group.log_link else [(f"{command} logs {argument(group.example)}", "its log lines")]
     details = [
@@ -88,18 +96,6 @@ def _next_steps(group: DeadGroup, command: str, tenant: str | None) -> None:
     terminal.steps(to, [*(details if group.recorded else []), (again, meaning)])
     if group.log_link:
         to.print(terminal.word(f"  Log: {group.log_link}", "none"), soft_wrap=True)
-
-
-def acknowledge(
-    context: typer.Context,
-    fingerprint: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="A fingerprint from `joblane dead`.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="NOTE", help="Note for other operators.")],
-    as_json: options.AsJson = False,
-) -> None:
-    """Mark an error as known, until another task fails with it."""
-    result = target.inspector(context).acknowledge(fingerprint, reason=reason)
-    terminal.answer(result, as_json=as_json)
-    terminal.say("It is known now, until another task fails with it. Nothing was sent again.")
 
 
 @options.expanded
@@ -127,7 +123,7 @@ def redrive(
     found = inspector.dead(types=tuple(type_ or ()), tenant=tenant)
     chosen = replace(_filter(which or [], found.groups), types=tuple(type_ or ()), tenant=tenant)
     number, removed = _number(inspector, chosen, found, exactly=how.dry_run), found.removable(chosen)
-    if everything and (unreadable := sum(group.count for group in found.groups if not group.type)):
+    if everything and (unreadable := sum(group.archived for group in found.groups if not group.type)):
         stay = "stays" if unreadable == 1 else "stay"
         terminal.say(f"{plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint.")
     if not number and not removed:
@@ -154,7 +150,7 @@ def _obsolete(number: int) -> str:
     return plural(number, "obsolete dead letter")
 
 
-def _filter(which: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
+def _filter(which: list[str], groups: tuple[Cause, ...]) -> Filter:
     """A filter for one fingerprint, or for ids: an argument that is not a fingerprint is an id."""
     known = {group.fingerprint for group in groups} | {text for text in which if FINGERPRINT.fullmatch(text)}
     fingerprints = [text for text in which if text in known]
@@ -173,7 +169,7 @@ def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly
     """
 
     if not chosen.ids:
-        return sum(group.count for group in found.within(chosen))
+        return sum(group.archived for group in found.within(chosen))
     if not exactly:
         return len(chosen.ids)
     return int(inspector.count(replace(chosen, states=(State.ARCHIVED,)), action=BulkAction.RETRY).number)

@@ -10,7 +10,7 @@ import typer
 from joblane.cli import filters, lists, options, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.inspector.durations import duration
-from joblane.inspector.filter import STATISTICS_BY, PauseScope
+from joblane.inspector.filter import MOST_ERRORS, STATISTICS_BY, PauseScope
 from joblane.inspector.sentences import (
     allowed_line,
     counted,
@@ -153,7 +153,9 @@ def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timede
                 with suppress(LimitError):  # the database does not have it yet
                     lines += map(allowed_line, inspector.limits(limit))
         if lanes:
-            lines += error_lines(inspector.dead(types=(found.name,), sort="last").groups)
+            lines += error_lines(inspector.errors(types=(found.name,), within=length, sort="runs", limit=MOST_ERRORS))
+    elif found.name:
+        lines += error_lines(inspector.errors(tenant=found.name, within=length, sort="runs", limit=MOST_ERRORS))
     lines += map(mark_line, inspector.marks(kind, (found.name,), within=length)[:MOST_MARKS])
     for line in lines:
         terminal.say(line)

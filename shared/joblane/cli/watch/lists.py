@@ -32,7 +32,7 @@ from joblane.inspector.sentences import (
     waiting_line,
 )
 from joblane.inspector.views import (
-    DeadGroup,
+    Cause,
     DeadLetters,
     Lane,
     Overview,
@@ -64,7 +64,7 @@ class RowTarget:
 
     key: str
     task: TaskRow | None = None
-    cause: DeadGroup | None = None
+    cause: Cause | None = None
     type: str | None = None
     queue: str | None = None
     tenant: str | None = None

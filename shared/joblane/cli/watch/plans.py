@@ -27,7 +27,7 @@ from joblane.inspector.sentences import (
     resumed_schedule_line,
     schedule_pause_line,
 )
-from joblane.inspector.views import ActionResult, BulkView, DeadGroup, Pause, ScheduleRow, TaskRow, TaskView
+from joblane.inspector.views import ActionResult, BulkView, Cause, Pause, ScheduleRow, TaskRow, TaskView
 from joblane.record.row.states import ENDED, WAITING, State
 
 REASON = Field("reason", "Reason, for the audit (optional)")
@@ -176,15 +176,15 @@ def _acted(acted: ActionResult) -> str:
     return f"{acted.id} {result_of(acted)}. {note_of(acted)}".rstrip()
 
 
-def _redrive(cause: DeadGroup) -> Plan:
+def _redrive(cause: Cause) -> Plan:
     # an unreadable message creates no task to wait for
-    canary = DEFAULT_CANARY if cause.type and cause.count > DEFAULT_CANARY else 0
+    canary = DEFAULT_CANARY if cause.type and cause.archived > DEFAULT_CANARY else 0
 
     def call(inspector: Inspector, given: dict[str, str]) -> Any:
         chosen = Filter(fingerprint=cause.fingerprint)
         return inspector.redrive(chosen, canary=canary, rate=DEFAULT_RATE, reason=given["reason"] or None)
 
-    what = plural(cause.count, "task" if cause.type else "unreadable message")
+    what = plural(cause.archived, "task" if cause.type else "unreadable message")
     first = f"The first {canary} run as a canary, and the rest only if all of them complete. " if canary else ""
     text = f"{cause.error}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
     of = f" of {cause.type}" if cause.type else ""

@@ -16,7 +16,7 @@ from joblane.cli.filters import FilterOptions
 from joblane.cli.options import expanded
 from joblane.cli.terminal import word
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import DeadGroup, TaskRow
+from joblane.inspector.views import Cause, TaskRow
 
 ROW_FIELDS = (
     "ids", "id_prefix", "states", "types", "queues", "tenant", "tag", "error", "fingerprint", "created_after",
@@ -88,12 +88,12 @@ def matches(chosen: Filter, row: TaskRow) -> bool:
     )
 
 
-def includes(chosen: Filter, group: DeadGroup) -> bool:
+def includes(chosen: Filter, group: Cause) -> bool:
     """True if a cause of dead letters matches the :data:`CAUSE_FIELDS` of a filter."""
     return (
         of_lane(chosen, group.type)
         and chosen.fingerprint in (None, group.fingerprint)
-        and (chosen.error or "").lower() in f"{group.error_type}: {group.message}".lower()
+        and (chosen.error or "").lower() in group.error.lower()
         and (chosen.ended_after is None or group.last_at >= chosen.ended_after)
     )
 

@@ -18,6 +18,7 @@ from joblane.names import SWEEP, Queue, front_door_name
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE
 from joblane.record.driver.time_limits import SWEEP as SWEEP_LIMITS
 from joblane.sqs.client import Sqs
+from joblane.sweep.causes import note_causes
 from joblane.sweep.duties import Duties, within_share
 from joblane.sweep.held_counts import HeldCounts, held_counts
 from joblane.sweep.next_sweep import NextSweep, plan
@@ -93,7 +94,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure(ctx, swept, found)
     _measure_due(waits)
     _measure_held(held)
-    # last: only charts depend on it
+    # last: only charts and lists of errors depend on these
+    duties.run("causes", lambda: note_causes(connection, may_continue=within_share(may_continue)), 0)
     added = duties.run("run statistics", lambda: add_up(connection, may_continue=may_continue), AddedUp())
     _measure_runs(added, failed=len(duties.failed))
     if len(duties.failed) > failed_before:

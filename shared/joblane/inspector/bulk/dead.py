@@ -1,4 +1,4 @@
-"""Archived tasks and dead letters, grouped by their error: their redrive, and the note of an operator on an error.
+"""Archived tasks and dead letters, grouped by their error, and their redrive.
 
 The task table accounts for most messages in the dead-letter queues. Messages are read only from a queue that holds more
 or fewer than expected, and at most :data:`MAX_READ` of them. So the groups are found within a second, whatever the
@@ -13,11 +13,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from joblane.inspector.actions import audit
 from joblane.inspector.bulk import start
 from joblane.inspector.bulk.dead_letters import (
     FINGERPRINT,
-    MAX_SHOWN,
     DeadLetter,
     DeadLetterKind,
     dead_letter_depths,
@@ -27,18 +25,16 @@ from joblane.inspector.bulk.dead_letters import (
 )
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import SORTS, BulkAction, Filter
-from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
+from joblane.inspector.stage import causes
 from joblane.inspector.tasks.filter_sql import checked
-from joblane.inspector.views import Acknowledged, ActionResult, BulkView, DeadGroup, DeadLetters
-from joblane.names import Queue, dead_letter_name, lane_name
-from joblane.record.row.states import State, as_read
+from joblane.inspector.views import BulkView, Cause, CauseState, DeadLetters
+from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues
 from joblane.sqs.envelope import decode_envelope
 from joblane.sqs.message import Received, decode
 from joblane.sweep.unmarked_dead_letters import expected_dead_letters
-from joblane.worker.outcome import normalised
 
 MAX_READ = 100
 """Messages that are read from one dead-letter queue."""
@@ -48,36 +44,6 @@ to the row with its id. So such a message is listed even if its task has ended. 
 READ_SECONDS = 20
 """The visibility timeout of messages that are read, which matters only if they cannot be released."""
 MAX_GROUPS = 500
-NEW = "1 day"
-"""A cause is marked as new for this long after its first task, among the tasks that wait for a redrive."""
-
-GROUPS = f"""
-select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.error_message, t.reason, ''),
-       g.number, g.first_at, g.last_at, g.example, t.queue, g.first_at > clock_timestamp() - interval '{NEW}',
-       c.at, c.who, c.note
-  from (select coalesce(fingerprint, '') as fingerprint, count(*) as number, min(finished_at) as first_at,
-               max(finished_at) as last_at, (array_agg(id order by finished_at desc))[1] as example
-          from joblane.tasks
-         where (dead_sent_at is not null or dead_letter_unsent) and state = 'archived' and not cleared
-           and (cardinality($1::text[]) = 0 or type = any($1::text[])) and ($4::text is null or tenant = $4)
-           group by 1, case when fingerprint is null then type end
-       ) as g join joblane.tasks t on t.id = g.example
-         left join joblane.causes c on c.fingerprint = g.fingerprint and c.at >= g.last_at
- where $2::timestamptz is null or g.last_at >= $2::timestamptz
- order by case when $3 = 'last' then g.last_at end desc, g.number desc, g.last_at desc, g.fingerprint
- limit {MAX_GROUPS}
-"""
-"""The causes of the types $1 (none: all) and the tenant $4 (null: all) that came at $2 or later.
-
-A cause that is known is open again once another task has failed with it."""
-ACKNOWLEDGE = """
-insert into joblane.causes (fingerprint, who, note) values ($1, $2, $3)
-on conflict (fingerprint) do update set at = clock_timestamp(), who = excluded.who, note = excluded.note
-"""
-IS_CAUSE = """
-select where exists (select from joblane.tasks where fingerprint = $1 and state = 'archived' and not cleared
-                        and (dead_sent_at is not null or dead_letter_unsent))
-"""
 
 
 def groups(scope: Scope, types: Sequence[str], tenant: str | None, since: datetime | None, sort: str) -> DeadLetters:
@@ -90,8 +56,9 @@ def groups(scope: Scope, types: Sequence[str], tenant: str | None, since: dateti
         one for one in dead_letters if tenant in (None, one.delivery.group) and (not types or one.type in chosen.types)
     ]
     unrecorded = [group for group in _unrecorded(scope, wanted) if since is None or group.last_at >= since]
-    found = [*_recorded(scope, chosen, sort), *unrecorded]
-    found.sort(key=lambda group: (-group.count, group.fingerprint))
+    recorded = causes.read(scope, chosen, sort="archived", archived_only=True, limit=MAX_GROUPS).causes
+    found = [*recorded, *unrecorded]
+    found.sort(key=lambda group: (-group.archived, group.fingerprint))
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)
     obsolete = Counter(dead_letter.type for dead_letter in wanted if dead_letter.kind is DeadLetterKind.OBSOLETE)
@@ -133,41 +100,6 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
     )
 
 
-# --- The task table ------------------------------------------------------------------------------------------------
-
-
-def _recorded(scope: Scope, chosen: Filter, sort: str) -> list[DeadGroup]:
-    rows = scope.connection.run(GROUPS, list(chosen.types), chosen.ended_after, sort, chosen.tenant)
-    return [
-        DeadGroup(
-            fingerprint=fingerprint,
-            type=type_,
-            error_type=error_type,
-            message=shown(message),
-            recorded=True,
-            count=number,
-            first_at=first,
-            last_at=last,
-            example=example,
-            queue=dead_letter_name(lane_name(scope.prefix, as_read(Queue, queue), type_)),
-            log_link=_log_link(scope, type_),
-            is_new=is_new,
-            acknowledged=None if at is None else Acknowledged(at, who, note),
-        )
-        for fingerprint, type_, error_type, message, number, first, last, example, queue, is_new, at, who, note in rows
-    ]
-
-
-def shown(message: str) -> str:
-    """The first line of an error, normalised: without ids and numbers of a single task."""
-    return normalised(message.partition("\n")[0])[:MAX_SHOWN]
-
-
-def _log_link(scope: Scope, type_: str) -> str | None:
-    """A link to the log of the function that runs a type; None if the type is not known."""
-    return log_group_link(scope.region, scope.log_group(type_)) if type_ else None
-
-
 # --- Messages that the task table does not account for -------------------------------------------------------------
 
 
@@ -207,7 +139,7 @@ def _without_body(message: Any, queue: str) -> Received:
     return replace(Received.from_receive(message, queue, read=read), body="")
 
 
-def _unrecorded(scope: Scope, dead_letters: Sequence[DeadLetter]) -> list[DeadGroup]:
+def _unrecorded(scope: Scope, dead_letters: Sequence[DeadLetter]) -> list[Cause]:
     by_fingerprint: defaultdict[str, list[DeadLetter]] = defaultdict(list)
     for dead_letter in dead_letters:
         if dead_letter.is_unrecorded:
@@ -215,32 +147,28 @@ def _unrecorded(scope: Scope, dead_letters: Sequence[DeadLetter]) -> list[DeadGr
     return [_group(scope, sorted(alike, key=lambda dead_letter: dead_letter.at)) for alike in by_fingerprint.values()]
 
 
-def _group(scope: Scope, dead_letters: Sequence[DeadLetter]) -> DeadGroup:
+def _group(scope: Scope, dead_letters: Sequence[DeadLetter]) -> Cause:
     """The group of dead letters with the same fingerprint, given oldest first."""
     last = dead_letters[-1]
     error_type, message = last.error
-    return DeadGroup(
+    return Cause(
         fingerprint=last.fingerprint,
         type=last.type,
         error_type=error_type,
         message=message,
-        recorded=False,
-        count=len(dead_letters),
+        runs=0,
+        retry=0,
+        archived=len(dead_letters),
+        tenants=len({one.delivery.group for one in dead_letters if one.delivery.group}),
         first_at=dead_letters[0].at,
+        first_version=None,
         last_at=last.at,
+        last_version=None,
+        bars=(0,) * causes.BARS,
+        state=CauseState.OPEN,
+        note=None,
         example=last.id or last.delivery.message_id,
         queue=last.delivery.queue,
-        log_link=_log_link(scope, last.type),
+        log_link=causes.log_link(scope, last.type),
+        recorded=False,
     )
-
-
-def acknowledge(scope: Scope, fingerprint: str, note: str) -> ActionResult:
-    """Mark a cause as known, until another task fails with it. Raises :class:`SelectionError`."""
-    fingerprint = checked(scope, Filter(fingerprint=fingerprint)).fingerprint or ""
-    with audit.action(scope, "acknowledge", f"cause:{fingerprint}", note) as doing:
-        if doing.reason is None:
-            raise SelectionError("reason", "a note is required, for other operators")
-        if not doing.connection.run(IS_CAUSE, fingerprint):
-            raise SelectionError("filter", f"no archived task has the fingerprint {fingerprint}; see `joblane dead`")
-        doing.connection.run(ACKNOWLEDGE, fingerprint, doing.who, doing.reason)
-    return ActionResult(fingerprint, "acknowledge", State.ARCHIVED, State.ARCHIVED)

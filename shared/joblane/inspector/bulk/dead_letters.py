@@ -36,14 +36,13 @@ from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE, Received
 from joblane.sqs.tick import tick_id
+from joblane.sweep.causes import MAX_SHOWN
 from joblane.tasks.places import lanes_of
 from joblane.tasks.task import Task
 from joblane.worker.outcome import normalised
 
 FINGERPRINT = "message:"
 """The prefix of fingerprints of dead letters without a row."""
-MAX_SHOWN = 300
-"""Characters of a group's message."""
 MOVED_BY_SQS = "MovedBySqs"
 NOT_SENT = "TickNotSent"
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
     from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
     from joblane.inspector.views.batching import Batching, Obstacle
-    from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
+    from joblane.inspector.views.causes import Cause, CauseNote, Causes, CauseState, MarkedCauses
+    from joblane.inspector.views.dead import DeadLetters
     from joblane.inspector.views.limits import LimitStatus
     from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
     from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
@@ -53,7 +54,6 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
 
 __all__ = [
     "BULK_RESULTS",
-    "Acknowledged",
     "ActionResult",
     "Attempt",
     "AuditEntry",
@@ -62,9 +62,12 @@ __all__ = [
     "Batching",
     "BulkOutcome",
     "BulkView",
+    "Cause",
+    "CauseNote",
+    "CauseState",
+    "Causes",
     "Check",
     "Count",
-    "DeadGroup",
     "DeadLetters",
     "Depth",
     "Found",
@@ -75,6 +78,7 @@ __all__ = [
     "LimitStatus",
     "LogLine",
     "Mark",
+    "MarkedCauses",
     "Minute",
     "Obstacle",
     "Overview",
@@ -111,7 +115,8 @@ _HOMES = {
     "joblane.inspector.views.actions": "BULK_RESULTS ActionResult AuditEntry BulkOutcome BulkView",
     "joblane.inspector.views.batches": "BatchRow BatchView archived_members",
     "joblane.inspector.views.batching": "Batching Obstacle",
-    "joblane.inspector.views.dead": "Acknowledged DeadGroup DeadLetters",
+    "joblane.inspector.views.causes": "Cause CauseNote Causes CauseState MarkedCauses",
+    "joblane.inspector.views.dead": "DeadLetters",
     "joblane.inspector.views.limits": "LimitStatus",
     "joblane.inspector.views.runs": "Mark Percentiles Performance Period RunCounts Statistic",
     "joblane.inspector.views.schedules": "SchedulePage SchedulePause ScheduleRow ScheduleView TickView",

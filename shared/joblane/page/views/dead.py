@@ -10,6 +10,8 @@ from starlette.responses import Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, MAX_CANARY, SORTS, Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import marked_line
+from joblane.inspector.views import CauseState
 from joblane.page.filters import Fields, form, read, whole, write
 from joblane.page.rendering import page, redirect
 from joblane.page.views.bulk import rate_of
@@ -37,7 +39,7 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         groups=groups,
         everything=wanted == Filter(),
         types=len({group.type for group in groups}),
-        count=sum(group.count for group in groups),
+        count=sum(group.archived for group in groups),
         obsolete=found.removable(wanted),
         fields=write(wanted),
         tenant=wanted.tenant or "",
@@ -58,8 +60,8 @@ def redrive(request: Request, inspector: Inspector) -> Response:
 
 def acknowledge(request: Request, inspector: Inspector) -> Response:
     given = form(request)
-    inspector.acknowledge(given.text("fingerprint"), reason=given.required_reason)
-    return redirect(request, "/dead", "The error is known, until another task fails with it.")
+    marked = inspector.mark_errors((given.text("fingerprint"),), CauseState.KNOWN, reason=given.required_reason)
+    return redirect(request, "/dead", marked_line(marked))
 
 
 def _wanted(given: Fields) -> Filter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from markupsafe import Markup
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import MOST_ERRORS, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import batching_line
-from joblane.inspector.views import Percentiles, Performance, TypeView
+from joblane.inspector.views import Causes, Percentiles, Performance, TypeView
 from joblane.local.errors import UnavailableError
 from joblane.page import chart, marks
 from joblane.page.cells import span
@@ -47,7 +48,7 @@ def show(request: Request, inspector: Inspector) -> Response:
     is_type = kind is PauseScope.TYPE
     overview = inspector.overview(minutes=1) if is_type else None
     lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == name] if overview else []
-    errors = inspector.dead(types=(name,), sort="last").groups[:MOST_ERRORS] if lanes else ()
+    errors = _errors(inspector, kind, name, age("within", within)) if lanes or not is_type else None
     pauses = {(pause.scope, pause.name): pause for pause in inspector.pauses()}
     declared = desk(request).types(inspector)
     return page(
@@ -78,6 +79,14 @@ def why(request: Request, inspector: Inspector) -> Response:
     """``type``: the name of a declared type."""
     name = request.query_params.get("type", "")
     return page(request, "why.html", name=name, checks=inspector.why_slow(name))
+
+
+def _errors(inspector: Inspector, kind: PauseScope, name: str, within: timedelta) -> Causes | None:
+    """The errors of a type or a tenant; None if a stage of an older version does not have them."""
+    which: dict[str, Any] = {"types": (name,)} if kind is PauseScope.TYPE else {"tenant": name}
+    with suppress(UnavailableError):
+        return inspector.errors(**which, within=within, sort="runs", limit=MOST_ERRORS) if name else None
+    return None
 
 
 def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope, name: str) -> list[LimitStatus]:

@@ -277,12 +277,17 @@ RELEASE: Columns = {
     "sweep_at": f"case when paused then {PARK['sweep_at']} else {SWEEP_SOON} end",
 }
 """A lost run is over, and the next claim takes the task alone."""
-LOST: Columns = ARCHIVED | {
-    "reason": "'lost: the last run did not report its end (killed, out of memory, or out of time)'",
+LOST_ERROR: Columns = {
     "error_type": "'Lost'",
     "error_message": "'the run did not report its end'",
     "fingerprint": FINGERPRINT.format(row="t", error="Lost"),
 }
+"""The error of a run that did not report its end, on its own row too."""
+LOST: Columns = (
+    ARCHIVED
+    | LOST_ERROR
+    | {"reason": "'lost: the last run did not report its end (killed, out of memory, or out of time)'"}
+)
 OVERDUE: Columns = ARCHIVED | {
     "reason": "'DeadlinePassed: the task had to run by ' || t.deadline::text",
     "error_type": "'DeadlinePassed'",

@@ -273,13 +273,13 @@ begin
       perform joblane.wait_again_@version(t.id, t.batch);
     end if;
     if changed and first_attempt is not null then  -- a run that does not complete has a row of its own
-      insert into joblane.task_attempts (@run_start, outcome, finished_at)
+      insert into joblane.task_attempts (@run_start, outcome, finished_at, @lost_names)
       values (t.id, 1, first_attempt, t.generation, t.started_at, t.request_id, t.type, t.queue, t.tenant, @waited,
-              'lost', clock)
+              'lost', clock, @lost_error)
       @again;
     end if;
     if not is_new and t.runs > 1 then  -- an earlier run that has not reported its end is lost
-      update joblane.task_attempts a set outcome = 'lost', finished_at = clock
+      update joblane.task_attempts a set outcome = 'lost', finished_at = clock, (@lost_names) = row (@lost_error)
        where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');
     end if;
     if verdict = 'run' and changed and t.runs > 1 then

@@ -498,17 +498,37 @@ create table joblane.audit (
 """
 
 CAUSES = f"""
--- Causes of archived tasks that an operator has acknowledged.
+-- One row for each cause of failures: an error of a type. The sweep writes it, and keeps it for 180 days after the last
+-- failure, longer than the runs.
 create table joblane.causes (
     -- Fingerprint of the error.
-    fingerprint text collate "C" primary key,
-    -- Time of the acknowledgement. A task that is archived later opens the cause again.
-    at timestamptz not null default clock_timestamp() check (at between {FIRST} and {LAST}),
-    -- Operator, as in joblane.audit.
-    who text not null,
-    -- Note for other operators, 500 characters at most.
-    note text not null
-)
+    fingerprint text collate "C" not null,
+    -- Type of the tasks.
+    type text collate "C" not null,
+    -- Class of the error.
+    error_type text not null,
+    -- First line of the message without ids and numbers, 300 characters at most.
+    message text not null,
+    -- Time at which the first failed run started.
+    first_at timestamptz not null check (first_at between {FIRST} and {LAST}),
+    -- Version that was deployed then. Null: not known.
+    first_version text,
+    -- Time at which the last failed run started, within an hour.
+    last_at timestamptz not null check (last_at between {FIRST} and {LAST}),
+    -- Version that was deployed then. Null: not known.
+    last_version text,
+    -- Time since which the cause is new: of the first failed run, or of the first one after it was resolved.
+    since timestamptz not null check (since between {FIRST} and {LAST}),
+    -- Mark of an operator: known, resolved or ignored. Null: none.
+    mark text check (mark in ('known', 'resolved', 'ignored')),
+    -- Time of the mark. Null: there is none.
+    marked_at timestamptz check (marked_at between {FIRST} and {LAST}),
+    -- Operator, as in joblane.audit. Null: there is no mark.
+    marked_by text,
+    -- Note for other operators, 500 characters at most. Null: there is no mark.
+    note text,
+    primary key (fingerprint, type)
+) with (fillfactor = 80)
 """
 
 DEPLOYS = f"""
@@ -789,6 +809,14 @@ INDEXES = (
         "create index task_attempts_started on joblane.task_attempts"
         " using brin (started_at) with (pages_per_range = 16, autosummarize = on)"
     ),
+    # Failed runs, which are grouped by their error without a look at the table. A run that completes has no entry, and
+    # its end changes none of these columns.
+    (
+        "create index task_attempts_failed on joblane.task_attempts (started_at)"
+        " include (fingerprint, type, tenant, task_id) where fingerprint is not null"
+    ),
+    # Causes that the sweep removes, and the latest one that it has seen.
+    "create index causes_last on joblane.causes (last_at)",
     # PostgreSQL updates an index of this kind in a heap-only update as well.
     (
         "create index tasks_started on joblane.tasks"

@@ -1,0 +1,215 @@
+"""The causes of failures: failed runs, tasks in retry and archived tasks, grouped by their error; and their marks.
+
+The failed runs of a time are counted in an index that has no other runs. What the sweep has kept of a cause, and the
+mark of an operator, are joined (:mod:`joblane.sweep.causes`): a cause that no sweep has seen yet is listed as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import CAUSE_SORTS, Filter
+from joblane.inspector.links import log_group_link
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage.performance import SHORTEST
+from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, check_within, checked
+from joblane.inspector.views.causes import QUIET, Cause, CauseNote, Causes, CauseState
+from joblane.names import Queue, dead_letter_name, lane_name
+from joblane.record.row.states import as_read
+from joblane.sweep.causes import MAX_SHOWN, VERSION, shown
+
+BARS = 24
+MOST_RUNS = 100_000
+"""Failed runs that are counted: the latest."""
+MOST_CAUSES = 500
+"""Causes that are listed."""
+NEW = "1 day"
+"""A cause is new for this long after its first failed run, or after the first one since it was resolved."""
+
+IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and state = 'archived' and not cleared"
+OF_TASKS = "(cardinality($2::text[]) = 0 or type = any($2::text[])) and ($3::text is null or tenant = $3)"
+FIND = f"""
+with ran as materialized (
+  select fingerprint, type, tenant, started_at, task_id
+    from joblane.task_attempts
+   where fingerprint is not null and started_at >= $1::timestamptz and type is not null and {OF_TASKS}
+   order by started_at desc limit {MOST_RUNS}
+),
+runs as (
+  select fingerprint, type, count(*) as runs, min(started_at) as first_at, max(started_at) as last_at
+    from ran group by 1, 2
+),
+tasks as (
+  select coalesce(fingerprint, '') as fingerprint, type, count(*) filter (where finished_at is null) as retry,
+         count(*) filter (where finished_at is not null) as archived, min(finished_at) as first_at,
+         max(finished_at) as last_at, max(id) filter (where finished_at is not null) as archived_id, max(id) as id
+    from joblane.tasks
+   where ({IS_ARCHIVED} or fingerprint is not null and finished_at is null) and {OF_TASKS}
+   group by 1, 2
+),
+found as (
+  select fingerprint, type, coalesce(r.runs, 0) as runs, coalesce(t.retry, 0) as retry,
+         coalesce(t.archived, 0) as archived, least(r.first_at, t.first_at, c.first_at) as first_at,
+         greatest(r.last_at, t.last_at) as last_at, r.last_at as run_at, c.first_at as kept_at, c.first_version,
+         c.last_version, c.error_type, c.message, c.marked_at, c.marked_by, c.note, t.archived_id, t.id,
+         case when c.mark <> 'resolved' or coalesce(r.last_at, t.last_at) <= c.marked_at then c.mark
+              when coalesce(case when c.mark is null then c.since else r.last_at end, least(r.first_at, t.first_at))
+                   > $8::timestamptz - interval '{NEW}' then 'new'
+              else 'open' end as state
+    from runs r full join tasks t using (fingerprint, type) left join joblane.causes c using (fingerprint, type)
+),
+matching as (
+  select * from found
+   where case when $4::text is not null then state = $4
+              else state <> 'ignored' or archived > 0 or cardinality($9::text[]) > 0 end
+     and (not $6::boolean or archived > 0)
+     and (cardinality($9::text[]) = 0 or fingerprint = any($9::text[]))
+     and ($10::timestamptz is null or last_at >= $10)
+),
+totals as (
+  select (select count(*) from matching) as number, (select count(*) from ran) as runs,
+         (select count(*) from found where state = 'ignored' and archived = 0) as ignored
+),
+listed as (
+  select *, row_number() over () as place
+    from (select * from matching
+           order by array_position(array['known', 'resolved', 'ignored'], state) nulls first,
+                    case $5 when 'runs' then runs when 'archived' then archived end desc nulls last,
+                    last_at desc nulls last, archived desc, fingerprint, type
+           limit $7::int) as m
+),
+counted as (
+  select fingerprint, type, array_agg(array[bar, number]) as bars
+    from (select fingerprint, type, width_bucket(r.started_at, $11::text[]::timestamptz[]) as bar,
+                 count(*)::int as number
+            from ran r join listed using (fingerprint, type) group by 1, 2, 3) as b
+   group by 1, 2
+),
+of_tenants as (
+  select fingerprint, type, count(*) as tenants
+    from (select distinct fingerprint, type, tenant from ran join listed using (fingerprint, type)
+           where tenant is not null) as d
+   group by 1, 2
+),
+latest as (
+  select fingerprint, type, max(task_id) as id
+    from ran r join listed using (fingerprint, type) where r.started_at = run_at group by 1, 2
+)
+select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(n.tenants, 0), l.first_at, l.last_at, b.bars,
+       l.state, l.marked_at, l.marked_by, l.note, case when $6 then l.archived_id else coalesce(a.id, l.id) end,
+       o.number, o.ignored, o.runs, l.error_type, l.message, e.error_type, e.message, q.queue,
+       q.error_type, q.message,
+       case when l.kept_at <= l.first_at then l.first_version else {VERSION.format(at="l.first_at")} end,
+       coalesce({VERSION.format(at="l.last_at")}, l.last_version)
+  from totals o left join listed l on true left join counted b using (fingerprint, type)
+       left join of_tenants n using (fingerprint, type)
+       left join latest a using (fingerprint, type)
+       left join lateral (
+         select error_type, left(error_message, {10 * MAX_SHOWN}) as message from joblane.task_attempts e
+          where l.error_type is null and e.task_id = a.id and e.fingerprint = l.fingerprint
+          order by e.run desc limit 1) as e on true
+       left join lateral (
+         select q.queue, coalesce(q.error_type, 'Archived') as error_type,
+                left(coalesce(q.error_message, q.reason), {10 * MAX_SHOWN}) as message
+           from joblane.tasks q where q.id = coalesce(l.id, a.id)) as q on true
+ order by l.place
+"""
+"""The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: those that are
+listed), in the order $5, with archived tasks only ($6), the first $7 of them at the time $8, with the fingerprints $9
+(none: all), whose last failure is from $10 on (null: any), and with bars that begin at $11."""
+NOW = "select clock_timestamp()"
+
+
+def causes(
+    scope: Scope,
+    *,
+    within: timedelta,
+    types: Sequence[str],
+    tenant: str | None,
+    state: CauseState | None,
+    sort: str,
+    limit: int,
+) -> Causes:
+    """Return the causes of failures. Raises :class:`SelectionError`."""
+    check_within(within, SHORTEST)
+    check_number("limit", limit, LARGEST_PAGE)
+    if sort not in CAUSE_SORTS:
+        raise SelectionError("sort", f"{' or '.join(CAUSE_SORTS)} is required")
+    if state is not None and state not in list(CauseState):
+        raise SelectionError("state", f"{', '.join(CauseState)} are the states of errors")
+    chosen = checked(scope, Filter(types=tuple(types), tenant=tenant))
+    return read(scope, chosen, within=within, state=state, sort=sort, limit=limit)
+
+
+def read(
+    scope: Scope,
+    chosen: Filter,
+    *,
+    within: timedelta = timedelta(days=1),
+    state: CauseState | None = None,
+    sort: str = "last",
+    archived_only: bool = False,
+    fingerprints: Sequence[str] = (),
+    limit: int,
+) -> Causes:
+    """Return the causes of the types, the tenant and the earliest end of a checked filter.
+
+    ``fingerprints``: only these, ignored ones too. None: all.
+    """
+    connection = scope.connection
+    [[at]] = connection.run(NOW)
+    since = at - within
+    rows = connection.run(
+        FIND,
+        since,
+        list(chosen.types),
+        chosen.tenant,
+        state and str(state),
+        sort,
+        "true" if archived_only else "false",
+        str(limit),
+        at,
+        list(fingerprints),
+        chosen.ended_after,
+        [(since + number * within / BARS).isoformat() for number in range(BARS)],
+    )
+    number, ignored, runs = map(int, rows[0][14:17])
+    found = tuple(_cause(scope, row) for row in rows if row[0] is not None)
+    return Causes(found, number, runs, ignored, runs < MOST_RUNS and number <= limit, since, at)
+
+
+def _cause(scope: Scope, row: Sequence[Any]) -> Cause:
+    fingerprint, type_, runs, retry, archived, tenants, first_at, last_at, bars, state, *rest = row
+    marked_at, marked_by, note, example, _, _, _, kept_error, kept_message, *rest = rest
+    of_run, of_run_message, queue, of_task, of_task_message, first_version, last_version = rest
+    heights = dict(bars or ())
+    errors = ((kept_error, kept_message), (of_run, of_run_message), (of_task, of_task_message))
+    error_type, message = next((error for error in errors if error[0] is not None), ("", ""))
+    return Cause(
+        fingerprint=fingerprint,
+        type=type_,
+        error_type=error_type,
+        message=shown(message or ""),
+        runs=int(runs),
+        retry=int(retry),
+        archived=int(archived),
+        tenants=int(tenants),
+        first_at=first_at,
+        first_version=first_version,
+        last_at=last_at,
+        last_version=last_version,
+        bars=tuple(heights.get(bar, 0) for bar in range(1, BARS + 1)),
+        state=CauseState(state),
+        note=CauseNote(marked_at, marked_by, note) if state in QUIET else None,
+        example=example or "",
+        queue=dead_letter_name(lane_name(scope.prefix, as_read(Queue, queue), type_)) if queue else "",
+        log_link=log_link(scope, type_),
+    )
+
+
+def log_link(scope: Scope, type_: str) -> str | None:
+    """A link to the log of the function that runs a type; None if the type is not known."""
+    return log_group_link(scope.region, scope.log_group(type_)) if type_ else None
