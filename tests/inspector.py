@@ -20,12 +20,14 @@ from joblane.inspector.views import (
     BatchView,
     BulkView,
     Cause,
+    CauseState,
     Count,
     DeadLetters,
     Depth,
     Grade,
     LogLine,
     Mark,
+    MarkedCauses,
     Overview,
     Pause,
     Paused,
@@ -61,6 +63,7 @@ class FakeInspector:
     """Task id → changes of its view."""
     groups: list[Cause] = field(default_factory=list)
     obsolete: dict[str, int] = field(default_factory=dict)
+    ignored: int = 0
     entries: list[AuditEntry] = field(default_factory=list)
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
     started: dict[str, BulkView] = field(default_factory=dict)
@@ -247,9 +250,17 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "pauses": lambda stub: tuple(stub.paused.values()),
     "find": lambda stub, **_: views.found(),
     "logs": lambda stub, **_: tuple(stub.lines),
-    "dead": lambda stub, **_: DeadLetters(tuple(stub.groups), {"jobs-default-data-export-dlq": 4}, 0, stub.obsolete),
+    "dead": lambda stub, recorded=True, **_: DeadLetters(
+        tuple(one for one in stub.groups if recorded or not one.recorded),
+        {"jobs-default-data-export-dlq": 4},
+        0,
+        stub.obsolete,
+    ),
     "errors": lambda stub, limit=50, **_: views.errors(
-        causes=tuple(stub.groups[:limit]), number=len(stub.groups), ignored=0
+        causes=tuple(stub.groups[:limit]), number=len(stub.groups), ignored=stub.ignored
+    ),
+    "mark_errors": lambda stub, fingerprints, state, **_: MarkedCauses(
+        state, dict.fromkeys(fingerprints, CauseState.OPEN)
     ),
     "limits": lambda stub, **_: tuple(stub.limited),
     "line": lambda stub, limit, **_: tuple(stub.rows[:limit]),

@@ -27,6 +27,7 @@ from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.task_types import register
 from joblane.sqs.client import Sqs
+from joblane.sweep.causes import note_causes
 from joblane.tasks.discovery import discover
 from joblane.tasks.task import Task
 from tests.bench import backends
@@ -43,6 +44,18 @@ select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then '
        20 + abs(hashtext(id)) % 4000, type, queue, tenant, abs(hashtext(id)) % 90000, 60, 512, 0.000001
   from joblane.tasks where state in ('completed', 'archived') order by created_at
 """
+FAILING = """
+update joblane.tasks set fingerprint = left(md5((abs(hashtext(id)) % 10000)::text), 16) where error_type is not null
+"""
+FAILED = """
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, error_type,
+                                   error_message, fingerprint, type, queue, tenant)
+select id, 2 + n % 2, 2, 0, now() - nth * interval '69 s', now(), 'failed', error_type, error_message, fingerprint,
+       type, queue, tenant
+  from (select *, row_number() over (order by created_at desc) as nth from joblane.tasks
+         where fingerprint is not null) as t, generate_series(0, 1) as n
+"""
+"""The failed runs of the tasks in retry and of the archived ones, over 24 days: of 10,000 causes."""
 LIMITED = bench_keyed.type
 HELD = """
 insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
@@ -117,6 +130,10 @@ def fill(database: Database) -> None:
     connection.run(CAUSES)
     connection.run(HELD, LIMITED)
     connection.run(ATTEMPTS)
+    connection.run(FAILING)
+    connection.run(FAILED)
+    while note_causes(connection, may_continue=lambda: True):
+        pass
     connection.run(STATISTICS, types, "60")
     connection.run(STATISTICS, types, "3600")
     connection.run(TENANTS)
@@ -128,7 +145,7 @@ def fill(database: Database) -> None:
     schedules.register(connection, _tasks())
     for number in range(200):
         write_deploy(connection, f"v{number}", "ann")
-    for table in ("tasks", "task_attempts", "run_statistics", "audit", "schedules"):
+    for table in ("tasks", "task_attempts", "causes", "run_statistics", "audit", "schedules"):
         connection.run(f"vacuum analyze joblane.{table}")
     database.drop()
 
@@ -173,6 +190,12 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "dead: all": inspector.dead,
         "dead: a type": lambda: inspector.dead(types=(types[0],), sort="last"),
         "dead: newer": lambda: inspector.dead(since=now - timedelta(minutes=15)),
+        "errors: 15 minutes": lambda: inspector.errors(within=timedelta(minutes=15), sort="runs"),
+        "errors: 1 day": inspector.errors,
+        "errors: 7 days": lambda: inspector.errors(within=timedelta(days=7)),
+        "errors: 30 days": lambda: inspector.errors(within=timedelta(days=30), sort="runs", limit=500),
+        "errors: a type": lambda: inspector.errors(within=timedelta(days=7), types=(types[0],)),
+        "errors: a tenant": lambda: inspector.errors(within=timedelta(days=7), tenant="tenant-0"),
         "pauses:": inspector.pauses,
         "batching:": inspector.batching,
         "why_slow:": lambda: inspector.why_slow(types[0]),

@@ -132,14 +132,15 @@ class Inspector:
         tenant: str | None = None,
         since: datetime | None = None,
         sort: str = "count",
+        recorded: bool = True,
     ) -> views.DeadLetters:
         """The causes of archived tasks, and of dead letters without a row, with the failed runs of the last day.
 
         ``types``: none for all. ``tenant``: only its tasks, in each number. ``since``: only causes that came at this
         time or later. ``sort``: ``count``, the cause with the most archived tasks first, or ``last``, the cause with
-        the latest failure first.
+        the latest failure first. ``recorded`` False: dead letters without a row alone.
         """
-        return dead.groups(self._scope, types, tenant, since, sort)
+        return dead.groups(self._scope, types, tenant, since, sort, recorded=recorded)
 
     @needs(VIEW)
     def errors(

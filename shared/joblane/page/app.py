@@ -39,7 +39,21 @@ from joblane.inspector.inspector import Inspector
 from joblane.page.inspectors import Desk, desk
 from joblane.page.rendering import FOLDER, Notices, problem, query
 from joblane.page.security import Keys, LocalGuard, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, find, limits, lists, runs, schedules, stage, tasks, waits
+from joblane.page.views import (
+    batches,
+    bulk,
+    dead,
+    enqueue,
+    errors,
+    find,
+    limits,
+    lists,
+    runs,
+    schedules,
+    stage,
+    tasks,
+    waits,
+)
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
 """Names of stages that are marked on all pages, so that no operator takes them for another stage."""
@@ -52,7 +66,8 @@ PAGES: dict[str, View] = {
     "/bulk": bulk.list_all,
     "/bulk/new": bulk.dry_run,
     "/bulk/show": bulk.show,
-    "/dead": dead.show,
+    "/errors": errors.show,
+    "/errors/messages": errors.messages,
     "/dead/redrive": dead.dry_run,
     "/schedules": schedules.list_all,
     "/schedules/show": schedules.show,
@@ -69,6 +84,8 @@ PAGES: dict[str, View] = {
     "/enqueue": enqueue.show,
     "/audit": stage.audit,
 }
+MOVED: dict[str, View] = {"/dead": errors.of_before}
+"""Former addresses, which lead to the present ones."""
 SEARCHES: dict[str, View] = {"/find": find.begin}
 """Forms that change nothing: a read-only page accepts them."""
 ACTIONS: dict[str, View] = {
@@ -80,7 +97,7 @@ ACTIONS: dict[str, View] = {
     "/bulk/start": bulk.start,
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
-    "/dead/acknowledge": dead.acknowledge,
+    "/errors/mark": errors.mark,
     "/schedules/act": schedules.act,
     "/enqueue/start": enqueue.start,
     "/limits/set": limits.set_values,
@@ -149,7 +166,7 @@ def assemble(
     ``common``: values of all pages, see :data:`COMMON`; the guard replaces them by ``common`` of the request's state.
     ``more``: further routes.
     """
-    routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
+    routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in (PAGES | MOVED).items()]
     found = queries.new()
     routes += [Route(f"/lists/{one.title}", endpoint(partial(lists.show, one)), methods=["GET"]) for one in found]
     routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in (SEARCHES | ACTIONS).items()]

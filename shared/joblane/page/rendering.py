@@ -157,6 +157,7 @@ def _environment() -> Environment:
         "query": query,
         "static": static,
         "bars": sparkline.bars,
+        "heights": sparkline.heights,
         "line": sparkline.line,
         "strip": sparkline.strip,
         "timeline": timeline.of_task,

@@ -46,6 +46,23 @@ def strip(ticks: Sequence[TickView], label: str) -> Markup:
     return FRAME.format("strip", len(ticks) * TICK_WIDTH, HEIGHT, label, drawn, "")
 
 
+PATH = Markup(
+    '<svg class="spark heights" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">'
+    '<path d="{}"/></svg>'
+)
+
+
+def heights(values: Sequence[int], label: str) -> Markup:
+    """A small chart for the row of a table, as one path: a bar for each value on a scale of its own, oldest first."""
+    top = max([1, *values])
+    drawn = "".join(
+        f"M{at * TICK_WIDTH} {HEIGHT}v{-max(round(value * HEIGHT / top), 2)}h{TICK_WIDTH - 2}V{HEIGHT}"
+        for at, value in enumerate(values)
+        if value
+    )
+    return PATH.format(len(values) * TICK_WIDTH, HEIGHT, label, drawn)
+
+
 def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
     """A line through the values, with a gap for each None. ``top``: as for :func:`bars`."""
     step, top = WIDTH / max(len(values), 1), max([1, top, *(value for value in values if value is not None)])

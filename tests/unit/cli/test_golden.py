@@ -282,6 +282,20 @@ STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
             "ack f --reason known",
         ),
     ),
+    "errors": (
+        errors,
+        (
+            "COLUMNS=120 errors",
+            "COLUMNS=60 errors --tenant acme",
+            "--stage dev errors --sort last",
+            "errors --within 7d",
+            "errors --type a:b",
+            "errors known 0fa3c1d2e4b59687 --reason 'the provider is down'",
+            "errors resolve f g --reason fixed",
+            "errors ignore f --reason noise",
+            "errors open f",
+        ),
+    ),
     "bulk": (
         bulk,
         (

@@ -97,6 +97,11 @@ def dead() -> Given:
     return {"groups": [first, known, new, bulk, unreadable], "obsolete": {views.TYPE: 1}}
 
 
+def errors() -> Given:
+    unmarked = views.cause(fingerprint="", error_type="Archived", message="written by a test", archived=1)
+    return {"groups": [*views.errors().causes, unmarked, views.cause(log_link="https://console")], "ignored": 2}
+
+
 def limits() -> Given:
     each = views.limit(SYNC, None, LimitKind.EACH_KEY)
     own = LimitChange(LimitValues(3, None), "it is new", None, views.NOW, None, LimitKind.KEY)
@@ -180,9 +185,11 @@ PAGES: dict[str, tuple[str, Callable[[], Given]]] = {
         "/bulk/new?action=cancel&which=all&tenant=acme&older=1h",
         lambda: {"rows": [views.task_row(id=f"id-{n}", state=State.RETRY) for n in range(7)]},
     ),
-    "dead": ("/dead", dead),
-    "dead-none": ("/dead?sort=last", dict),
-    "dead-obsolete": ("/dead", lambda: {"obsolete": {"data:export": 2}}),
+    "errors": ("/errors", errors),
+    "errors-chosen": ("/errors?type=data:export&tenant=acme&within=2h&sort=last&state=known", errors),
+    "errors-none": ("/errors?state=new", dict),
+    "dead": ("/errors/messages", dead),
+    "dead-obsolete": ("/errors/messages", lambda: {"obsolete": {"data:export": 2}}),
     "redrive": ("/dead/redrive", dead),
     "redrive-type": ("/dead/redrive?type=data:export&tenant=acme", dead),
     "redrive-obsolete": ("/dead/redrive", lambda: {"obsolete": {"data:export": 2}}),

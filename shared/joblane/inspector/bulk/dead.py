@@ -46,8 +46,19 @@ READ_SECONDS = 20
 MAX_GROUPS = 500
 
 
-def groups(scope: Scope, types: Sequence[str], tenant: str | None, since: datetime | None, sort: str) -> DeadLetters:
-    """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released."""
+def groups(
+    scope: Scope,
+    types: Sequence[str],
+    tenant: str | None,
+    since: datetime | None,
+    sort: str,
+    *,
+    recorded: bool = True,
+) -> DeadLetters:
+    """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released.
+
+    ``recorded`` False: only the groups of messages without a row.
+    """
     if sort not in SORTS:
         raise SelectionError("sort", f"{' or '.join(SORTS)} is required")
     chosen = checked(scope, Filter(types=tuple(types), tenant=tenant, ended_after=since))
@@ -56,8 +67,9 @@ def groups(scope: Scope, types: Sequence[str], tenant: str | None, since: dateti
         one for one in dead_letters if tenant in (None, one.delivery.group) and (not types or one.type in chosen.types)
     ]
     unrecorded = [group for group in _unrecorded(scope, wanted) if since is None or group.last_at >= since]
-    recorded = causes.read(scope, chosen, sort="archived", archived_only=True, limit=MAX_GROUPS).causes
-    found = [*recorded, *unrecorded]
+    found = [*unrecorded]
+    if recorded:
+        found += causes.read(scope, chosen, sort="archived", archived_only=True, limit=MAX_GROUPS).causes
     found.sort(key=lambda group: (-group.archived, group.fingerprint))
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)

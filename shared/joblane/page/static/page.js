@@ -3,7 +3,7 @@
 
 (() => {
   const ROWS = "[data-row]";
-  const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", l: "/limits", b: "/bulk", e: "/types", a: "/audit" };
+  const GO = { q: "/", t: "/tasks", d: "/errors", s: "/schedules", l: "/limits", b: "/bulk", e: "/types", a: "/audit" };
   const BASE = new URL(document.currentScript.src).pathname.replace(/\/static\/.*/, "");
   let awaitsArea = false;
 

@@ -1,4 +1,4 @@
-"""Archived tasks and dead letters, grouped by their error, and their redrive with a dry run and a canary."""
+"""The redrive of archived tasks and dead letters, with a dry run and a canary."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, MAX_CANARY, SORTS, Filter
+from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, MAX_CANARY, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import marked_line
-from joblane.inspector.views import CauseState
 from joblane.page.filters import Fields, form, read, whole, write
 from joblane.page.rendering import page, redirect
 from joblane.page.views.bulk import rate_of
 
 UNREADABLE = ""
 """The type of a group of dead letters that cannot be read."""
-
-
-def show(request: Request, inspector: Inspector) -> Response:
-    sort = request.query_params.get("sort") or SORTS[0]
-    found = inspector.dead(sort=sort)
-    return page(
-        request, "dead.html", dead=found, sort=sort, types=sorted({group.type for group in found.groups} - {UNREADABLE})
-    )
 
 
 def dry_run(request: Request, inspector: Inspector) -> Response:
@@ -56,12 +46,6 @@ def redrive(request: Request, inspector: Inspector) -> Response:
     started = inspector.redrive(_wanted(given), canary=canary, rate=rate, reason=given.reason)
     what = f"redrive of {started.total:,}" if started.total else "removal of obsolete dead letters"
     return redirect(request, "/bulk/show", f"Started: {what}.", id=started.id)
-
-
-def acknowledge(request: Request, inspector: Inspector) -> Response:
-    given = form(request)
-    marked = inspector.mark_errors((given.text("fingerprint"),), CauseState.KNOWN, reason=given.required_reason)
-    return redirect(request, "/dead", marked_line(marked))
 
 
 def _wanted(given: Fields) -> Filter:

@@ -1,0 +1,84 @@
+"""Errors: failed runs, tasks in retry and archived tasks by their cause, with the marks of operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import CAUSE_SORTS
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences import left_out_lines, marked_line
+from joblane.inspector.views import CauseState
+from joblane.page.filters import age, form, name_of
+from joblane.page.inspectors import desk
+from joblane.page.rendering import page, query, redirect
+
+WITHIN = ("1h", "1d", "7d", "30d")
+FIELDS = ("within", "type", "tenant", "state", "sort")
+MOST = 50
+"""Errors that are listed."""
+MARKS = {CauseState.KNOWN: "Known", CauseState.RESOLVED: "Resolve", CauseState.IGNORED: "Ignore"}
+"""State that an operator sets → its button."""
+
+
+def show(request: Request, inspector: Inspector) -> Response:
+    """``within``: a duration. ``type``, ``tenant``, ``state``: only these. ``sort``: ``runs`` or ``last``."""
+    given = {name: (request.query_params.get(name) or "").strip() for name in FIELDS}
+    chosen = given | {"within": given["within"] or "1d", "sort": given["sort"] or "runs"}
+    if chosen["sort"] not in CAUSE_SORTS:
+        raise SelectionError("sort", f"{' or '.join(CAUSE_SORTS)} is required")
+    found = inspector.errors(
+        within=age("within", chosen["within"]),
+        types=(chosen["type"],) if chosen["type"] else (),
+        tenant=chosen["tenant"] or None,
+        state=name_of(CauseState, "state", chosen["state"]) if chosen["state"] else None,
+        sort=chosen["sort"],
+        limit=MOST,
+    )
+    return page(
+        request,
+        "errors.html",
+        found=found,
+        chosen=chosen,
+        others=given,
+        withins=WITHIN,
+        states=tuple(CauseState),
+        marks=MARKS,
+        types=desk(request).types(inspector),
+        left_out=left_out_lines(found),
+        most_of_bars=max((max(cause.bars) for cause in found.causes), default=0),
+    )
+
+
+def messages(request: Request, inspector: Inspector) -> Response:
+    """The dead-letter queues, and their messages without a row."""
+    return page(request, "dead.html", dead=inspector.dead(recorded=False))
+
+
+def of_before(request: Request, inspector: Inspector) -> Response:
+    """Lead from the former address."""
+    return RedirectResponse(f"/errors?{query(_only(request.query_params))}", status_code=308)
+
+
+def mark(request: Request, inspector: Inspector) -> Response:
+    """``fingerprint``: one or several. ``state``: known, resolved, ignored or open. The others: the list to return to.
+
+    A note is required, except for ``open``.
+    """
+    given = form(request)
+    state = name_of(CauseState, "state", given.text("state"))
+    if not (fingerprints := tuple(filter(None, given.getlist("fingerprint")))):
+        raise SelectionError("fingerprint", "select the errors first")
+    reason = given.reason if state is CauseState.OPEN else given.required_reason
+    marked = inspector.mark_errors(fingerprints, state, reason=reason)
+    back = {name: given.text(f"to_{name}") for name in FIELDS}
+    return redirect(request, "/errors", marked_line(marked), **{name: text for name, text in back.items() if text})
+
+
+def _only(given: QueryParams) -> dict[str, Any]:
+    """The fields of a list of errors that an address has."""
+    return {name: given[name] for name in ("type", "tenant", "within") if name in given}
