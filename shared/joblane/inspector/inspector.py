@@ -136,9 +136,9 @@ class Inspector:
     ) -> views.DeadLetters:
         """The causes of archived tasks, and of dead letters without a row, with the failed runs of the last day.
 
-        ``types``: none for all. ``tenant``: only its tasks, in each number. ``since``: only causes that came at this
-        time or later. ``sort``: ``count``, the cause with the most archived tasks first, or ``last``, the cause with
-        the latest failure first. ``recorded`` False: dead letters without a row alone.
+        ``types``: none for all. ``tenant``: only its tasks, in each number. ``since``: only causes of tasks that
+        were archived at this time or later. ``sort``: ``count``, the cause with the most such tasks first, or
+        ``last``, the cause with the latest failure first. ``recorded`` False: dead letters without a row alone.
         """
         return dead.groups(self._scope, types, tenant, since, sort, recorded=recorded)
 

@@ -368,9 +368,9 @@ def error_lines(found: Causes) -> list[str]:
 
 
 MARKED = {
-    "known": "known: listed below the others, until it is resolved or opened",
-    "resolved": "resolved. It is new again if a run that starts later fails with it",
-    "ignored": "ignored: not listed, except for archived tasks, until it is opened",
+    "known": "known: listed below the others until resolved or opened",
+    "resolved": "resolved: new again once a run that starts later fails",
+    "ignored": "ignored: not listed without archived tasks, until opened",
     "open": "open",
 }
 """State of a cause that an operator has set → its words."""

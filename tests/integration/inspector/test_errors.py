@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -142,6 +142,19 @@ def test_the_version_and_the_times_of_a_cause_outlive_its_runs(inspector: Inspec
     after = only(inspector)
     assert (after.first_at, after.first_version, after.last_version) == (before.first_at, "v1", "v2")
     assert (after.message, after.runs) == (before.message, 1)
+
+
+def test_dead_letters_since_a_time_begin_with_the_cause_that_archived_most_since(
+    inspector: Inspector, world: World
+) -> None:
+    for number in range(5):
+        put(world, sample_one, f"old{number}", **archived(fingerprint="old", finished_at=In(-7200)))
+    put(world, sample_one, "old", **archived(fingerprint="old"))
+    for number in range(2):
+        put(world, sample_one, f"now{number}", **archived(fingerprint="now"))
+    assert [group.fingerprint for group in inspector.dead().groups] == ["old", "now"]
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert [(one.fingerprint, one.archived) for one in inspector.dead(since=since).groups] == [("now", 2), ("old", 6)]
 
 
 # --- Marks ---------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ CAUSES = {
             "failures",
             WARNING,
             "0 of 0 recent runs failed; 6 tasks wait for a retry",
-            "…--state retry…",
+            "`joblane errors --type sample:one` shows why",
         ),
     ),
     "more tasks that arrive than end": (

@@ -113,8 +113,8 @@ def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> list[Alarm]:
             name="archived",
             heading="archived",
             says=f"All types together: {archived(monitoring.archived)}",
-            run="dead --newer 1h --sort last",
-            path="/dead",
+            run="dead --newer 1h",
+            path="/errors?within=1h",
             metrics={"archived": own_metric(prefix, "Archived", statistic="Sum", period=QUARTER)},
             threshold=monitoring.archived,
             period=QUARTER,
@@ -141,7 +141,7 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Alarm:
         says="A front door refused messages, or EventBridge could not send ticks. They are in one of these dead-letter "
         f"queues: {', '.join(queues)}.",
         run="dead",
-        path="/dead",
+        path="/errors/messages",
         metrics=metrics,
         expression=" + ".join(metrics),
         threshold=monitoring.refused,
@@ -175,7 +175,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
             says="SQS itself moved messages to a dead-letter queue: a function crashes at its start, or the database "
             "was unavailable for a day. The sweep's log names the queue.",
             run="dead --sort last",
-            path="/dead",
+            path="/errors/messages",
             topic=Topic.URGENT,
         ),
         waiting(
@@ -326,7 +326,7 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> list[Alarm]:
             heading="archived",
             says=f"{type_}: {archived(monitoring.archived)}",
             run=f"dead --newer 1h --type {type_}",
-            path="/dead",
+            path=f"/errors?within=1h&type={type_}",
             metrics={"archived": lane.metric("Archived", period=QUARTER)},
             threshold=monitoring.archived,
             period=QUARTER,
@@ -364,8 +364,8 @@ def _failing(lane: Watched, percent: Percent, runs: int) -> Alarm:
         heading="failing",
         says=f"{lane.task.type}: at least {percent} % of the runs failed in {written(QUARTER)}, with {runs} runs or "
         "more. They are tried again.",
-        run=f"runs {lane.task.type}",
-        path=f"/runs?type={lane.task.type}",
+        run=f"errors --within 1h --type {lane.task.type}",
+        path=f"/errors?within=1h&type={lane.task.type}",
         is_state=True,
         metrics=metrics,
         expression=expression,

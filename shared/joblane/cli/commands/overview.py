@@ -147,13 +147,12 @@ def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timede
         declared = next((one for one in inspector.types() if one.type == found.name), None)
         if lanes:
             lists.show(lanes)
+            lines += error_lines(inspector.errors(types=(found.name,), within=length, sort="runs", limit=MOST_ERRORS))
         if declared is not None:
             lines.append(target_line(declared))
             for limit in declared.limits:
                 with suppress(LimitError):  # the database does not have it yet
                     lines += map(allowed_line, inspector.limits(limit))
-        if lanes:
-            lines += error_lines(inspector.errors(types=(found.name,), within=length, sort="runs", limit=MOST_ERRORS))
     elif found.name:
         lines += error_lines(inspector.errors(tenant=found.name, within=length, sort="runs", limit=MOST_ERRORS))
     lines += map(mark_line, inspector.marks(kind, (found.name,), within=length)[:MOST_MARKS])

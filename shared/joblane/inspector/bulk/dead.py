@@ -67,12 +67,12 @@ def groups(
         one for one in dead_letters if tenant in (None, one.delivery.group) and (not types or one.type in chosen.types)
     ]
     unrecorded = [group for group in _unrecorded(scope, wanted) if since is None or group.last_at >= since]
-    found = [*unrecorded]
+    found = sorted(unrecorded, key=lambda group: (-group.archived, group.fingerprint))
     if recorded:
-        found += causes.read(scope, chosen, sort="archived", archived_only=True, limit=MAX_GROUPS).causes
-    found.sort(key=lambda group: (-group.archived, group.fingerprint))
+        found = [*causes.read(scope, chosen, sort="archived", archived_only=True, limit=MAX_GROUPS).causes, *found]
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)
+    found.sort(key=lambda group: group.is_quiet)
     obsolete = Counter(dead_letter.type for dead_letter in wanted if dead_letter.kind is DeadLetterKind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: depth.all for queue, depth in sorted(depths.items())}, unread, obsolete)
 

@@ -44,16 +44,17 @@ runs as (
 ),
 tasks as (
   select coalesce(fingerprint, '') as fingerprint, type, count(*) filter (where finished_at is null) as retry,
-         count(*) filter (where finished_at is not null) as archived, min(finished_at) as first_at,
-         max(finished_at) as last_at, max(id) filter (where finished_at is not null) as archived_id, max(id) as id
+         count(*) filter (where finished_at is not null) as archived,
+         count(*) filter (where finished_at >= coalesce($10::timestamptz, '-infinity')) as lately,
+         min(finished_at) as first_at, max(finished_at) as last_at, max(id) filter (where finished_at is not null) as archived_id, max(id) as id
     from joblane.tasks
    where ({IS_ARCHIVED} or fingerprint is not null and finished_at is null) and {OF_TASKS}
    group by 1, 2
 ),
 found as (
   select fingerprint, type, coalesce(r.runs, 0) as runs, coalesce(t.retry, 0) as retry,
-         coalesce(t.archived, 0) as archived, least(r.first_at, t.first_at, c.first_at) as first_at,
-         greatest(r.last_at, t.last_at) as last_at, r.last_at as run_at, c.first_at as kept_at, c.first_version,
+         coalesce(t.archived, 0) as archived, coalesce(t.lately, 0) as lately,
+         least(r.first_at, t.first_at, c.first_at) as first_at, greatest(r.last_at, t.last_at) as last_at, r.last_at as run_at, c.first_at as kept_at, c.first_version,
          c.last_version, c.error_type, c.message, c.marked_at, c.marked_by, c.note, t.archived_id, t.id,
          case when c.mark <> 'resolved' or coalesce(r.last_at, t.last_at) <= c.marked_at then c.mark
               when coalesce(case when c.mark is null then c.since else r.last_at end, least(r.first_at, t.first_at))
@@ -65,9 +66,8 @@ matching as (
   select * from found
    where case when $4::text is not null then state = $4
               else state <> 'ignored' or archived > 0 or cardinality($9::text[]) > 0 end
-     and (not $6::boolean or archived > 0)
+     and (not $6::boolean or lately > 0)
      and (cardinality($9::text[]) = 0 or fingerprint = any($9::text[]))
-     and ($10::timestamptz is null or last_at >= $10)
 ),
 totals as (
   select (select count(*) from matching) as number, (select count(*) from ran) as runs,
@@ -77,7 +77,7 @@ listed as (
   select *, row_number() over () as place
     from (select * from matching
            order by array_position(array['known', 'resolved', 'ignored'], state) nulls first,
-                    case $5 when 'runs' then runs when 'archived' then archived end desc nulls last,
+                    case $5 when 'runs' then runs when 'archived' then lately end desc nulls last,
                     last_at desc nulls last, archived desc, fingerprint, type
            limit $7::int) as m
 ),
@@ -118,8 +118,8 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(n.tenants, 0
  order by l.place
 """
 """The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: those that are
-listed), in the order $5, with archived tasks only ($6), the first $7 of them at the time $8, with the fingerprints $9
-(none: all), whose last failure is from $10 on (null: any), and with bars that begin at $11."""
+listed), in the order $5, only those of tasks that were archived since $10 (null: at any time) if $6, the first $7 of
+them at the time $8, with the fingerprints $9 (none: all), and with bars that begin at $11."""
 NOW = "select clock_timestamp()"
 
 

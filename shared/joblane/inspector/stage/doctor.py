@@ -182,7 +182,7 @@ def failures(scope: Scope) -> Iterator[Check]:
         share = failed / number
         if number >= LEAST_RUNS and share >= WARNING_SHARE:
             found = f"{failed:,} of {number:,} runs in the last {MINUTES} minutes failed ({share:.0%})"
-            do = f"`joblane dead --type {type_} --newer {MINUTES}m` shows why; `joblane pause type {type_}` stops it"
+            do = f"`joblane errors --type {type_} --within {MINUTES}m` shows why; `joblane pause type {type_}` stops it"
             yield Check(Grade.BAD if share >= BAD_SHARE else Grade.WARNING, f"runs of {type_}", found, do)
     runs = sum(number for _, number, _ in rows)
     yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")

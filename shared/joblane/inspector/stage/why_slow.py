@@ -326,7 +326,7 @@ def _failing(_: Scope, subject: _Subject) -> Iterator[Check]:
     # after an outage most tasks may wait for hours, and none runs
     waiting = live.retry >= max(LEAST_RUNS, (live.due + live.active + live.retry + counts.number) * FAILING_SHARE)
     if fails or waiting:
-        do = f"`joblane ls --type {subject.name} --state retry` and `joblane dead --type {subject.name}` show why"
+        do = f"`joblane errors --type {subject.name}` shows why"
         yield Check(Grade.WARNING, "failures", found, do)
     else:
         yield Check(Grade.GOOD, "failures", found)

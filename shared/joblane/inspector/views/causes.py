@@ -107,7 +107,7 @@ LISTINGS[Cause] = Listing(
         Column("Last", "last_at", Kind.MOMENT),
         Column("Example", "example", Kind.ID, page_only=True),
     ),
-    left_out=("Version", "First", "Tenants", "Last"),
+    left_out=("Version", "First", "Tenants", "Over time", "Last", "Type"),
 )
 
 
