@@ -50,10 +50,10 @@ update joblane.tasks set fingerprint = left(md5((abs(hashtext(id)) % 10000)::tex
 FAILED = """
 insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, error_type,
                                    error_message, fingerprint, type, queue, tenant)
-select id, 2 + n % 2, 2, 0, now() - nth * interval '69 s', now(), 'failed', error_type, error_message, fingerprint,
+select id, 2 + n, 2, 0, now() - (nth + n * 0.2) * interval '172 s', now(), 'failed', error_type, error_message, fingerprint,
        type, queue, tenant
   from (select *, row_number() over (order by created_at desc) as nth from joblane.tasks
-         where fingerprint is not null) as t, generate_series(0, 1) as n
+         where fingerprint is not null) as t, generate_series(0, 4) as n
 """
 """The failed runs of the tasks in retry and of the archived ones, over 24 days: of 10,000 causes."""
 LIMITED = bench_keyed.type
@@ -193,7 +193,7 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "errors: 15 minutes": lambda: inspector.errors(within=timedelta(minutes=15), sort="runs"),
         "errors: 1 day": inspector.errors,
         "errors: 7 days": lambda: inspector.errors(within=timedelta(days=7)),
-        "errors: 30 days": lambda: inspector.errors(within=timedelta(days=30), sort="runs", limit=500),
+        "errors: 30 days": lambda: inspector.errors(within=timedelta(days=30), sort="runs"),
         "errors: a type": lambda: inspector.errors(within=timedelta(days=7), types=(types[0],)),
         "errors: a tenant": lambda: inspector.errors(within=timedelta(days=7), tenant="tenant-0"),
         "pauses:": inspector.pauses,

@@ -29,7 +29,8 @@ MOST_CAUSES = 500
 NEW = "1 day"
 """A cause is new for this long after its first failed run, or after the first one since it was resolved."""
 
-IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and state = 'archived' and not cleared"
+IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and finished_at is not null and not cleared"
+"""Without the state, which no index has: these rows are read from the index alone."""
 OF_TASKS = "(cardinality($2::text[]) = 0 or type = any($2::text[])) and ($3::text is null or tenant = $3)"
 FIND = f"""
 with ran as materialized (
@@ -43,19 +44,23 @@ runs as (
     from ran group by 1, 2
 ),
 tasks as (
-  select coalesce(fingerprint, '') as fingerprint, type, count(*) filter (where finished_at is null) as retry,
-         count(*) filter (where finished_at is not null) as archived,
+  select fingerprint, type, count(*) filter (where is_live) as retry, count(*) filter (where not is_live) as archived,
          count(*) filter (where finished_at >= coalesce($10::timestamptz, '-infinity')) as lately,
-         min(finished_at) as first_at, max(finished_at) as last_at, max(id) filter (where finished_at is not null) as archived_id, max(id) as id
-    from joblane.tasks
-   where ({IS_ARCHIVED} or fingerprint is not null and finished_at is null) and {OF_TASKS}
+         min(finished_at) as first_at, max(finished_at) as last_at, max(id) filter (where not is_live) as archived_id,
+         max(id) as id
+    from (select coalesce(fingerprint, '') as fingerprint, type, id, finished_at, false as is_live from joblane.tasks
+           where {IS_ARCHIVED} and {OF_TASKS}
+          union all
+          select fingerprint, type, id, null, true from joblane.tasks
+           where fingerprint is not null and finished_at is null and {OF_TASKS}) as t
    group by 1, 2
 ),
 found as (
   select fingerprint, type, coalesce(r.runs, 0) as runs, coalesce(t.retry, 0) as retry,
          coalesce(t.archived, 0) as archived, coalesce(t.lately, 0) as lately,
-         least(r.first_at, t.first_at, c.first_at) as first_at, greatest(r.last_at, t.last_at) as last_at, r.last_at as run_at, c.first_at as kept_at, c.first_version,
-         c.last_version, c.error_type, c.message, c.marked_at, c.marked_by, c.note, t.archived_id, t.id,
+         least(r.first_at, t.first_at, c.first_at) as first_at, greatest(r.last_at, t.last_at) as last_at,
+         r.last_at as run_at, c.first_at as kept_at, c.first_version, c.last_version, c.error_type, c.message,
+         c.marked_at, c.marked_by, c.note, t.archived_id, t.id,
          case when c.mark <> 'resolved' or coalesce(r.last_at, t.last_at) <= c.marked_at then c.mark
               when coalesce(case when c.mark is null then c.since else r.last_at end, least(r.first_at, t.first_at))
                    > $8::timestamptz - interval '{NEW}' then 'new'
@@ -70,7 +75,7 @@ matching as (
      and (cardinality($9::text[]) = 0 or fingerprint = any($9::text[]))
 ),
 totals as (
-  select (select count(*) from matching) as number, (select count(*) from ran) as runs,
+  select (select count(*) from matching) as number, (select coalesce(sum(runs), 0) from runs) as runs,
          (select count(*) from found where state = 'ignored' and archived = 0) as ignored
 ),
 listed as (
@@ -81,32 +86,28 @@ listed as (
                     last_at desc nulls last, archived desc, fingerprint, type
            limit $7::int) as m
 ),
+mine as materialized (
+  select fingerprint, type, r.started_at, r.tenant, r.task_id, run_at from ran r join listed using (fingerprint, type)
+),
 counted as (
   select fingerprint, type, array_agg(array[bar, number]) as bars
-    from (select fingerprint, type, width_bucket(r.started_at, $11::text[]::timestamptz[]) as bar,
-                 count(*)::int as number
-            from ran r join listed using (fingerprint, type) group by 1, 2, 3) as b
+    from (select fingerprint, type, count(*)::int as number,
+                 width_bucket(date_part('epoch', started_at), $11::float8, $12::float8, {BARS}) as bar
+            from mine group by 1, 2, 4) as b
    group by 1, 2
 ),
-of_tenants as (
-  select fingerprint, type, count(*) as tenants
-    from (select distinct fingerprint, type, tenant from ran join listed using (fingerprint, type)
-           where tenant is not null) as d
-   group by 1, 2
-),
-latest as (
-  select fingerprint, type, max(task_id) as id
-    from ran r join listed using (fingerprint, type) where r.started_at = run_at group by 1, 2
+concerned as (
+  select fingerprint, type, count(distinct tenant) as tenants, max(task_id) filter (where started_at = run_at) as id
+    from mine group by 1, 2
 )
-select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(n.tenants, 0), l.first_at, l.last_at, b.bars,
+select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0), l.first_at, l.last_at, b.bars,
        l.state, l.marked_at, l.marked_by, l.note, case when $6 then l.archived_id else coalesce(a.id, l.id) end,
        o.number, o.ignored, o.runs, l.error_type, l.message, e.error_type, e.message, q.queue,
        q.error_type, q.message,
        case when l.kept_at <= l.first_at then l.first_version else {VERSION.format(at="l.first_at")} end,
        coalesce({VERSION.format(at="l.last_at")}, l.last_version)
   from totals o left join listed l on true left join counted b using (fingerprint, type)
-       left join of_tenants n using (fingerprint, type)
-       left join latest a using (fingerprint, type)
+       left join concerned a using (fingerprint, type)
        left join lateral (
          select error_type, left(error_message, {10 * MAX_SHOWN}) as message from joblane.task_attempts e
           where l.error_type is null and e.task_id = a.id and e.fingerprint = l.fingerprint
@@ -119,7 +120,7 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(n.tenants, 0
 """
 """The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: those that are
 listed), in the order $5, only those of tasks that were archived since $10 (null: at any time) if $6, the first $7 of
-them at the time $8, with the fingerprints $9 (none: all), and with bars that begin at $11."""
+them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as seconds since 1970."""
 NOW = "select clock_timestamp()"
 
 
@@ -174,7 +175,8 @@ def read(
         at,
         list(fingerprints),
         chosen.ended_after,
-        [(since + number * within / BARS).isoformat() for number in range(BARS)],
+        str(since.timestamp()),
+        str(at.timestamp()),
     )
     number, ignored, runs = map(int, rows[0][14:17])
     found = tuple(_cause(scope, row) for row in rows if row[0] is not None)

@@ -772,9 +772,11 @@ INDEXES = (
     ),
     # Dead letters that the sweep has to send.
     "create index tasks_unsent on joblane.tasks (finished_at, id) where dead_letter_unsent",
-    # Archived tasks: few, and those that operators list most often. No predicate may name `state`.
+    # Archived tasks: few, and those that operators list most often. No predicate may name `state`. They are grouped by
+    # their error without a look at the table, in which each lies on a page of its own.
     (
         "create index tasks_archived on joblane.tasks (created_at, id)"
+        " include (fingerprint, type, tenant, finished_at, cleared)"
         " where dead_sent_at is not null or dead_letter_unsent"
     ),
     # Archived and cancelled tasks, which a retry of many tasks looks for. The check of the table requires the reason.
@@ -787,7 +789,10 @@ INDEXES = (
     "create index tasks_tenant on joblane.tasks (tenant, created_at desc, id desc) where tenant is not null",
     "create index tasks_tags on joblane.tasks using gin (tags) where tags <> '{}'",
     "create index tasks_failed on joblane.tasks (created_at desc, id desc) where error_type is not null",
-    "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null",
+    (
+        "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc)"
+        " include (type, tenant, finished_at) where fingerprint is not null"
+    ),
     # Limits: who has a slot of a key, and all tasks of a key with an order; who has a slot of a total or a shared
     # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
@@ -815,6 +820,8 @@ INDEXES = (
         "create index task_attempts_failed on joblane.task_attempts (started_at)"
         " include (fingerprint, type, tenant, task_id) where fingerprint is not null"
     ),
+    # The version that was deployed at a time.
+    "create index deploys_at on joblane.deploys (at, number)",
     # Causes that the sweep removes, and the latest one that it has seen.
     "create index causes_last on joblane.causes (last_at)",
     # PostgreSQL updates an index of this kind in a heap-only update as well.
