@@ -153,6 +153,7 @@ def additions() -> list[Line]:
         Line("`page`: an overview that is visible for 8 hours a day", 2 * refreshes, "HTTP API request"),
         Line("`page`: the same, its invocations and those of the control API", 2 * refreshes, "Lambda request"),
         Line("`page`: the same, GB-seconds", refreshes * seconds * (1024 + 512) / 1024, "Lambda GB-second"),
+        Line("`page`: an hour of following logs, six times ten minutes", 2 * 3_600 / 2, "HTTP API request"),
         Line("`monitoring.slack`: a channel of Slack", 0, "Key"),
         Line("`monitoring.budget`: a budget that only notifies", 0, "Key"),
         Line("`kms_key` or `database.kms_key`: a key of your own", 1, "Key"),

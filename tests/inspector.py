@@ -250,6 +250,7 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "pauses": lambda stub: tuple(stub.paused.values()),
     "find": lambda stub, **_: views.found(),
     "logs": lambda stub, **_: tuple(stub.lines),
+    "type_logs": lambda stub, **_: tuple(stub.lines),
     "dead": lambda stub, recorded=True, **_: DeadLetters(
         tuple(one for one in stub.groups if recorded or not one.recorded),
         {"jobs-default-data-export-dlq": 4},

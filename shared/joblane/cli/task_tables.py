@@ -148,6 +148,8 @@ def _failure(to: Console, view: TaskView) -> None:
         is_above = bool(error) and error in view.why.text and text.endswith(error)
         _section(to, f"Traceback of run {failed.run}", "it ends with the error above" if is_above else "")
         frames = text.removesuffix(error).rpartition("\n")[0] if is_above else text
+        if failed.raised_at is not None:
+            to.print(word(failed.raised_at, "bold"), soft_wrap=True)
         _lines(to, frames, MAX_TRACEBACK_LINES, "show all: --json", last=True)
 
 

@@ -16,6 +16,11 @@ from joblane.record.row.states import ENDED, LIVE, WAITING, State
 DEFAULT_RATE, DEFAULT_CANARY = 50, 5
 """Tasks a second of a bulk action, and the tasks that a redrive tries first, unless an operator chooses others."""
 MAX_LOG_LINES = 1000
+MAX_LOG_TEXT = 200
+"""Characters of the text that log lines are searched for."""
+MOST_LOGGED_RUNS = 20
+"""Attempts of a task whose lines are searched: the last ones."""
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MAX_RATE = 500
 MAX_CANARY = 100
 MOST_ERRORS = 5

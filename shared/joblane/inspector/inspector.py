@@ -120,9 +120,27 @@ class Inspector:
         return detail.task(self._scope, id)
 
     @needs(VIEW)
-    def logs(self, id: str, *, limit: int = 1000) -> tuple[views.LogLine, ...]:
-        """The log lines of all attempts of one task, oldest first."""
-        return logs.of_task(self._scope, id, limit)
+    def logs(
+        self, id: str, *, level: str | None = None, text: str | None = None, runs: int = 20, limit: int = 1000
+    ) -> tuple[views.LogLine, ...]:
+        """The log lines of the last ``runs`` attempts of one task, 1 to 20, oldest first. ``limit``: 1 to 1,000.
+
+        ``level``: only lines of this level and above: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR``, ``CRITICAL``.
+        Lambda's own lines count as ``INFO`` if they only report an invocation, and as the highest level otherwise.
+        ``text``: only lines with this text, 1 to 200 characters, upper and lower case differ.
+        """
+        return logs.of_task(self._scope, id, level=level, text=text, runs=runs, limit=limit)
+
+    @needs(VIEW)
+    def type_logs(
+        self, type: str, *, level: str | None = None, text: str | None = None, limit: int = 200
+    ) -> tuple[views.LogLine, ...]:
+        """The newest log lines of a type within 15 minutes, oldest first. Arguments: as in :meth:`logs`.
+
+        Of a place: the lines of this type, and Lambda's own lines. Raises
+        :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return logs.of_type(self._scope, type, level=level, text=text, limit=limit)
 
     @needs(VIEW)
     def dead(

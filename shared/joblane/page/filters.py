@@ -47,7 +47,7 @@ def read(fields: Fields, now: datetime) -> Filter:
 
     times: list[datetime | None] = []
     for newer, older, _ in AGES:
-        after, before = (_time(field, first(field), now) for field in (newer, older))
+        after, before = (time_of(field, first(field), now) for field in (newer, older))
         if after and before and after >= before:
             raise SelectionError(older, f"nothing is older than {first(older)} and newer than {first(newer)}")
         times += [after, before]
@@ -192,7 +192,7 @@ def checked(field: str, text: str | None) -> bool:
     return text == YES
 
 
-def _time(field: str, text: str | None, now: datetime) -> datetime | None:
+def time_of(field: str, text: str | None, now: datetime) -> datetime | None:
     """The time that is given, or the time before ``now`` of an age. Raises :class:`SelectionError`."""
     if text is None:
         return None

@@ -46,6 +46,8 @@ from joblane.tasks.scrubbing import Scrub, scrubber
 from joblane.worker.invocation import growing_seconds
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from joblane.record.task.claim import Claim
     from joblane.record.task.stop import Stop
     from joblane.tasks.payload import Payload
@@ -62,6 +64,8 @@ MAX_ERRORS = 50
 NOT_PROJECT_CODE = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "/opt/python/", "<")
 """Prefixes of files outside of the project: this library, the standard library, Lambda's layers, and code without a
 file."""
+ROOT = f"{os.environ.get('LAMBDA_TASK_ROOT') or Path.cwd()}/"
+"""The folder of the function, or of the project."""
 CAUSE_LINE = "The above exception was the direct cause of the following exception:"
 CONTEXT_LINE = "During handling of the above exception, another exception occurred:"
 """Python's own lines between two tracebacks."""
@@ -316,7 +320,7 @@ def _parts(error: BaseException, scrub: Scrub, seen: set[int], message: str | No
             yield f"\n{CAUSE_LINE if link.__cause__ else CONTEXT_LINE}\n\n"
         if link.__traceback__ is not None:
             yield "Traceback (most recent call last):\n"
-            yield from tracebacks.format_tb(link.__traceback__)
+            yield from _frames(link.__traceback__)
         yield partial(_line, link, scrub, message if link is error else None)
         for note in getattr(link, "__notes__", ()):
             yield partial(_note, note, scrub)
@@ -324,6 +328,15 @@ def _parts(error: BaseException, scrub: Scrub, seen: set[int], message: str | No
             if id(member) not in seen and len(seen) < MAX_ERRORS:
                 yield f"\n{number} of the group:\n\n"
                 yield from _parts(member, scrub, seen)
+
+
+def _frames(trace: TracebackType) -> list[str]:
+    """The frames as Python prints them. The paths of the project's own code are relative to the function's folder."""
+    stack = tracebacks.extract_tb(trace)
+    for frame in stack:
+        if is_project_code(frame.filename):
+            frame.filename = frame.filename.removeprefix(ROOT)
+    return stack.format()
 
 
 def _line(error: BaseException, scrub: Scrub, message: str | None) -> str:

@@ -89,8 +89,8 @@ def test_the_lines_are_those_of_all_attempts_in_order(writer: Writer, inspector:
     writer.line(writer.at(1, 6), {"message": "speaks of a", "task_id": "b", "attempt": 1})
     writer.line(writer.at(1, 300), {"message": "between the attempts", "task_id": "a", "attempt": 1})
     assert inspector.logs("a") == (
-        LogLine(writer.at(1, 5), "INFO", "in run 1", 1, None, {"rows": 3}),
-        LogLine(writer.at(2, 5), "INFO", "in run 2", 2, None, {"rows": 3}),
+        LogLine(writer.at(1, 5), "INFO", "in run 1", 1, None, {"rows": 3}, "a"),
+        LogLine(writer.at(2, 5), "INFO", "in run 2", 2, None, {"rows": 3}, "a"),
     )
 
 
@@ -152,6 +152,83 @@ def test_an_unknown_id_is_refused(id_: str, inspector: Inspector) -> None:
 def test_a_deleted_log_is_not_an_error(world: World, inspector: Inspector) -> None:
     Writer(world, boto3.client("logs")).task("a", type_="gone:away")
     assert inspector.logs("a") == ()
+
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_leaves_out_the_lines_below_it(level: str, writer: Writer, inspector: Inspector) -> None:
+    writer.task("a")
+    for each in LEVELS:
+        writer.line(writer.at(2, 1), {"message": each, "task_id": "a", "level": each})
+    writer.line(writer.at(2, 2), f"REPORT RequestId: {REQUESTS[1]} Duration: 3 ms")
+    writer.line(writer.at(2, 3), f"{REQUESTS[1]} Task timed out after 60.00 seconds")
+    found = [line.message.split()[0] for line in inspector.logs("a", level=level)]
+    assert found == [
+        *LEVELS[LEVELS.index(level) :],
+        *(["REPORT"] if level in ("DEBUG", "INFO") else []),
+        REQUESTS[1],
+    ]
+
+
+def test_a_word_is_searched_in_all_that_is_shown(writer: Writer, inspector: Inspector) -> None:
+    writer.task("a")
+    writer.line(writer.at(1, 1), {"message": 'größer als "drei"', "task_id": "a"})
+    writer.line(writer.at(2, 1), {"message": "small", "task_id": "a", "bucket": "größe"})
+    assert [line.message for line in inspector.logs("a", text="größ")] == ['größer als "drei"', "small"]
+    assert [line.message for line in inspector.logs("a", text='"drei"')] == ['größer als "drei"']
+    assert [line.message for line in inspector.logs("a", runs=1)] == ["small"]
+    assert inspector.logs("a", text="SMALL") == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"level": "info"}, "level: DEBUG, INFO, WARNING, ERROR, CRITICAL are valid, not 'info'"),
+        ({"text": ""}, "text: 1 to 200 characters are required"),
+        ({"text": "x" * 201}, "text: 1 to 200 characters are required"),
+        ({"runs": 0}, "runs: a whole number from 1 to 20 is required"),
+    ],
+)
+def test_a_wrong_selection_of_lines_is_refused(given: dict[str, Any], problem: str, inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match=problem):
+        inspector.logs("a", **given)
+
+
+def test_the_lines_of_a_type_are_the_newest_of_each_of_its_tasks(writer: Writer, inspector: Inspector) -> None:
+    now = datetime.now(UTC)
+    for seconds in (1000, 600, 200, 60, 14, 2):
+        writer.line(now - timedelta(seconds=seconds), {"message": f"{seconds}", "task_id": "a"})
+    writer.line(now, {"message": "done", "task_type": "sample:one", "tasks": [{"task_id": "b"}, {"task_id": "c"}]})
+    writer.line(now, {"message": "of its place", "task_type": "sample:two", "task_id": "d"})
+    writer.line(now, "Runtime exited")
+    found = inspector.type_logs("sample:one")
+    assert [line.message for line in found] == ["600", "200", "60", "14", "2", "done", "done", "Runtime exited"]
+    assert [line.task_id for line in found] == ["a"] * 5 + ["b", "c", None]
+    assert [line.message for line in inspector.type_logs("sample:one", limit=5)] == [
+        "14", "2", "done", "done", "Runtime exited"
+    ]  # fmt: skip
+    assert [line.message for line in inspector.type_logs("sample:one", text="60", level="INFO")] == ["600", "60"]
+    with pytest.raises(SelectionError, match=r"there is no task type 'sample:on'\. Did you mean 'sample:one'"):
+        inspector.type_logs("sample:on")
+
+
+def test_a_busy_type_is_searched_no_further_back_than_needed(
+    writer: Writer, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[float] = []
+    events = logs.Search.events
+
+    def counted(self: logs.Search, term: str, window: logs.Window) -> Iterator[dict[str, Any]]:
+        searched.append((datetime.now(UTC) - window[0]).total_seconds())
+        return events(self, term, window)
+
+    monkeypatch.setattr(logs.Search, "events", counted)
+    for number in range(3):
+        writer.line(datetime.now(UTC), {"message": str(number), "task_id": "a"})
+    assert len(inspector.type_logs("sample:one", limit=3)) == 3
+    assert [round(seconds) for seconds in searched] == [15]
 
 
 def test_overlapping_windows_are_one_search() -> None:

@@ -46,6 +46,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> FakeInspector:
     monkeypatch.setattr(target, "program", lambda: "jobs")
     monkeypatch.setattr(following, "POLL_SECONDS", 0)
     monkeypatch.setattr(task_commands, "POLL_SECONDS", 0)
+    monkeypatch.setattr(task_commands, "FOLLOW_SECONDS", 0)
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "JOBLANE_STAGE"):
         monkeypatch.delenv(name, raising=False)
     return made

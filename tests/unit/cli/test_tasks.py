@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from joblane.cli import terminal
+from joblane.cli.commands import tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
@@ -188,6 +189,35 @@ def test_followed_lines_as_json_are_one_document_a_line(jobs: Run, stub: FakeIns
     stub.answers |= {"task": ended(State.COMPLETED), "logs": (views.log_line("a"), views.log_line("b"))}
     out = jobs("logs", "x", "-f", "--json").out
     assert [json.loads(line)["message"] for line in out.splitlines()] == ["a", "b"]
+
+
+def test_following_ends_after_ten_minutes(jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub.given(task=running(), logs=(views.log_line(),))
+    monkeypatch.setattr(tasks, "FOLLOWED_SECONDS", -1)
+    ran = jobs("logs", "x", "--follow")
+    assert (ran.code, len(stub.called("logs"))) == (0, 1)
+    assert "No longer following, after ten minutes." in ran.err
+
+
+def test_lines_that_look_the_same_are_all_shown_and_once(jobs: Run, stub: FakeInspector) -> None:
+    line = views.log_line("twice")
+    stub.answers["task"] = [running(), running(), ended(State.COMPLETED)]
+    stub.answers["logs"] = [(line, line), (line, line), (line, views.log_line("late"), line)]
+    out = jobs("logs", "x", "-f").out
+    assert (out.count("twice"), out.count("late")) == (2, 1)
+
+
+def test_the_lines_of_a_type_are_those_of_the_options(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["type_logs"] = (views.log_line("a"),)
+    assert "a" in jobs("logs", "--type", "data:export", "--level", "warning", "--text", "x y").out
+    [*_, (arguments, named)] = stub.called("type_logs")
+    assert (arguments, named) == (("data:export",), {"level": "WARNING", "text": "x y", "limit": 200})
+
+
+@pytest.mark.parametrize("arguments", [(), ("x", "--type", "data:export")])
+def test_either_an_id_or_a_type_is_required(arguments: tuple[str, ...], jobs: Run) -> None:
+    ran = jobs("logs", *arguments)
+    assert (ran.code, "an id or --type is required, and not both" in ran.err) == (2, True)
 
 
 # --- wait ------------------------------------------------------------------------------------------------------------

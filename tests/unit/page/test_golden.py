@@ -178,6 +178,10 @@ PAGES: dict[str, tuple[str, Callable[[], Given]]] = {
         lambda: {"lines": [views.log_line(), replace(views.log_line("it broke"), level="ERROR", attempt=None)]},
     ),
     "logs-none": ("/task/logs?id=one", dict),
+    "logs-type": (
+        "/runs/logs?type=data:export&level=INFO&text=wrote&live=15m",
+        lambda: {"lines": [replace(views.log_line(), task_id="one"), views.log_line("Runtime exited")]},
+    ),
     "bulks": ("/bulk", bulks),
     "bulks-none": ("/bulk", dict),
     **{f"bulk-{id_}": (f"/bulk/show?id={id_}", bulks) for id_ in ("bulk-1", "bulk-2", "b3", "b4")},

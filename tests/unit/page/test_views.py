@@ -408,6 +408,30 @@ def test_a_command_on_the_page_quotes_the_id(stub: FakeInspector) -> None:
         assert "joblane --stage dev logs -- -x</code>" in browser.get(path, params={"id": "-x"}).text
 
 
+@pytest.mark.parametrize(
+    ("live", "state", "is_followed", "sentence"),
+    [
+        ("yes", State.ACTIVE, True, "Following, newest line first."),
+        ("5m", State.ACTIVE, True, "Following, newest line first."),
+        ("11m", State.ACTIVE, False, "ten minutes have passed"),
+        ("2999-01-01T00:00Z", State.ACTIVE, False, "ten minutes have passed"),
+        ("yes", State.COMPLETED, False, "the task has ended"),
+        ("", State.ACTIVE, False, ""),
+    ],
+)
+def test_logs_are_followed_for_ten_minutes(
+    live: str, state: State, is_followed: bool, sentence: str, browser: TestClient, stub: FakeInspector
+) -> None:
+    stub.rows = [task_row(id="one", state=state)]
+    found = browser.get("/task/logs", params={"id": "one", "live": live, "level": "ERROR"}).text
+    assert ('hx-trigger="every 2s' in found) is is_followed
+    assert sentence in found
+    address = re.search(r'hx-get="([^"]*)"', found)
+    if address is not None:  # the time is kept, so that it ends
+        assert "live=20" in address[1]
+        assert "level=ERROR" in address[1]
+
+
 # --- Many ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from joblane.worker.outcome import MAX_TRACEBACK, Failure, normalised
+from tests.builders import views
 
 
 @pytest.mark.parametrize(
@@ -74,3 +80,45 @@ def test_a_group_of_thousands_of_errors_is_shortened() -> None:
     group = ExceptionGroup("many", [ExceptionGroup("some", [ValueError(f"item {n}") for n in range(1_000)])])
     assert "1 of the group" in kept(group).traceback
     assert "item 999" not in kept(group).traceback
+
+
+# --- The place ------------------------------------------------------------------------------------------------------
+
+
+def raised(function: Callable[[], object]) -> Exception:
+    try:
+        function()
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def fails_in_a_library() -> None:
+    json.loads("{")
+
+
+def test_the_innermost_frame_of_the_projects_own_code_is_found() -> None:
+    error = raised(fails_in_a_library)
+    attempt = replace(views.attempt(1), traceback=kept(error).traceback)
+    # then its path is relative, unlike the paths of a library
+    own = "tests/unit/worker/test_failure.py"
+    assert f'File "{own}", line ' in kept(error).traceback
+    assert re.search(r'File "/.*/json/decoder.py"', kept(error).traceback)
+    line = fails_in_a_library.__code__.co_firstlineno + 1
+    assert attempt.raised_at == f'{own}, line {line}, in fails_in_a_library: json.loads("{{")'
+
+
+@pytest.mark.parametrize(
+    ("traceback", "place"),
+    [
+        (None, None),
+        ("", None),
+        ('  File "/opt/python/x.py", line 3, in run\n    go()\n', None),
+        ('  File "<string>", line 3, in run\n', None),
+        ('  File "a/b.py", line 3, in run\n  File "/opt/python/x.py", line 1, in go\n', "a/b.py, line 3, in run"),
+        ('  File "a.py", line 3, in <lambda>\n    go()\n    ^^^^\nValueError: x', "a.py, line 3, in <lambda>: go()"),
+        ('  | File "a.py", line 9, in each\n  |   go()\n', "a.py, line 9, in each: go()"),
+    ],
+)
+def test_a_traceback_without_own_code_has_no_place(traceback: str | None, place: str | None) -> None:
+    assert replace(views.attempt(1), traceback=traceback).raised_at == place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from joblane.cli import filters, lists, options, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
-from joblane.inspector.filter import MAX_LOG_LINES
+from joblane.inspector.filter import LOG_LEVELS, MAX_LOG_LINES
 from joblane.inspector.sentences import searched_line
 from joblane.inspector.shell import argument
 from joblane.inspector.short_id import task_of
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from joblane.inspector.views import Found, FoundGroup, LogLine, TaskView
 
 POLL_SECONDS = 1.0
+FOLLOW_SECONDS = 2.0
+FOLLOWED_SECONDS = 600
+"""A terminal that is left open asks CloudWatch no longer than this."""
+NEWEST_LINES = 200
+NO_LINES = "No such log lines: of a type, only the last 15 minutes are searched."
 LATE = timedelta(minutes=2)
 """Time after which CloudWatch has the lines of a run."""
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
@@ -78,38 +84,68 @@ def show(context: typer.Context, id_: options.IdOrPrefix, as_json: options.AsJso
 
 def logs(
     context: typer.Context,
-    id_: options.IdOrPrefix,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the task has ended.")] = False,
+    id_: Annotated[str | None, typer.Argument(metavar="ID", help="Task id, or its beginning.")] = None,
+    *,
+    type_: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="The newest lines of a type, instead of a task's lines.",
+            autocompletion=options.task_types,
+        ),
+    ] = None,
+    level: Annotated[str | None, typer.Option(metavar="LEVEL", help=f"Lowest level: {', '.join(LOG_LEVELS)}.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only lines with this text; upper and lower case differ.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow for ten minutes, or until the task has ended.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", "--as-json", help="JSON: one document; with --follow, an object per line.")
     ] = False,
 ) -> None:
-    """Show the log lines of all attempts of one task."""
-    inspector = target.inspector(context)
-    view = task_of(inspector, id_)
-    id_, ended = view.row.id, view.row.state in ENDED
-    lines = inspector.logs(id_, limit=MAX_LOG_LINES)
+    """Show the log lines of all attempts of one task, or the newest lines of a type."""
+    if (id_ is None) == (type_ is None):
+        raise typer.BadParameter("an id or --type is required, and not both", param_hint="ID")
+    inspector, level = target.inspector(context), level and level.upper()
+    view = None if id_ is None else task_of(inspector, id_)
+
+    def read() -> tuple[LogLine, ...]:
+        if view is not None:
+            return inspector.logs(view.row.id, level=level, text=text, limit=MAX_LOG_LINES)
+        return inspector.type_logs(type_ or "", level=level, text=text, limit=NEWEST_LINES)
+
+    def has_ended() -> bool:
+        return view is not None and inspector.task(view.row.id).row.state in ENDED
+
+    lines, is_over = read(), view is not None and view.row.state in ENDED
     terminal.answer(lines, as_json=as_json and not follow)
-    console, shown = terminal.console(), 0
+    console, shown, ends = terminal.console(), Counter[str](), time.monotonic() + FOLLOWED_SECONDS
     try:
         while True:
-            for line in lines[shown:]:
-                if as_json:
-                    typer.echo(terminal.json_of(line))
-                else:
-                    _print_log_line(console, line)
-            shown = max(shown, len(lines))
-            if not follow or ended or terminal.Output.is_closed_by_reader:
+            found = Counter[str]()
+            for line in lines:
+                found[key := repr(line)] += 1
+                if found[key] > shown[key]:  # CloudWatch may have it later than a line that was written after it
+                    if as_json:
+                        typer.echo(terminal.json_of(line))
+                    else:
+                        _print_log_line(console, line)
+            shown |= found
+            if not follow or is_over or terminal.Output.is_closed_by_reader:
                 break
-            time.sleep(POLL_SECONDS)
-            ended = inspector.task(id_).row.state in ENDED  # before the lines, so that they include the last ones
-            lines = inspector.logs(id_, limit=MAX_LOG_LINES)
+            if time.monotonic() > ends:
+                terminal.say("No longer following, after ten minutes. The same command follows again.")
+                break
+            time.sleep(FOLLOW_SECONDS)
+            is_over = has_ended()  # before the lines, so that they include the last ones
+            lines = read()
     except KeyboardInterrupt:
-        terminal.say("\nNo longer following; the task continues.")
+        terminal.say("\nNo longer following." if view is None else "\nNo longer following; the task continues.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     if not shown:
-        terminal.say(_no_lines(view, datetime.now(UTC)))
-    if shown >= MAX_LOG_LINES:
+        terminal.say(_no_lines(view, datetime.now(UTC)) if view and not (level or text) else NO_LINES)
+    if view is not None and len(lines) >= MAX_LOG_LINES:
         terminal.say(f"These are the first {MAX_LOG_LINES:,} lines; CloudWatch has the rest.")
 
 

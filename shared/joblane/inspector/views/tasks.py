@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -133,6 +134,12 @@ class Found:
     after: str | None
 
 
+OWN_FRAME = re.compile(
+    r'^ +(?:\| +)?File "([^/<"][^"]*)", line (\d+), in (.+)(?:\n +(?:\| +)?(?!File ")(\S.*))?', re.MULTILINE
+)
+"""A frame of the project's own code: its path is relative to the folder of the function."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet.
@@ -173,6 +180,16 @@ class Attempt:
     def error(self) -> str:
         """``TimeoutError: the upload did not end``; empty without an error."""
         return f"{self.error_type}: {self.error_message or ''}".rstrip(": ") if self.error_type else ""
+
+    @property
+    def raised_at(self) -> str | None:
+        """``functions/mail/handler.py, line 12, in send: provider.send(mail)``: the innermost frame of the project's
+        own code; None if the traceback has none."""
+        found = OWN_FRAME.findall(self.traceback or "")
+        if not found:
+            return None
+        file, line, function, code = found[-1]
+        return f"{file}, line {line}, in {function}" + (f": {code}" if code else "")
 
 
 LISTINGS[Attempt] = Listing(
@@ -453,7 +470,7 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a log. ``attempt`` None: the line names no attempt. ``fields``: the rest of the JSON."""
+    """A line of a log. ``attempt``, ``task_id`` None: the line names none. ``fields``: the rest of the JSON."""
 
     at: datetime
     level: str
@@ -461,14 +478,16 @@ class LogLine:
     attempt: int | None
     request_id: str | None
     fields: Mapping[str, Any]
+    task_id: str | None = None
 
 
 LISTINGS[LogLine] = Listing(
     "Logs",
-    "This task has no log lines, or they are no longer kept.",
+    "There are no such log lines, or they are no longer kept.",
     (
         Column("At", "at", Kind.STAMP),
         Column("Level", "level"),
+        Column("Task", "task_id", Kind.ID, optional=True),
         Column("Attempt", "attempt", Kind.NUMBER),
         Column("Message", "message"),
         Column("Fields", "fields"),

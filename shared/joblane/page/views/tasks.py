@@ -89,11 +89,6 @@ def _show(request: Request, view: TaskView, status: int = 200, **editing: Any) -
     return page(request, "task.html", status, view=view, row=view.row, **editing)
 
 
-def logs(request: Request, inspector: Inspector) -> Response:
-    id_ = task_of(inspector, request.query_params.get("id", "")).row.id
-    return page(request, "logs.html", id=id_, lines=inspector.logs(id_))
-
-
 def act(request: Request, inspector: Inspector) -> Response:
     """Carry out the action of a button."""
     given = form(request)
