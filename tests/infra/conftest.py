@@ -212,7 +212,7 @@ def uv() -> str:
 def one_version() -> Iterator[None]:
     """Git compares the files of this checkout with its commit once, and not for each of nearly 200 syntheses."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("joblane.cdk.constructs.migration.version_of", functools.cache(version_of))
+        patch.setattr("joblane.cdk.constructs.code.version_of", functools.cache(version_of))
         yield
 
 

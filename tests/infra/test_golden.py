@@ -53,7 +53,7 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
     "signed": {"api": "::(Api|Stage|Authorizer|LogGroup)"},
 }
 """App → its stacks without their prefix → pattern of the resources. An empty pattern shows all, and the outputs."""
-LEFT_OUT = ("Metadata", "Path", "Tags", "UpdateReplacePolicy", "Version")
+LEFT_OUT = ("JOBLANE_DEPLOY", "Metadata", "Path", "Tags", "UpdateReplacePolicy", "Version")
 WIDTH = 110
 HASH = re.compile(r"[0-9a-f]{64}")
 HERE = re.compile(r"arn:\$\{AWS::Partition\}:([a-z0-9-]+):\$\{AWS::Region\}:\$\{AWS::AccountId\}:")

@@ -81,6 +81,9 @@ def test_the_migration_records_the_version_of_the_settings_else_the_commit(
     [usual] = templates.of_type(template, "Custom::Migration").values()
     commit = version_of(Path(__file__).parent) or ""
     assert usual["Version"] in (commit, f"{commit.removesuffix('-dirty')}+c0dec0d")
+    # and the sweep notes that it runs
+    assert templates.variables(template, "acme-jobs-sweep")["JOBLANE_DEPLOY"] == usual["Version"]
+    assert "JOBLANE_DEPLOY" not in templates.variables(template, "acme-jobs-bulk")
 
 
 def test_the_migration_logs_in_as_its_own_user_and_grants_the_functions_rights(synth: Synth) -> None:

@@ -161,6 +161,7 @@ class LocalStack:
                 job.result()
             with steps.step("Deployed"):
                 deployment.deploy()
+                self._finish()
             with steps.step("Ticker"):
                 self._start_ticker()
             env_file.write(self.env_file, {**self._task_settings(), **self.environment})
@@ -212,6 +213,14 @@ class LocalStack:
         with steps.step("Database schema"):
             root = self.project.root
             migrate(self.database_url, prefix=self.prefix, version=version_of(root), by=deployer(root))
+
+    def _finish(self) -> None:
+        from joblane.record.deploys import finish_deploy
+        from joblane.record.driver.database import Database
+
+        if version := version_of(self.project.root):
+            with Database(self.database_url) as database:
+                finish_deploy(database.get(), version)
 
     def _synth(self, steps: Checklist, deployment: Deployment) -> None:
         with steps.step("CDK synth"):

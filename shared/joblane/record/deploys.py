@@ -1,4 +1,8 @@
-"""The deploys of a stage, which operators see as marks on charts. The migration of a deploy writes a row."""
+"""The deploys of a stage, which operators see as marks on charts.
+
+The migration of a deploy writes a row, before any function has the new code. The deploy is done once the sweep runs
+that code, or the local stack has deployed it.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,24 @@ insert into joblane.deploys (version, deployed_by) select $1, $2::text
 returning number
 """
 REMOVE = "delete from joblane.deploys where number <= $1::bigint"
+FINISH = """
+update joblane.deploys set done_at = clock_timestamp()
+ where done_at is null and number = (select max(number) from joblane.deploys where version = $1)
+"""
 READ = """
-select at, version, deployed_by from joblane.deploys where at >= $1::timestamptz order by number desc limit $2::int
+select at, version, deployed_by, done_at from joblane.deploys where at >= $1::timestamptz
+ order by number desc limit $2::int
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Deploy:
-    """A deploy. ``by``: the person who deployed. None: not known."""
+    """A deploy. ``by``: the person who deployed. None: not known. ``done_at`` None: it has not ended."""
 
     at: datetime
     version: str
     by: str | None
+    done_at: datetime | None
 
 
 def write_deploy(connection: Connection, version: str, by: str | None) -> bool:
@@ -38,6 +48,11 @@ def write_deploy(connection: Connection, version: str, by: str | None) -> bool:
         connection.run(REMOVE, str(number - KEPT))
         return True
     return False
+
+
+def finish_deploy(connection: Connection, version: str) -> None:
+    """Note that the latest deploy of a version is done, unless it was noted before."""
+    connection.run(FINISH, version)
 
 
 def deploys(connection: Connection, since: datetime, most: int) -> tuple[Deploy, ...]:

@@ -55,9 +55,9 @@ end
 $$
 """
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
-# may only read the migrations' version, the stage and the deploys, except for the time of the planned sweep, and only
-# insert into the audit. PUBLIC may have lost its right to call functions. Two grants at the same time would fail, hence
-# the lock.
+# may only read the migrations' version, the stage and the deploys, except for the times of the planned sweep and of a
+# deploy's end, and only insert into the audit. PUBLIC may have lost its right to call functions. Two grants at the same
+# time would fail, hence the lock.
 GRANT = """
 do $$
 declare
@@ -90,6 +90,7 @@ begin
     end if;
   end loop;
   grant update (planned_sweep_at) on joblane.stage to {user};
+  grant update (done_at) on joblane.deploys to {user};
   grant execute on all functions in schema joblane to {user};
   alter default privileges in schema joblane grant execute on functions to {user};
   alter default privileges grant select, insert, update, delete on tables to {user};

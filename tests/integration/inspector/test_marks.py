@@ -13,7 +13,7 @@ from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import marks
 from joblane.inspector.views import Mark
-from joblane.record.deploys import write_deploy
+from joblane.record.deploys import finish_deploy, write_deploy
 from joblane.record.row.states import State
 from tests.builders.rows import put
 from tests.samples import sample_one
@@ -28,10 +28,20 @@ def kinds(found: Sequence[Mark]) -> list[tuple[str, str]]:
     return [(mark.kind, mark.text) for mark in reversed(found)]
 
 
+def test_a_deploy_that_has_not_ended_is_marked_as_started(deployed: World, inspector: Inspector) -> None:
+    connection = deployed.database.get()
+    for version in ("a1", "b2"):
+        write_deploy(connection, version, None)
+    finish_deploy(connection, "b2")
+    started = ("started", "deploy a1 started, and not done")
+    assert kinds(inspector.marks(TYPE, (ONE,))) == [started, ("deploy", "deploy b2")]
+
+
 def test_each_page_has_the_marks_that_concern_it(deployed: World, inspector: Inspector) -> None:
     # given
     connection = deployed.database.get()
     write_deploy(connection, "3f2a1c0", "ann")
+    finish_deploy(connection, "3f2a1c0")
     inspector.pause(TYPE, ONE, reason="provider is down")
     inspector.resume(TYPE, ONE)
     inspector.pause(QUEUE, QUEUE_OF_ONE)
@@ -96,8 +106,9 @@ def test_old_marks_and_more_than_the_bound_are_left_out(
 ) -> None:
     # given
     deployed.run(
-        "insert into joblane.deploys (at, version)"
-        " select clock_timestamp() - n * interval '1 hour', 'v' || n from generate_series(9, 0, -1) as n"
+        "insert into joblane.deploys (at, done_at, version)"
+        " select clock_timestamp() - n * interval '1 hour', clock_timestamp(), 'v' || n"
+        " from generate_series(9, 0, -1) as n"
     )
     # then
     within = timedelta(hours=3, minutes=30)

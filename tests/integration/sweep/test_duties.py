@@ -14,6 +14,7 @@ from joblane.enqueue.wake import GRID_SECONDS, PLANNED
 from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.record import schedules
+from joblane.record.deploys import write_deploy
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import TimeLimits
 from joblane.record.flow import limit_changes, wrong_times
@@ -192,6 +193,20 @@ def test_a_sweep_with_a_failing_duty_sends_everything_that_is_due(
             assert len(planned) == 1
             assert 50 < planned[0] <= GRID_SECONDS + 60
             assert world.sweep().failed == []
+
+
+def test_a_sweep_notes_that_the_deploy_of_its_code_is_done(
+    world: World, sqs: Accepting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = world.database.get()
+    for version in ("b2", "a1", "b2", "c3"):
+        write_deploy(connection, version, None)
+    monkeypatch.setenv("JOBLANE_DEPLOY", "b2")
+    for id_ in ("first", "second"):
+        run_sweep(world, world.database, sqs, id_)
+        # then it is the latest deploy of this version
+        found = world.run("select version, done_at is not null from joblane.deploys order by number")
+        assert found == [["b2", False], ["a1", False], ["b2", True], ["c3", False]]
 
 
 def test_a_failed_duty_is_followed_by_another_sweep_even_if_nothing_is_due(

@@ -14,6 +14,7 @@ from joblane.cdk.constructs.image import check_images
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.packaging import Package, Packages
 from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.local.git import DIRTY, version_of
 from joblane.project import Project
 from joblane.tasks.function import Function
 from joblane.tasks.places import places_text
@@ -26,6 +27,8 @@ ARCHITECTURES: dict[Architecture, lambda_.Architecture] = {
 }
 
 
+SHORT = 7
+"""Characters of a digest of the code in a version."""
 Tasks = Mapping[str, Task[Any, Any]]
 
 
@@ -66,6 +69,16 @@ class Shared(Construct):
             compatible_runtimes=[RUNTIME],
             compatible_architectures=[self.architecture],
         )
+
+    @property
+    def version(self) -> str:
+        """The version that the deploy records. Empty: the local stack records it."""
+        if self.stage.local:
+            return ""
+        commit, code = version_of(self.project.root), self.hash[:SHORT]
+        if commit and commit.endswith(DIRTY):
+            commit = f"{commit.removesuffix(DIRTY)}+{code}"
+        return self.stage.version or commit or code
 
     def code_for(self, scope: Construct) -> lambda_.Code:
         """Return the code for functions in the stack of ``scope``. The CDK wants an object for each stack."""

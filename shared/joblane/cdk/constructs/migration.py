@@ -18,7 +18,7 @@ from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.preflight.keys import KEYS_OUTPUT, MIGRATION_OUTPUT, UsedKeys, keys_output
 from joblane.cdk.preflight.moves import RESTORED_OUTPUT
 from joblane.cdk.templates import MIGRATION
-from joblane.local.git import DIRTY, deployer, version_of
+from joblane.local.git import deployer
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
 
@@ -27,8 +27,6 @@ TIMEOUT = timedelta(minutes=14)
 MARGIN = timedelta(minutes=1)
 """CloudFormation's own time limit is an hour, also for a function that was killed."""
 MEMORY_MB = 512
-SHORT = 7
-"""Characters of a digest of the code in a version."""
 DIGEST = 16
 MOVE = "move"
 """Key of the context: the time at which `joblane deploy` moves the stage to another database, as a person wants it.
@@ -76,7 +74,7 @@ class Migration(Construct):
                 "User": access.user or "",
                 **({"Restored": access.restored} if access.restored else {}),
                 **({"Move": move} if (move := self.node.try_get_context(MOVE)) else {}),
-                "Version": _version(shared),
+                "Version": shared.version,
                 "By": "" if stage.local else deployer(shared.project.root) or "",
             },
         )
@@ -118,16 +116,6 @@ def digest_of_migrations(project: Project) -> str:
                 found.update(f"{own.as_posix()}\0".encode() + path.read_bytes() + b"\0")
                 has_module |= is_module
     return found.hexdigest()[:DIGEST] if has_module else ""
-
-
-def _version(shared: Shared) -> str:
-    """Return the version that the deploy records. Empty: the local stack records it."""
-    if shared.stage.local:
-        return ""
-    commit, code = version_of(shared.project.root), shared.hash[:SHORT]
-    if commit and commit.endswith(DIRTY):
-        commit = f"{commit.removesuffix(DIRTY)}+{code}"
-    return shared.stage.version or commit or code
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:

@@ -26,12 +26,12 @@ from joblane.installation import version
 from joblane.names import PLACE, PLACES, SWEEP, function_name, log_group_name
 from joblane.project import FUNCTIONS
 from joblane.quotas import Numbers, rounded_up
-from joblane.settings import EVENT_BUS, MAIL_FROM, NO_IPV4, SCHEDULES, SECRETS, SWEEP_MINUTES, VERSION
+from joblane.settings import DEPLOY, EVENT_BUS, MAIL_FROM, NO_IPV4, SCHEDULES, SECRETS, SWEEP_MINUTES, VERSION
 from joblane.tasks.task import Task
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
-    *(EVENT_BUS, PAGE_ROLE, SWEEP_MINUTES, VERSION),
+    *(DEPLOY, EVENT_BUS, PAGE_ROLE, SWEEP_MINUTES, VERSION),
     *("JOBLANE_TASK", PLACE, PLACES),
 )
 """Environment variables that Joblane sets in functions."""
@@ -164,6 +164,7 @@ class TaskFunction(JobFunction):
         self.numbers = numbers
         sender = stage.ses_sender if any(task.grants.mail for task in tasks) else None
         settings = dict.fromkeys(name for task in tasks for name in task.environment)
+        sweeps = any(task.type == SWEEP for task in tasks)
         super().__init__(
             scope,
             id_,
@@ -177,11 +178,12 @@ class TaskFunction(JobFunction):
                 **{name: stage.settings[name] for name in settings if name in stage.settings},
                 **({"JOBLANE_TASK": first.type} if first.place is None else {PLACE: first.place.name}),
                 **({MAIL_FROM: sender} if sender else {}),
+                **({DEPLOY: shared.version} if sweeps and shared.version else {}),
             },
             login=shared.access.functions,
             image=first.place.image if first.place else None,
             # all other duties of a stage depend on the sweep
-            recursive=any(task.allows_loops or task.type == SWEEP for task in tasks),
+            recursive=sweeps or any(task.allows_loops for task in tasks),
         )
         if sender:
             self._grant_mail(sender)

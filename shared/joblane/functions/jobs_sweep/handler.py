@@ -3,6 +3,7 @@
 It also writes the metrics of faults that only it can see, for the alarms.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from joblane.enqueue.wake import WOKEN
 from joblane.errors import sqlstate, text_of
 from joblane.handler.context import TaskContext
 from joblane.names import SWEEP, Queue, front_door_name
+from joblane.record.deploys import finish_deploy
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE
 from joblane.record.driver.time_limits import SWEEP as SWEEP_LIMITS
 from joblane.sqs.client import Sqs
@@ -94,6 +96,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure(ctx, swept, found)
     _measure_due(waits)
     _measure_held(held)
+    if version := os.environ.get(settings.DEPLOY):
+        duties.run("deploy", lambda: finish_deploy(connection, version), None)
     # last: only charts and lists of errors depend on these
     duties.run("causes", lambda: note_causes(connection, may_continue=within_share(may_continue)), 0)
     added = duties.run("run statistics", lambda: add_up(connection, may_continue=may_continue), AddedUp())

@@ -66,6 +66,8 @@ def marks(scope: Scope, kind: PauseScope, names: Sequence[str], within: timedelt
     since = now - within
     found = [
         Mark(at=deploy.at, kind="deploy", text=f"deploy {deploy.version}", who=deploy.by)
+        if deploy.done_at
+        else Mark(at=deploy.at, kind="started", text=f"deploy {deploy.version} started, and not done", who=deploy.by)
         for deploy in deploys(connection, since, MOST)
     ]
     found += _bulk_actions(scope, connection, kind, names, since)

@@ -85,7 +85,7 @@ class Performance:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An event on a chart. ``kind``: deploy, pause, resume, limit or bulk.
+    """An event on a chart. ``kind``: deploy, pause, resume, limit or bulk; started: a deploy that has not ended.
 
     ``who``: None if it is not known. ``target``: of its entries in the audit, for example ``type:data:export``; None
     for a deploy and a bulk action. ``bulk``: the id of the bulk action.

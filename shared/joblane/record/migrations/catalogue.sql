@@ -37,7 +37,7 @@ rights as (
     from relations r, aclexplode(r.relacl) a where a.grantee <> r.relowner
   union all
   select a.grantee, a.privilege_type, r.name, quote_ident(c.attname),
-         a.privilege_type = 'SELECT' or r.relname = 'stage' and c.attname = 'planned_sweep_at'
+         a.privilege_type = 'SELECT' or (r.relname, c.attname) in (('stage', 'planned_sweep_at'), ('deploys', 'done_at'))
     from relations r join pg_attribute c on c.attrelid = r.oid, aclexplode(c.attacl) a where a.grantee <> r.relowner
   union all
   select a.grantee, a.privilege_type, 'schema joblane', '', a.privilege_type = 'USAGE'

@@ -541,7 +541,9 @@ create table joblane.deploys (
     -- Version: that of the stage's settings, or the commit.
     version text not null,
     -- Person who deployed. Null: not known.
-    deployed_by text
+    deployed_by text,
+    -- Time at which functions with this version ran. Null: the deploy has not ended, or has failed.
+    done_at timestamptz check (done_at between {FIRST} and {LAST})
 )
 """
 
