@@ -19,6 +19,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_database
+from joblane.inspector.stage.overview import glance
 from joblane.local.postgres import Postgres
 from joblane.names import Queue
 from joblane.record import schedules
@@ -243,7 +244,7 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         for by in ("type", "tenant"):
             calls[f"statistics: by {by}, {within_}"] = _statistics(inspector, within_, by)
     for what, part in (*doctor_database.PARTS, *doctor.OF_WORK):
-        calls[f"doctor: {what}"] = lambda part=part: list(part(scope))  # type: ignore[misc]
+        calls[f"doctor: {what}"] = lambda part=part: list(part(glance(scope)))  # type: ignore[misc]
     return calls
 
 

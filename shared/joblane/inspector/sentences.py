@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         ScheduleRow,
         TypeView,
     )
-    from joblane.record.flow.limit_status import LimitValues
+    from joblane.record.flow.limit_status import LimitChange, LimitValues
 
+UNKNOWN_OPERATOR = "an unknown operator"
 PAUSE_EFFECT = "running tasks continue, nothing new starts. Tasks wait without spending attempts"
 MISSED_SHOWN = 6
 """Times of missed ticks; ``--json`` shows more."""
@@ -165,6 +166,17 @@ def resumed_line(was: Pause) -> str:
     return f"Resumed {was.scope} {was.name}; it was paused{_by(was.by)} since {stamp(was.since)}."
 
 
+def held_pause_line(
+    pause: Pause | SchedulePause, now: datetime, *, waiting: int = 0, oldest: float | None = None
+) -> str:
+    """How long a pause lasts, by whom and why, and the due tasks that wait for its end. ``oldest``: in seconds."""
+    line = f"paused {lasting(now - pause.since)} ago by {pause.by or UNKNOWN_OPERATOR}{_because(pause.reason)}"
+    if not waiting or oldest is None:
+        return line
+    waits = f"{plural(waiting, 'due task')} wait{'' if waiting != 1 else 's'}"
+    return f"{line.rstrip('.')}. {waits} for its end, the oldest for {lasting(timedelta(seconds=oldest))}"
+
+
 # --- Schedules -----------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +247,34 @@ def change_lines(limits: Iterable[LimitStatus]) -> list[str]:
         which = limit_name(limit, change.kind)
         lines.append(f"{which}: {values} set{_by(change.by)} {until}{_because(change.reason)}. {declared}.")
     return list(dict.fromkeys(lines))
+
+
+def set_line(
+    change: LimitChange | None,
+    declared: LimitValues | None,
+    now: datetime,
+    *,
+    waiting: int,
+    oldest: float | None,
+    target: timedelta | None,
+) -> str:
+    """A value that an operator has set, or a declared 0, with the tasks that wait because of it.
+
+    ``change`` None: only the declared value holds. ``declared`` None: no task declares the limit any more.
+    ``oldest``: seconds since the first of the tasks was due. ``target``: the one that is missed; None: none is.
+    """
+    if change is None:
+        line = "0 at a time is declared, so no task starts"
+    else:
+        until = f", until {stamp(change.until)}" if change.until else ""
+        by = f"by {change.by or UNKNOWN_OPERATOR}{until}{_because(change.reason)}"
+        line = f"{values_line(change.values)} was set {lasting(now - change.since)} ago {by}".rstrip(".")
+        line += ". No task declares this limit any more" if declared is None else f". Declared: {values_line(declared)}"
+    if not waiting or oldest is None:
+        return line
+    missed = f"; the target is {lasting(target)}" if target is not None else ""
+    waits = f"{plural(waiting)} wait{'' if waiting != 1 else 's'}"
+    return f"{line}. {waits}, the first for {lasting(timedelta(seconds=oldest))}{missed}"
 
 
 def allowed_line(limit: LimitStatus) -> str:

@@ -309,7 +309,7 @@ def test_a_dropped_table_is_reported_once_with_the_statement_that_creates_it(sta
 def test_a_table_that_newer_code_has_lost_is_reported(stage: Stage) -> None:
     stage.world.run("update joblane.alembic_version set version_num = '9999'")
     stage.world.run("drop table joblane.pauses")
-    assert stage.wrong()["pauses"].found.startswith(
+    assert stage.wrong()["types"].found.startswith(
         'the database lacks a table, column or function of its migrations: relation "joblane.pauses"'
     )
 
@@ -428,6 +428,33 @@ values ('openai', 0, 'its quota', 'ann', clock_timestamp(), null),
        ('gone:type/a b', 0, null, null, clock_timestamp(), null),
        ('gone:over', 0, null, null, clock_timestamp(), clock_timestamp())
 """
+
+
+def stop(stage: Stage, name: str, slots: int) -> Stage:
+    """Let an operator set a shared limit whose declared value is 5."""
+    stage.sql("insert into joblane.limits (name, slots) values ($1, 5) on conflict do nothing", name)
+    return stage.sql(
+        "insert into joblane.limit_changes (name, slots, reason, changed_by) values ($1, $2, 'by mistake', 'ann')"
+        " on conflict (name) do update set slots = excluded.slots",
+        name,
+        slots,
+    )
+
+
+def wait_for(stage: Stage, limit: str, number: int) -> Stage:
+    """Let tasks wait for a limit since a minute ago."""
+    for n in range(number):
+        waits: dict[str, Any] = {
+            "wait_kind": "limit",
+            "waits_for": limit,
+            "shared_limit": limit,
+            "place": 1.0,
+            "seq": n + 1,
+        }
+        put(stage.world, sample_one, f"held-{n}", state="held", due_at=In(-60), first_due_at=In(-60), **waits)
+    return stage
+
+
 REFUSAL = "AccessDeniedException: no. Allow the function's role events:PutEvents on the bus."
 
 
@@ -765,7 +792,67 @@ WORK = {
             "0 at a time was set … s ago by an unknown operator. No task declares this limit any more",
             "`joblane limits reset gone:type --key 'a b'` removes it",
         ),
-        *(Finds(same, f"limit {name}", WARNING, "") for name in ("openai", "sample:one, key 7", "gone:over")),
+        Finds(
+            same,
+            "limit openai",
+            WARNING,
+            "0 at a time was set … s ago by ann: its quota. Declared: 5 at a time",
+            "`joblane limits reset openai` returns to the declared values",
+        ),
+        Finds(same, "limit sample:one, key 7", WARNING, "…", "`joblane limits reset sample:one --key 7` …"),
+        Finds(same, "limit gone:over", WARNING, ""),
+    ),
+    "a limit that stops tasks, by an operator": (
+        Finds(lambda stage: stop(stage, "openai", 0), "limit openai", WARNING, "0 at a time was set …. Declared: …"),
+        Finds(
+            lambda stage: wait_for(stage, "openai", 3),
+            "limit openai",
+            BAD,
+            "0 at a time was set … ago by ann: by mistake. Declared: 5 at a time. 3 tasks wait, the first for 1 min",
+            "`joblane limits reset openai` returns to the declared values",
+        ),
+        Finds(lambda stage: stop(stage, "openai", 4), "limit openai", WARNING, "4 at a time …. 3 tasks wait, …"),
+        Finds(
+            lambda stage: stage.sql("update joblane.tasks set due_at = due_at - interval '1 h' where state = 'held'"),
+            "limit openai",
+            BAD,
+            "4 at a time …. 3 tasks wait, the first for 1 h; the target is 10 min",
+        ),
+        Finds(lambda stage: stop(stage, "openai", 6), "limit openai", BAD, ""),
+    ),
+    "a limit that stops tasks, by its declaration": (
+        Finds(lambda stage: stage.sql("insert into joblane.limits values ('closed', 0)"), "limit closed", BAD, ""),
+        Finds(
+            lambda stage: wait_for(stage, "closed", 1),
+            "limit closed",
+            BAD,
+            "0 at a time is declared, so no task starts. 1 task waits, the first for 1 min",
+            "`joblane limits set closed …` lets tasks start; or declare another value, and deploy",
+        ),
+    ),
+    "more lowered limits than are named": (
+        Finds(
+            lambda stage: stage.sql(
+                "insert into joblane.limits (name, slots) select 'l' || n, 5 from generate_series(1, 12) n"
+            ).sql("insert into joblane.limit_changes (name, slots) select 'l' || n, 4 from generate_series(1, 12) n"),
+            "limits",
+            WARNING,
+            "operators have lowered 2 more limits",
+            "`joblane limits` lists them",
+        ),
+        Finds(same, "limit l1", WARNING, "…"),
+    ),
+    "a pause for which tasks are late": (
+        Finds(lambda stage: stage.sql(PAUSES), "queue low", GOOD, "paused 1 h ago by an unknown operator"),
+        Finds(
+            lambda stage: stage.insert("late", "sample:tick", "pending").sql(
+                "update joblane.tasks set due_at = due_at - interval '30 min' where id = 'late'"
+            ),
+            "queue low",
+            WARNING,
+            "paused 1 h ago by an unknown operator. 1 due task waits for its end, the oldest for 30 min",
+            "still wanted? `joblane resume queue low` ends it",
+        ),
     ),
 }
 AWS = {

@@ -68,7 +68,13 @@ def test_each_page_has_the_marks_that_concern_it(deployed: World, inspector: Ins
     assert kinds(inspector.marks(TENANT, ("acme",))) == [deploy, ("pause", "tenant acme paused")]
     other, mine = sorted({"critical", "default", "low"} - {QUEUE_OF_ONE})[0], QUEUE_OF_ONE
     assert kinds(inspector.marks(QUEUE, (other,))) == [deploy]
-    assert kinds(inspector.marks(QUEUE, (other, mine))) == [deploy, ("pause", f"queue {mine} paused")]
+    assert kinds(inspector.marks(QUEUE, (other, mine))) == [
+        deploy,
+        ("pause", f"queue {mine} paused"),
+        ("limit", f"limit {ONE} set"),
+    ]
+    of_limits = [("limit", f"limit {ONE} set")]
+    assert kinds(inspector.marks(QUEUE, (mine,))) == [deploy, ("pause", f"queue {mine} paused"), *of_limits]
     [first] = [mark for mark in inspector.marks(TYPE, (ONE,)) if mark.text == f"type {ONE} paused"]
     assert (first.who, first.reason, first.target) == ("op", "provider is down", f"type:{ONE}")
 

@@ -16,10 +16,12 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import NOT_IN_DEV, sqlstate, text_of
 from joblane.inspector.durations import lasting
+from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import first_of, later_line, saving_line
-from joblane.inspector.stage import batching, doctor_aws, doctor_database, overview
+from joblane.inspector.stage import batching, doctor_aws, doctor_database
 from joblane.inspector.stage.aws import is_emulator
+from joblane.inspector.stage.overview import STUCK, Glance, glance
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
@@ -48,9 +50,10 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
     """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
     addition to missing migrations, and what is missing in the schema is reported once."""
     is_broken = False
+    seen = glance(scope)
     for what, part in (*doctor_database.PARTS, *OF_WORK):
         try:
-            found = [*part(scope)] if part in doctor_database.SHOWN_WHOLE else _findings(part(scope))
+            found = [*part(seen)] if part in doctor_database.SHOWN_WHOLE else _findings(part(seen))
             yield from found
             is_broken = is_broken or (part is doctor_database.schema and any(each.grade is Grade.BAD for each in found))
         except (PostgresError, OSError) as error:
@@ -105,9 +108,6 @@ MINUTES = 15
 LEAST_RUNS = 5
 """With fewer runs that ended in the period, times and shares of failures mean nothing."""
 WARNING_SHARE, BAD_SHARE = 0.1, 0.5
-STUCK = "5 min"
-"""A lease is stuck this long after its end: until then the message, or the next sweep, finds it."""
-
 FAILING = f"""
 select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
   from joblane.runs
@@ -125,13 +125,6 @@ select type from joblane.runs
  where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
    and tenant is not null
  group by type having min(tenant) <> max(tenant) order by type
-"""
-STUCK_LEASES = f"""
-select type, count(*), min(id)
-  from (select id, type, state, lease_until from joblane.tasks where finished_at is null
-         order by created_at, id limit {BOUND}) as live
- where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'
- group by type order by type
 """
 MOST_TYPES = 5
 """Types that a finding names."""
@@ -196,26 +189,27 @@ def hooks(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.BAD, f"hooks of {type_}", found, do)
 
 
-def waits(scope: Scope) -> Iterator[Check]:
+def waits(scope: Glance) -> Iterator[Check]:
     """No task has waited longer than the ``target_wait`` of its type, apart from paused tasks."""
-    for (queue, type_), seconds in sorted(overview.read(scope.connection, 1).waits.items()):
+    for (queue, type_), seconds in sorted(scope.recorded.waits.items()):
         task = scope.task(type_)
         if task is not None and seconds > task.target_wait.total_seconds():
             waited, target = lasting(timedelta(seconds=seconds)), lasting(task.target_wait)
             found = f"a task of queue {queue} has been due for {waited}; the target is {target}"
-            do = f"`joblane ls --type {type_} --state pending` and `joblane show ID` say why"
-            yield Check(Grade.BAD, f"waits of {type_}", found, do)
+            do = f"`joblane why {task.type}` says why"
+            yield Check(Grade.BAD, f"waits of {type_}", found, do, path("/runs/why", type=task.type))
     yield Check(Grade.GOOD, "waits", "no due task waits longer than the target of its type")
 
 
-def leases(scope: Scope) -> Iterator[Check]:
+def leases(scope: Glance) -> Iterator[Check]:
     """No run holds its task long after the end of its lease."""
-    for type_, number, example in scope.connection.run(STUCK_LEASES):
+    for type_, (number, example) in sorted(scope.recorded.stuck.items()):
         found = (
             f"{number:,} run{'s' * (number != 1)} ended more than {STUCK} ago without a result, for example {example}"
         )
         do = "does the sweep run? It sends their messages again, and the next claim counts them as lost"
-        yield Check(Grade.WARNING, f"leases of {type_}", found, do)
+        where = path("/tasks", type=type_, lease_over="yes")
+        yield Check(Grade.WARNING, f"leases of {type_}", found, do, where)
     yield Check(Grade.GOOD, "leases", "no run holds a task past its lease")
 
 
@@ -287,7 +281,7 @@ def _counted(number: int) -> str:
     return f"{least}{number:,} {'schedule has' if number == 1 else 'schedules have'}"
 
 
-OF_WORK: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
+OF_WORK: tuple[tuple[str, Callable[[Glance], Iterator[Check]]], ...] = (
     ("runs", failures),
     ("hooks", hooks),
     ("waits", waits),

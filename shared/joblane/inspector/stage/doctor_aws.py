@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
+from joblane.inspector.sentences import UNKNOWN_OPERATOR
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
-from joblane.inspector.stage.doctor_database import UNKNOWN_OPERATOR
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.stage.schedules import paused_of_code
 from joblane.inspector.views import Check, Grade, SchedulePause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -10,33 +11,24 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import ForeignSchemaError, sqlstate, text_of
 from joblane.inspector.durations import lasting, stamp
+from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.shell import argument
-from joblane.inspector.stage import schedules
-from joblane.inspector.stage.overview import LIVE_TASKS
-from joblane.inspector.stage.pauses import current
-from joblane.inspector.tasks.filter_sql import BOUND
-from joblane.inspector.views import Check, Grade, Pause, SchedulePause
-from joblane.names import SWEEP, Queue, full_schedule_name
+from joblane.inspector.stage import doctor_control, schedules
+from joblane.inspector.stage.overview import Glance
+from joblane.inspector.views import Check, Grade
+from joblane.names import SWEEP, full_schedule_name
 from joblane.record import migrations
 from joblane.record import sql_functions as functions
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
-from joblane.record.flow.limit_changes import undeclared_names
-from joblane.record.flow.limit_status import status_of
 from joblane.record.migrations.catalogue import Severity, differences
-from joblane.record.pauses import EVERYTHING
-from joblane.record.row.states import LIVE_SQL
 from joblane.record.schedules import UNDELIVERED
 from joblane.sweep.old_snapshot import old_snapshot
-from joblane.tasks.limit import values_text
 
 CLOCK_SECONDS = 5.0
 """With a larger difference, ticks and due messages get wrong times."""
 BROKEN_CLOCK_SECONDS = 240.0
 """AWS refuses a signature that is five minutes off its own time. Source: IAM, *Signature Version 4*."""
 MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
-OLD_PAUSE = timedelta(days=1)
-UNKNOWN_OPERATOR = "an unknown operator"
 
 WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
 ADVICE = {
@@ -54,13 +46,6 @@ select max(finished_at), clock_timestamp(), (select planned_sweep_at from joblan
   from (select finished_at, result from joblane.tasks
          where type = $1 and finished_at is not null and state = 'completed'
          order by created_at desc, id desc limit 20) as last
-"""
-UNDECLARED = f"""
-with {LIVE_TASKS}
-select type, count(*) from live
- where state in {LIVE_SQL}
-   and type not in (select x.type from jsonb_array_elements_text($2::jsonb) as x(type))
- group by type order by type
 """
 NOT_REGISTERED = """
 select x.name, s.name is not null from jsonb_array_elements_text($1::jsonb) as x(name)
@@ -186,7 +171,8 @@ def ticks(scope: Scope) -> Iterator[Check]:
         some = "and none arrived" if not has_ticks else f"the latest at {stamp(one.missing_at[0])}"
         text = f"{one.missing:,} of its ticks of the last day are missing, {some}"
         do = f"was the stage down, or its lane behind? `joblane schedules run {one.name}` runs its task now"
-        yield Check(Grade.WARNING if has_ticks else Grade.BAD, f"schedule {one.name}", text, do)
+        grade = Grade.WARNING if has_ticks else Grade.BAD
+        yield Check(grade, f"schedule {one.name}", text, do, path("/schedules/show", name=one.name))
     declared = {
         full_schedule_name(task.type, str(each.name)): each for task in scope.tasks.values() for each in task.schedules
     }
@@ -209,12 +195,16 @@ def ticks(scope: Scope) -> Iterator[Check]:
     yield Check(Grade.GOOD, "ticks", "no tick of the last day is missing")
 
 
-def undeclared(scope: Scope) -> Iterator[Check]:
-    declared = [type_ for task in scope.tasks.values() for type_ in task.types]
-    for type_, count in scope.connection.run(UNDECLARED, str(BOUND), json.dumps(declared)):
-        found = f"{count} live task{'s' * (count != 1)} of this type, and no code declares it"
-        do = f"deploy it again, name it in aliases= of another type, or `joblane archive --type {type_}`"
-        yield Check(Grade.BAD, f"type {type_}", found, do)
+def undeclared(scope: Glance) -> Iterator[Check]:
+    declared = {type_ for task in scope.tasks.values() for type_ in task.types}
+    counts: Counter[str] = Counter()
+    for (_, type_), states in scope.recorded.tasks.items():
+        counts[type_] += states.total()
+    for type_, count in sorted(counts.items()):
+        if type_ not in declared:
+            found = f"{count} live task{'s' * (count != 1)} of this type, and no code declares it"
+            do = f"deploy it again, name it in aliases= of another type, or `joblane archive --type {type_}`"
+            yield Check(Grade.BAD, f"type {type_}", found, do, path("/tasks", type=type_))
     yield Check(Grade.GOOD, "types", "the types of all live tasks are declared")
 
 
@@ -228,46 +218,6 @@ def grants(scope: Scope) -> Iterator[Check]:
                 f"tasks of {child!r} wait for its tasks, and it may not send their messages: they start minutes late"
             )
             yield Check(Grade.WARNING, f"type {parent}", found, f"add {child!r} to its grants.enqueue, and deploy it")
-
-
-def pauses(scope: Scope) -> Iterator[Check]:
-    """The pauses of queues, types and tenants, and of schedules of the code."""
-    of_schedules = schedules.paused_of_code(scope).items()
-    found_pauses: list[tuple[str, str, Pause | SchedulePause]] = [
-        *(
-            (f"{one.scope} {one.name}", f"resume {one.scope} {argument(one.name)}", one)
-            for one in current(scope.connection)
-        ),
-        *((f"schedule {name}", f"schedules resume {argument(name)}", one) for name, one in of_schedules),
-    ]
-    for what, resume, pause in sorted(found_pauses, key=lambda each: each[2].since):
-        since = datetime.now(UTC) - pause.since
-        reason = f": {pause.reason}" if pause.reason else ""
-        found = f"paused {lasting(since)} ago by {pause.by or UNKNOWN_OPERATOR}{reason}"
-        if pause.until is None and since > OLD_PAUSE:
-            do = f"still wanted? `joblane {resume}` ends it"
-            yield Check(Grade.WARNING, what, found, do)
-        else:
-            yield Check(Grade.GOOD, what, found)
-    endless = {(str(one.scope), one.name) for one in current(scope.connection) if one.until is None}
-    if endless >= {("queue", str(queue)) for queue in Queue}:
-        resume = ", ".join(f"`joblane resume {kind} {name}`" for kind, name in EVERYTHING if (kind, name) in endless)
-        found = "every queue is paused, and no task starts until they are resumed"
-        yield Check(Grade.WARNING, "pauses", found, f"look what will run, then {resume}")
-
-
-def limits(scope: Scope) -> Iterator[Check]:
-    for limit in [status_of(scope.connection, name) for name in undeclared_names(scope.connection)]:
-        if (change := limit.change) is None:
-            continue
-        of_key, option = (f", key {limit.key}", f" --key {argument(limit.key)}") if limit.key is not None else ("", "")
-        since, reason = lasting(datetime.now(UTC) - change.since), f": {change.reason}" if change.reason else ""
-        found = (
-            f"{values_text(change.values.at_a_time, change.values.rate)} was set {since} ago by "
-            f"{change.by or UNKNOWN_OPERATOR}{reason}. No task declares this limit any more"
-        )
-        do = f"`joblane limits reset {argument(limit.name)}{option}` removes it"
-        yield Check(Grade.WARNING, f"limit {limit.name}{of_key}", found, do)
 
 
 def snapshots(scope: Scope) -> Iterator[Check]:
@@ -286,7 +236,7 @@ def snapshots(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, "snapshots", found, f"end it: {oldest.end}")
 
 
-PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
+PARTS: tuple[tuple[str, Callable[[Glance], Iterator[Check]]], ...] = (
     ("migrations", schema),
     ("writes", writes),
     ("search_path", search_path),
@@ -295,10 +245,10 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("ticks", ticks),
     ("types", undeclared),
     ("grants", grants),
-    ("pauses", pauses),
-    ("limits", limits),
+    ("pauses", doctor_control.pauses),
+    ("limits", doctor_control.limits),
     ("snapshots", snapshots),
 )
 """The migrations come first: on an empty database there is nothing else to check."""
-SHOWN_WHOLE = (schema, pauses)
+SHOWN_WHOLE = (schema, doctor_control.pauses)
 """Parts whose good checks are shown although they have findings."""

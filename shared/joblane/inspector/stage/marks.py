@@ -105,7 +105,8 @@ def _actions(
 
 
 def _targets(scope: Scope, kind: PauseScope, name: str) -> Iterator[str]:
-    """Yield the targets of the audit that concern a name: pauses, including pauses of a type's queues, and limits."""
+    """Yield the targets of the audit that concern a name: pauses, with those of a type's queues, and limits. Those
+    of a queue are the limits of its types, without the limits of single keys."""
     yield f"{kind}:{name}"
     task = scope.task(name) if kind is PauseScope.TYPE else None
     if kind is PauseScope.TYPE:
@@ -114,6 +115,9 @@ def _targets(scope: Scope, kind: PauseScope, name: str) -> Iterator[str]:
         yield from (f"type:{other}" for other in task.types)
         yield from (f"queue:{queue}" for queue in task.lanes)
         yield from (f"limit:{limit}" for limit in limits_of(task))
+    if kind is PauseScope.QUEUE:
+        in_queue = (task for task in scope.tasks.values() if name in task.lanes)
+        yield from (f"limit:{limit}" for task in in_queue for limit in (task.type, *limits_of(task)))
     if kind is PauseScope.TENANT:
         yield from (
             f"limit:{task.type}/{name}" for task in scope.tasks.values() if task.flow and task.flow.key == (TENANT,)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from functools import cached_property
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +31,18 @@ if TYPE_CHECKING:
 MOST_ARCHIVED = 1_000
 """Archived tasks are counted up to here: each is a page of the table, which nothing else reads."""
 
+STUCK = "5 min"
+"""A lease is stuck this long after its end: until then the message, or the next sweep, finds it."""
+
 LIVE_TASKS = """
 edge as materialized (
   select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset $1::int - 1 limit 1
 ),
 live as (
-  (select queue, type, state, tenant, due_at, lease_until, wait_kind from joblane.tasks where finished_at is null
+  (select id, queue, type, state, tenant, due_at, lease_until, wait_kind from joblane.tasks where finished_at is null
     order by created_at, id limit $1::int)
   union all
-  (select queue, type, state, tenant, due_at, lease_until, wait_kind from joblane.tasks
+  (select id, queue, type, state, tenant, due_at, lease_until, wait_kind from joblane.tasks
     where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
     order by created_at desc, id desc limit $1::int)
 )"""
@@ -50,14 +54,19 @@ with {LIVE_TASKS}
 select queue, type, state, case when tenant = any($2::text[]) then tenant end, count(*),
        count(*) filter (where state not in ('active', 'held') and due_at <= clock_timestamp()),
        (extract(epoch from clock_timestamp())
-        - extract(epoch from min(due_at) filter (where state not in ('active', 'held'))))::float8
+        - extract(epoch from min(due_at) filter (where state <> 'active'
+                                                   and (state <> 'held' or wait_kind = 'limit'))))::float8,
+       count(*) filter (where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'),
+       min(id) filter (where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'),
+       count(*) filter (where state = 'held' and wait_kind = 'limit')
   from live
  group by 1, 2, 3, 4
 """
 """Live tasks by lane, state and paused tenant ($2: the paused tenants).
 
-The last columns: the number of tasks that are due and do not run, and the wait of the task that was due first, negative
-if none is due yet. A held task is not late."""
+Then: the number of tasks that are due and do not run; the wait of the task that was due first, negative if none is due
+yet, of held tasks only of those that wait for a limit; the number of runs whose lease ended long ago, with the id of
+one; the number of tasks that wait for a limit."""
 
 STARTED = f"""
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
@@ -109,6 +118,33 @@ class Recorded:
     pauses: dict[tuple[str, str], Pause] = field(default_factory=dict)
     waiting: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Tasks that are due and wait, by the pause that keeps them."""
+    paused_waits: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    """The longest waits in seconds, by the pause that keeps the tasks, and by type."""
+    held: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+    """Tasks that wait for a limit, and the longest wait in seconds, by queue and type."""
+    stuck: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Runs whose lease ended long ago, and the id of one, by type."""
+
+
+@dataclass(frozen=True)
+class Glance(Scope):
+    """A scope in one operation, whose checks read the live tasks once. ``minutes``: of the runs."""
+
+    minutes: int = 1
+
+    @cached_property
+    def recorded(self) -> Recorded:
+        with reading(self.connection) as connection:
+            return read(connection, self.minutes)
+
+    def is_late(self, type_: str, seconds: float) -> bool:
+        """True if tasks of a type wait longer than its ``target_wait``. False for a type that no code declares."""
+        task = self.task(type_)
+        return task is not None and seconds > task.target_wait.total_seconds()
+
+
+def glance(scope: Scope, minutes: int = 1) -> Glance:
+    return Glance(**{each.name: getattr(scope, each.name) for each in fields(Scope)}, minutes=minutes)
 
 
 def overview(scope: Scope, minutes: int) -> Overview:
@@ -152,18 +188,34 @@ def read(connection: Connection, minutes: int) -> Recorded:
     recorded = Recorded(at, Count(min(archived, MOST_ARCHIVED), exact=archived <= MOST_ARCHIVED))
     recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
     tenants = [name for kind, name in recorded.pauses if kind is PauseScope.TENANT]
-    for queue, type_, state, tenant, number, due, waited in connection.run(LIVE_ROWS, str(BOUND), tenants):
+    for queue, type_, state, tenant, number, *numbers in connection.run(LIVE_ROWS, str(BOUND), tenants):
         recorded.live += number
-        if state not in LIVE:  # ended by an update of its row, which the next sweep completes
-            continue
-        recorded.tasks.setdefault((queue, type_), Counter())[State(state)] += number
-        found = [pause for pause in _pauses_of(queue, type_, tenant) if pause in recorded.pauses]
-        recorded.waiting.update(dict.fromkeys(found, due))
-        if waited is not None and waited >= 0 and not found:
-            recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))
+        if state in LIVE:  # or ended by an update of its row, which the next sweep completes
+            recorded.tasks.setdefault((queue, type_), Counter())[State(state)] += number
+            _add(recorded, (queue, type_), tenant, numbers)
     for queue, minute, *numbers in connection.run(STARTED, _last_minutes(at, minutes)[0]):
         recorded.minutes[queue, minute] = numbers
     return recorded
+
+
+def _add(recorded: Recorded, lane: tuple[str, str], tenant: str | None, numbers: Sequence[Any]) -> None:
+    """Add a row of :data:`LIVE_ROWS`. A held task is not late by itself: its limit decides."""
+    due, waited, stuck, example, held = numbers
+    number, one = recorded.stuck.get(lane[1], (0, ""))
+    if example is not None:
+        recorded.stuck[lane[1]] = (number + stuck, one or example)
+    if waited is None:
+        return
+    number, longest = recorded.held.get(lane, (0, 0.0))
+    if held:
+        recorded.held[lane] = (number + held, max(waited, longest))
+        return
+    found = [pause for pause in _pauses_of(*lane, tenant) if pause in recorded.pauses]
+    recorded.waiting.update(dict.fromkeys(found, due))
+    for waits, key in [(recorded.paused_waits.setdefault(each, {}), lane[1]) for each in found]:
+        waits[key] = max(waited, waits.get(key, 0.0))
+    if waited >= 0 and not found:
+        recorded.waits[lane] = max(waited, recorded.waits.get(lane, 0.0))
 
 
 def _pauses_of(queue: str, type_: str, tenant: str | None) -> list[tuple[PauseScope, str]]:

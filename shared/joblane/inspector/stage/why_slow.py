@@ -15,11 +15,11 @@ from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import first_of, runs_on
+from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
-from joblane.inspector.stage.doctor import LEAST_RUNS, STUCK
-from joblane.inspector.stage.overview import LIVE_TASKS
+from joblane.inspector.stage.doctor import LEAST_RUNS
+from joblane.inspector.stage.overview import LIVE_TASKS, STUCK
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.names import OWN_TYPES
@@ -179,7 +179,7 @@ def _paused(_: Scope, subject: _Subject) -> Iterator[Check]:
         live = {PauseScope.QUEUE: subject.queues, PauseScope.TENANT: subject.tenants}.get(pause.scope)
         due = subject.all.due if live is None else live.get(pause.name, _Live()).due
         since, reason = lasting(datetime.now(UTC) - pause.since), f": {pause.reason}" if pause.reason else ""
-        by = pause.by or doctor_database.UNKNOWN_OPERATOR
+        by = pause.by or UNKNOWN_OPERATOR
         text = (
             f"{pause.scope} {pause.name} was paused {since} ago by {by}{reason}. "
             f"{due:,} due {'task waits' if due == 1 else 'tasks wait'} for its end"

@@ -326,12 +326,14 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check. ``do``: the remedy; empty if all is well."""
+    """The result of one check. ``do``: the remedy; empty if all is well. ``path``: the view of the page that shows the
+    cause; empty if none does."""
 
     grade: Grade
     what: str
     found: str
     do: str = ""
+    path: str = ""
 
 
 LISTINGS[Check] = Listing(
