@@ -26,7 +26,7 @@ from joblane import Queue
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import causes, overview
+from joblane.inspector.stage import causes, glance
 from joblane.inspector.tasks import find, listing
 from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
@@ -251,7 +251,7 @@ def _other_queries(scope: Scope) -> list[Query]:
 
     def read_overview() -> None:
         with reading(scope.connection) as connection:
-            overview.read(connection, 60)
+            glance.read(connection, 60)
 
     def walk() -> None:
         listing.ids(scope.connection, archived, middle, 500)
@@ -262,9 +262,9 @@ def _other_queries(scope: Scope) -> list[Query]:
             "overview: statements",
             {"60 minutes": read_overview},
             (
-                Selection(overview.LIVE_ROWS, (str(BOUND), ["acme"])),
-                Selection(overview.ARCHIVED, ()),
-                Selection(overview.STARTED, hour),
+                Selection(glance.LIVE_ROWS, (str(BOUND), ["acme"])),
+                Selection(glance.ARCHIVED, ()),
+                Selection(glance.STARTED, hour),
             ),
         ),
         Query(

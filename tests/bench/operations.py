@@ -19,7 +19,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_database
-from joblane.inspector.stage.overview import glance
+from joblane.inspector.stage.glance import glance
 from joblane.local.postgres import Postgres
 from joblane.names import Queue
 from joblane.record import schedules

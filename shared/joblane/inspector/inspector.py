@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         pauses,
         performance,
         schedules,
+        trouble,
         why_slow,
     )
     from joblane.inspector.tasks import detail, find, listing, logs, waits
@@ -42,9 +43,11 @@ else:  # imported by the first call: a remote inspector needs only the signature
         "joblane.inspector.actions", "audit causes schedule signals single"
     )
     dead, start = modules("joblane.inspector.bulk", "dead start")
-    batches, batching, causes, doctor, limits, marks, overview, pauses, performance, schedules, why_slow = modules(
-        "joblane.inspector.stage",
-        "batches batching causes doctor limits marks overview pauses performance schedules why_slow",
+    batches, batching, causes, doctor, limits, marks, overview, pauses, performance, schedules, trouble, why_slow = (
+        modules(
+            "joblane.inspector.stage",
+            "batches batching causes doctor limits marks overview pauses performance schedules trouble why_slow",
+        )
     )
     detail, find, listing, logs, waits = modules("joblane.inspector.tasks", "detail find listing logs waits")
 
@@ -70,6 +73,18 @@ class Inspector:
     def overview(self, *, minutes: int = 60) -> views.Overview:
         """The queues and their lanes now, with the runs of each of the last ``minutes`` (1 to 240)."""
         return overview.overview(self._scope, minutes)
+
+    @needs(VIEW)
+    def trouble(self) -> views.Trouble:
+        """What needs an operator now, worst first, from the database alone: the checks of the doctor that cost little,
+        values that operators set, pauses with waiting tasks, failing and late types."""
+        return trouble.trouble(self._scope)
+
+    @needs(VIEW)
+    def now(self, *, minutes: int = 60) -> views.Now:
+        """The answers of :meth:`trouble` and :meth:`overview`, and the types with their runs of the last ``minutes`` (1
+        to 240), worst first."""
+        return trouble.now(self._scope, minutes)
 
     @needs(VIEW)
     def tasks(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         BulkView,
         Cause,
         Causes,
+        Check,
         Count,
         DeadLetters,
         LimitStatus,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Paused,
         SchedulePause,
         ScheduleRow,
+        Trouble,
         TypeView,
     )
     from joblane.record.flow.limit_status import LimitChange, LimitValues
@@ -169,7 +171,7 @@ def resumed_line(was: Pause) -> str:
 def held_pause_line(
     pause: Pause | SchedulePause, now: datetime, *, waiting: int = 0, oldest: float | None = None
 ) -> str:
-    """How long a pause lasts, by whom and why, and the due tasks that wait for its end. ``oldest``: in seconds."""
+    """A pause with its age, operator and reason, and the due tasks that wait for its end. ``oldest``: in seconds."""
     line = f"paused {lasting(now - pause.since)} ago by {pause.by or UNKNOWN_OPERATOR}{_because(pause.reason)}"
     if not waiting or oldest is None:
         return line
@@ -261,7 +263,7 @@ def set_line(
     """A value that an operator has set, or a declared 0, with the tasks that wait because of it.
 
     ``change`` None: only the declared value holds. ``declared`` None: no task declares the limit any more.
-    ``oldest``: seconds since the first of the tasks was due. ``target``: the one that is missed; None: none is.
+    ``oldest``: seconds since the first of the tasks was due. ``target``: the missed target; None: no target is missed.
     """
     if change is None:
         line = "0 at a time is declared, so no task starts"
@@ -342,6 +344,35 @@ def batching_line(found: Batching) -> str:
         return f"{saving_line(found)}; {later_line(found)}."
     little = f"a larger batch would save only {found.share:.1%} of the cost of its runs"
     return f"batch_size={found.batch_size} stays: {NO_BATCH.get(found.obstacle, little)}."
+
+
+# --- Now -----------------------------------------------------------------------------------------------------------
+
+
+def trouble_line(trouble: Trouble) -> str:
+    """The first line of an overview: all is well, or the number of things that need an operator."""
+    if not trouble.number:
+        return "All is well: nothing needs you now."
+    return "1 thing needs you." if trouble.number == 1 else f"{trouble.number} things need you."
+
+
+def need_line(check: Check) -> str:
+    """A finding with its subject as one line."""
+    return f"{check.what}: {check.found}"
+
+
+def late_line(due: int, waited: str, target: str, tenant: str | None, its: int) -> str:
+    """Due tasks that wait too long, and the tenant that has ``its`` of them. ``due`` 0: they have just started."""
+    if not due:
+        return f"a task has been due for {waited}; the target is {target}"
+    number = f"{plural(due)} {'is' if due == 1 else 'are'} due, the first for {waited}; the target is {target}"
+    return f"{number}. Tenant {tenant} has {its:,} of them" if tenant else number
+
+
+def held_line(number: int, waited: str, target: str) -> str:
+    """Tasks that wait for a declared limit for too long."""
+    waits = f"{plural(number)} wait{'' if number != 1 else 's'}"
+    return f"{waits} for a limit, the first for {waited}; the target is {target}"
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------

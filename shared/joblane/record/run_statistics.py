@@ -30,6 +30,17 @@ def _bucket(column: str) -> str:
     return f"case when {column} < 1 then 0 else floor(log(2, {column}) * {PER_OCTAVE})::int + 1 end"
 
 
+def bucket_of(column: str) -> str:
+    """Return an expression for the bucket of a column of milliseconds, null for null.
+
+    It uses floating point, which is fast, and can be a bucket off at the limit of two.
+    """
+    return (
+        f"case when {column} < 1 then 0"
+        f" when {column} is not null then floor(ln({column}::float8) / ln(2::float8) * {PER_OCTAVE})::int + 1 end"
+    )
+
+
 def counting(step: str, name: str, queue: str, condition: str = "true") -> str:
     """Return the common table expressions, up to ``rows``, that count the runs that ended from $1 on and before $2.
 

@@ -16,7 +16,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import overview
+from joblane.inspector.stage import glance
 from joblane.inspector.tasks import detail, find, listing, selection, why
 from joblane.inspector.tasks import row as record
 from joblane.inspector.tasks.filter_sql import checked, reading
@@ -289,7 +289,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find, "BOUND", FEW)
     monkeypatch.setattr(selection, "NARROW", FEW // 5)
     monkeypatch.setattr(listing, "MOST_STEPS", 1)
-    monkeypatch.setattr(overview, "BOUND", FEW)
+    monkeypatch.setattr(glance, "BOUND", FEW)
 
 
 @pytest.mark.usefixtures("few")
@@ -323,7 +323,7 @@ def test_a_search_scans_and_sorts_no_table_and_reads_no_more_rows_than_the_bound
 @pytest.mark.usefixtures("few")
 def test_the_overview_reads_no_more_live_tasks_than_twice_the_bound(filled: Scope, explained: Explained) -> None:
     with reading(explained) as connection:  # type: ignore[arg-type]
-        found = overview.read(connection, 60)
+        found = glance.read(connection, 60)
     assert found.live == 2 * FEW
     assert max(explained.rows) <= FEW
 
@@ -516,9 +516,9 @@ def test_plain_texts_are_accepted_for_states_and_queues(filled: Scope) -> None:
 @pytest.mark.parametrize(
     ("sql", "parameters"),
     [
-        (overview.LIVE_ROWS, ("20000", ["acme"])),
-        (overview.ARCHIVED, ()),
-        (overview.STARTED, (START,)),
+        (glance.LIVE_ROWS, ("20000", ["acme"])),
+        (glance.ARCHIVED, ()),
+        (glance.STARTED, (START,)),
         (why.AHEAD, (["sample:one"], "default", START)),
         (detail.RELATED, ("it",)),
         (detail.ATTEMPTS, ("it",)),

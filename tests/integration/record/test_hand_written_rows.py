@@ -18,7 +18,7 @@ from joblane.errors import sqlstate
 from joblane.inspector import wire
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import causes, overview
+from joblane.inspector.stage import causes, glance
 from joblane.page.app import build
 from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
@@ -278,7 +278,7 @@ def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None
     while page.after is not None:
         page = inspector.tasks(after=page.after, limit=1)
     inspector.count(Filter(types=("sample:one",)), action=BulkAction.DELETE)
-    overview.read(inspector._scope.connection, 60)
+    glance.read(inspector._scope.connection, 60)
     causes.read(inspector._scope, Filter(), limit=50)
     rows = inspector.tasks().tasks
     Console(quiet=True).print(tables.listed(rows, 120))

@@ -9,7 +9,7 @@ and types of several tenants without a limit per key, are good checks with an ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from pg8000.exceptions import Error as PostgresError
@@ -21,10 +21,11 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import first_of, later_line, saving_line
 from joblane.inspector.stage import batching, doctor_aws, doctor_database
 from joblane.inspector.stage.aws import is_emulator
-from joblane.inspector.stage.overview import STUCK, Glance, glance
+from joblane.inspector.stage.glance import STUCK, Glance, glance
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
+from joblane.inspector.views.now import BAD_SHARE, LEAST_RUNS, WARNING_SHARE
 from joblane.names import SWEEP
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 from joblane.record.run_statistics import FAILED_OUTCOMES
@@ -36,24 +37,27 @@ UNREACHABLE = "check that the local stack (`joblane status`) or the cluster runs
 RIGHTS = "if the functions log in with this role, deploy again, which grants its rights; otherwise use their role"
 
 Part = Callable[["Scope"], Iterable[Check]]
+Parts = Sequence[tuple[str, Callable[[Glance], Iterator[Check]]]]
 
 
 def checks(scope: Scope) -> tuple[Check, ...]:
     """All checks, worst first."""
-    found = [*checks_of_database(scope)]
+    found = [*checks_of_database(glance(scope))]
     for what, permission, part in doctor_aws.PARTS:
         found += _aws(scope, what, permission, part)
     return tuple(sorted(found, key=lambda check: ORDER.index(check.grade)))
 
 
-def checks_of_database(scope: Scope) -> Iterator[Check]:
-    """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
-    addition to missing migrations, and what is missing in the schema is reported once."""
+def checks_of_database(scope: Glance, parts: Parts | None = None) -> Iterator[Check]:
+    """The checks of the database. ``parts`` None: all.
+
+    If the database is unavailable, that is the only finding. Missing tables are not reported in addition to missing
+    migrations, and what is missing in the schema is reported once.
+    """
     is_broken = False
-    seen = glance(scope)
-    for what, part in (*doctor_database.PARTS, *OF_WORK):
+    for what, part in parts or (*doctor_database.PARTS, *OF_WORK):
         try:
-            found = [*part(seen)] if part in doctor_database.SHOWN_WHOLE else _findings(part(seen))
+            found = [*part(scope)] if part in doctor_database.SHOWN_WHOLE else _findings(part(scope))
             yield from found
             is_broken = is_broken or (part is doctor_database.schema and any(each.grade is Grade.BAD for each in found))
         except (PostgresError, OSError) as error:
@@ -105,9 +109,6 @@ def _aws(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
 
 
 MINUTES = 15
-LEAST_RUNS = 5
-"""With fewer runs that ended in the period, times and shares of failures mean nothing."""
-WARNING_SHARE, BAD_SHARE = 0.1, 0.5
 FAILING = f"""
 select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
   from joblane.runs
@@ -171,12 +172,13 @@ select result ->> 'events_refusal' from joblane.tasks
 def failures(scope: Scope) -> Iterator[Check]:
     """The share of failed runs of each type in the last 15 minutes."""
     rows = scope.connection.run(FAILING)
-    for type_, number, failed in rows:
+    for type_, number, failed in sorted(rows, key=lambda row: (-row[2] / row[1], row[0])):
         share = failed / number
         if number >= LEAST_RUNS and share >= WARNING_SHARE:
             found = f"{failed:,} of {number:,} runs in the last {MINUTES} minutes failed ({share:.0%})"
             do = f"`joblane errors --type {type_} --within {MINUTES}m` shows why; `joblane pause type {type_}` stops it"
-            yield Check(Grade.BAD if share >= BAD_SHARE else Grade.WARNING, f"runs of {type_}", found, do)
+            grade = Grade.BAD if share >= BAD_SHARE else Grade.WARNING
+            yield Check(grade, f"runs of {type_}", found, do, path("/runs", type=type_))
     runs = sum(number for _, number, _ in rows)
     yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
 
@@ -186,7 +188,7 @@ def hooks(scope: Scope) -> Iterator[Check]:
     for type_, number, problem in scope.connection.run(HOOKS):
         found = f"{number:,} run{'s' * (number != 1)} could not start in the last {MINUTES} minutes: {problem}"
         do = "correct the hook and deploy: until then the messages stay in the queue, and no attempt is spent"
-        yield Check(Grade.BAD, f"hooks of {type_}", found, do)
+        yield Check(Grade.BAD, f"hooks of {type_}", found, do, path("/runs", type=type_))
 
 
 def waits(scope: Glance) -> Iterator[Check]:
@@ -240,17 +242,17 @@ def schedules(scope: Scope) -> Iterator[Check]:
     if number:
         found = f"{_counted(number)} a problem, for example {name}: {problem}"
         do = "`joblane schedules --problem` lists them. Put them again with what fits the code, or delete them"
-        yield Check(Grade.WARNING, what, found, do)
+        yield Check(Grade.WARNING, what, found, do, path("/schedules", problem="yes"))
     if late:
         found = f"{_counted(late)} a tick that is more than {LATE} late, for example {late_name}"
         do = "does the sweep run? It makes the tasks of their ticks: `joblane ls --type jobs:sweep`"
-        yield Check(Grade.BAD, "ticks of schedules", found, do)
+        yield Check(Grade.BAD, "ticks of schedules", found, do, path("/schedules/show", name=late_name))
     [[frequent, often]] = scope.connection.run(FREQUENT)
     if frequent:
         found = f"{_counted(frequent)} less than 5 minutes between two ticks, new or changed within a day"
         found = f"{found}, for example {often}"
         do = "wanted? `joblane schedules --sort ticks` lists them, and `joblane schedules pause --tenant` stops many"
-        yield Check(Grade.WARNING, "frequent schedules", found, do)
+        yield Check(Grade.WARNING, "frequent schedules", found, do, path("/schedules", sort="ticks"))
     yield Check(Grade.GOOD, what, "none has a problem, and none is late")
 
 
@@ -281,7 +283,7 @@ def _counted(number: int) -> str:
     return f"{least}{number:,} {'schedule has' if number == 1 else 'schedules have'}"
 
 
-OF_WORK: tuple[tuple[str, Callable[[Glance], Iterator[Check]]], ...] = (
+OF_WORK: Parts = (
     ("runs", failures),
     ("hooks", hooks),
     ("waits", waits),

@@ -1,8 +1,8 @@
-"""Checks of what operators have set: pauses, and values of limits in place of the declared ones."""
+"""Checks of what operators have set: pauses, and values of limits instead of the declared ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import held_pause_line, plural, set_line
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import schedules
-from joblane.inspector.stage.overview import Glance
+from joblane.inspector.stage.glance import Glance
 from joblane.inspector.views import Check, Grade, Pause, SchedulePause
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection
@@ -74,7 +74,7 @@ TIMED = {number: _timed(level) for number, level in LEVELS.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Set:
+class Lowered:
     """A limit whose values an operator has set, or that is declared as 0 (``change`` is None).
 
     ``waiting``: the numbers of tasks that wait for it by type, each with the seconds since the first was due.
@@ -116,16 +116,25 @@ def limits(scope: Scope) -> Iterator[Check]:
 
     Bad if tasks wait longer than the target of their type because of it, or if it is 0 and tasks wait.
     """
+    yield from checks_of(scope, lowered(scope))
+
+
+def lowered(scope: Scope) -> list[Lowered]:
+    """Limits that an operator has lowered, and declared limits of 0 for which tasks wait."""
     found = [each for each in _read(scope.connection) if each.is_lower and (each.change or each.waiting)]
-    checks = [_check(scope, each) for each in sorted(found, key=lambda each: -each.number)]
-    checks.sort(key=lambda check: check.grade is not Grade.BAD)
+    return sorted(found, key=lambda each: -each.number)
+
+
+def checks_of(scope: Scope, found: Iterable[Lowered]) -> Iterator[Check]:
+    """The checks of lowered limits, bad ones first. One check counts those above :data:`MOST_NAMED`."""
+    checks = sorted((_check(scope, each) for each in found), key=lambda check: check.grade is not Grade.BAD)
     yield from checks[:MOST_NAMED]
     if (more := len(checks) - MOST_NAMED) > 0:
         text = f"operators have lowered {plural(more, 'more limit')}"
         yield Check(Grade.WARNING, "limits", text, "`joblane limits` lists them", "/limits")
 
 
-def _read(connection: Connection) -> Iterator[_Set]:
+def _read(connection: Connection) -> Iterator[Lowered]:
     rates = 0
     for name, *row in connection.run(SET):
         slots, step, burst, reason, by, since, until, is_declared, *declared, now, held = row
@@ -138,10 +147,10 @@ def _read(connection: Connection) -> Iterator[_Set]:
             low, high = keys_of(name) if is_of_each_key(name) else (name, f"{name}\x01")
             waiting += connection.run(TIMED[level_of(name)], low, high)
         values = LimitValues(declared[0], rate_of(*declared[1:])) if is_declared else None
-        yield _Set(name, change, values, now, waiting)
+        yield Lowered(name, change, values, now, waiting)
 
 
-def _check(scope: Scope, limit: _Set) -> Check:
+def _check(scope: Scope, limit: Lowered) -> Check:
     base, _, key = limit.name.partition("/")
     of_key, option = (f", key {key}", f" --key {argument(key)}") if key else ("", "")
     tasks = [(scope.task(type_), seconds) for type_, _, seconds in limit.waiting]
@@ -168,8 +177,8 @@ def _check(scope: Scope, limit: _Set) -> Check:
 def pauses(scope: Glance) -> Iterator[Check]:
     """The pauses of queues, types and tenants with the tasks that wait for their ends, and of schedules of the code.
 
-    A pause is a warning if it has lasted for a day and has no end, or if tasks wait longer than the target of their
-    type because of it.
+    A pause is a warning if it has lasted for a day and nobody has set its end, or if tasks wait longer than the target
+    of their type because of it.
     """
     recorded = scope.recorded
     found: list[tuple[Pause | SchedulePause, Check]] = []

@@ -14,7 +14,7 @@ from joblane.inspector.durations import lasting, stamp
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_control, schedules
-from joblane.inspector.stage.overview import Glance
+from joblane.inspector.stage.glance import Glance
 from joblane.inspector.views import Check, Grade
 from joblane.names import SWEEP, full_schedule_name
 from joblane.record import migrations
@@ -61,6 +61,16 @@ select distinct p.type, c.type
 
 
 def schema(scope: Scope) -> Iterator[Check]:
+    """The migrations, what differs from them, and the functions of this code."""
+    for check in version(scope):
+        yield check
+        if check.what == "migrations" and check.grade is Grade.GOOD:
+            for each in differences(scope.connection):
+                yield Check(GRADES[each.severity], each.what, each.found, each.do)
+
+
+def version(scope: Scope) -> Iterator[Check]:
+    """The migrations, and the functions of this code."""
     newest = migrations.newest()
     try:
         applied = migrations.checked_revision(scope.connection)
@@ -77,8 +87,6 @@ def schema(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, "migrations", ahead, "use the version that is deployed")
     else:
         yield Check(Grade.GOOD, "migrations", f"the database is at revision {applied}")
-        for each in differences(scope.connection):
-            yield Check(GRADES[each.severity], each.what, each.found, each.do)
     if applied is not None and not functions.installed(scope.connection):
         versions = [version for (version,) in scope.connection.run(VERSIONS)]
         others = "" if functions.VERSION in versions else ", ".join(versions)  # dropped by hand
@@ -145,9 +153,10 @@ def sweep(scope: Scope) -> Iterator[Check]:
     ((last, now, planned, failed),) = scope.connection.run(SWEPT, SWEEP)
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
     do = f"check the log of its function, its schedule and its lane; `joblane schedules run {SWEEP}:0` runs it now"
+    where = path("/tasks", type=SWEEP)
     if last is None:
         found = f"it has not completed yet; its next time is in {lasting(next_at - now)}"
-        yield Check(Grade.WARNING, SWEEP, found, do)
+        yield Check(Grade.WARNING, SWEEP, found, do, where)
         return
     due = min(schedule.next_after(last) for schedule in task.schedules)
     if planned is not None and planned > last:
@@ -155,10 +164,10 @@ def sweep(scope: Scope) -> Iterator[Check]:
     late = now - due
     ran = f"it last completed {lasting(now - last)} ago"
     if late > UNDELIVERED:
-        yield Check(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do)
+        yield Check(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do, where)
     elif failed:
         do = "its log has the reason: the line `a duty of the sweep failed`"
-        yield Check(Grade.BAD, SWEEP, f"{ran}, and some of its duties failed: {', '.join(map(str, failed))}", do)
+        yield Check(Grade.BAD, SWEEP, f"{ran}, and some of its duties failed: {', '.join(map(str, failed))}", do, where)
     else:
         yield Check(Grade.GOOD, SWEEP, f"{ran}, and is due in {lasting(-late)}" if due > now else ran)
 

@@ -105,8 +105,8 @@ def _actions(
 
 
 def _targets(scope: Scope, kind: PauseScope, name: str) -> Iterator[str]:
-    """Yield the targets of the audit that concern a name: pauses, with those of a type's queues, and limits. Those
-    of a queue are the limits of its types, without the limits of single keys."""
+    """Yield the targets of the audit that concern a name: pauses, for a type also of its queues, and limits. The
+    limits of a queue are the limits of its types, without the limits of single keys."""
     yield f"{kind}:{name}"
     task = scope.task(name) if kind is PauseScope.TYPE else None
     if kind is PauseScope.TYPE:

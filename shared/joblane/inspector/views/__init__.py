@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.inspector.views.causes import Cause, CauseNote, Causes, CauseState, MarkedCauses
     from joblane.inspector.views.dead import DeadLetters
     from joblane.inspector.views.limits import LimitStatus
+    from joblane.inspector.views.now import Now, Trouble, TypeNow
     from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
     from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
     from joblane.inspector.views.stage import (
@@ -80,6 +81,7 @@ __all__ = [
     "Mark",
     "MarkedCauses",
     "Minute",
+    "Now",
     "Obstacle",
     "Overview",
     "Pause",
@@ -104,6 +106,8 @@ __all__ = [
     "TaskView",
     "TenantRow",
     "TickView",
+    "Trouble",
+    "TypeNow",
     "TypeView",
     "Wait",
     "WaitPage",
@@ -118,6 +122,7 @@ _HOMES = {
     "joblane.inspector.views.causes": "Cause CauseNote Causes CauseState MarkedCauses",
     "joblane.inspector.views.dead": "DeadLetters",
     "joblane.inspector.views.limits": "LimitStatus",
+    "joblane.inspector.views.now": "Now Trouble TypeNow",
     "joblane.inspector.views.runs": "Mark Percentiles Performance Period RunCounts Statistic",
     "joblane.inspector.views.schedules": "SchedulePage SchedulePause ScheduleRow ScheduleView TickView",
     "joblane.inspector.views.stage": "Check Count Depth Grade Lane Minute "
