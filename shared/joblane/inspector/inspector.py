@@ -76,7 +76,7 @@ class Inspector:
 
     @needs(VIEW)
     def trouble(self) -> views.Trouble:
-        """What needs an operator now, worst first, from the database alone: the checks of the doctor that cost little,
+        """Return what needs an operator now, worst first, from the database alone: the checks of the doctor that cost little,
         values that operators set, pauses with waiting tasks, failing and late types."""
         return trouble.trouble(self._scope)
 

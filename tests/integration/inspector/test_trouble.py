@@ -1,4 +1,4 @@
-"""What needs an operator now: the true cause comes first, and a quiet stage says that all is well."""
+"""Trouble: the true cause comes first, and a quiet stage says that all is well."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _check(scope: Scope, limit: Lowered) -> Check:
 def pauses(scope: Glance) -> Iterator[Check]:
     """The pauses of queues, types and tenants with the tasks that wait for their ends, and of schedules of the code.
 
-    A pause is a warning if it has lasted for a day and nobody has set its end, or if tasks wait longer than the target
+    A pause is a warning if it has lasted for a day without a set end, or if tasks wait longer than the target
     of their type because of it.
     """
     recorded = scope.recorded

@@ -78,7 +78,7 @@ select clock_timestamp(),
 
 @dataclass(slots=True)
 class Recorded:
-    """What the database has of the stage now. ``tasks``, ``waits``: by queue and type."""
+    """The stage now, as the database has it. ``tasks``, ``waits``: by queue and type."""
 
     at: datetime
     archived: Count

@@ -1,4 +1,4 @@
-"""What needs an operator now, and the types with their figures: the start page, and the first line of an overview.
+"""The trouble of a stage, which needs an operator now, and the types with their figures: the start page, and the first line of an overview.
 
 The checks are those of the doctor that read the database and cost little. They read the live tasks once.
 """

@@ -1,4 +1,4 @@
-"""What needs an operator now, and the types with their runs."""
+"""The trouble of a stage, which needs an operator now, and the types with their runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from joblane.names import Queue
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What needs an operator now.
+    """The findings that need an operator now.
 
     ``needs``: checks that are bad, a warning or unknown, worst first, a cause before its effects. ``more``: the number
     of further ones that are left out.
