@@ -28,6 +28,7 @@ from joblane.inspector.views import (
     LogLine,
     Mark,
     MarkedCauses,
+    Now,
     Overview,
     Pause,
     Paused,
@@ -39,6 +40,7 @@ from joblane.inspector.views import (
     TaskRow,
     TaskView,
     TenantRow,
+    Trouble,
 )
 from joblane.record.flow.limit_status import LimitStatus
 from joblane.record.row.states import State
@@ -141,6 +143,12 @@ class FakeInspector:
             )
         paused = tuple(Paused(pause, 12) for pause in self.paused.values())
         return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True), paused)
+
+    def _trouble(self) -> Trouble:
+        return self._now(60).trouble
+
+    def _now(self, minutes: int) -> Now:
+        return replace(views.now(minutes), overview=self.overview(minutes=minutes))
 
     def _tasks(self, filter: Filter, action: BulkAction | None, after: str | None, limit: int) -> TaskPage:  # noqa: A002
         start = int(after or 0)

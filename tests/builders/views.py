@@ -30,6 +30,7 @@ from joblane.inspector.views import (
     LogLine,
     Mark,
     Minute,
+    Now,
     Overview,
     Pause,
     Paused,
@@ -52,6 +53,8 @@ from joblane.inspector.views import (
     TaskView,
     TenantRow,
     TickView,
+    Trouble,
+    TypeNow,
     TypeView,
     Wait,
     WaitPage,
@@ -190,6 +193,68 @@ def overview(minutes: int = 60) -> Overview:
         for queue in Queue
     )
     return Overview(NOW, views, Count(7, exact=True), Count(3_651, exact=True), (Paused(pause, 4),))
+
+
+def type_now(**changes: Any) -> TypeNow:
+    minutes = tuple(at % 7 for at in range(60))
+    made = TypeNow(
+        type=TYPE,
+        queues=(Queue.DEFAULT,),
+        minutes=minutes,
+        started=sum(minutes),
+        failed=3,
+        wait_p95_ms=1_400,
+        target_seconds=60.0,
+        oldest_wait_seconds=12.0,
+        due=4,
+        active=2,
+        retry=1,
+        held=0,
+        held_seconds=0.0,
+        dead=0,
+        dead_hour=0,
+        pauses=(),
+    )
+    return replace(made, **changes)
+
+
+def empty_type(type_: str, **changes: Any) -> TypeNow:
+    """A type without runs and tasks."""
+    nothing: dict[str, Any] = {"minutes": (0,) * 60, "started": 0, "failed": 0, "wait_p95_ms": None, "due": 0}
+    nothing |= {"oldest_wait_seconds": None, "active": 0, "retry": 0}
+    return type_now(**nothing | {"type": type_} | changes)
+
+
+def trouble() -> Trouble:
+    stopped = (
+        "0 at a time was set 19 min ago by ann: test. Declared: 10 at a time. 218 tasks wait, the first for 19 min"
+    )
+    paused = "paused by ann@laptop: the database moves (4 due tasks wait)"
+    return Trouble(
+        NOW,
+        (
+            Check(
+                Grade.BAD,
+                "limit stripe",
+                f"{stopped}; the target is 1 min",
+                "`joblane limits reset stripe` returns to the declared values",
+                "/limits/show?name=stripe",
+            ),
+            Check(Grade.WARNING, "queue low", paused, "`joblane resume queue low` ends it", "/tasks?queue=low"),
+            Check(Grade.UNKNOWN, "snapshots", "they cannot be looked for: permission denied", "grant the right"),
+        ),
+    )
+
+
+def now(minutes: int = 60) -> Now:
+    pause = overview(minutes).paused[0].pause
+    types = (
+        type_now(type="invoice:charge", queues=(Queue.CRITICAL,), held=218, held_seconds=1_140.0),
+        type_now(failed=100, dead=9, dead_hour=2, oldest_wait_seconds=90.0, wait_p95_ms=75_000),
+        type_now(type="mail:send", queues=(Queue.LOW,), pauses=(pause,), dead=3, failed=0, oldest_wait_seconds=None),
+        empty_type("report:daily"),
+    )
+    return Now(trouble(), overview(minutes), types, minutes)
 
 
 def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -> Performance:

@@ -18,6 +18,7 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor
+from joblane.inspector.stage.glance import glance
 from joblane.inspector.views import Grade
 from joblane.record.driver import connection as connection_module
 from joblane.record.driver.connection import Connection
@@ -228,7 +229,9 @@ def _diagnosed(world: World, failing: Outage, kind: str) -> None:
     database = Database(failing._proxy.url, limits=slowly if kind in answers else QUICK)
     if kind == "read-only":
         database.get().execute_simple(READ_ONLY)
-    found = list(doctor.checks_of_database(Scope(database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op")))
+    found = list(
+        doctor.checks_of_database(glance(Scope(database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op")))
+    )
     database.drop()
     wrong = [check.found for check in found if check.grade is Grade.BAD]
     expected = answers.get(kind, "cannot be reached")

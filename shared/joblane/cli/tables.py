@@ -12,13 +12,14 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from joblane.cli.terminal import WIDE, milliseconds, relative, short, word
+from joblane.cli.terminal import WIDE, clean, milliseconds, relative, short, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.listing import LISTINGS, Column, Kind
+from joblane.inspector.sentences import need_line, trouble_line
 from joblane.inspector.views.stage import Overview, messages
 
 if TYPE_CHECKING:
-    from joblane.inspector.views import TickView
+    from joblane.inspector.views import TickView, Trouble
 
 BETWEEN = 2
 """Blanks after each column."""
@@ -28,6 +29,17 @@ SPARKS = 12
 """Width of a sparkline: with it the table of the queues fits into a terminal of 100 columns."""
 TICKS = {"completed": ("✓", "green"), "archived": ("✗", "red"), "cancelled": ("–", "dim"), None: ("×", "bold red")}
 """State of a tick → its mark, if it has its own."""
+
+
+def trouble(found: Trouble, most: int | None = None) -> list[Text]:
+    """The line that says whether all is well, and the things that need an operator. ``most``: that are listed, without
+    what to do; None: all, with it."""
+    styles = {"good": "green", "bad": "bold red"}
+    lines = [Text(clean(trouble_line(found)), styles.get(found.grade, "yellow"))]
+    for need in found.needs[:most]:
+        lines.append(Text("  ").append(word(need.grade)).append(f" {clean(need_line(need))}"))
+        lines += [] if most is not None or not need.do else [Text(f"    {clean(need.do)}", "dim")]
+    return lines
 
 
 def listed(

@@ -76,8 +76,8 @@ class Inspector:
 
     @needs(VIEW)
     def trouble(self) -> views.Trouble:
-        """Return what needs an operator now, worst first, from the database alone: the checks of the doctor that cost little,
-        values that operators set, pauses with waiting tasks, failing and late types."""
+        """The trouble that needs an operator now, worst first, from the database alone: the checks of the doctor that
+        cost little, values that operators set, pauses with waiting tasks, new errors, failing and late types."""
         return trouble.trouble(self._scope)
 
     @needs(VIEW)

@@ -353,7 +353,9 @@ def trouble_line(trouble: Trouble) -> str:
     """The first line of an overview: all is well, or the number of things that need an operator."""
     if not trouble.number:
         return "All is well: nothing needs you now."
-    return "1 thing needs you." if trouble.number == 1 else f"{trouble.number} things need you."
+    number = "1 thing needs you" if trouble.number == 1 else f"{trouble.number} things need you"
+    bad = sum(check.grade == "bad" for check in trouble.needs)
+    return f"{number}, {bad} of them at once." if 0 < bad < trouble.number else f"{number}."
 
 
 def need_line(check: Check) -> str:
@@ -367,6 +369,12 @@ def late_line(due: int, waited: str, target: str, tenant: str | None, its: int) 
         return f"a task has been due for {waited}; the target is {target}"
     number = f"{plural(due)} {'is' if due == 1 else 'are'} due, the first for {waited}; the target is {target}"
     return f"{number}. Tenant {tenant} has {its:,} of them" if tenant else number
+
+
+def new_line(cause: Cause, now: datetime) -> str:
+    """A new error with its first version and numbers: ``new since 12 min, first in 3f2a1c0: 7 runs failed: …``."""
+    version = f", first in {cause.first_version}" if cause.first_version else ""
+    return f"new since {lasting(now - cause.first_at)}{version}. {cause_line(cause)}"
 
 
 def held_line(number: int, waited: str, target: str) -> str:

@@ -49,6 +49,7 @@ from joblane.page.views import (
     limits,
     lists,
     logs,
+    now,
     runs,
     schedules,
     stage,
@@ -59,7 +60,7 @@ from joblane.page.views import (
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
 """Names of stages that are marked on all pages, so that no operator takes them for another stage."""
 PAGES: dict[str, View] = {
-    "/": stage.overview,
+    "/": now.show,
     "/tasks": tasks.listing,
     "/find": find.show,
     "/task": tasks.show,
@@ -179,6 +180,7 @@ def assemble(
     )
     app.state.desk = desk
     app.state.notices = notices
+    app.state.latest = now.Latest()
     app.state.readable = readable
     links = [(f"/lists/{one.title}", one.listing.title) for one in found]
     app.state.common = {"lists": links, **common, "is_production": bool(PRODUCTION.fullmatch(common["stage"]))}

@@ -15,12 +15,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.schedule_words import a_day, in_words
-from joblane.inspector.sentences import live_line, obsolete_line, runs_on, unread_line
+from joblane.inspector.sentences import live_line, obsolete_line, pause_line, runs_on, unread_line
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import sparkline, timeline
@@ -120,6 +121,27 @@ def values(given: LimitValues) -> str:
     return values_text(given.at_a_time, given.rate)
 
 
+def share_of(value: float) -> str:
+    """A share in percent, never 0 % or 100 % for a part."""
+    if 0 < value < 0.001:
+        return "< 0.1 %"
+    if 0.999 < value < 1:
+        return "> 99.9 %"
+    return f"{100 * value:.1f} %" if 0 < value < 0.1 else f"{100 * value:.0f} %"
+
+
+def rate_of(a_minute: float) -> str:
+    """A number of runs a minute, with two digits."""
+    return f"{a_minute:,.0f}" if a_minute >= 10 or not a_minute else f"{a_minute:.1f}" if a_minute >= 0.1 else "< 0.1"
+
+
+def ticked(text: str) -> Markup:
+    """A text whose parts in backquotes are code."""
+    parts = text.split("`")
+    shown = (Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
+    return Markup("").join(shown)
+
+
 def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
@@ -158,7 +180,12 @@ def _environment() -> Environment:
         "static": static,
         "bars": sparkline.bars,
         "heights": sparkline.heights,
-        "line": sparkline.line,
+        "line_of": sparkline.line,
+        "target": sparkline.target,
+        "share_of": share_of,
+        "rate_of": rate_of,
+        "ticked": ticked,
+        "pause_line": pause_line,
         "strip": sparkline.strip,
         "timeline": timeline.of_task,
         "in_words": in_words,

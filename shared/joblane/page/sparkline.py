@@ -17,6 +17,9 @@ FRAME = Markup(
 BAR = Markup('<rect x="{}" y="{}" width="{}" height="{}"/>')
 TICK = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline points="{}"/>')
+METER = Markup(
+    '<svg class="{}" viewBox="0 0 {} 4" preserveAspectRatio="none" aria-hidden="true">{}<path d="M{} 0V4"/></svg>'
+)
 MARK = Markup('<path class="mark" d="M{} 0V{}"><title>{}</title></path>')
 
 Marks = Sequence[tuple[float, str]]
@@ -77,6 +80,14 @@ def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = (),
         LINE.format(" ".join(run if len(run) > 1 else [_moved(run[0], -1), _moved(run[0], 1)])) for run in runs if run
     )
     return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
+
+
+def target(value: float, most: float) -> Markup:
+    """A bar for a time, and a mark for the time that it should not pass. Both are within the width."""
+    top = max(value, most, 0.001) * 1.05
+    bar = BAR.format(0, 0, round(value * WIDTH / top, 1), 4)
+    css = "target late" if value > most else "target"
+    return METER.format(css, WIDTH, bar, f"{most * WIDTH / top:.1f}")
 
 
 def _drawn(marks: Marks) -> Markup:

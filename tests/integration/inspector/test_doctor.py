@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import boto3
+import psutil
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
@@ -885,9 +887,9 @@ AWS = {
     "dead letters": (
         Finds(
             lambda stage: send(stage, f"{PREFIX}-critical-dlq", f"{PREFIX}-cron-dlq"),
-            f"queue {PREFIX}-critical-dlq",
+            "dead letters",
             WARNING,
-            "1 dead letter",
+            f"1 dead letter: 1 at the front door {PREFIX}-critical",
             "…`joblane redrive`…",
         ),
         Finds(same, f"queue {PREFIX}-cron-dlq", WARNING, "1 dead letter", "…EventBridge Scheduler could not send…"),
@@ -1168,9 +1170,26 @@ def test_the_schedule_says_if_the_ticker_sends_its_ticks(
     own.get_schedule = lambda **names: {**declared(**names), **disabled}
     assert Grade.BAD in {check.grade for check in doctor_aws.schedules(stage.scope)}
     own.get_schedule = lambda **names: {**declared(**names), **disabled, "Description": TICKER}
+    monkeypatch.setattr(doctor_aws, "ticker_runs", lambda: True)
     assert [check.found for check in doctor_aws.schedules(stage.scope)] == [
         "all 3 exist, disabled, as the local ticker sends the ticks"
     ]
+    monkeypatch.setattr(doctor_aws, "ticker_runs", lambda: False)
+    assert next(doctor_aws.schedules(stage.scope)) == Check(
+        Grade.BAD,
+        "schedules",
+        "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run",
+        "`joblane status` shows it, `joblane up` starts it",
+    )
+
+
+def test_a_ticker_has_stopped_if_its_log_is_there_and_its_process_is_not(tmp_path: Path) -> None:
+    assert doctor_aws.ticker_runs(tmp_path)
+    (tmp_path / "ticker.log").touch()
+    assert not doctor_aws.ticker_runs(tmp_path)
+    state = {"pid": os.getpid(), "started": psutil.Process().create_time(), "program": "python", "remember": {}}
+    (tmp_path / "ticker.json").write_text(json.dumps(state))
+    assert doctor_aws.ticker_runs(tmp_path)
 
 
 # --- Parts that cannot be checked -------------------------------------------------------------------------------

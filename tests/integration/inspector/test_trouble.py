@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,14 @@ def scene(scene: Scene) -> Scene:
 def run(on: Scene, type_: str, outcome: str, number: int, wait_ms: int = 100) -> Scene:
     """Write runs that have ended within the last five minutes."""
     return on.sql(ATTEMPTS, f"{type_}-{outcome}-", type_, outcome, str(wait_ms), str(number))
+
+
+def fail(on: Scene, number: int) -> Scene:
+    """Write failed runs with one error."""
+    return run(on, "sample:one", "failed", number).sql(
+        "update joblane.task_attempts set fingerprint='f1', error_type='ConnectionError', error_message='no route'"
+        " where outcome = 'failed'"
+    )
 
 
 def needs(on: Scene) -> list[str]:
@@ -91,10 +100,16 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
         "/limits/show?name=sample%3Arated",
     ),
     "a bad release": (
-        lambda on: run(run(on, "sample:one", "archived", 207), "sample:one", "completed", 30),
-        "runs of sample:one: 207 of 237 runs in the last 15 minutes failed (87%)",
-        "…",
-        "/runs?type=sample%3Aone",
+        lambda on: fail(run(on, "sample:one", "completed", 30), 207),
+        "runs of sample:one: 207 of 237 runs in the last 15 minutes failed (87%): [new] ConnectionError: no route",
+        "`joblane errors --type sample:one` shows its errors; `joblane pause type sample:one` stops it",
+        "/errors?type=sample%3Aone",
+    ),
+    "an error that is new, of a type that seldom fails": (
+        lambda on: fail(run(on, "sample:one", "completed", 200), 2),
+        "error of sample:one: new since 5 min. 2 runs failed: [new] ConnectionError: no route",
+        "`joblane errors --type sample:one` shows it",
+        "/errors?type=sample%3Aone",
     ),
     "a tenant that floods a type": (
         lambda on: late(late(late(on, "acme", 40), "globex", 9), "initech", 9),
@@ -163,7 +178,13 @@ def test_bad_things_come_before_warnings_and_the_rest_is_counted(scene: Scene, m
 
 def test_the_live_tasks_are_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    monkeypatch.setattr(glance, "read", lambda *a, read=glance.read: reads.append("") or read(*a))
+    read = glance.read
+
+    def counted(*arguments: Any) -> glance.Recorded:
+        reads.append("")
+        return read(*arguments)
+
+    monkeypatch.setattr(glance, "read", counted)
     scene.inspector.now(minutes=15)
     scene.inspector.doctor()
     assert len(reads) == 2

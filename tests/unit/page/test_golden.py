@@ -24,6 +24,7 @@ from joblane.inspector.views import (
     Relative,
     SchedulePause,
     TickView,
+    Trouble,
 )
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitValues
@@ -50,6 +51,12 @@ def busy() -> Given:
     )
     marks = [views.mark(who=None), views.mark(kind="pause", text="queue low paused", target="queue:low", reason="<b>")]
     return {"overview": many, "pauses": pauses(), "marked": marks}
+
+
+def well() -> Given:
+    found = views.now()
+    types = (views.type_now(), views.empty_type("report:daily"))
+    return {"now": replace(found, trouble=Trouble(views.NOW, ()), types=types)}
 
 
 def pauses() -> tuple[Pause, ...]:
@@ -155,7 +162,10 @@ def entries() -> list[AuditEntry]:
 
 
 PAGES: dict[str, tuple[str, Callable[[], Given]]] = {
-    "overview": ("/?minutes=15", busy),
+    "now": ("/?minutes=15", busy),
+    "now-queue": ("/?queue=low", busy),
+    "now-well": ("/", well),
+    "wall": ("/?wall=1", busy),
     "tasks": (
         "/tasks?state=archived&type=a:b&tag=nightly&fingerprint=f&newer=2h",
         lambda: {**tasks(), "types": (views.type_view(),)},

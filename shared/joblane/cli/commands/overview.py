@@ -38,29 +38,38 @@ def queues(
     lanes: Annotated[bool, typer.Option("--lanes", help="Also list each lane: one task type in one queue.")] = False,
     minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 60,
     by: Annotated[
-        str, typer.Option(metavar="KEY", help="queue or tenant.", autocompletion=lambda: ["queue", "tenant"])
+        str,
+        typer.Option(metavar="KEY", help="queue, type or tenant.", autocompletion=lambda: ["queue", "type", "tenant"]),
     ] = "queue",
     as_json: options.AsJson = False,
 ) -> None:
-    """Show the three queues, or the tenants.
+    """Show what needs an operator now, and the three queues, the types, or the tenants.
 
-    Their tasks by state, dead letters, throughput and pauses. --by tenant: who has many tasks waiting, and who waits.
+    The queues have their tasks by state, dead letters, throughput and pauses. --by type: the types with their failures
+    and waits, worst first. --by tenant: who has many tasks waiting, and who waits.
     """
     if by == "tenant":
         _tenants(context, as_json=as_json)
         return
-    if by != "queue":
-        terminal.usage(f"{by!r} is neither queue nor tenant", "--by")
-    found = target.inspector(context).overview(minutes=minutes)
-    terminal.answer(found, as_json=as_json)
+    if by not in ("queue", "type"):
+        terminal.usage(f"{by!r} is neither queue, type nor tenant", "--by")
+    now = target.inspector(context).now(minutes=minutes)
+    found = now.overview
+    terminal.answer(found if by == "queue" else now.types, as_json=as_json)
     from joblane.cli import tables
 
     console = terminal.console()
+    for each in tables.trouble(now.trouble):
+        console.print(each, soft_wrap=True)
+    console.print()
+    if by == "type":
+        lists.show([row for row in now.types if not row.is_empty] or now.types)
+        return
     console.print(tables.queues(found, console.width))
     if lanes:
         console.print()
         lists.show([lane for queue in found.queues for lane in queue.lanes])
-    for line in (*map(waiting_line, found.paused), *unknown_lines(found)):
+    for line in (*map(waiting_line, now.other_pauses), *unknown_lines(found)):
         terminal.say(line)
     if found.archived.number:
         archived = counted(found.archived, "archived task").capitalize()

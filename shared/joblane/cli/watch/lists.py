@@ -13,7 +13,7 @@ from rich.text import Text
 
 from joblane.cli import run_tables
 from joblane.cli.run_tables import chart
-from joblane.cli.tables import BETWEEN, listed, queues
+from joblane.cli.tables import BETWEEN, listed, queues, trouble
 from joblane.cli.terminal import WIDE, word
 from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane
 from joblane.inspector import queries
@@ -24,9 +24,11 @@ from joblane.inspector.queries import Query
 from joblane.inspector.sentences import (
     counted,
     missed_line,
+    need_line,
     obsolete_line,
     pause_line,
     schedule_pause_line,
+    trouble_line,
     unknown_lines,
     unread_line,
     waiting_line,
@@ -35,6 +37,7 @@ from joblane.inspector.views import (
     Cause,
     DeadLetters,
     Lane,
+    Now,
     Overview,
     Performance,
     QueueView,
@@ -54,6 +57,8 @@ LAST_HOUR = timedelta(hours=1)
 LANE_FIELDS = ("types", "queues")
 PARTS = ("Completed", "Retried", "Archived", "Lost", "Cost", "Per 1000")
 """Columns of a statistic that list 6 leaves out. The column *Failed* has the sum of three of them."""
+MOST_NEEDS = 3
+"""Things that need an operator in the overview."""
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 """Tasks in a single frame."""
 
@@ -135,15 +140,18 @@ def task_target(row: TaskRow) -> RowTarget:
 # --- Overview --------------------------------------------------------------------------------------------------------
 
 
-def _overview(inspector: Inspector, asked: Asked) -> Overview:
-    found = inspector.overview(minutes=asked.minutes)
+def _overview(inspector: Inspector, asked: Asked) -> Now:
+    now = inspector.now(minutes=asked.minutes)
+    found = now.overview
     chosen = asked.chosen
     queues = [queue for queue in found.queues if not chosen.queues or queue.queue in chosen.queues]
     lanes = [[lane for lane in queue.lanes if of_lane(chosen, lane.type)] for queue in queues]
-    return replace(found, queues=tuple(replace(q, lanes=tuple(each)) for q, each in zip(queues, lanes, strict=True)))
+    shown = tuple(replace(q, lanes=tuple(each)) for q, each in zip(queues, lanes, strict=True))
+    return replace(now, overview=replace(found, queues=shown))
 
 
-def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
+def _draw_overview(now: Now, asked: Asked, width: int) -> Listing:
+    found = now.overview
     minutes = list(zip(*(queue.minutes for queue in found.queues), strict=False))
     started = [sum(each.started for each in minute) for minute in minutes]
     failed = [sum(each.failed for each in minute) for minute in minutes]
@@ -158,7 +166,9 @@ def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
         tuple(targets),
         chart(started, failed, width),
         (
-            *map(waiting_line, found.paused),
+            trouble_line(now.trouble),
+            *map(need_line, now.trouble.needs[:MOST_NEEDS]),
+            *map(waiting_line, now.other_pauses),
             *unknown_lines(found),
             *([f"{dead}. See why: list 5, Dead."] if found.archived.number else []),
         ),
@@ -342,13 +352,14 @@ def notes(given: Sequence[str], width: int, height: int, command: str) -> Text:
 
 def frame(inspector: Inspector, width: int, minutes: int) -> tuple[Overview, RenderableType]:
     """The queues, running tasks and latest failures, and the overview that the frame shows."""
-    overview = inspector.overview(minutes=minutes)
+    now_ = inspector.now(minutes=minutes)
+    overview = now_.overview
     active = inspector.tasks(Filter(states=(State.ACTIVE,)), limit=ACTIVE_SHOWN).tasks
     failed = inspector.failures(minutes=minutes, limit=FAILED_SHOWN)
     now = datetime.now(UTC)
     head = f"{stamp(now)}   {counted(overview.archived, 'archived task')}"
-    parts: list[RenderableType] = [word(head, "dim"), word("")]
-    parts += [queues(overview, width), *(word(waiting_line(each)) for each in overview.paused)]
+    parts: list[RenderableType] = [word(head, "dim"), *trouble(now_.trouble, MOST_NEEDS), word("")]
+    parts += [queues(overview, width), *(word(waiting_line(each)) for each in now_.other_pauses)]
     if active:
         parts += [word(""), word("Active", "bold"), listed(active, width, without=("Queue", "Last error"))]
     if failed:

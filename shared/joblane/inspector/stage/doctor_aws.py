@@ -5,13 +5,14 @@ Each part yields its findings and a good check, which is dropped if there are fi
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import UNKNOWN_OPERATOR
+from joblane.inspector.sentences import UNKNOWN_OPERATOR, plural
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_mail import mail
@@ -148,7 +149,8 @@ def _unless_down(scope: Scope, read: Callable[[Scope], dict[K, V]]) -> dict[K, V
 
 
 def queues(scope: Scope) -> Iterator[Check]:
-    """All queues exist, and none has dead letters. A missing queue is reported without its dead-letter queue."""
+    """All queues exist, and none has dead letters, which are added up by queue. A missing queue is reported without its
+    dead-letter queue."""
     front_doors = [front_door_name(scope.prefix, queue) for queue in Queue]
     ticks = cron_dead_letters(scope.prefix)
     live = [*front_doors, *_lanes(scope)]
@@ -160,13 +162,24 @@ def queues(scope: Scope) -> Iterator[Check]:
     for name in missing:
         if name not in without:
             yield Check(Grade.BAD, f"queue {name}", "it does not exist", DEPLOY)
+    if count := waiting.pop(ticks, 0):
+        do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane redrive`"
+        yield Check(Grade.WARNING, f"queue {ticks}", plural(count, "dead letter"), do, "/errors")
+    places = {dead_letter_name(door): f"at the front door {door}" for door in front_doors}
+    counts: Counter[str] = Counter()
     for name, count in waiting.items():
-        if count:
-            do = "`joblane dead` lists their causes, `joblane redrive` sends them back"
-            if name == ticks:
-                do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane redrive`"
-            yield Check(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
+        counts[places.get(name) or f"in {_queue_of(scope, name)}"] += count
+    if counts.total():
+        by_place = ", ".join(f"{count:,} {place}" for place, count in counts.most_common() if count)
+        do = "`joblane dead` lists their causes, `joblane redrive` sends them back"
+        text = f"{plural(counts.total(), 'dead letter')}: {by_place}"
+        yield Check(Grade.WARNING, "dead letters", text, do, "/errors")
     yield Check(Grade.GOOD, "queues", f"all {len(found)} exist, and none has dead letters")
+
+
+def _queue_of(scope: Scope, name: str) -> str:
+    """The queue of a lane by the name of its dead-letter queue."""
+    return next(queue for queue in Queue if name.startswith(f"{front_door_name(scope.prefix, queue)}-"))
 
 
 # --- Functions -----------------------------------------------------------------------------------------------------
@@ -220,6 +233,9 @@ def schedules(scope: Scope) -> Iterator[Check]:
                     deployed = _schedule(aws, scope.prefix, name)
                     by_ticker += _is_of_ticker(deployed)
                     yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), pause)
+    if by_ticker and not ticker_runs():
+        found = "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run"
+        yield Check(Grade.BAD, "schedules", found, "`joblane status` shows it, `joblane up` starts it")
     enabled = ", disabled, as the local ticker sends the ticks" if by_ticker else " and are enabled"
     yield Check(Grade.GOOD, "schedules", f"all {count} exist{enabled}")
 
@@ -234,6 +250,20 @@ def _schedule(aws: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
 
 def _is_of_ticker(deployed: Mapping[str, Any] | None) -> bool:
     return deployed is not None and deployed.get("Description") == TICKER
+
+
+def ticker_runs(folder: Path | None = None) -> bool:
+    """True if the ticker of the project's local stack runs, and if this process cannot know it: the stack has another
+    folder, or is of another machine. ``folder`` None: of the project."""
+    from joblane.project import Project, ProjectError
+
+    try:
+        from joblane.local.daemon import Daemon
+
+        ticker = Daemon("ticker", folder or Project.here().folder)
+    except (ImportError, ProjectError, OSError):  # without the extra of the local stack, or outside of a project
+        return True
+    return not ticker.log.exists() or ticker.pid is not None
 
 
 def _wrong_schedule(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
@@ -20,6 +20,7 @@ from joblane.record.driver.connection import Connection
 from joblane.record.row.states import LIVE, State
 from joblane.record.run_statistics import FAILED_OUTCOMES, bucket_of
 
+K = TypeVar("K")
 MOST_ARCHIVED = 1_000
 """Archived tasks are counted up to here: each is a page of the table, which nothing else reads."""
 
@@ -142,9 +143,13 @@ def read(connection: Connection, minutes: int) -> Recorded:
             if bucket is not None:
                 recorded.buckets.setdefault((queue, type_), Counter())[bucket] += numbers[0]
             continue
-        for by, key in ((recorded.minutes, (queue, minute)), (recorded.type_minutes, (queue, type_, minute))):
-            by[key] = [mine + (its or 0) for mine, its in zip(by.get(key, [0] * 5), numbers, strict=True)]
+        _sum(recorded.minutes, (queue, minute), numbers)
+        _sum(recorded.type_minutes, (queue, type_, minute), numbers)
     return recorded
+
+
+def _sum(by: dict[K, list[Any]], key: K, numbers: Sequence[Any]) -> None:
+    by[key] = [mine + (its or 0) for mine, its in zip(by.get(key, [0] * len(numbers)), numbers, strict=True)]
 
 
 def _add(recorded: Recorded, lane: tuple[str, str], tenant: str | None, numbers: Sequence[Any]) -> None:

@@ -1,6 +1,7 @@
-"""The trouble of a stage, which needs an operator now, and the types with their figures: the start page, and the first line of an overview.
+"""The trouble of a stage, which needs an operator now, and its types with their figures.
 
-The checks are those of the doctor that read the database and cost little. They read the live tasks once.
+The start page and the first line of an overview show it. The checks are those of the doctor that read the database and
+cost little, with other words where more is known. They read the live tasks once.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.inspector.durations import lasting
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import held_line, late_line, waiting_line
+from joblane.inspector.sentences import held_line, late_line, new_line, waiting_line
 from joblane.inspector.shell import argument
-from joblane.inspector.stage import doctor, doctor_control, doctor_database, overview
+from joblane.inspector.stage import causes, doctor, doctor_control, doctor_database, overview
 from joblane.inspector.stage.glance import LIVE_TASKS, Glance, glance, last_minutes
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade, Now, Paused, Trouble, TypeNow
+from joblane.inspector.views.causes import Cause, CauseState
+from joblane.inspector.views.now import LEAST_RUNS
 from joblane.names import Queue
 from joblane.record.row.states import State
 from joblane.record.run_statistics import percentile
 
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MOST = 20
 """Findings of an answer."""
+MOST_CAUSES = 50
+"""Errors that are read: those with the most failed runs."""
 MOST_DEAD = 2_000
 """Archived tasks that are read, from the newest on."""
 LEAST_FLOOD = 20
@@ -79,6 +85,39 @@ def limits(scope: Glance) -> Iterator[Check]:
             times = lasting(timedelta(seconds=seconds)), lasting(task.target_wait)
             do, where = f"`joblane why {task.type}` says for which", path("/runs/why", type=task.type)
             yield Check(Grade.WARNING, f"limits of {type_}", held_line(number, *times), do, where)
+
+
+def failures(scope: Glance) -> Iterator[Check]:
+    """Failing types with their most frequent error, and the errors of other types that are new within an hour."""
+    found = causes.read(scope, Filter(), within=HOUR, sort="runs", limit=MOST_CAUSES)
+    failing = set[str]()
+    for check in doctor.failures(scope):
+        type_ = check.what.removeprefix("runs of ")
+        failing.add(type_)
+        first = next((cause for cause in found.causes if cause.type == type_ and cause.runs), None)
+        yield check if first is None else _with_cause(check, first)
+    for cause in found.causes:
+        if cause.type not in failing and cause.runs and is_new(cause, found.at):
+            do = f"`joblane errors --type {cause.type}` shows it"
+            grade = Grade.BAD if cause.runs >= LEAST_RUNS else Grade.WARNING
+            yield Check(
+                grade, f"error of {cause.type}", new_line(cause, found.at), do, path("/errors", type=cause.type)
+            )
+
+
+def _with_cause(check: Check, cause: Cause) -> Check:
+    """A failing type with its error. An error that operators know is a warning."""
+    do = f"`joblane errors --type {cause.type}` shows its errors; `joblane pause type {cause.type}` stops it"
+    where = path("/errors", type=cause.type)
+    if check.grade is Grade.GOOD:
+        return check
+    grade = Grade.WARNING if cause.is_quiet else check.grade
+    return replace(check, grade=grade, found=f"{check.found}: {cause.described}", do=do, path=where)
+
+
+def is_new(cause: Cause, at: datetime) -> bool:
+    """True if the first failure was within the last hour, or if a resolved error is back."""
+    return cause.state is CauseState.NEW and not at - DAY < cause.first_at < at - HOUR
 
 
 def pauses(scope: Glance) -> Iterator[Check]:
@@ -136,7 +175,7 @@ PARTS: doctor.Parts = (
     ("jobs:sweep", doctor_database.sweep),
     ("limits", limits),
     ("hooks", doctor.hooks),
-    ("runs", doctor.failures),
+    ("runs", failures),
     ("pauses", pauses),
     ("snapshots", doctor_database.snapshots),
     ("waits", waits),

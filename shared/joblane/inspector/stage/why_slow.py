@@ -18,10 +18,10 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
-from joblane.inspector.stage.doctor import LEAST_RUNS
 from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
+from joblane.inspector.views.now import LEAST_RUNS
 from joblane.names import OWN_TYPES
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
 from joblane.tasks.place import Lambda

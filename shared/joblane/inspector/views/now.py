@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
-from joblane.inspector.views.stage import Check, Grade, Overview, Pause
+from joblane.inspector.views.stage import Check, Grade, Overview, Pause, Paused
 from joblane.names import Queue
 
 
@@ -24,6 +24,7 @@ class Trouble:
 
     @property
     def number(self) -> int:
+        """The number of things that need an operator."""
         return len(self.needs) + self.more
 
     @property
@@ -72,15 +73,17 @@ class TypeNow:
 
     @property
     def a_minute(self) -> float:
+        """Runs that started in a minute, on average."""
         return self.started / len(self.minutes) if self.minutes else 0.0
 
     @property
     def is_empty(self) -> bool:
-        """True if there is nothing to see: no run, no task, no pause."""
-        return not (self.started or self.due or self.active or self.retry or self.held or self.dead or self.pauses)
+        """True if it has no run and no task that needs a look."""
+        return not (self.started or self.due or self.active or self.retry or self.held or self.dead)
 
     @property
     def failing(self) -> Grade:
+        """A warning from 10 % of failed runs on, bad from 50 % on."""
         if self.started < LEAST_RUNS or self.failed < self.started * WARNING_SHARE:
             return Grade.GOOD
         return Grade.BAD if self.failed >= self.started * BAD_SHARE else Grade.WARNING
@@ -99,6 +102,11 @@ class TypeNow:
         """A warning if tasks wait for a limit for longer than the target."""
         is_late = self.target_seconds is not None and self.held and self.held_seconds > self.target_seconds
         return Grade.WARNING if is_late else Grade.GOOD
+
+    @property
+    def needs_operator(self) -> bool:
+        """True if it fails, waits or is held for too long."""
+        return {self.failing, self.waiting, self.holding} != {Grade.GOOD}
 
     @property
     def rank(self) -> tuple[float, ...]:
@@ -144,3 +152,9 @@ class Now:
     overview: Overview
     types: tuple[TypeNow, ...]
     minutes: int
+
+    @property
+    def other_pauses(self) -> tuple[Paused, ...]:
+        """The pauses that are not among the trouble."""
+        named = {need.what for need in self.trouble.needs}
+        return tuple(one for one in self.overview.paused if f"{one.pause.scope} {one.pause.name}" not in named)

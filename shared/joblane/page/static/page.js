@@ -187,7 +187,23 @@
     announced = announcement;
     updatedAt = new Date();
     document.getElementById("stale").hidden = true;
+    showTab(document.getElementById("live"));
   });
+
+  // --- The tab: the start page's title and icon have the number and the grade of what needs an operator ---------------
+
+  let tabTitle = "";
+
+  function showTab(live) {
+    if (!live?.dataset.title) return;
+    if (version && live.dataset.version !== version) location.reload();  // a deploy has changed scripts and styles
+    tabTitle = document.title = live.dataset.title;
+    const icon = document.querySelector("link[rel=icon]");
+    if (icon.getAttribute("href") !== BASE + live.dataset.icon) icon.href = BASE + live.dataset.icon;
+  }
+
+  const version = document.getElementById("live")?.dataset.version;
+  showTab(document.getElementById("live"));
 
   function showStale(event) {
     const status = event.detail.xhr?.status;
@@ -201,6 +217,7 @@
     const stale = document.getElementById("stale");
     if (stale.textContent !== text) stale.textContent = text;
     stale.hidden = false;
+    if (tabTitle) document.title = `Not up to date · ${tabTitle}`;
   }
   for (const failure of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
     document.addEventListener(failure, showStale);

@@ -1,8 +1,8 @@
-"""The stage: its queues, pauses, statistics and audit."""
+"""The stage: its tenants, pauses, statistics and audit."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,44 +12,12 @@ from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import paused_line, resumed_line
 from joblane.inspector.views import Minute
-from joblane.names import Queue
-from joblane.page import marks
 from joblane.page.filters import Form, age, form, name_of, whole
 from joblane.page.rendering import page, redirect
 
 WITHIN = ("1h", "1d", "7d", "30d")
 AUDIT_PER_PAGE = 50
-MOST_MARKS = 10
-"""Marks of a queue: the latest."""
 AUDIT_FIELDS = ("target", "who", "action", "bulk")
-
-
-def overview(request: Request, inspector: Inspector) -> Response:
-    minutes = whole("minutes", request.query_params.get("minutes") or "60", 1, 240)
-    found, paused = inspector.overview(minutes=minutes), inspector.pauses()
-    waiting = {(one.pause.scope, one.pause.name): one.waiting for one in found.paused}
-    flows = {view.queue: flow(view.minutes) for view in found.queues}
-    events = inspector.marks(PauseScope.QUEUE, tuple(Queue), within=timedelta(minutes=minutes))
-    of_queues = {
-        queue: [mark for mark in events if mark.target in (None, f"queue:{queue}")][:MOST_MARKS] for queue in Queue
-    }
-    every = [minute for view in found.queues for minute in view.minutes]
-    return page(
-        request,
-        "overview.html",
-        tops={
-            "started": max((minute.started for minute in every), default=0),
-            "failed": max((minute.failed for minute in every), default=0),
-            "waited": max((minute.wait_ms or 0 for minute in every), default=0),
-        },
-        overview=found,
-        minutes=minutes,
-        flows=flows,
-        pauses=paused,
-        waiting=waiting,
-        marks={queue: [(mark, marks.address(mark, {"queue": queue})) for mark in of_queues[queue]] for queue in Queue},
-        drawn={queue: marks.shares(of_queues[queue], found.at, minutes) for queue in Queue},
-    )
 
 
 def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
