@@ -149,7 +149,7 @@ def test_a_sparkline_fits_and_shows_every_event(values: tuple[int, ...], width: 
     "wrong",
     [
         ("runs", "--by", "queue"), ("runs", "--within", "yesterday"), ("runs", "a:b", "--tenant", "acme"),
-        ("runs", "a:b", "--cost"), ("queues", "--by", "type"), ("audit", "--newer", "1h", "--older", "2h"),
+        ("runs", "a:b", "--cost"), ("queues", "--by", "state"), ("audit", "--newer", "1h", "--older", "2h"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
 from joblane.inspector.views import Grade
 
@@ -21,7 +22,8 @@ def test_for_an_unavailable_emulator_credentials_are_not_suspected(
     def unreachable(_: object) -> Any:
         raise EndpointConnectionError(endpoint_url="http://there")
 
-    scope: Any = None
+    nothing: Any = None
+    scope = Scope(nothing, nothing, "jobs", {}, "op")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setattr(doctor_database, "PARTS", ())
     monkeypatch.setattr(doctor, "OF_WORK", ())

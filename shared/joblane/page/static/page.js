@@ -199,7 +199,8 @@
     if (version && live.dataset.version !== version) location.reload();  // a deploy has changed scripts and styles
     tabTitle = document.title = live.dataset.title;
     const icon = document.querySelector("link[rel=icon]");
-    if (icon.getAttribute("href") !== BASE + live.dataset.icon) icon.href = BASE + live.dataset.icon;
+    const href = `${BASE}/${live.dataset.icon}`;
+    if (icon.getAttribute("href") !== href) icon.href = href;
   }
 
   const version = document.getElementById("live")?.dataset.version;
