@@ -20,6 +20,7 @@ from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_database
 from joblane.inspector.stage.glance import glance
+from joblane.inspector.stage.trouble import PARTS
 from joblane.local.postgres import Postgres
 from joblane.names import Queue
 from joblane.record import schedules
@@ -51,8 +52,8 @@ update joblane.tasks set fingerprint = left(md5((abs(hashtext(id)) % 10000)::tex
 FAILED = """
 insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, error_type,
                                    error_message, fingerprint, type, queue, tenant)
-select id, 2 + n, 2, 0, now() - (nth + n * 0.2) * interval '172 s', now(), 'failed', error_type, error_message, fingerprint,
-       type, queue, tenant
+select id, 2 + n, 2, 0, now() - (nth + n * 0.2) * interval '172 s', now(), 'failed', error_type, error_message,
+       fingerprint, type, queue, tenant
   from (select *, row_number() over (order by created_at desc) as nth from joblane.tasks
          where fingerprint is not null) as t, generate_series(0, 4) as n
 """
@@ -176,6 +177,9 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
     calls: dict[str, Callable[[], object]] = {
         "overview: 1 minute": lambda: inspector.overview(minutes=1),
         "overview: 4 hours": lambda: inspector.overview(minutes=240),
+        "trouble:": inspector.trouble,
+        "now: 1 hour": inspector.now,
+        "now: 4 hours": lambda: inspector.now(minutes=240),
         "tasks: all": inspector.tasks,
         "tasks: that ended on a day": lambda: inspector.tasks(day),
         "tasks: archived": lambda: inspector.tasks(Filter(states=(State.ARCHIVED,))),
@@ -243,7 +247,7 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         }
         for by in ("type", "tenant"):
             calls[f"statistics: by {by}, {within_}"] = _statistics(inspector, within_, by)
-    for what, part in (*doctor_database.PARTS, *doctor.OF_WORK):
+    for what, part in (*doctor_database.PARTS, *doctor.OF_WORK, *((f"trouble {what}", one) for what, one in PARTS)):
         calls[f"doctor: {what}"] = lambda part=part: list(part(glance(scope)))  # type: ignore[misc]
     return calls
 
