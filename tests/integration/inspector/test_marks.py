@@ -13,6 +13,7 @@ from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import marks
 from joblane.inspector.views import Mark
+from joblane.names import Queue
 from joblane.record.deploys import finish_deploy, write_deploy
 from joblane.record.row.states import State
 from tests.builders.rows import put
@@ -79,31 +80,38 @@ def test_each_page_has_the_marks_that_concern_it(deployed: World, inspector: Ins
     assert (first.who, first.reason, first.target) == ("op", "provider is down", f"type:{ONE}")
 
 
-FILTERS: dict[str, tuple[Filter, bool, bool]] = {
-    "its type": (Filter(types=(ONE,)), True, True),
-    "its error": (Filter(fingerprint="f1"), True, True),
-    "another type": (Filter(types=("jobs:sweep",)), False, True),
-    "the error of another type": (Filter(fingerprint="f2"), False, True),
-    "its tenant": (Filter(tenant="acme"), True, True),
-    "another tenant": (Filter(tenant="globex"), True, False),
-    "a state": (Filter(states=(State.ARCHIVED,)), True, True),
+FILTERS: dict[str, tuple[Filter, bool, bool, bool, bool]] = {
+    "its type": (Filter(types=(ONE,)), True, False, True, False),
+    "its error": (Filter(fingerprint="f1"), True, False, True, False),
+    "its id": (Filter(ids=("acme",)), True, False, True, False),
+    "a type that no code declares": (Filter(types=("gone:type",)), False, False, True, True),
+    "the error of this type": (Filter(fingerprint="f2"), False, False, True, True),
+    "its type in another queue": (Filter(types=(ONE,), queues=(Queue.LOW,)), True, False, False, True),
+    "its tenant": (Filter(tenant="acme"), True, True, True, True),
+    "another tenant": (Filter(tenant="globex"), True, False, True, True),
+    "a state": (Filter(states=(State.ARCHIVED,)), True, True, True, True),
 }
-"""Filters of bulk actions, each with whether it can touch tasks of a type and of a tenant."""
+"""Filters of bulk actions, each with whether it is a mark of a type, of a tenant, of the type's queue and of another
+queue."""
 
 
-def test_a_bulk_action_is_a_mark_of_what_it_can_touch(deployed: World, inspector: Inspector) -> None:
+def test_a_bulk_action_is_a_mark_of_what_it_is_for(deployed: World, inspector: Inspector) -> None:
     # given
-    for name, type_, fingerprint in (("acme", ONE, "f1"), ("globex", "jobs:sweep", "f2")):
+    for name, type_, fingerprint in (("acme", ONE, "f1"), ("globex", "gone:type", "f2")):
         columns: dict[str, Any] = {"type": type_, "state": "archived", "tenant": name, "fingerprint": fingerprint}
         put(deployed, sample_one, name, **columns)
+    put(deployed, sample_one, "low", state="archived", queue="low")
     # when
     ids = {
         what: inspector.bulk(BulkAction.RETRY, filter_, reason="fixed").id for what, (filter_, *_) in FILTERS.items()
     }
     # then
-    for at, (kind, name) in enumerate([(TYPE, ONE), (TENANT, "acme")]):
+    for at, (kind, name) in enumerate([(TYPE, ONE), (TENANT, "acme"), (QUEUE, QUEUE_OF_ONE), (QUEUE, "low")]):
         found = inspector.marks(kind, (name,))
-        assert {mark.bulk for mark in found} == {ids[what] for what, (_, *touches) in FILTERS.items() if touches[at]}
+        marked = {mark.bulk for mark in found}
+        assert [what for what in FILTERS if ids[what] in marked] == [
+            what for what, (_, *expected) in FILTERS.items() if expected[at]
+        ]
         assert all(mark.text.startswith("retry of ") and mark.reason == "fixed" for mark in found)
 
 

@@ -22,6 +22,10 @@ MOST = 200
 MOST_NAMES = 10
 MOST_OF_KEYS = 1_000
 """Changes of the limits of single keys that are read."""
+MOST_IDS = 100
+"""Ids of a bulk action whose types are read."""
+NARROW = ("types", "fingerprint", "ids", "id_prefix", "tag", "parent", "error")
+"""Fields of a filter that do not say of which tenants its tasks are."""
 MOST_BULKS = 500
 """Bulk actions that are read: the latest. Their ids begin with their time."""
 WORDS = {
@@ -49,12 +53,17 @@ select at, who, action, target, reason from (
 """The actions on the targets $1, and on the keys of the limits $2: these follow a slash, after which comes a 0."""
 BULKS = f"""
 select b.id, b.action, b.who, b.reason, b.started_at, b.total, b.filter,
-       case when b.filter ? 'fingerprint' and not b.filter ? 'types' then
-            (select t.type from joblane.tasks t where t.fingerprint = b.filter->>'fingerprint'
-              order by t.created_at desc, t.id desc limit 1) end
+       case when b.filter ? 'types' then array(select jsonb_array_elements_text(b.filter->'types'))
+            when b.filter ? 'fingerprint' then array(
+                 (select t.type from joblane.tasks t where t.fingerprint = b.filter->>'fingerprint'
+                   order by t.created_at desc, t.id desc limit 1))
+            when b.filter ? 'ids' then array(
+                 (select distinct t.type from joblane.tasks t
+                   where t.id in (select jsonb_array_elements_text(b.filter->'ids') limit {MOST_IDS}))) end
   from (select * from joblane.bulks order by id desc limit {MOST_BULKS}) as b
  where b.started_at >= $1::timestamptz order by b.started_at desc
 """
+"""The last column: the types that the filter names, itself or by an error or ids; null: it names none."""
 NOW = "select clock_timestamp()"
 
 
@@ -127,21 +136,31 @@ def _targets(scope: Scope, kind: PauseScope, name: str) -> Iterator[str]:
 def _bulk_actions(
     scope: Scope, connection: Connection, kind: PauseScope, names: Sequence[str], since: datetime
 ) -> Iterator[Mark]:
-    for id_, action, who, reason, at, total, filter_, type_ in connection.run(BULKS, since):
-        if _concerns(scope, filter_, type_, kind, names):
+    for id_, action, who, reason, at, total, filter_, types in connection.run(BULKS, since):
+        if _concerns(scope, filter_, types, kind, names):
             text = f"{action} of {total:,} task{'s' * (total != 1)}"
             yield Mark(at=at, kind="bulk", text=text, who=who, reason=reason, bulk=id_)
 
 
 def _concerns(
-    scope: Scope, filter_: Mapping[str, Any], type_: str | None, kind: PauseScope, names: Sequence[str]
+    scope: Scope, filter_: Mapping[str, Any], types: Sequence[str] | None, kind: PauseScope, names: Sequence[str]
 ) -> bool:
-    """True if tasks of one of the names can match the filter. ``type_``: of the tasks with its fingerprint."""
+    """True if the action is for the tasks of one of the names. ``types``: that the filter names; None: it names none.
+
+    A tenant has the actions for it, and those for all tasks: others are about types, and mostly not about its tasks.
+    """
     if kind is PauseScope.TENANT:
-        return filter_.get("tenant") in (None, *names)
+        tenant = filter_.get("tenant")
+        return tenant in names if tenant is not None else not any(filter_.get(field) for field in NARROW)
     if kind is PauseScope.QUEUE:
-        return bool(set(names) & set(filter_.get("queues") or names))
+        queues = filter_.get("queues") or (types and _queues(scope, types)) or names
+        return not set(names).isdisjoint(queues)
     tasks = [scope.task(name) for name in names]
     known = {other for task in tasks if task is not None for other in task.types} | set(names)
-    types = filter_.get("types") or ([] if type_ is None else [type_])
-    return not types or bool(known & set(types))
+    return not types or not known.isdisjoint(types)
+
+
+def _queues(scope: Scope, types: Sequence[str]) -> set[str]:
+    """Return the queues of types; empty if one of them is not declared, so that its queues are not known."""
+    tasks = [scope.task(type_) for type_ in types]
+    return set() if None in tasks else {str(queue) for task in tasks if task is not None for queue in task.lanes}
