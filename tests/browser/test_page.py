@@ -79,6 +79,11 @@ RULES: dict[Scheme, list[str]] = {
     "dark": ["color-contrast"],
 }
 """Colour scheme → rules of axe; the other rules give the same result in every scheme."""
+SMALLEST = """
+Math.min(99, ...[...document.querySelectorAll("svg text")].filter(text => text.getClientRects().length)
+  .map(text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))
+"""
+"""The size of the smallest text in charts, in pixels of the screen."""
 
 
 def any_task(site: Site, state: State, **more: Any) -> str:
@@ -268,6 +273,37 @@ def test_a_stale_page_says_so_until_it_is_refreshed(visit: Visit) -> None:
     _refresh(page)
     expect(stale).to_be_hidden()
     visitor.troubles.clear()  # the console reports it as well
+
+
+def test_one_cursor_moves_through_all_charts_by_pointer_and_keys(visit: Visit) -> None:
+    # given
+    page = visit().go("/runs?type=data:export&within=2h")
+    charts = page.locator(".chart[data-from]")
+    number = charts.count()
+    assert number == 4  # runs, failed share, waits, durations
+    # when
+    charts.last.locator(".plot").hover(position={"x": 900, "y": 60})
+    # then all have it at the same time, with the words of the column
+    expect(page.locator(".chart .cursor")).to_have_count(number)
+    assert len(set(page.eval_on_selector_all(".cursor", "all => all.map(one => one.getAttribute('x1'))"))) == 1
+    expect(page.locator("#tip")).to_contain_text(re.compile(r"\d+ runs: \d+ completed, \d+ failed"))
+    by_pointer = page.locator("#tip").inner_text()
+    # and when a key moves it
+    charts.first.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#announce")).to_contain_text(" runs: ")
+    assert page.locator("#tip").inner_text() != by_pointer
+    before = page.locator("#announce").inner_text()
+    # then it follows a refresh, and Enter leads to the tasks of the column
+    _refresh(page)
+    expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    charts.first.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#announce")).to_have_text(before)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tasks?type=data*")
 
 
 # --- Actions ----------------------------------------------------------------------------------------------------
@@ -681,6 +717,7 @@ def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
                     "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
                 )
                 assert taken <= seen, f"{kind} scrolls sideways at {width} ({scheme})"
+                assert page.evaluate(SMALLEST) >= 11, f"{kind} has a text in a chart that is too small at {width}"
                 if scheme == "light" or (scheme == "dark" and kind in COLOURFUL):
                     assert _violations(page, scheme) == [], (kind, scheme, width)
         if schemes:

@@ -1,4 +1,7 @@
-"""Charts over time, as SVG within the page: stacked bars of runs, and lines of percentiles, with axes and units.
+"""Charts over time within the page: stacked bars and lines, each with an axis of its own.
+
+A chart is a grid of three SVGs: the labels of its values, the plot, and the labels of its times. The plot is stretched
+to the width of the page, and no text is in it, so that text has the same size on every screen.
 
 Marks stand for deploys, pauses and the like. The page lists them as text too, for the keyboard and for readers.
 """
@@ -6,38 +9,59 @@ Marks stand for deploys, pauses and the like. The page lists them as text too, f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 720, 180
-LEFT, RIGHT, TOP, BOTTOM = 56, 8, 8, 22
-"""Margins, in which the axes have their labels."""
-MOST_LABELS = 6
-HOURS_OF_DATES = 48
+from joblane.page.scale import Axis, Scale, Tick, Unit, axis, times
 
-SVG = Markup('<svg class="chart" viewBox="0 0 {} {}" role="group" aria-label="{}">{}{}{}{}</svg>')
-GRID = Markup('<path class="grid" d="M{} {}H{}"/><text class="y" x="{}" y="{}">{}</text>')
-TICK = Markup('<text class="x" x="{}" y="{}">{}</text>')
-BAR = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
+HEIGHT, MARGIN = 150, 9
+"""Height of a plot, and the room above and below it for the half of a label, in pixels."""
+WIDTH = 1000
+"""Width of a plot in its own units: it is stretched to the room that the page has."""
+LETTER, GAP = 6.4, 8
+"""Width of a letter of a label, and the room between a label and the plot, in pixels."""
+LEAST_WIDTH = 40
+"""Width of the labels of values, in pixels, if they are short: so the charts of a page begin at the same place."""
+BAR_SHARE = 0.85
+MARK_WIDTH = 9
+"""Width in which the pointer finds a mark, in pixels."""
+LEAST = 1.0
+"""Height of the smallest bar that is not empty, in pixels."""
+
+WHOLE = Markup(
+    '<div class="chart" role="group" aria-label="{label}"{span}>'
+    '<svg class="y" width="{width}" height="{height}" aria-hidden="true">{values}</svg>'
+    '<svg class="plot" width="100%" height="{height}">{grid}<svg y="{top}" width="100%" height="{inner}"'
+    ' viewBox="0 0 {units} {inner}" preserveAspectRatio="none">{drawn}</svg>{over}</svg>'
+    '<svg class="x" width="100%" height="16" aria-hidden="true">{times}</svg></div>'
+)
+SPAN = Markup(' data-from="{:.0f}" data-to="{:.0f}"')
+VALUE = Markup('<text x="{}" y="{:.1f}">{}</text>')
+GRID = Markup('<line class="grid" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/>')
+TICK = Markup('<line class="tick" x1="{0:.3%}" x2="{0:.3%}" y1="{1}" y2="{2}"/>')
+TIME = Markup('<text class="{}" x="{:.3%}" y="11">{}</text>')
+BARS = Markup('<path class="{}" d="{}"/>')
 LINE = Markup('<polyline class="{}" points="{}"/>')
+POINT = Markup('<circle class="{}" cx="{:.2%}" cy="{:.1f}" r="2"/>')
+OVER = Markup('<svg class="over" x="{:.2%}" y="1" overflow="visible"><path d="M-4 7h8l-4-6z"/></svg>')
 HOVER = Markup(
-    '<a href="{}" tabindex="-1" aria-hidden="true"><rect class="hover" x="{}" y="{}" width="{}" height="{}">'
+    '<a href="{}" tabindex="-1" aria-hidden="true"><rect class="hover" x="{:.2f}" width="{:.2f}" height="{}">'
     "<title>{}</title></rect></a>"
 )
 MARK = Markup(
-    '<a href="{}" tabindex="-1" aria-hidden="true" class="mark {}"><title>{}</title>'
-    '<rect x="{}" y="{}" width="{}" height="{}"/><path d="M{} {}V{}m-4-{}h8l-4 6z"/></a>'
+    '<a href="{}" tabindex="-1" aria-hidden="true" class="mark {}"><title>{}</title><svg x="{:.3%}" y="{}"'
+    ' overflow="visible"><rect x="{}" width="{}" height="{}"/><path d="M0 0V{}M-4 0h8l-4 6z"/></svg></a>'
 )
-MARK_WIDTH = 8
-"""Width in which the pointer finds a mark."""
+EMPTY = Markup()
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values of all columns, oldest first; None: a gap. ``kind``: its class in the style sheet."""
+    """Values of all columns, oldest first; None: a gap. ``kind``: its classes in the style sheet."""
 
     kind: str
     values: Sequence[float | None]
@@ -62,124 +86,147 @@ class Mark:
     text: str
 
 
-def stacked(
-    columns: Sequence[Column],
-    series: Sequence[Series],
-    label: str,
-    unit: Callable[[float], str],
-    marks: Sequence[Mark] = (),
-) -> Markup:
-    """Bars, the first series at the bottom."""
-    sums = [sum(one.values[at] or 0 for one in series) for at in range(len(columns))]
-    top, step = nice(max(sums, default=0)), _step(columns)
-    drawn = []
-    for at in range(len(columns)):
-        base = 0.0
-        for one in series:
-            value = one.values[at] or 0
-            if value:
-                y, height = _y(base + value, top), max(_y(base, top) - _y(base + value, top), 1.0)
-                drawn.append(
-                    BAR.format(one.kind, f"{LEFT + at * step:.1f}", f"{y:.1f}", f"{step * 0.85:.1f}", f"{height:.1f}")
-                )
-            base += value
-    return _framed(columns, Markup("").join(drawn), top, label, unit, marks=marks)
+@dataclass(frozen=True)
+class Frame:
+    """The columns, marks and axis of time that the charts of a page share. ``length``: of a column."""
 
+    columns: Sequence[Column]
+    length: timedelta
+    marks: Sequence[Mark] = ()
+    scale: Scale = Scale.LINEAR
 
-def lines(
-    columns: Sequence[Column],
-    series: Sequence[Series],
-    label: str,
-    unit: Callable[[float], str],
-    marks: Sequence[Mark] = (),
-) -> Markup:
-    """A line for each series, with a gap for each None."""
-    top, step = (
-        nice(max((value for one in series for value in one.values if value is not None), default=0)),
-        _step(columns),
-    )
-    drawn = []
-    for one in series:
-        runs: list[list[str]] = [[]]
-        for at, value in enumerate(one.values):
+    def stacked(self, series: Sequence[Series], label: str, unit: Unit, line: Series | None = None) -> Markup:
+        """Draw bars, the first series at the bottom, with the links and words of the columns. ``line``: over them.
+
+        On a logarithmic axis, only the first series and the whole bars can be read.
+        """
+        tops = [math.fsum(one.values[at] or 0 for one in series) for at in range(len(self.columns))]
+        above = [] if line is None else [value for value in line.values if value is not None]
+        found = axis([*tops, *above], unit, self.scale)
+        bases = [0.0] * len(self.columns)
+        drawn = [self._bars(one, bases, found) for one in series]
+        points, alone = (EMPTY, EMPTY) if line is None else self._line(line, found)
+        return self._whole(_joined([*drawn, points, self._hovers]), label, unit, found, alone + self._over(tops, found))
+
+    def lines(self, series: Sequence[Series], label: str, unit: Unit, *, columns: bool = False) -> Markup:
+        """Draw a line for each series, with a gap for each None. The first series is on top.
+
+        ``columns``: with the links and words of the columns. A page needs them once.
+        """
+        tops = [
+            max((value for one in series if (value := one.values[at]) is not None), default=0.0)
+            for at in range(len(self.columns))
+        ]
+        found = axis(tops, unit, self.scale)
+        drawn = [self._line(one, found) for one in reversed(series)]
+        points, alone = _joined(points for points, _ in drawn), _joined(alone for _, alone in drawn)
+        over = alone + self._over(tops, found)
+        return self._whole(points + (self._hovers if columns else EMPTY), label, unit, found, over)
+
+    def _bars(self, series: Series, bases: list[float], found: Axis) -> Markup:
+        """Draw the bars of a series on those below, and add its values to ``bases``."""
+        bars, width = [], self._step * BAR_SHARE
+        for at, base in enumerate(bases):
+            if value := max(series.values[at] or 0, 0):
+                below = _y(found, base)
+                height = max(below - _y(found, base + value), LEAST)
+                bars.append(f"M{at * self._step:.2f} {below:.1f}v{-height:.1f}h{width:.2f}v{height:.1f}z")
+                bases[at] = base + value
+        return BARS.format(series.kind, "".join(bars))
+
+    def _line(self, series: Series, found: Axis) -> tuple[Markup, Markup]:
+        """Draw the lines, and the points that have no neighbours."""
+        runs: list[list[tuple[float, float]]] = [[]]
+        for at, value in enumerate(series.values):
             if value is None:
                 runs.append([])
             else:
-                runs[-1].append(f"{LEFT + (at + 0.5) * step:.1f},{_y(value, top):.1f}")
-        for run in filter(None, runs):
-            x, _, y = run[0].partition(",")
-            points = run if len(run) > 1 else [f"{float(x) - 1:.1f},{y}", f"{float(x) + 1:.1f},{y}"]
-            drawn.append(LINE.format(one.kind, " ".join(points)))
-    return _framed(columns, Markup("").join(drawn), top, label, unit, marks=marks)
+                runs[-1].append(((at + 0.5) * self._step, _y(found, value)))
+        lines = (LINE.format(series.kind, " ".join(f"{x:.1f},{y:.1f}" for x, y in run)) for run in runs if len(run) > 1)
+        points = (POINT.format(series.kind, run[0][0] / WIDTH, run[0][1] + MARGIN) for run in runs if len(run) == 1)
+        return _joined(lines), _joined(points)
 
-
-def nice(value: float) -> float:
-    """The end of an axis: the next 1, 2 or 5 times a power of ten, and 1 at least."""
-    if value <= 1:
-        return 1.0
-    power = 10 ** math.floor(math.log10(value))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value))
-
-
-def _framed(
-    columns: Sequence[Column],
-    drawn: Markup,
-    top: float,
-    label: str,
-    unit: Callable[[float], str],
-    *,
-    marks: Sequence[Mark],
-) -> Markup:
-    axes = Markup("").join(
-        GRID.format(
-            LEFT,
-            f"{_y(top * part, top):.1f}",
-            WIDTH - RIGHT,
-            LEFT - 6,
-            f"{_y(top * part, top) + 4:.1f}",
-            unit(top * part),
+    def _over(self, tops: Sequence[float], found: Axis) -> Markup:
+        """Arrows at the columns whose values end above the axis."""
+        middle = BAR_SHARE / 2
+        return _joined(
+            OVER.format((at + middle) * self._step / WIDTH) for at, top in enumerate(tops) if top > found.top
         )
-        for part in (0, 0.5, 1)
-    )
-    step = _step(columns)
-    each = max(1, -(-len(columns) // MOST_LABELS))
-    days = len(columns) > 1 and columns[-1].at - columns[0].at > timedelta(hours=HOURS_OF_DATES)
-    form = "%d %b" if days else "%H:%M"
-    labels = Markup("").join(
-        TICK.format(f"{LEFT + at * step:.1f}", HEIGHT - 6, f"{column.at:{form}}")
-        for at, column in enumerate(columns)
-        if at % each == 0
-    )
-    hovers = Markup("").join(
-        HOVER.format(column.address, f"{LEFT + at * step:.1f}", TOP, f"{step:.1f}", HEIGHT - TOP - BOTTOM, column.text)
-        for at, column in enumerate(columns)
-    )
-    return SVG.format(WIDTH, HEIGHT, label, axes + labels, drawn, hovers, _drawn(columns, marks))
+
+    def _whole(self, drawn: Markup, label: str, unit: Unit, found: Axis, over: Markup) -> Markup:
+        places = [MARGIN + _y(found, tick) for tick in found.ticks]
+        texts = [unit.text(tick) for tick in found.ticks]
+        width = max(math.ceil(max(map(len, texts)) * LETTER), LEAST_WIDTH)
+        bottom = MARGIN + HEIGHT
+        return WHOLE.format(
+            label=label,
+            span=self._span,
+            width=width + GAP,
+            height=bottom + MARGIN,
+            values=_joined(VALUE.format(width, y + 4, text) for y, text in zip(places, texts, strict=True)),
+            grid=_joined(map(GRID.format, places))
+            + _joined(TICK.format(tick.share, MARGIN, bottom) for tick in self._ticks),
+            top=MARGIN,
+            inner=HEIGHT,
+            units=WIDTH,
+            drawn=drawn,
+            over=over + self._marks,
+            times=_joined(TIME.format(_classes(tick), tick.share, tick.text) for tick in self._ticks),
+        )
+
+    @property
+    def _step(self) -> float:
+        return WIDTH / max(len(self.columns), 1)
+
+    @cached_property
+    def _end(self) -> datetime | None:
+        return self.columns[-1].at + self.length if self.columns else None
+
+    @cached_property
+    def _span(self) -> Markup:
+        """The times of the plot in seconds, for the cursor that all charts of a page share."""
+        return SPAN.format(self.columns[0].at.timestamp(), self._end.timestamp()) if self._end else EMPTY
+
+    @cached_property
+    def _ticks(self) -> list[Tick]:
+        return times(self.columns[0].at, self._end) if self._end else []
+
+    @cached_property
+    def _hovers(self) -> Markup:
+        return _joined(
+            HOVER.format(column.address, at * self._step, self._step, HEIGHT, column.text)
+            for at, column in enumerate(self.columns)
+        )
+
+    @cached_property
+    def _marks(self) -> Markup:
+        """The marks within the columns. Those of one column are drawn as one, with all texts."""
+        if self._end is None:
+            return EMPTY
+        first = self.columns[0].at
+        together: dict[int, list[Mark]] = {}
+        for mark in sorted(self.marks, key=lambda mark: mark.at):
+            if first <= mark.at < self._end:
+                together.setdefault(int((mark.at - first) / self.length), []).append(mark)
+        drawn = []
+        for found in together.values():
+            share = (found[0].at - first) / (self._end - first)
+            address = found[0].address if len(found) == 1 else "#marks"
+            kind = min((mark.kind for mark in found), key=lambda kind: kind != "deploy")
+            area = (-MARK_WIDTH / 2, MARK_WIDTH, HEIGHT, HEIGHT)
+            drawn.append(MARK.format(address, kind, "\n".join(mark.text for mark in found), share, MARGIN, *area))
+        return _joined(drawn)
 
 
-def _drawn(columns: Sequence[Column], marks: Sequence[Mark]) -> Markup:
-    """Draw the marks within the columns. Those of one column are drawn as one, with all labels."""
-    if len(columns) < 2:
-        return Markup()
-    first, length, step = columns[0].at, columns[1].at - columns[0].at, _step(columns)
-    together: dict[int, list[Mark]] = {}
-    for mark in sorted(marks, key=lambda mark: mark.at):
-        if 0 <= (place := (mark.at - first) / length) < len(columns):
-            together.setdefault(int(place), []).append(mark)
-    drawn = []
-    for found in together.values():
-        x = LEFT + (found[0].at - first) / length * step
-        address = found[0].address if len(found) == 1 else "#marks"
-        kind = min((mark.kind for mark in found), key=lambda kind: kind != "deploy")
-        text, bottom = "\n".join(mark.text for mark in found), HEIGHT - BOTTOM
-        area = (f"{x - MARK_WIDTH / 2:.1f}", TOP, MARK_WIDTH, bottom - TOP)
-        drawn.append(MARK.format(address, kind, text, *area, f"{x:.1f}", TOP, bottom, bottom - TOP))
-    return Markup("").join(drawn)
+def _joined(parts: Iterable[Markup]) -> Markup:
+    return EMPTY.join(parts)
 
 
-def _step(columns: Sequence[Column]) -> float:
-    return (WIDTH - LEFT - RIGHT) / max(len(columns), 1)
+def _y(found: Axis, value: float) -> float:
+    return HEIGHT * (1 - found.share(value))
 
 
-def _y(value: float, top: float) -> float:
-    return HEIGHT - BOTTOM - value * (HEIGHT - TOP - BOTTOM) / top
+def _classes(tick: Tick) -> str:
+    """The classes of a label, which stays within the plot at both ends."""
+    place = "first" if tick.share < 0.03 else "last" if tick.share > 0.97 else "middle"
+    return f"{place} fine" if tick.is_fine else place

@@ -9,20 +9,22 @@ from markupsafe import Markup
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Attempt
-from joblane.page.chart import LEFT, WIDTH
+from joblane.page.chart import GAP, LETTER, WIDTH
 
 ROW = 16
-LEAST = 2.0
-"""Width of the shortest bar."""
+LEAST = 4.0
+"""Width of the shortest bar, in units of the plot."""
 SHOWN = 20
 """The last attempts."""
 
-SVG = Markup('<svg class="chart timeline" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
-NAME = Markup('<text class="y" x="{}" y="{}">{}</text>')
-BAR = Markup('<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>')
-AXIS = Markup(
-    '<path class="grid" d="M{} {}H{}"/><text class="x" x="{}" y="{}">{}</text><text class="y" x="{}" y="{}">{}</text>'
+SVG = Markup(
+    '<div class="chart timeline" role="img" aria-label="{}"><svg class="y" width="{}" height="{}">{}</svg>'
+    '<svg class="plot" width="100%" height="{}" viewBox="0 0 {} {}" preserveAspectRatio="none">{}</svg>'
+    '<svg class="x" width="100%" height="16"><text class="first" x="0" y="11">{}</text>'
+    '<text class="last" x="100%" y="11">{}</text></svg></div>'
 )
+NAME = Markup('<text x="{}" y="{}">{}</text>')
+BAR = Markup('<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>')
 
 
 def of_task(created_at: datetime, attempts: Sequence[Attempt], now: datetime) -> Markup:
@@ -33,14 +35,16 @@ def of_task(created_at: datetime, attempts: Sequence[Attempt], now: datetime) ->
     whole = max(end - begin, timedelta(milliseconds=1))
 
     def x(at: datetime) -> float:
-        return LEFT + (min(max(at, begin), end) - begin) / whole * (WIDTH - LEFT)
+        return (min(max(at, begin), end) - begin) / whole * WIDTH
 
+    names = [f"run {attempt.run}" for attempt in shown]
+    width = round(max(map(len, names)) * LETTER) + GAP
+    labels = [NAME.format(width - GAP, row * ROW + 12, name) for row, name in enumerate(names)]
     drawn = []
     for row, attempt in enumerate(shown):
         y = row * ROW
         ended = attempt.finished_at or now
         bars = (("wait", attempt.due_at, attempt.started_at), (attempt.outcome or "active", attempt.started_at, ended))
-        drawn.append(NAME.format(LEFT - 6, y + 12, f"run {attempt.run}"))
         drawn += [
             BAR.format(
                 kind,
@@ -54,9 +58,9 @@ def of_task(created_at: datetime, attempts: Sequence[Attempt], now: datetime) ->
             if kind != "wait" or until > since
         ]
     height = len(shown) * ROW
-    drawn.append(AXIS.format(LEFT, height + 1, WIDTH, LEFT, height + 14, stamp(begin), WIDTH, height + 14, stamp(end)))
     label = f"Timeline of {len(shown)} runs from {stamp(begin)} to {stamp(end)}"
-    return SVG.format(WIDTH, height + 18, label, Markup("").join(drawn))
+    texts, bars_drawn = Markup("").join(labels), Markup("").join(drawn)
+    return SVG.format(label, width, height, texts, height, WIDTH, height, bars_drawn, stamp(begin), stamp(end))
 
 
 def _title(kind: str, since: datetime, until: datetime) -> str:

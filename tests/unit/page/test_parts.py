@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.names import Queue
-from joblane.page import chart, sparkline
+from joblane.page import sparkline
 from joblane.page.cells import ago, span, usd
 from joblane.page.filters import age, described, read, write
 from joblane.page.inspectors import Desk
@@ -156,27 +156,6 @@ def test_a_line_has_gaps_and_a_single_point_is_visible() -> None:
     drawn = sparkline.line([1, 2, None, 3, None, None], "waits", "waited")
     points = re.findall(r'points="([^"]*)"', drawn)
     assert [len(run.split()) for run in points] == [2, 2]
-
-
-def test_marks_are_at_their_time_with_their_text_and_one_for_each_column() -> None:
-    # given an hour in columns of ten minutes
-    columns = [chart.Column(NOW + timedelta(minutes=10 * number), "/tasks", "") for number in range(6)]
-    marks = [
-        chart.Mark(NOW + timedelta(minutes=15), "deploy", "/tasks?a=1&b=2", "deploy <1>"),
-        chart.Mark(NOW + timedelta(minutes=31), "pause", "/audit", "paused"),
-        chart.Mark(NOW + timedelta(minutes=32), "deploy", "/tasks", "deploy 2"),
-        chart.Mark(NOW + timedelta(minutes=60), "bulk", "/bulk", "outside"),
-        chart.Mark(NOW - timedelta(minutes=1), "bulk", "/bulk", "outside"),
-    ]
-    # when
-    drawn = chart.lines(columns, [chart.Series("p50", [1.0] * 6)], "waits", str, marks)
-    found = re.findall(r'<a href="([^"]*)"[^>]*class="mark ([^"]*)"><title>([^<]*)</title>.*?<path d="M([\d.]+)', drawn)
-    # then
-    step = (chart.WIDTH - chart.LEFT - chart.RIGHT) / 6
-    assert found == [
-        ("/tasks?a=1&amp;b=2", "deploy", "deploy &lt;1&gt;", f"{chart.LEFT + 1.5 * step:.1f}"),
-        ("#marks", "deploy", "paused\ndeploy 2", f"{chart.LEFT + 3.1 * step:.1f}"),
-    ]
 
 
 @pytest.mark.parametrize("values", [[], [None], [0]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -22,9 +22,10 @@ from joblane.local.errors import UnavailableError
 from joblane.page import chart, marks
 from joblane.page.cells import span
 from joblane.page.chart import Column, Series
-from joblane.page.filters import age
+from joblane.page.filters import age, name_of
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query
+from joblane.page.scale import NUMBER, PERCENT, TIME, Scale
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitStatus
 from joblane.tasks.limit import TENANT
 
@@ -32,6 +33,8 @@ WITHIN = ("15m", "2h", "1d", "7d", "30d")
 MOST_LIMITED = 10
 """Types whose limits of a tenant are shown."""
 PERCENTILES = ("p50", "p95", "p99")
+SCALES = {Scale.LINEAR: "linear", Scale.CLIP: "without peaks", Scale.LOG: "logarithmic"}
+"""The choices of an axis, and their words."""
 
 
 def show(request: Request, inspector: Inspector) -> Response:
@@ -44,7 +47,8 @@ def show(request: Request, inspector: Inspector) -> Response:
     found = inspector.performance(kind, name, within=age("within", within))
     columns = [_column(found, number) for number in range(len(found.periods))]
     events = inspector.marks(kind, (name,), within=age("within", within))
-    drawn = marks.drawn(events, {str(kind): name})
+    scale = scale_of(request)
+    frame = chart.Frame(columns, timedelta(seconds=found.step_seconds), marks.drawn(events, {str(kind): name}), scale)
     is_type = kind is PauseScope.TYPE
     overview = inspector.overview(minutes=1) if is_type else None
     lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == name] if overview else []
@@ -69,9 +73,9 @@ def show(request: Request, inspector: Inspector) -> Response:
         most_counted=MOST_COUNTED,
         marks=[(mark, marks.address(mark, {str(kind): name})) for mark in events[: marks.MOST_LISTED]],
         more_marks=max(0, len(events) - marks.MOST_LISTED),
-        runs=_runs(columns, found, drawn),
-        waits=_times(columns, found, drawn, lambda period: period.wait_ms, "waits from due to start"),
-        durations=_times(columns, found, drawn, lambda period: period.duration_ms, "durations of runs"),
+        scale=scale,
+        scales=SCALES,
+        charts=_charts(frame, found),
     )
 
 
@@ -87,6 +91,11 @@ def _errors(inspector: Inspector, kind: PauseScope, name: str, within: timedelta
     with suppress(UnavailableError):
         return inspector.errors(**which, within=within, sort="runs", limit=MOST_ERRORS) if name else None
     return None
+
+
+def scale_of(request: Request) -> Scale:
+    """``scale``: of the axes of values. Raises :class:`SelectionError`."""
+    return name_of(Scale, "scale", request.query_params.get("scale") or Scale.LINEAR)
 
 
 def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope, name: str) -> list[LimitStatus]:
@@ -126,27 +135,23 @@ def _column(found: Performance, number: int) -> Column:
     return Column(period.at, f"/tasks?{query(chosen)}", "\n".join(lines))
 
 
-def _runs(columns: Sequence[Column], found: Performance, drawn: Sequence[chart.Mark]) -> Markup:
+def _charts(frame: chart.Frame, found: Performance) -> dict[str, Markup]:
     counts = [period.counts for period in found.periods]
-    series = [
-        Series("good", [one.completed + one.others for one in counts]),
+    runs = [
         Series("bad", [one.unsuccessful for one in counts]),
+        Series("good", [one.completed + one.others for one in counts]),
     ]
-    every = span(found.step_seconds)
-    label = f"Runs of {found.name}, every {every}"
-    return chart.stacked(columns, series, label, lambda value: f"{value:,.10g}", drawn)
+    shares = Series("share", [100 * one.unsuccessful / one.number if one.number else None for one in counts])
+    return {
+        "runs": frame.stacked(runs, f"Runs of {found.name}, every {span(found.step_seconds)}", NUMBER),
+        "shares": frame.lines([shares], f"{found.name}: share of the runs that failed", PERCENT),
+        "waits": _times(frame, found, [one.wait_ms for one in counts], "waits from due to start"),
+        "durations": _times(frame, found, [one.duration_ms for one in counts], "durations of runs"),
+    }
 
 
-def _times(
-    columns: Sequence[Column],
-    found: Performance,
-    drawn: Sequence[chart.Mark],
-    read: Callable[..., Percentiles | None],
-    what: str,
-) -> Markup:
-    times = [read(period.counts) for period in found.periods]
+def _times(frame: chart.Frame, found: Performance, times: Sequence[Percentiles | None], what: str) -> Markup:
     series = [
         Series(name, [None if one is None else getattr(one, name) / 1000 for one in times]) for name in PERCENTILES
     ]
-    label = f"{found.name}: {what}, in percentiles"
-    return chart.lines(columns, series, label, lambda value: span(value) if value else "0", drawn)
+    return frame.lines(series, f"{found.name}: {what}, in percentiles", TIME)
