@@ -717,7 +717,7 @@ def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
                     "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
                 )
                 assert taken <= seen, f"{kind} scrolls sideways at {width} ({scheme})"
-                assert page.evaluate(SMALLEST) >= 11, f"{kind} has a text in a chart that is too small at {width}"
+                assert page.evaluate(SMALLEST) >= 11, f"{kind} has too small labels at {width}"
                 if scheme == "light" or (scheme == "dark" and kind in COLOURFUL):
                     assert _violations(page, scheme) == [], (kind, scheme, width)
         if schemes:

@@ -155,15 +155,15 @@ class Frame:
 
     def _whole(self, drawn: Markup, label: str, unit: Unit, found: Axis, over: Markup) -> Markup:
         places = [MARGIN + _y(found, tick) for tick in found.ticks]
-        texts = [unit.text(tick) for tick in found.ticks]
-        width = max(math.ceil(max(map(len, texts)) * LETTER), LEAST_WIDTH)
+        labels = [unit.text(tick) for tick in found.ticks]
+        width = max(math.ceil(max(map(len, labels)) * LETTER), LEAST_WIDTH)
         bottom = MARGIN + HEIGHT
         return WHOLE.format(
             label=label,
             span=self._span,
             width=width + GAP,
             height=bottom + MARGIN,
-            values=_joined(VALUE.format(width, y + 4, text) for y, text in zip(places, texts, strict=True)),
+            values=_joined(VALUE.format(width, y + 4, text) for y, text in zip(places, labels, strict=True)),
             grid=_joined(map(GRID.format, places))
             + _joined(TICK.format(tick.share, MARGIN, bottom) for tick in self._ticks),
             top=MARGIN,
@@ -200,7 +200,7 @@ class Frame:
 
     @cached_property
     def _marks(self) -> Markup:
-        """The marks within the columns. Those of one column are drawn as one, with all texts."""
+        """The marks within the columns. Those of one column are drawn as one, with all labels."""
         if self._end is None:
             return EMPTY
         first = self.columns[0].at

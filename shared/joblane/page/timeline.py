@@ -59,8 +59,8 @@ def of_task(created_at: datetime, attempts: Sequence[Attempt], now: datetime) ->
         ]
     height = len(shown) * ROW
     label = f"Timeline of {len(shown)} runs from {stamp(begin)} to {stamp(end)}"
-    texts, bars_drawn = Markup("").join(labels), Markup("").join(drawn)
-    return SVG.format(label, width, height, texts, height, WIDTH, height, bars_drawn, stamp(begin), stamp(end))
+    names_drawn, bars_drawn = Markup("").join(labels), Markup("").join(drawn)
+    return SVG.format(label, width, height, names_drawn, height, WIDTH, height, bars_drawn, stamp(begin), stamp(end))
 
 
 def _title(kind: str, since: datetime, until: datetime) -> str:

@@ -21,7 +21,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
 @pytest.mark.parametrize(
-    ("unit", "largest", "texts"),
+    ("unit", "largest", "labels"),
     [
         (NUMBER, 0, "0|1"),
         (NUMBER, 3, "0|1|2|3"),
@@ -43,15 +43,15 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
         (DOLLARS, 0.00037, "$0|$0.0001|$0.0002|$0.0003|$0.0004"),
     ],
 )
-def test_an_axis_has_round_ticks_up_to_the_largest_value(unit: Unit, largest: float, texts: str) -> None:
+def test_an_axis_has_round_ticks_up_to_the_largest_value(unit: Unit, largest: float, labels: str) -> None:
     found = axis([0, largest, largest / 3], unit)
-    assert "|".join(map(unit.text, found.ticks)) == texts
+    assert "|".join(map(unit.text, found.ticks)) == labels
     assert found.top >= largest
     assert [found.share(tick) for tick in (0, found.top, 2 * found.top)] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("unit", "largest", "texts"),
+    ("unit", "largest", "labels"),
     [
         (NUMBER, 0, "0|1"),
         (NUMBER, 1_907, "0|1|10|100|2,000"),
@@ -59,9 +59,9 @@ def test_an_axis_has_round_ticks_up_to_the_largest_value(unit: Unit, largest: fl
         (PERCENT, 70, "0 %|0.1 %|1 %|10 %|100 %"),
     ],
 )
-def test_a_logarithmic_axis_has_room_for_small_values_and_zero(unit: Unit, largest: float, texts: str) -> None:
+def test_a_logarithmic_axis_has_room_for_small_values_and_zero(unit: Unit, largest: float, labels: str) -> None:
     found = axis([largest], unit, Scale.LOG)
-    assert "|".join(map(unit.text, found.ticks)) == texts
+    assert "|".join(map(unit.text, found.ticks)) == labels
     shares = [found.share(tick) for tick in found.ticks]
     assert (shares[0], shares[-1]) == (0, 1)
     assert all(above - below > 0.06 for below, above in pairwise(shares))
