@@ -22,8 +22,8 @@ HEIGHT, MARGIN = 150, 9
 """Height of a plot, and the room above and below it for the half of a label, in pixels."""
 WIDTH = 1000
 """Width of a plot in its own units: it is stretched to the room that the page has."""
-LETTER, GAP = 6.4, 8
-"""Width of a letter of a label, and the room between a label and the plot, in pixels."""
+CHARACTER, GAP = 6.4, 8
+"""Width of a character of a label, and the room between a label and the plot, in pixels."""
 LEAST_WIDTH = 40
 """Width of the labels of values, in pixels, if they are short: so the charts of a page begin at the same place."""
 BAR_SHARE = 0.85
@@ -156,7 +156,7 @@ class Frame:
     def _whole(self, drawn: Markup, label: str, unit: Unit, found: Axis, over: Markup) -> Markup:
         places = [MARGIN + _y(found, tick) for tick in found.ticks]
         labels = [unit.text(tick) for tick in found.ticks]
-        width = max(math.ceil(max(map(len, labels)) * LETTER), LEAST_WIDTH)
+        width = max(math.ceil(max(map(len, labels)) * CHARACTER), LEAST_WIDTH)
         bottom = MARGIN + HEIGHT
         return WHOLE.format(
             label=label,

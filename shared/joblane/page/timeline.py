@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Attempt
-from joblane.page.chart import GAP, LETTER, WIDTH
+from joblane.page.chart import GAP, CHARACTER, WIDTH
 
 ROW = 16
 LEAST = 4.0
@@ -38,7 +38,7 @@ def of_task(created_at: datetime, attempts: Sequence[Attempt], now: datetime) ->
         return (min(max(at, begin), end) - begin) / whole * WIDTH
 
     names = [f"run {attempt.run}" for attempt in shown]
-    width = round(max(map(len, names)) * LETTER) + GAP
+    width = round(max(map(len, names)) * CHARACTER) + GAP
     labels = [NAME.format(width - GAP, row * ROW + 12, name) for row, name in enumerate(names)]
     drawn = []
     for row, attempt in enumerate(shown):
