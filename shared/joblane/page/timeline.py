@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Attempt
-from joblane.page.chart import GAP, CHARACTER, WIDTH
+from joblane.page.chart import CHARACTER, GAP, WIDTH
 
 ROW = 16
 LEAST = 4.0

@@ -1,4 +1,5 @@
-"""Statistics of runs: the runs of the last minutes are added up, by type and queue, and each hour by tenant."""
+"""Statistics of runs: the runs of the last minutes are added up, by type and queue, and each hour by tenant; then the
+hours of each day."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ from joblane.record.run_statistics import ENDED_IN, OTHERS, counting
 SETTLE = "2 min"
 """A run is added up this long after its end, when its transaction has committed. A run whose commit takes longer is not
 counted."""
-KEPT_DAYS = 30
+KEPT_DAYS, DAYS_KEPT = 30, 180
+"""Days for which minutes and hours, and days, are kept."""
 FIRST, LONGEST = timedelta(hours=1), timedelta(days=1)
 """The first sweep looks back one hour. After a pause of the sweep, the runs of one day are added up."""
 AT_ONCE = timedelta(minutes=30)
 MOST_TENANTS = 200
-"""Tenants of one hour that have a row of their own: those with the most runs."""
+"""Tenants of an hour or a day that have a row of their own: those with the most runs."""
 
 SUMS = "wait_ms, duration_ms, longest_ms"
 COLUMNS = (
@@ -81,8 +83,47 @@ select 'type', m.name, m.queue, 3600, $1::timestamptz, sum(completed), sum(faile
   from minutes m group by m.name, m.queue
 on conflict do nothing
 """
+RUNS = "completed + failed + archived + lost + others"
+
+
+def _of_day(column: str) -> str:
+    return f"""
+  select kind, name, queue, array_agg(array[bucket, number] order by bucket) as {column}
+    from (select kind, name, queue, {column}[i][1] as bucket, sum({column}[i][2])::int as number
+            from hours, generate_subscripts({column}, 1) as i group by 1, 2, 3, 4) as buckets
+   group by 1, 2, 3"""
+
+
+DAY = f"""
+with largest as (
+  select name from joblane.run_statistics
+   where kind = 'tenant' and seconds = 3600 and name <> '{OTHERS}' and at >= $1::timestamptz and at < $2::timestamptz
+   group by name order by sum({RUNS}) desc, name limit {MOST_TENANTS}
+),
+hours as (
+  select kind, case when kind = 'type' or name in (select name from largest) then name else '{OTHERS}' end as name,
+         queue, completed, failed, archived, lost, others, cost_usd, waits, durations, {SUMS}
+    from joblane.run_statistics where seconds = 3600 and at >= $1::timestamptz and at < $2::timestamptz
+),
+waits as ({_of_day("waits")}),
+durations as ({_of_day("durations")}),
+sums as (
+  select kind, name, queue, sum(completed) as completed, sum(failed) as failed, sum(archived) as archived,
+         sum(lost) as lost, sum(others) as others, sum(cost_usd) as cost_usd, sum(wait_ms) as wait_ms,
+         sum(duration_ms) as duration_ms, max(longest_ms) as longest_ms
+    from hours group by kind, name, queue
+)
+insert into joblane.run_statistics ({COLUMNS})
+select kind, name, queue, 86400, $1::timestamptz, completed, failed, archived, lost, others, cost_usd,
+       coalesce(waits, '{{}}'), coalesce(durations, '{{}}'), {SUMS}
+  from sums left join waits using (kind, name, queue) left join durations using (kind, name, queue)
+on conflict do nothing
+"""
 MARK = "update joblane.run_statistics_until set until = $1::timestamptz"
-REMOVE = f"delete from joblane.run_statistics where at < now() - interval '{KEPT_DAYS} days'"
+REMOVE = f"""
+delete from joblane.run_statistics
+ where at < now() - interval '{KEPT_DAYS} days' and (seconds < 86400 or at < now() - interval '{DAYS_KEPT} days')
+"""
 
 
 @dataclass(slots=True)
@@ -129,6 +170,8 @@ def _step(connection: Connection, total: AddedUp) -> bool:
     if start < hour:  # an hour has ended
         connection.run(HOURS, hour - timedelta(hours=1), hour)
         connection.run(TENANTS, hour - timedelta(hours=1), hour)
+        if start < (day := hour.replace(hour=0)):  # and with it a day
+            connection.run(DAY, day - timedelta(days=1), day)
         connection.run(REMOVE)
     connection.run(MARK, end)
     total.minutes += round((end - start) / timedelta(minutes=1))

@@ -87,6 +87,35 @@ def test_an_hour_is_the_sum_of_its_minutes_and_has_the_tenants(world: World, mon
     assert rows(world, "name, completed", "kind = 'tenant'") == [["*", 2], ["acme", 3], ["globex", 2]]
 
 
+def test_a_day_is_the_sum_of_its_hours(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given runs in several hours of yesterday, of three tenants, of which two have rows of their own
+    for name in ("FIRST", "LONGEST"):
+        monkeypatch.setattr(run_statistics, name, timedelta(days=2))
+    monkeypatch.setattr(run_statistics, "DAY", run_statistics.DAY.replace("limit 200", "limit 2"))
+    now = this_minute() - timedelta(minutes=3)
+    day = now.replace(hour=0, minute=0) - timedelta(days=1)
+    for tenant, number in (("acme", 3), ("globex", 2), ("few", 1)):
+        for at in range(number):
+            run_ended(world, day + timedelta(hours=11 * at, minutes=5), tenant=tenant, wait_ms=2**at, cost_usd=0.5)
+    run_ended(world, day + timedelta(hours=3), type="c:d", outcome="failed", duration_ms=7_000, tenant="acme")
+    # when
+    add(world)
+    # then
+    of_day = f"seconds = 86400 and at = '{day}'"
+    assert rows(world, "kind, name, queue, completed, failed, cost_usd, longest_ms", of_day) == [
+        ["tenant", "*", "", 1, 0, 0.5, 10],
+        ["tenant", "acme", "", 3, 1, 1.5, 7_000],
+        ["tenant", "globex", "", 2, 0, 1.0, 10],
+        ["type", "a:b", "default", 6, 0, 3.0, 10],
+        ["type", "c:d", "default", 0, 1, 0.0, 7_000],
+    ]
+    for name in ("a:b", "acme"):
+        [[waits]] = rows(world, "waits", f"{of_day} and name = '{name}'")
+        hours = [histogram for (histogram,) in rows(world, "waits", f"seconds = 3600 and name = '{name}'")]
+        assert merged([waits]) == merged(hours)
+    assert world.run("select count(*) from joblane.run_statistics where seconds = 86400") == [[5]]  # today is not over
+
+
 def test_two_sweeps_at_once_add_nothing_up_twice(world: World) -> None:
     run_ended(world, this_minute() - timedelta(minutes=20))
     with Database(world.url) as database:
@@ -101,8 +130,9 @@ def test_two_sweeps_at_once_add_nothing_up_twice(world: World) -> None:
 
 def test_old_statistics_are_removed(world: World) -> None:
     world.run(
-        f"insert into joblane.run_statistics ({run_statistics.COLUMNS}) select 'type', 'a:b', 'low', 60,"
-        " now() - make_interval(days => n), 1, 0, 0, 0, 0, 0, '{}', '{}', 0, 0, null from generate_series(28, 32) as n"
+        f"insert into joblane.run_statistics ({run_statistics.COLUMNS}) select 'type', 'a:b', 'low', seconds,"
+        " now() - make_interval(days => days + n), 1, 0, 0, 0, 0, 0, '{}', '{}', 0, 0, null"
+        " from (values (60, 30), (3600, 30), (86400, 180)) as kept (seconds, days), generate_series(-2, 2) as n"
     )
     world.run(
         "update joblane.run_statistics_until"
@@ -111,7 +141,8 @@ def test_old_statistics_are_removed(world: World) -> None:
     # when the end of an hour is added up
     add(world)
     # then
-    assert world.run("select count(*) from joblane.run_statistics") == [[2]]
+    kept = world.run("select seconds, count(*) from joblane.run_statistics group by 1 order by 1")
+    assert kept == [[60, 2], [3600, 2], [86400, 2]]
 
 
 @pytest.mark.parametrize("seed", range(5))

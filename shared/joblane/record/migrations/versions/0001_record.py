@@ -390,17 +390,17 @@ FIRST, LAST = "timestamptz '1973-01-01 UTC'", "timestamptz '9999-12-30 UTC'"
 """Times that pg8000 can read in every zone."""
 
 RUN_STATISTICS = f"""
--- Runs by type and queue, for each minute and each hour, and by tenant, for each hour. The sweep writes the rows, and
--- removes them after 30 days. A minute or an hour without runs has no row.
+-- Runs by type and queue, for each minute, hour and day, and by tenant, for each hour and day. The sweep writes the rows.
+-- It removes those of days after 180 days, and the others after 30. A time without runs has no row.
 create table joblane.run_statistics (
     -- Kind of the name: type or tenant.
     kind text not null check (kind in ('type', 'tenant')),
-    -- Type of the tasks, or tenant: empty for tasks without a tenant, * for all tenants without a row in this hour.
+    -- Type of the tasks, or tenant: empty for tasks without a tenant, * for all tenants without a row in this time.
     name text collate "C" not null,
     -- Queue of the tasks. Empty for a tenant.
     queue text not null,
-    -- Length of the period: 60 or 3600.
-    seconds integer not null check (seconds in (60, 3600)),
+    -- Length of the period: 60, 3600 or 86400, a day in UTC.
+    seconds integer not null check (seconds in (60, 3600, 86400)),
     -- Begin of the period in which the runs ended.
     at timestamptz not null check (at between {FIRST} and {LAST}),
     -- Runs that completed.
