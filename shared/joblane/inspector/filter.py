@@ -96,6 +96,38 @@ class PauseScope(StrEnum):
     TENANT = "tenant"
 
 
+class Measure(StrEnum):
+    """The series of a chart."""
+
+    RUNS = "runs"
+    FAILED = "failed"
+    FAILED_SHARE = "failed-share"
+    WAIT = "wait"
+    DURATION = "duration"
+    COST = "cost"
+
+    @property
+    def is_sum(self) -> bool:
+        """True if the values of groups add up to the value of all."""
+        return self in {Measure.RUNS, Measure.FAILED, Measure.COST}
+
+    @property
+    def is_time(self) -> bool:
+        """True if the values are percentiles of times."""
+        return self in {Measure.WAIT, Measure.DURATION}
+
+
+class Group(StrEnum):
+    """The lines of a chart."""
+
+    NONE = "none"
+    TYPE = "type"
+    QUEUE = "queue"
+    TENANT = "tenant"
+
+
+PERCENTILES = ("p50", "p95", "p99")
+"""Percentiles of waits and durations."""
 ALLOWED: Mapping[str, frozenset[State]] = {
     BulkAction.RUN: WAITING,
     BulkAction.RETRY: frozenset({State.ARCHIVED, State.CANCELLED}),

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.inspector import views
-from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter, PauseScope
+from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter, Group, Measure, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.lazy import modules
 from joblane.tasks.limit import Rate
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         batches,
         batching,
         causes,
+        chart,
         doctor,
         limits,
         marks,
@@ -43,11 +44,23 @@ else:  # imported by the first call: a remote inspector needs only the signature
         "joblane.inspector.actions", "audit causes schedule signals single"
     )
     dead, start = modules("joblane.inspector.bulk", "dead start")
-    batches, batching, causes, doctor, limits, marks, overview, pauses, performance, schedules, trouble, why_slow = (
-        modules(
-            "joblane.inspector.stage",
-            "batches batching causes doctor limits marks overview pauses performance schedules trouble why_slow",
-        )
+    (
+        batches,
+        batching,
+        causes,
+        chart,
+        doctor,
+        limits,
+        marks,
+        overview,
+        pauses,
+        performance,
+        schedules,
+        trouble,
+        why_slow,
+    ) = modules(
+        "joblane.inspector.stage",
+        "batches batching causes chart doctor limits marks overview pauses performance schedules trouble why_slow",
     )
     detail, find, listing, logs, waits = modules("joblane.inspector.tasks", "detail find listing logs waits")
 
@@ -322,6 +335,36 @@ class Inspector:
         ``*`` is for all others, and the empty name for tasks without a tenant.
         """
         return performance.performance(self._scope, kind, name, within)
+
+    @needs(VIEW)
+    def chart(
+        self,
+        *,
+        of: Measure = Measure.RUNS,
+        by: Group = Group.TYPE,
+        percentile: str = "p95",
+        within: timedelta = timedelta(days=1),
+        types: tuple[str, ...] = (),
+        queue: str | None = None,
+        tenant: str | None = None,
+        compare: bool = False,
+        limit: int = 8,
+    ) -> views.Chart:
+        """The runs of the last ``within`` over time, as lines of groups. ``within``: 5 minutes to 180 days.
+
+        ``of``: ``runs``, ``failed``, ``failed-share``, ``wait``, ``duration`` or ``cost``. ``by``: ``none``, ``type``,
+        ``queue`` or ``tenant``. ``percentile``: ``p50``, ``p95`` or ``p99``, of waits and durations. ``types``,
+        ``queue``: only their runs, not by tenant. ``tenant``: only its runs, by ``tenant`` or ``none``. ``compare``:
+        with the runs of the day, the week or the 30 days before. ``limit``: 1 to 12 groups; the others are one.
+
+        Only runs that the sweep has counted: up to some minutes ago, and for tenants up to the last full hour.
+        Raises :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return chart.chart(
+            self._scope,
+            chart.Choice(of, by, percentile, within, types, queue, tenant, limit),
+            compare=compare,
+        )
 
     @needs(VIEW)
     def marks(

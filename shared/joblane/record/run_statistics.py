@@ -99,5 +99,10 @@ def percentile(histogram: Counter[int], share: float) -> float | None:
     for bucket in sorted(histogram):
         left -= histogram[bucket]
         if left <= 0:
-            return 0.0 if bucket == 0 else 2 ** ((bucket - 0.5) / PER_OCTAVE)
+            return time_of(bucket)
     return None
+
+
+def time_of(bucket: int) -> float:
+    """Return the time in milliseconds in the middle of a bucket."""
+    return 0.0 if bucket == 0 else 2.0 ** ((bucket - 0.5) / PER_OCTAVE)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.inspector.views.batching import Batching, Obstacle
     from joblane.inspector.views.causes import Cause, CauseNote, Causes, CauseState, MarkedCauses
     from joblane.inspector.views.dead import DeadLetters
+    from joblane.inspector.views.chart import Chart, Line
     from joblane.inspector.views.limits import LimitStatus
     from joblane.inspector.views.now import Now, Trouble, TypeNow
     from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
@@ -67,6 +68,7 @@ __all__ = [
     "CauseNote",
     "CauseState",
     "Causes",
+    "Chart",
     "Check",
     "Count",
     "DeadLetters",
@@ -77,6 +79,7 @@ __all__ = [
     "Grade",
     "Lane",
     "LimitStatus",
+    "Line",
     "LogLine",
     "Mark",
     "MarkedCauses",
@@ -121,6 +124,7 @@ _HOMES = {
     "joblane.inspector.views.batching": "Batching Obstacle",
     "joblane.inspector.views.causes": "Cause CauseNote Causes CauseState MarkedCauses",
     "joblane.inspector.views.dead": "DeadLetters",
+    "joblane.inspector.views.chart": "Chart Line",
     "joblane.inspector.views.limits": "LimitStatus",
     "joblane.inspector.views.now": "Now Trouble TypeNow",
     "joblane.inspector.views.runs": "Mark Percentiles Performance Period RunCounts Statistic",
