@@ -36,6 +36,7 @@ from joblane.inspector.errors import (
     UnknownBulkError,
 )
 from joblane.inspector.inspector import Inspector
+from joblane.page import navigation
 from joblane.page.inspectors import Desk, desk
 from joblane.page.rendering import FOLDER, Notices, problem, query
 from joblane.page.security import Keys, LocalGuard, address_of
@@ -83,6 +84,7 @@ PAGES: dict[str, View] = {
     "/runs/why": runs.why,
     "/runs/logs": logs.of_type,
     "/tenants": stage.tenants,
+    "/pauses": stage.pauses,
     "/types": enqueue.types,
     "/enqueue": enqueue.show,
     "/audit": stage.audit,
@@ -183,7 +185,13 @@ def assemble(
     app.state.latest = now.Latest()
     app.state.readable = readable
     links = [(f"/lists/{one.title}", one.listing.title) for one in found]
-    app.state.common = {"lists": links, **common, "is_production": bool(PRODUCTION.fullmatch(common["stage"]))}
+    areas = navigation.areas(links)
+    app.state.common = {
+        "areas": areas,
+        "go": navigation.keys(areas),
+        **common,
+        "is_production": bool(PRODUCTION.fullmatch(common["stage"])),
+    }
     return app
 
 

@@ -24,7 +24,7 @@ from joblane.inspector.schedule_words import a_day, in_words
 from joblane.inspector.sentences import live_line, obsolete_line, pause_line, runs_on, unread_line
 from joblane.inspector.shell import argument
 from joblane.names import Queue
-from joblane.page import sparkline, timeline
+from joblane.page import navigation, sparkline, timeline
 from joblane.page.cells import NOTHING, number, span, state, table, time_tag, usd
 from joblane.record.flow.limit_status import LimitValues
 from joblane.record.row.states import State
@@ -45,10 +45,13 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
     Templates and views name addresses without the page's base, which is added here.
     """
     parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "note"]
+    path, areas = request.url.path, request.app.state.common["areas"]
+    area, tab = navigation.place(areas, path, request.query_params)
     common = {
         "now": datetime.now(UTC),
-        "path": request.url.path,
-        "here": f"{request.url.path}?{query(parameters)}",
+        "area": area,
+        "tab": tab,
+        "here": f"{path}?{query(parameters)}",
         "notice": None,
     }
     own = getattr(request.state, "common", {})

@@ -237,6 +237,8 @@ PAGES: dict[str, tuple[str, Callable[[], Given]]] = {
     "runs-tenant": ("/runs?tenant=", lambda: {**runs(), "limits": LimitError("name", "no limit")}),
     "why": ("/runs/why?type=data:export", dict),
     "tenants": ("/tenants", lambda: {"paused": {(PauseScope.TENANT, "globex"): pauses()[2]}}),
+    "pauses": ("/pauses", lambda: {"pauses": pauses()}),
+    "pauses-none": ("/pauses", dict),
     "types": (
         "/types",
         lambda: {"types": (views.type_view(), views.type_view(type="a:b", schedules=(), ordered=True))},

@@ -3,7 +3,6 @@
 
 (() => {
   const ROWS = "[data-row]";
-  const GO = { q: "/", t: "/tasks", d: "/errors", s: "/schedules", l: "/limits", b: "/bulk", e: "/types", a: "/audit" };
   const BASE = new URL(document.currentScript.src).pathname.replace(/\/static\/.*/, "");
   let awaitsArea = false;
 
@@ -30,8 +29,9 @@
   function press(key) {
     if (awaitsArea) {
       awaitsArea = false;
-      if (GO[key]) location.assign(BASE + GO[key]);
-      return Boolean(GO[key]);
+      const to = [...document.querySelectorAll("#keys [data-go]")].find((link) => link.dataset.go === key);
+      if (to) location.assign(to.href);
+      return Boolean(to);
     }
     switch (key) {
       case "j": move(1); return true;

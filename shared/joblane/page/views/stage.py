@@ -13,6 +13,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import paused_line, resumed_line
 from joblane.inspector.views import Minute
 from joblane.page.filters import Form, age, form, name_of, whole
+from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
 
 WITHIN = ("1h", "1d", "7d", "30d")
@@ -62,6 +63,11 @@ def audit(request: Request, inspector: Inspector) -> Response:
     more = found[-1].number if len(found) == AUDIT_PER_PAGE else None
     chosen = {**given, "newer": newer}
     return page(request, "audit.html", entries=found, chosen=chosen, more=more, first=number is None)
+
+
+def pauses(request: Request, inspector: Inspector) -> Response:
+    types = [one.type for one in desk(request).types(inspector)]
+    return page(request, "pauses.html", pauses=inspector.pauses(), scopes=tuple(PauseScope), types=types)
 
 
 def pause(request: Request, inspector: Inspector) -> Response:
