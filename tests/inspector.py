@@ -197,7 +197,7 @@ class FakeInspector:
                 return one
         raise UnknownBatchError(id)
 
-    def _tenants(self, limit: int) -> tuple[TenantRow, ...]:
+    def _tenants(self, limit: int, **_: object) -> tuple[TenantRow, ...]:
         names = (self.tenant or "acme", "globex", "")
         pause = {name: self.paused.get((PauseScope.TENANT, name)) for name in names}
         return tuple(views.tenant_row(tenant=name, pause=pause[name]) for name in names)

@@ -29,6 +29,8 @@ SORTS = ("count", "last")
 """The orders of dead letters: the largest first, or those that came last first."""
 CAUSE_SORTS = ("last", "runs")
 """The orders of errors: those that came last first, or those with the most failed runs."""
+TROUBLE = "trouble"
+"""The order of tenants: failed runs of the last hour, and tasks that are due or held, most first."""
 BULK_TYPE = BULK
 """The task type that carries out bulk actions."""
 STATISTICS_BY = ("type", "tenant")

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.inspector import views
-from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter, Group, Measure, PauseScope
+from joblane.inspector.filter import DEFAULT_RATE, TROUBLE, BulkAction, Filter, Group, Measure, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.lazy import modules
 from joblane.tasks.limit import Rate
@@ -315,9 +315,16 @@ class Inspector:
         return performance.statistics(self._scope, within, by)
 
     @needs(VIEW)
-    def tenants(self, *, limit: int = 50) -> tuple[views.TenantRow, ...]:
-        """Tenants with live tasks or runs of the last hour, by their numbers of due tasks. ``limit``: 1 to 500."""
-        return overview.tenants(self._scope, limit)
+    def tenants(self, *, sort: str = TROUBLE, limit: int = 50) -> tuple[views.TenantRow, ...]:
+        """Tenants with live tasks or runs of the last hour. ``limit``: 1 to 500.
+
+        ``sort``: ``tenant``, or a number, the largest first: ``trouble`` (failed runs of the hour, and tasks that are
+        due or held), ``due``, ``oldest``, ``active``, ``held``, ``later``, ``runs``, ``failed``, or ``share``, the
+        share of the runs that failed.
+
+        Raises :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return overview.tenants(self._scope, sort, limit)
 
     @needs(VIEW)
     def failures(self, *, minutes: int = 60, limit: int = 20) -> tuple[views.TaskRow, ...]:

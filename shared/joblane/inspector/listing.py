@@ -6,11 +6,15 @@ The command line, `joblane watch` and the page draw their tables from it. Each r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
+
+from joblane.inspector.errors import SelectionError
+
+Row = TypeVar("Row")
 
 
 class Kind(StrEnum):
@@ -59,6 +63,8 @@ RIGHT = {
     Kind.NUMBER, Kind.QUIET, Kind.ALARM, Kind.AGE, Kind.SECONDS, Kind.MILLISECONDS, Kind.MEGABYTES, Kind.DOLLARS,
 }  # fmt: skip
 
+UNSORTED = {Kind.PROSE, Kind.SPARKS, Kind.TICKS}
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -67,6 +73,8 @@ class Column:
     ``optional``: left out if no row has a value. ``fold``: it may be broken into lines; the most columns of a terminal
     that are kept free for it. None: it is not broken. A stamp with ``fold`` is relative to now on a terminal of fewer
     than 100 columns. ``page_only``: a terminal has no room for it. ``warns``: true for a row whose value needs a look.
+
+    ``order``: the value by which rows are sorted, if it is not ``value``; None of a row is last in either direction.
     """
 
     title: str
@@ -76,10 +84,38 @@ class Column:
     fold: int | None = None
     page_only: bool = False
     warns: Callable[[Any], object] | None = None
+    order: str | Callable[[Any], Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The column in an address: ``Runs 1h`` → ``runs-1h``."""
+        return self.title.lower().replace(" ", "-")
+
+    @property
+    def is_largest_first(self) -> bool:
+        """True if the largest value is the first one, unless the reader wants the reverse."""
+        return self.kind.is_right or self.kind is Kind.STAMP
 
     def of(self, row: Any) -> Any:
         """Return the value of a row."""
-        return attrgetter(self.value)(row) if isinstance(self.value, str) else self.value(row)
+        return _read(self.value, row)
+
+    def key_of(self, row: Any) -> Any:
+        """Return the value by which a row is sorted; None: it is last."""
+        found = _read(self.order or self.value, row)
+        return None if found == "" else found
+
+
+def _read(value: str | Callable[[Any], Any], row: Any) -> Any:
+    return attrgetter(value)(row) if isinstance(value, str) else value(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order in which an operation returns its rows. ``sort``: the value of its argument."""
+
+    sort: str
+    descending: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +123,37 @@ class Listing:
     """A list. ``empty``: the sentence without rows.
 
     ``left_out``: the titles of columns in the order in which a narrow terminal leaves them out.
+
+    ``whole`` True: the answer has all rows, so that a surface can sort them by any column. ``orders``: of a list that
+    comes in pages, or has only its first rows: title → the order that the operation knows.
     """
 
     title: str
     empty: str
     columns: tuple[Column, ...]
     left_out: tuple[str, ...] = ()
+    whole: bool = False
+    orders: Mapping[str, Order] = field(default_factory=dict)
+
+    @property
+    def sortable(self) -> Mapping[str, Column]:
+        """The columns by which the rows can be sorted, by the value of ``sort`` in an address."""
+        if self.whole:
+            return {column.name: column for column in self.columns if column.kind not in UNSORTED}
+        return {self.orders[column.title].sort: column for column in self.columns if column.title in self.orders}
+
+    def sorting(self, name: str) -> Column:
+        """Return the column of a value of ``sort``. Raises :class:`SelectionError`."""
+        if name not in self.sortable:
+            raise SelectionError("sort", f"{', '.join(self.sortable)} are valid")
+        return self.sortable[name]
+
+    def sorted(self, rows: Iterable[Row], name: str, *, descending: bool) -> tuple[Row, ...]:
+        """Return all rows in the order of a column. Raises :class:`SelectionError`."""
+        column, every = self.sorting(name), list(rows)
+        with_value = [row for row in every if column.key_of(row) is not None]
+        without = [row for row in every if column.key_of(row) is None]
+        return (*sorted(with_value, key=column.key_of, reverse=descending), *without)
 
 
 LISTINGS: dict[type, Listing] = {}

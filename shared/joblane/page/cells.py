@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from joblane.inspector.durations import UNITS, lasting, stamp
-from joblane.inspector.listing import LISTINGS, Kind
+from joblane.inspector.listing import LISTINGS, Column, Kind
+
+if TYPE_CHECKING:
+    from joblane.page.sorting import Sorting
 
 EMPTY = Markup()
 NOTHING = Markup('<span class="none">–</span>')
 TABLE = Markup(
     '<div class="scroll"><table class="{}">\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>{}\n</table></div>'
 )
-HEAD = Markup("<th{}>{}</th>")
+HEAD = Markup("<th{}{}>{}</th>")
+SORT = Markup('<a href="{}" id="sort-{}">{}</a>')
 ROW = Markup("<tr>{}</tr>\n")
 CELL = Markup('<td{} data-label="{}">{}</td>')
 SELECT = Markup(
@@ -96,13 +100,14 @@ def table(
     actions: Callable[[Any, int], Markup] | None = None,
     foot: Markup = EMPTY,
     css: str = "cards",
+    sorting: Sorting | None = None,
 ) -> Markup:
     """The table of rows; a dash without rows.
 
     ``cells``: title → the macro of its cells, which takes a row and its number from 1.
 
     A column with a macro is always shown. ``without``: titles that are left out. ``select``, ``actions``: macros of a
-    first and a last cell.
+    first and a last cell. ``sorting``: the order of the rows; None: the head has no links to others.
     """
     if not rows:
         return NOTHING
@@ -121,9 +126,20 @@ def table(
             line.append(CELL.format(_class(column.kind, value, is_main=column is columns[0]), title, shown))
         line += [actions(row, at)] if actions else []
         lines.append(ROW.format(Markup("").join(line)))
-    head = [HEAD.format(_attribute("n" if column.kind.is_right else ""), column.title) for column in columns]
+    head = [_head(column, sorting) for column in columns]
     heads = [*([SELECT] if select else []), *head, *([ACTIONS] if actions else [])]
+    css = f"{css} sortable" if sorting else css
     return TABLE.format(css, Markup("").join(heads), Markup("").join(lines), foot)
+
+
+def _head(column: Column, sorting: Sorting | None) -> Markup:
+    link = sorting.link(column) if sorting else None
+    css = _attribute("n" if column.kind.is_right else "")
+    if link is None:
+        return HEAD.format(css, "", column.title)
+    address, now = link
+    own = EMPTY if now == "none" else Markup(' aria-sort="{}"').format(now)
+    return HEAD.format(css, own, SORT.format(address, column.name, column.title))
 
 
 def cell(kind: Kind, value: Any, now: datetime) -> str:

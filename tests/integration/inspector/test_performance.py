@@ -13,7 +13,9 @@ from joblane import SkipRetry, TaskContext
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.listing import LISTINGS
 from joblane.inspector.stage.performance import STATISTICS
+from joblane.inspector.views import TenantRow
 from joblane.prices import PRICES, compute
 from joblane.sweep import run_statistics
 from joblane.sweep.run_statistics import add_up
@@ -248,7 +250,7 @@ def test_a_tenants_runs_are_by_hour(ended: World, inspector: Inspector) -> None:
     assert inspector.performance(PauseScope.TENANT, "globex").total.number == 0
 
 
-def test_tenants_are_listed_by_their_due_tasks(deployed: World, inspector: Inspector) -> None:
+def test_tenants_are_listed_by_their_trouble_or_by_a_number(deployed: World, inspector: Inspector) -> None:
     # given
     for number in range(3):
         put(deployed, sample_one, f"flood{number}", tenant="flood")
@@ -272,7 +274,20 @@ def test_tenants_are_listed_by_their_due_tasks(deployed: World, inspector: Inspe
     ]
     assert [row.pause is not None for row in found] == [True, False, False, False]
     assert found[1].oldest_wait_seconds == pytest.approx(600, abs=30)
+    assert found[2].failed_share == 50
     assert [row.tenant for row in inspector.tenants(limit=1)] == ["flood"]
+    # and in each other order, with tenants without a value last
+    first = {
+        "tenant": "", "due": "flood", "oldest": "late", "active": "flood", "held": "late", "later": "", "runs": "fast",
+        "failed": "fast", "share": "fast",
+    }  # fmt: skip
+    assert {order.sort for order in LISTINGS[TenantRow].orders.values()} == first.keys()
+    for sort, tenant in first.items():
+        by = inspector.tenants(sort=sort)
+        assert by[0].tenant == tenant, sort
+        assert {row.tenant for row in by} == {row.tenant for row in found}
+    with pytest.raises(SelectionError, match=r"sort: trouble, tenant, .* are valid, not 'due; drop'"):
+        inspector.tenants(sort="due; drop")
 
 
 def test_the_last_failures_are_listed_by_their_end(deployed: World, inspector: Inspector) -> None:

@@ -8,7 +8,8 @@ from dataclasses import fields
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import TROUBLE, PauseScope
 from joblane.inspector.schedule_words import in_words
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import limits, pauses
@@ -43,11 +44,19 @@ runs as (
          count(*) filter (where outcome in {FAILED_OUTCOMES}) as failed
     from joblane.runs where started_at >= now() - interval '{TENANT_MINUTES} min' group by 1
 )
-select tenant, coalesce(due, 0), coalesce(held, 0), coalesce(active, 0), coalesce(later, 0), oldest,
-       coalesce(started, 0), coalesce(failed, 0)
-  from waiting full join runs using (tenant)
- order by 2 desc, 3 desc, 7 desc, 1 limit $2::int
+select * from (
+  select tenant, coalesce(due, 0) as due, coalesce(held, 0) as held, coalesce(active, 0) as active,
+         coalesce(later, 0) as later, oldest, coalesce(started, 0) as started, coalesce(failed, 0) as failed
+    from waiting full join runs using (tenant)) as x
+ order by {{sort}}, due desc, held desc, started desc, tenant limit $2::int
 """
+TENANT_SORTS = {
+    TROUBLE: "failed + due + held desc",
+    "tenant": "tenant",
+    **{name: f"{name} desc nulls last" for name in ("due", "oldest", "active", "held", "later", "failed")},
+    "runs": "started desc",
+    "share": "failed::float8 / nullif(started, 0) desc nulls last",
+}
 
 
 def overview(scope: Scope, minutes: int) -> Overview:
@@ -170,12 +179,14 @@ def total(depths: Iterable[Depth]) -> Depth:
     return Depth(**{each.name: add(each.name) for each in fields(Depth) if each.name != "missing"}, missing=missing)
 
 
-def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
-    """Return the tenants, with the most due tasks first, with the runs of the last hour."""
+def tenants(scope: Scope, sort: str, limit: int) -> tuple[TenantRow, ...]:
+    """Raises :class:`SelectionError`."""
     check_number("limit", limit, LARGEST_PAGE)
+    if sort not in TENANT_SORTS:
+        raise SelectionError("sort", f"{', '.join(TENANT_SORTS)} are valid, not {sort!r}")
     with reading(scope.connection) as connection:
         paused = {pause.name: pause for pause in pauses.current(connection) if pause.scope is PauseScope.TENANT}
-        rows = connection.run(TENANTS, str(BOUND), str(limit))
+        rows = connection.run(TENANTS.format(sort=TENANT_SORTS[sort]), str(BOUND), str(limit))
     return tuple(
         TenantRow(tenant, due, held, active, later, oldest, started, failed, paused.get(tenant))
         for tenant, due, held, active, later, oldest, started, failed in rows

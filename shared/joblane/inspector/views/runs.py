@@ -143,4 +143,5 @@ LISTINGS[Statistic] = Listing(
         Column("Per 1000", lambda one: one.cost_usd / one.started * 1000 if one.started else None, Kind.DOLLARS),
     ),
     left_out=("Per 1000", "Longest", "Mean wait", "Lost", "Retried", "Mean time", "Completed"),
+    whole=True,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing, Order
 from joblane.inspector.schedule_words import ORIGINS, a_day, in_words
 from joblane.inspector.views.actions import AuditEntry
 from joblane.inspector.views.stage import Count
@@ -107,6 +107,7 @@ LISTINGS[ScheduleRow] = Listing(
         Column("Problem", "problem", Kind.PROBLEM, optional=True, fold=16),
     ),
     left_out=("Longest", "Took", "On AWS", "Origin", "Ticks a day", "Tenant", "Last ticks", "Type"),
+    orders={"Name": Order("name", descending=False), "Ticks a day": Order("ticks")},
 )
 
 

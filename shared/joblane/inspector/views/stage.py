@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing, Order
 from joblane.names import Queue, slug_of
 from joblane.record.row.states import State
 
@@ -127,7 +127,19 @@ class TenantRow:
     failed: int
     pause: Pause | None
 
+    @property
+    def failed_share(self) -> float | None:
+        """Runs of the last hour that failed, in percent of all; None without a run."""
+        return round(100 * self.failed / self.started, 1) if self.started else None
 
+
+TENANT_ORDERS = {
+    "Tenant": Order("tenant", descending=False),
+    **{title: Order(title.lower()) for title in ("Due", "Oldest", "Active", "Held", "Later")},
+    "Runs 1h": Order("runs"),
+    "Failed 1h": Order("failed"),
+    "Failed %": Order("share"),
+}
 LISTINGS[TenantRow] = Listing(
     "Tenants",
     "No tenant has live tasks, or runs of the last hour.",
@@ -140,9 +152,11 @@ LISTINGS[TenantRow] = Listing(
         Column("Later", "later", Kind.NUMBER),
         Column("Runs 1h", "started", Kind.NUMBER),
         Column("Failed 1h", "failed", Kind.ALARM),
+        Column("Failed %", "failed_share", Kind.NUMBER),
         Column("Paused", lambda row: row.pause and "yes", optional=True),
     ),
-    left_out=("Later", "Held"),
+    left_out=("Failed %", "Later", "Held"),
+    orders=TENANT_ORDERS,
 )
 
 
@@ -312,6 +326,7 @@ LISTINGS[TypeView] = Listing(
         Column("Schedules", lambda declared: "; ".join(declared.schedules) or None, fold=24),
     ),
     left_out=("Batch", "Kept", "Memory"),
+    whole=True,
 )
 
 

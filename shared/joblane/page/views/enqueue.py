@@ -21,6 +21,7 @@ from joblane.page.cells import span
 from joblane.page.filters import Form, form, whole
 from joblane.page.payload_fields import LEFT_OUT, FieldProblem, PayloadField, fields_of, value_of
 from joblane.page.rendering import page, redirect
+from joblane.page.sorting import sorting
 from joblane.tasks.job import OPTIONS
 from joblane.tasks.option_facts import DURATION, MOMENT, NUMBER, TEXTS, Option, Values
 
@@ -33,7 +34,8 @@ FIRST = ("queue", "tenant", "tags", "process_in", "process_at")
 
 
 def types(request: Request, inspector: Inspector) -> Response:
-    return page(request, "types.html", types=inspector.types())
+    order = sorting(request, TypeView)
+    return page(request, "types.html", types=order.of(inspector.types()), sorting=order)
 
 
 def show(request: Request, inspector: Inspector) -> Response:

@@ -17,7 +17,8 @@ from joblane.inspector.sentences import in_force_line
 from joblane.page.filters import Form, age, form, parsed, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect
-from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind
+from joblane.page.sorting import sorting
+from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus
 from joblane.tasks.limit import MAX_AT_A_TIME, MAX_BURST, Rate
 
 NUMBERS: Mapping[LimitKind, str] = {
@@ -35,7 +36,8 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:
-    return page(request, "limits.html", limits=inspector.limits(), **COUNTS)
+    order = sorting(request, LimitStatus)
+    return page(request, "limits.html", limits=order.of(inspector.limits()), sorting=order, **COUNTS)
 
 
 def show(request: Request, inspector: Inspector) -> Response:

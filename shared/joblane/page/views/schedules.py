@@ -9,12 +9,13 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.schedule_words import ORIGINS
 from joblane.inspector.sentences import deleted_schedule_line, paused_schedule_line, resumed_schedule_line, soon
+from joblane.inspector.views import ScheduleRow
 from joblane.page.filters import PER_PAGE, checked, form
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
+from joblane.page.sorting import sorting
 
 FIELDS = ("text", "tenant", "type", "origin", "problem", "paused", "sort")
-SORTS = {"name": "name", "ticks": "ticks a day, most first"}
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:
@@ -22,6 +23,7 @@ def list_all(request: Request, inspector: Inspector) -> Response:
     given = request.query_params
     chosen = {name: given.get(name, "").strip() for name in FIELDS}
     after, status, found, wrong = given.get("from") or None, 200, None, None
+    order = sorting(request, ScheduleRow, default="name")
     try:
         found = inspector.schedules(
             text=chosen["text"] or None,
@@ -30,7 +32,7 @@ def list_all(request: Request, inspector: Inspector) -> Response:
             origin=chosen["origin"] or None,
             problem=checked("problem", chosen["problem"] or None),
             paused=checked("paused", chosen["paused"] or None),
-            sort=chosen["sort"] or "name",
+            sort=order.name or "name",
             after=after,
             limit=PER_PAGE,
         )
@@ -44,7 +46,7 @@ def list_all(request: Request, inspector: Inspector) -> Response:
         is_filtered=any(text for name, text in chosen.items() if name != "sort"),
         types=sorted(one.type for one in desk(request).types(inspector)),
         origins=ORIGINS,
-        sorts=SORTS,
+        sorting=order,
         found=found,
         first=after is None,
         wrong=wrong,

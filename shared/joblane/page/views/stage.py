@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import STATISTICS_BY, PauseScope
+from joblane.inspector.filter import STATISTICS_BY, TROUBLE, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import paused_line, resumed_line
-from joblane.inspector.views import Minute
+from joblane.inspector.views import Minute, Statistic, TenantRow
 from joblane.page.filters import Form, age, form, name_of, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
+from joblane.page.sorting import sorting
 
 WITHIN = ("1h", "1d", "7d", "30d")
 AUDIT_PER_PAGE = 50
@@ -35,7 +36,8 @@ def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
 
 
 def tenants(request: Request, inspector: Inspector) -> Response:
-    return page(request, "tenants.html", tenants=inspector.tenants())
+    order = sorting(request, TenantRow)
+    return page(request, "tenants.html", tenants=inspector.tenants(sort=order.name or TROUBLE), sorting=order)
 
 
 def statistics(request: Request, inspector: Inspector) -> Response:
@@ -43,7 +45,9 @@ def statistics(request: Request, inspector: Inspector) -> Response:
     if by not in STATISTICS_BY:
         raise SelectionError("by", f"{' or '.join(STATISTICS_BY)} is required")
     found = inspector.statistics(within=age("within", within), by=by)
-    return page(request, "statistics.html", statistics=found, within=within, by=by, withins=WITHIN, bys=STATISTICS_BY)
+    order = sorting(request, Statistic)
+    chosen = {"within": within, "by": by, "withins": WITHIN, "bys": STATISTICS_BY}
+    return page(request, "statistics.html", statistics=order.of(found), sorting=order, **chosen)
 
 
 def audit(request: Request, inspector: Inspector) -> Response:
