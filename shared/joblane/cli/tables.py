@@ -67,7 +67,11 @@ def listed(
         if column.title in without or column.page_only or (column.optional and not any(values)):
             continue
         kind = Kind.MOMENT if column.kind is Kind.STAMP and column.fold and width < WIDE else column.kind
-        cells = [cell(kind, "" if value is None and column.optional else value, now) for value in values]
+        kinds = [Kind.QUIET if kind is Kind.ALARM and not column.is_red(row, now) else kind for row in rows]
+        cells = [
+            cell(of, "" if value is None and column.optional else value, now)
+            for of, value in zip(kinds, values, strict=True)
+        ]
         for row, shown in zip(rows, cells, strict=True):
             shown.stylize("yellow" if column.warns and column.warns(row) else "")
         longest = max(cell_len(titles.get(column.title, column.title)), *(each.cell_len for each in cells))

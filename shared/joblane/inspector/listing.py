@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ class Kind(StrEnum):
     QUIET = "quiet"
     """A number that matters only if it is not 0."""
     ALARM = "alarm"
-    """A number that is bad news if it is not 0."""
+    """A number that is bad news if it is not 0. It is red while the news is new: see :data:`NEW_FOR`."""
     AGE = "age"
     """A time in the past, as its distance from now."""
     MOMENT = "moment"
@@ -63,6 +64,8 @@ RIGHT = {
     Kind.NUMBER, Kind.QUIET, Kind.ALARM, Kind.AGE, Kind.SECONDS, Kind.MILLISECONDS, Kind.MEGABYTES, Kind.DOLLARS,
 }  # fmt: skip
 
+NEW_FOR = timedelta(hours=1)
+"""Bad news is red for this time, everywhere. Later it is shown like any other number."""
 UNSORTED = {Kind.PROSE, Kind.SPARKS, Kind.TICKS}
 
 
@@ -73,6 +76,9 @@ class Column:
     ``optional``: left out if no row has a value. ``fold``: it may be broken into lines; the most columns of a terminal
     that are kept free for it. None: it is not broken. A stamp with ``fold`` is relative to now on a terminal of fewer
     than 100 columns. ``page_only``: a terminal has no room for it. ``warns``: true for a row whose value needs a look.
+
+    ``since``: of an alarm, the time of the latest bad news of a row; None of a row: not known, and not new. Without it,
+    the number counts the last hour.
 
     ``order``: the value by which rows are sorted, if it is not ``value``; None of a row is last in either direction.
     """
@@ -85,6 +91,13 @@ class Column:
     page_only: bool = False
     warns: Callable[[Any], object] | None = None
     order: str | Callable[[Any], Any] | None = None
+    since: str | Callable[[Any], Any] | None = None
+
+    def is_red(self, row: Any, now: datetime) -> bool:
+        """True for bad news that is new."""
+        if self.kind is not Kind.ALARM or not self.of(row):
+            return False
+        return self.since is None or is_new(_read(self.since, row), now)
 
     @property
     def name(self) -> str:
@@ -104,6 +117,11 @@ class Column:
         """Return the value by which a row is sorted; None: it is last."""
         found = _read(self.order or self.value, row)
         return None if found == "" else found
+
+
+def is_new(at: datetime | None, now: datetime) -> bool:
+    """True for bad news that is red. ``at`` None: its time is not known."""
+    return at is not None and now - at <= NEW_FOR
 
 
 def _read(value: str | Callable[[Any], Any], row: Any) -> Any:

@@ -11,7 +11,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from joblane.inspector.durations import UNITS, lasting, stamp
-from joblane.inspector.listing import LISTINGS, Column, Kind
+from joblane.inspector.listing import LISTINGS, Column, Kind, is_new
 
 if TYPE_CHECKING:
     from joblane.page.sorting import Sorting
@@ -84,9 +84,15 @@ def _time(at: datetime, now: datetime) -> Markup:
     return TIME.format(at.isoformat(), stamp(at), ago(at, now))
 
 
-def state(value: str) -> Markup:
-    """The mark of a state or grade."""
-    return STATE.format(GRADES.get(value, value), value)
+def state(value: str, *, old: bool = False) -> Markup:
+    """The mark of a state or grade. ``old``: bad news that is not new any more."""
+    return STATE.format(GRADES.get(value, value) + (" old" if old else ""), value)
+
+
+@pass_context
+def red(context: Context, at: datetime | None) -> str:
+    """The class of bad news: ``bad`` while it is new, else empty."""
+    return "bad" if is_new(at, context["now"]) else ""
 
 
 @pass_context
@@ -123,7 +129,8 @@ def table(
         for column in columns:
             title, value = column.title, column.of(row)
             shown = own[title](row, at) if title in own else cell(column.kind, value, now)
-            line.append(CELL.format(_class(column.kind, value, is_main=column is columns[0]), title, shown))
+            own_css = _class(column.kind, is_red=column.is_red(row, now), is_main=column is columns[0])
+            line.append(CELL.format(own_css, title, shown))
         line += [actions(row, at)] if actions else []
         lines.append(ROW.format(Markup("").join(line)))
     head = [_head(column, sorting) for column in columns]
@@ -151,8 +158,8 @@ def cell(kind: Kind, value: Any, now: datetime) -> str:
     return escape(value if isinstance(value, str) or kind not in CELLS else CELLS[kind](value, now))
 
 
-def _class(kind: Kind, value: Any, *, is_main: bool) -> Markup:
-    of_number = "n bad" if kind is Kind.ALARM and value else "n" if kind.is_right else ""
+def _class(kind: Kind, *, is_red: bool, is_main: bool) -> Markup:
+    of_number = "n bad" if is_red else "n" if kind.is_right else ""
     return _attribute(of_number or ("main" if is_main else CLASSES.get(kind, "")))
 
 

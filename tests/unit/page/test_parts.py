@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from io import StringIO
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 from starlette.datastructures import QueryParams
+from starlette.testclient import TestClient
 
+from joblane.cli.tables import listed
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
+from joblane.inspector.listing import Column, Kind, is_new
 from joblane.names import Queue
 from joblane.page import sparkline
 from joblane.page.cells import ago, span, usd
@@ -20,6 +27,8 @@ from joblane.page.filters import age, described, read, write
 from joblane.page.inspectors import Desk
 from joblane.page.rendering import FOLDER, KEPT, Notices, query
 from joblane.record.row.states import State
+from tests.builders import views
+from tests.inspector import FakeInspector
 from tests.patience import PATIENCE_SECONDS
 
 NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
@@ -221,3 +230,29 @@ def test_htmx_is_the_file_of_its_version() -> None:
     assert sha256(content).hexdigest() == HTMX
     assert b'version:"2.0.11"' in content
     assert "Zero-Clause BSD" in (FOLDER / "static" / "LICENSE-htmx.txt").read_text()
+
+
+# --- Red only for what is new ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("minutes", "is_red"), [(0, True), (59, True), (60, True), (61, False), (600, False)])
+def test_bad_news_is_red_for_an_hour(minutes: int, is_red: bool) -> None:
+    at = NOW - timedelta(minutes=minutes)
+    column = Column("Failed", "failed", Kind.ALARM, since="at")
+    assert column.is_red(SimpleNamespace(failed=1, at=at), NOW) is is_red
+    assert column.is_red(SimpleNamespace(failed=0, at=at), NOW) is False
+    assert column.is_red(SimpleNamespace(failed=1, at=None), NOW) is False
+    assert is_new(at, NOW) is is_red
+
+
+def test_old_failures_are_neither_red_on_the_page_nor_in_a_terminal(browser: TestClient, stub: FakeInspector) -> None:
+    for hours, is_red in ((0, True), (2, False)):
+        old = views.performance()
+        periods = tuple(replace(one, at=views.before(hours=hours)) for one in old.periods)
+        stub.answers["performance"] = replace(old, periods=periods)
+        text = browser.get("/runs?type=data:export").text
+        assert ('<td class="n bad" data-label="Failed">' in text) is is_red
+        table = listed([replace(periods[0], at=datetime.now(UTC) - timedelta(hours=hours))], 100)
+        console = Console(file=StringIO(), force_terminal=True, color_system="standard")
+        console.print(table)
+        assert ("\x1b[31m" in console.file.getvalue()) is is_red  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from joblane.inspector.filter import Filter
@@ -107,7 +107,7 @@ LISTINGS[BulkView] = Listing(
         Column("Changed", "done", Kind.NUMBER),
         Column("Of", "total", Kind.NUMBER),
         Column("Skipped", "skipped", Kind.NUMBER),
-        Column("Failed", "failed", Kind.ALARM),
+        Column("Failed", "failed", Kind.ALARM, since=lambda bulk: bulk.finished_at or datetime.now(UTC)),
         Column("Started", "started_at", Kind.MOMENT),
         Column("Who", "who", fold=20),
         Column("Why", "stopped", optional=True, fold=30),

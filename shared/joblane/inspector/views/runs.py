@@ -60,7 +60,7 @@ LISTINGS[Period] = Listing(
     (
         Column("From", "at", Kind.STAMP),
         Column("Runs", "counts.number", Kind.NUMBER),
-        Column("Failed", "counts.unsuccessful", Kind.ALARM),
+        Column("Failed", "counts.unsuccessful", Kind.ALARM, since="at"),
         Column("Wait p95", lambda period: period.counts.wait_ms and period.counts.wait_ms.p95, Kind.MILLISECONDS),
         Column(
             "Duration p95",
@@ -81,6 +81,10 @@ class Performance:
     step_seconds: int
     total: RunCounts
     periods: tuple[Period, ...]
+
+    def latest(self, number: str) -> datetime | None:
+        """The start of the last period in which a number of :class:`RunCounts` is not 0; None without one."""
+        return next((one.at for one in reversed(self.periods) if getattr(one.counts, number)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +135,11 @@ LISTINGS[Statistic] = Listing(
     (
         Column("Name", lambda statistic: statistic.key or None, fold=20),
         Column("Runs", "started", Kind.NUMBER),
-        Column("Failed", "unsuccessful", Kind.ALARM),
+        Column("Failed", "unsuccessful", Kind.NUMBER),
         Column("Completed", "completed", Kind.NUMBER),
         Column("Retried", "retried", Kind.NUMBER),
-        Column("Archived", "archived", Kind.ALARM),
-        Column("Lost", "lost", Kind.ALARM),
+        Column("Archived", "archived", Kind.NUMBER),
+        Column("Lost", "lost", Kind.NUMBER),
         Column("Mean wait", "wait_ms", Kind.MILLISECONDS),
         Column("Mean time", "duration_ms", Kind.MILLISECONDS),
         Column("Longest", "longest_ms", Kind.MILLISECONDS),

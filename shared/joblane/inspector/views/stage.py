@@ -219,7 +219,7 @@ TASKS_BY_STATE = (
     Column("Active", lambda row: row.tasks.get(State.ACTIVE, 0), Kind.QUIET),
     Column("Retry", lambda row: row.tasks.get(State.RETRY, 0), Kind.QUIET),
     Column("Scheduled", lambda row: row.tasks.get(State.SCHEDULED, 0), Kind.QUIET),
-    Column("Dead", _dead, Kind.ALARM),
+    Column("Dead", _dead, Kind.ALARM, since=lambda _: None),
     Column("Oldest", "oldest_wait_seconds", Kind.SECONDS),
 )
 LISTINGS[QueueView] = Listing(

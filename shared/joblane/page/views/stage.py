@@ -46,8 +46,16 @@ def statistics(request: Request, inspector: Inspector) -> Response:
         raise SelectionError("by", f"{' or '.join(STATISTICS_BY)} is required")
     found = inspector.statistics(within=age("within", within), by=by)
     order = sorting(request, Statistic)
-    chosen = {"within": within, "by": by, "withins": WITHIN, "bys": STATISTICS_BY}
-    return page(request, "statistics.html", statistics=order.of(found), sorting=order, **chosen)
+    return page(
+        request,
+        "statistics.html",
+        statistics=order.of(found),
+        sorting=order,
+        within=within,
+        by=by,
+        withins=WITHIN,
+        bys=STATISTICS_BY,
+    )
 
 
 def audit(request: Request, inspector: Inspector) -> Response:
