@@ -144,7 +144,7 @@ def test_a_new_operation_has_a_list_in_the_terminal(stub: FakeInspector, monkeyp
 def test_a_new_operation_has_a_page_with_a_link(stub: FakeInspector) -> None:
     browser = client_of(stub)
     browser.cookies.update(COOKIE)
-    assert '<a href="/lists/refunds">Refunds</a>' in browser.get("/types").text
+    assert '<a href="/lists/refunds">Refunds</a>' in browser.get("/limits").text
     text = browser.get("/lists/refunds?tenant=acme&limit=7").text
     assert stub.called("refunds") == [((), {"tenant": "acme", "limit": 7})]
     assert '<td class="n" data-label="Cents">4,200</td>' in text
