@@ -150,7 +150,14 @@ class FakeInspector:
     def _now(self, minutes: int) -> Now:
         return replace(views.now(minutes), overview=self.overview(minutes=minutes))
 
-    def _tasks(self, filter: Filter, action: BulkAction | None, after: str | None, limit: int) -> TaskPage:  # noqa: A002
+    def _tasks(
+        self,
+        filter: Filter,  # noqa: A002
+        action: BulkAction | None,
+        oldest_first: bool,
+        after: str | None,
+        limit: int,
+    ) -> TaskPage:
         start = int(after or 0)
         found = list(self._matching(filter, action))
         return TaskPage(tuple(found[start : start + limit]), str(start + limit) if start + limit < len(found) else None)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -304,6 +305,81 @@ def test_one_cursor_moves_through_all_charts_by_pointer_and_keys(visit: Visit) -
     expect(page.locator("#announce")).to_have_text(before)
     page.keyboard.press("Enter")
     page.wait_for_url("**/tasks?type=data*")
+
+
+def test_a_page_left_open_over_a_sign_out_a_wrong_answer_and_a_deploy_is_never_blank(visit: Visit) -> None:
+    # given a browser whose clock is four years fast
+    visitor = visit()
+    page = visitor.page
+    page.clock.set_fixed_time(datetime(2031, 1, 1, tzinfo=UTC))
+    page.goto(visitor.base + "/tasks?state=retry")
+    rows = page.locator("tbody tr").count()
+    assert rows > 1
+    stale, live = page.locator("#stale"), "**/tasks?*"
+    # then its times are those of the server
+    assert re.search(r" (s|min|h) ago", page.locator("tbody time").first.inner_text())
+    expect(page.locator("#life-text")).to_have_text(re.compile(r"^\d s ago$"))
+    # and when the session ends, and when a sign-in answers in place of the page
+    sign_in = "<html><body><form id='sign-in'></form></body></html>"
+    for status, words, link in (
+        (401, "you are not signed in any more", "Sign in"),
+        (200, "this page is not there any more, or you are not signed in", "Load the page again"),
+        (404, "the page answered with status 404", "Load the page again"),
+    ):
+        page.route(live, lambda route, _, status=status: route.fulfill(status=status, body=sign_in))
+        _refresh(page)
+        # then the page keeps its rows, says so by the server's clock, and has a link
+        expect(stale).to_contain_text(f"Z: {words}.")
+        since = re.search(r"since (\d\d):(\d\d):(\d\d)Z", stale.inner_text())
+        assert since is not None
+        now = datetime.now(UTC)
+        shown = now.replace(hour=int(since[1]), minute=int(since[2]), second=int(since[3]))
+        assert abs((now - shown + timedelta(hours=12)) % timedelta(days=1) - timedelta(hours=12)) < timedelta(minutes=5)
+        expect(stale.get_by_role("link", name=link)).to_have_attribute("href", page.url)
+        assert page.locator("tbody tr").count() == rows
+        page.unroute(live)
+    # and when a new version answers
+    body = page.request.get(page.url).text()
+    page.route(live, lambda route: route.fulfill(body=re.sub(r"page\.js\?v=\w+", "page.js?v=new", body)), times=1)
+    with page.expect_navigation():
+        _refresh(page)
+    # then the page is loaded anew, with the files of that version
+    expect(stale).to_be_hidden()
+    expect(page.locator("tbody tr")).to_have_count(rows)
+    visitor.troubles.clear()
+
+
+def test_the_refresh_is_chosen_for_every_page_of_the_browser(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.go("/tasks?state=retry")
+    choice = page.get_by_label("Refresh")
+    expect(choice).to_have_value("")
+    # when it is off
+    choice.select_option("off")
+    page.evaluate("document.getElementById('live').dataset.before = 'yes'")
+    visitor.go("/limits")
+    expect(page.get_by_label("Refresh")).to_have_value("0")
+    expect(page.locator(".life")).to_have_class(re.compile("off"))
+    # then not even the timer of the page asks
+    requests = _requests(page)
+    page.evaluate(
+        "htmx.trigger(document.body, 'x'); document.querySelector('#live').setAttribute('hx-trigger', 'every 1s, refresh')"
+    )
+    page.evaluate("htmx.process(document.getElementById('live'))")
+    page.wait_for_timeout(1_500)
+    assert requests == []
+    # and with two seconds it comes by itself
+    with page.expect_request("**/limits*"):
+        page.get_by_label("Refresh").select_option("2 s")
+    with page.expect_request("**/limits*"):
+        pass
+    # and a value of another version counts as none
+    page.evaluate("localStorage.setItem('joblane-refresh', '7')")
+    visitor.go("/limits")
+    expect(page.get_by_label("Refresh")).to_have_value("")
+    # and a page that does not change has no choice
+    visitor.go("/enqueue?type=data:export")
+    expect(page.locator("#life")).to_be_hidden()
 
 
 # --- Actions ----------------------------------------------------------------------------------------------------

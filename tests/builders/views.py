@@ -95,6 +95,8 @@ def task_row(**changes: Any) -> TaskRow:
         error_type="TimeoutError",
         error_message="the upload did not end",
         fingerprint=FINGERPRINT,
+        took_ms=8_420,
+        version="3f2a1c0",
     )
     return replace(row, **changes)
 

@@ -101,15 +101,21 @@ class Inspector:
 
     @needs(VIEW)
     def tasks(
-        self, filter: Filter = ALL, *, action: BulkAction | None = None, after: str | None = None, limit: int = 50
+        self,
+        filter: Filter = ALL,
+        *,
+        action: BulkAction | None = None,
+        oldest_first: bool = False,
+        after: str | None = None,
+        limit: int = 50,
     ) -> views.TaskPage:
-        """A page of tasks, newest first.
+        """A page of tasks, newest first. ``oldest_first``: the tasks that were created first are the first.
 
         ``action``: only tasks that this action would change. ``after``: the position that the previous page returned.
         ``limit``: 1 to 500. A page reads at most 20,000 rows, so a page of few matching tasks may end before it is
         full: see :class:`~joblane.inspector.views.TaskPage`.
         """
-        return listing.tasks(self._scope, filter, action, after, limit)
+        return listing.tasks(self._scope, filter, action, after, limit, oldest_first=oldest_first)
 
     @needs(VIEW)
     def find(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,20 @@ SELECT = Markup(
 ACTIONS = Markup('<th><span class="unseen">Actions</span></th>')
 TIME = Markup('<time datetime="{}" title="{}">{}</time>')
 STATE = Markup('<span class="state {}">{}</span>')
+LONG_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+SHORT = Markup('{}<span class="mid">{}</span><span class="end">{}</span>')
 CUT = Markup('<span class="cut" title="{}">{}</span>')
 GRADES = {"bad": "failed", "warning": "retry", "good": "completed"}
 """Grade → the state whose colour it has."""
 CLASSES = {Kind.ID: "id", Kind.PROSE: "error-text", Kind.LINE: "error-text", Kind.PROBLEM: "error-text"}
+
+
+def short(id_: str) -> Markup:
+    """The first eight and the last four characters of a long id. Ids of the same minute have the same beginning.
+
+    The rest is hidden in the text, so that a copy, a search in the page and a reader have the whole id.
+    """
+    return SHORT.format(id_[:8], id_[8:-4], id_[-4:]) if LONG_ID.fullmatch(id_) else escape(id_)
 
 
 def span(seconds: float) -> str:

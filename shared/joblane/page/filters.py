@@ -23,6 +23,26 @@ AGES = (("newer", "older", "created"), ("ended_newer", "ended_older", "ended"))
 """Fields of ages or times, and the times of the filter."""
 SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older", "longer", "lease_over")
 """Names of the fields above a listing, and of the parameters of its address."""
+LABELS = {
+    "state": "State",
+    "type": "Type",
+    "queue": "Queue",
+    "id": "Id begins with",
+    "tenant": "Tenant",
+    "tag": "Tag",
+    "error": "Error contains",
+    "fingerprint": "Fingerprint",
+    "parent": "Child of",
+    "newer": "Newer than",
+    "older": "Older than",
+    "ended_newer": "Ended after",
+    "ended_older": "Ended before",
+    "longer": "Ran longer than",
+    "lease_over": "Lease is over",
+}
+"""Name of a field → its label above a listing."""
+RARE = ("tag", "parent", "newer", "older", "ended_older", "longer", "lease_over")
+"""Fields that are folded, unless one of them has a value."""
 
 PER_PAGE = 50
 """Rows of one page of a list."""

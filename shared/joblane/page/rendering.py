@@ -25,7 +25,7 @@ from joblane.inspector.sentences import live_line, obsolete_line, pause_line, ru
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import navigation, sparkline, timeline
-from joblane.page.cells import NOTHING, number, red, span, state, table, time_tag, usd
+from joblane.page.cells import NOTHING, number, red, short, span, state, table, time_tag, usd
 from joblane.record.flow.limit_status import LimitValues
 from joblane.record.row.states import State
 from joblane.tasks.limit import rate_text, values_text
@@ -178,6 +178,7 @@ def _environment() -> Environment:
         "time_tag": time_tag,
         "mark": state,
         "red": red,
+        "short": short,
         "nothing": NOTHING,
         "table": table,
         "query": query,

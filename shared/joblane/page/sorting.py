@@ -32,7 +32,8 @@ class Sorting:
         return tuple(rows) if self.name is None else self.listing.sorted(rows, self.name, descending=self.descending)
 
     def link(self, column: Column) -> tuple[str, str] | None:
-        """The address that sorts by a column, or by the sorted column in reverse, and the value of ``aria-sort``.
+        """The address that sorts by a column, and the value of ``aria-sort``. That of the sorted column is its reverse,
+        or the list's own order if the operation has no reverse.
 
         None: there is no such order.
         """
@@ -41,7 +42,7 @@ class Sorting:
             return None
         is_sorted, order = name == self.name, self.listing.orders.get(column.title)
         if order:
-            given = {"sort": name}
+            given = {} if is_sorted else {"sort": name}
             now = "descending" if order.descending else "ascending"
         else:
             down = not self.descending if is_sorted else column.is_largest_first

@@ -24,6 +24,7 @@ from joblane.inspector.tasks.listing import COUNT_CAP, ids
 from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
+from tests.builders.rows import put
 from tests.bulks import TASKS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
@@ -533,3 +534,59 @@ def test_neither_the_overview_nor_the_view_of_a_task_scans_a_table(
     [plan] = explained.plans
     assert "Seq Scan on task" not in plan, plan
     assert "Seq Scan on audit" not in plan, plan
+
+
+# --- The last run of each task ---------------------------------------------------------------------------------------
+
+
+def test_a_row_has_the_duration_of_its_last_run_and_the_version_that_was_deployed_then(
+    deployed: World, inspector: Inspector
+) -> None:
+    # given a task that was retried over a deploy, one that completed at once, one that runs, and one that has not run
+    deployed.run("delete from joblane.deploys")
+    deployed.run(
+        "insert into joblane.deploys (at, version)"
+        " values (now() - interval '3 h', 'v1'), (now() - interval '1 h', 'v2')"
+    )
+    for id_ in ("retried", "once", "runs", "new", "before"):
+        put(deployed, sample_one, id_)
+    deployed.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, duration_ms,"
+        " outcome) values ('retried', 1, 1, 0, now() - interval '2 h', now() - interval '2 h', 11, 'failed'),"
+        " ('retried', 2, 2, 0, now() - interval '9 min', now(), 1200, 'failed'),"
+        " ('runs', 2, 1, 0, now() - interval '61 min', null, null, null),"
+        " ('before', 1, 1, 0, now() - interval '5 h', now(), 7, 'failed')"
+    )
+    deployed.run(
+        "update joblane.tasks set state = 'completed', runs = 1, started_at = now() - interval '2 h', duration_ms = 42,"
+        " finished_at = now(), expire_at = now() + interval '1 d' where id = 'once'"
+    )
+    deployed.run(
+        "update joblane.tasks set runs = case id when 'before' then 1 else 2 end"
+        " where id in ('retried', 'runs', 'before')"
+    )
+    # when
+    found = {row.id: (row.took_ms, row.version) for row in inspector.tasks().tasks}
+    # then
+    assert found["retried"] == (1200, "v2")
+    assert found["once"] == (42, "v1")
+    assert found["new"] == (None, None)
+    assert found["before"] == (7, None)
+    assert found["runs"][1] == "v1"
+    assert found["runs"][0] == pytest.approx(61 * 60_000, rel=0.05)
+
+
+def test_the_oldest_tasks_are_listed_first_page_by_page(deployed: World, inspector: Inspector) -> None:
+    for number in range(5):
+        put(deployed, sample_one, f"t{number}")
+        deployed.run(f"update joblane.tasks set created_at = now() - interval '{number} min' where id = 't{number}'")
+    seen, after = list[str](), None
+    while True:
+        page = inspector.tasks(oldest_first=True, after=after, limit=2)
+        seen += [row.id for row in page.tasks]
+        if (after := page.after) is None:
+            break
+    assert seen == ["t4", "t3", "t2", "t1", "t0"]
+    newest = inspector.tasks(limit=2).after
+    with pytest.raises(SelectionError, match="after"):  # a position is good for its own order only
+        inspector.tasks(oldest_first=True, after=newest, limit=2)

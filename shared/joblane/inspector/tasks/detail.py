@@ -95,7 +95,9 @@ def task(scope: Scope, id_: str) -> TaskView:
     waits, last = history["wait"], attempts[-1] if attempts else None
     return record.into(
         TaskView,
-        row=record.into(TaskRow, tags=shown_tags(record.tags), max_retry=record.max_attempts - 1),
+        row=record.into(
+            TaskRow, tags=shown_tags(record.tags), max_retry=record.max_attempts - 1, took_ms=None, version=None
+        ),
         payload=shown_payload(declared, record.payload),
         result=_result(declared, record),
         headers=_headers(record.headers),

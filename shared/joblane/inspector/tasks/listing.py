@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -21,12 +22,13 @@ from joblane.inspector.tasks.filter_sql import (
     reading,
 )
 from joblane.inspector.tasks.row import shown_tags
-from joblane.inspector.tasks.selection import is_narrow, select
+from joblane.inspector.tasks.selection import TOOK_MS, is_narrow, select
 from joblane.inspector.views import Count, TaskPage, TaskRow
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State, as_read
 from joblane.record.run_statistics import FAILED_OUTCOMES
+from joblane.sweep.causes import VERSION
 
 COUNT_CAP = 10_000
 """Tasks and schedules are counted up to here."""
@@ -37,6 +39,12 @@ COLUMNS = (
     " error_message, fingerprint"
 )
 """Columns in the order that :func:`row_of` reads."""
+LAST_RUNS = f"""
+select r.id, ({TOOK_MS})::float8::bigint,
+       (select {VERSION.format(at="a.started_at")} from joblane.runs a where a.task_id = r.id and a.run = r.runs)
+  from joblane.tasks r where r.id = any($1::text[]) and r.runs > 0
+"""
+"""The duration of the last run of a task, and the version that was deployed at its start."""
 MOST_MINUTES = 240
 FAILURES = f"""
 select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attempts, t.created_at, t.due_at,
@@ -51,15 +59,29 @@ select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attemp
 """The last failed runs by their end. A run that took more than 30 minutes longer than the period is left out."""
 
 
-def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> TaskPage:
+def tasks(
+    scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int, *, oldest_first: bool = False
+) -> TaskPage:
     check_number("limit", limit, LARGEST_PAGE)
     chosen = _chosen(scope, filter_, action)
-    mark = mark_of(chosen, action)
+    mark = mark_of(chosen, action, *(["oldest first"] if oldest_first else []))
     position = page_position(mark, after)
     with reading(scope.connection) as connection:
         narrow = is_narrow(connection, chosen)
-        found = select(COLUMNS, chosen, position, limit + 1, narrow=narrow, acting=action is not None)
-        rows = connection.run(found.sql, *found.parameters)
+        found = select(
+            COLUMNS,
+            chosen,
+            position,
+            limit + 1,
+            narrow=narrow,
+            oldest_first=oldest_first,
+            acting=action is not None,
+        )
+        page = _page(connection.run(found.sql, *found.parameters), limit, mark)
+        return replace(page, tasks=_with_last_runs(connection, page.tasks))
+
+
+def _page(rows: Iterable[list[Any]], limit: int, mark: str) -> TaskPage:
     matching: list[TaskRow] = []
     for *columns, matches, reached in rows:
         if len(matching) == limit:
@@ -69,6 +91,12 @@ def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str |
         if reached:
             return TaskPage(tuple(matching), page_cursor(mark, row.created_at, row.id), row.created_at)
     return TaskPage(tuple(matching), None)
+
+
+def _with_last_runs(connection: Connection, rows: Sequence[TaskRow]) -> tuple[TaskRow, ...]:
+    """The rows with the durations and the versions of their last runs."""
+    found = {id_: last for id_, *last in connection.run(LAST_RUNS, [row.id for row in rows])} if rows else {}
+    return tuple(replace(row, **dict(zip(("took_ms", "version"), found.get(row.id, ()), strict=False))) for row in rows)
 
 
 def failures(scope: Scope, minutes: int, limit: int) -> tuple[TaskRow, ...]:

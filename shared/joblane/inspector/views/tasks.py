@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 
 from joblane.inspector.filter import Filter
-from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.listing import LISTINGS, Column, Kind, Listing, Order
 from joblane.inspector.views.actions import AuditEntry
 from joblane.names import Queue
 from joblane.record.row.states import ENDED, State, as_read
@@ -29,7 +29,11 @@ else:  # for the answers of the control API
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A line of a listing."""
+    """A line of a listing.
+
+    ``took_ms``: duration of the last run, so far if it is in progress. ``version``: deployed when it started. Only a
+    page of tasks has these two; None: not known, or it has not run.
+    """
 
     id: str
     type: str
@@ -46,6 +50,8 @@ class TaskRow:
     error_type: str | None
     error_message: str | None
     fingerprint: str | None
+    took_ms: int | None = None
+    version: str | None = None
 
     @property
     def tries(self) -> str:
@@ -73,9 +79,12 @@ LISTINGS[TaskRow] = Listing(
         Column("Try", "tries", Kind.NUMBER),
         Column("Age", "created_at", Kind.AGE),
         Column("Due or ended", lambda row: row.finished_at or row.due_at, Kind.MOMENT),
+        Column("Took", "took_ms", Kind.MILLISECONDS, optional=True, page_only=True),
+        Column("Version", "version", optional=True, page_only=True),
         Column("Last error", "last_error", Kind.LINE, optional=True, fold=20),
     ),
     left_out=("Queue", "Due or ended", "Tenant", "Last error"),
+    orders={"Age": Order("oldest")},
 )
 
 

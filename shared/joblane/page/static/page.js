@@ -158,10 +158,17 @@
 
   // --- Parts that refresh themselves --------------------------------------------------------------------------------
 
+  const SCRIPT = new URL(document.currentScript.src);
+  const life = document.getElementById("life");
+  const choice = document.getElementById("refresh");
+  const part = () => document.querySelector("#live[hx-get]");
   let opened = [];
   let closed = [];
   let announced = "";
-  let updatedAt = new Date();
+  // Times are those of the server, and distances those of a clock that nobody sets: the browser's may be wrong.
+  let serverNow = document.body.dataset.now;
+  let updatedAt = performance.now();
+  let askedAt = updatedAt;
 
   // A part is not refreshed while the page is hidden, or while the reader fills in a form of the part.
   const busy = (part) =>
@@ -169,11 +176,35 @@
     part.querySelector("details.menu[open], input[name=chosen]:checked") ||
     (part.contains(document.activeElement) && typing(document.activeElement));
 
+  // Seconds between refreshes: those that the reader has chosen, or those of the page. 0: none.
+  function every() {
+    const own = part()?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];
+    return Number(choice?.value || own || 0);
+  }
+
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (event.target.id === "live" && busy(event.target)) event.preventDefault();
+    if (event.target.id !== "live") return;
+    const isTimer = !event.detail.requestConfig.triggeringEvent;
+    if (busy(event.target) || (isTimer && choice?.value)) event.preventDefault();
+    else askedAt = performance.now();
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
+    const { xhr } = event.detail;
     if (busy(event.target)) event.detail.shouldSwap = false;
+    if (xhr.status >= 400 || !event.detail.shouldSwap) return;
+    const text = xhr.responseText;
+    if (!/ id="live"/.test(text)) {  // for example the form of a sign-in: the page keeps what it has
+      event.detail.shouldSwap = false;
+      showStale("this page is not there any more, or you are not signed in", "Load the page again");
+      return;
+    }
+    const script = text.match(/ src="([^"]*\/page\.js\?[^"]*)"/)?.[1];
+    if (script && script !== SCRIPT.pathname + SCRIPT.search) {  // a deploy: the old script does not fit the new page
+      event.detail.shouldSwap = false;
+      location.reload();
+      return;
+    }
+    serverNow = text.match(/ data-now="([^"]+)"/)?.[1] ?? serverNow;
     const all = [...document.querySelectorAll("#live details[id]")];
     opened = all.filter((details) => details.open).map((details) => details.id);
     closed = all.filter((details) => !details.open).map((details) => details.id);
@@ -185,9 +216,10 @@
     const announcement = document.getElementById("live")?.dataset.announce;
     if (announcement && announcement !== announced) say(announcement);
     announced = announcement;
-    updatedAt = new Date();
+    updatedAt = performance.now();
     document.getElementById("stale").hidden = true;
     showTab(document.getElementById("live"));
+    showLife();
   });
 
   // --- The tab: the start page's title and icon have the number and the grade of what needs an operator ---------------
@@ -196,37 +228,74 @@
 
   function showTab(live) {
     if (!live?.dataset.title) return;
-    if (version && live.dataset.version !== version) location.reload();  // a deploy has changed scripts and styles
     tabTitle = document.title = live.dataset.title;
     const icon = document.querySelector("link[rel=icon]");
     const href = `${BASE}/${live.dataset.icon}`;
     if (icon.getAttribute("href") !== href) icon.href = href;
   }
 
-  const version = document.getElementById("live")?.dataset.version;
   showTab(document.getElementById("live"));
 
-  function showStale(event) {
-    const status = event.detail.xhr?.status;
-    const problem = status === 503 ? "no answer from the database"
-      : status === 401 ? "you are not signed in any more; load the page again"
-      : status ? `the page answered with status ${status}`
-      : "no answer from the page; check that `joblane page` still runs";
-    const seconds = document.querySelector("#live[hx-trigger]")?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];
-    const text = `Not up to date since ${updatedAt.toISOString().slice(11, 19)}Z: ${problem}.`
-      + (seconds ? ` Retrying every ${seconds} s.` : "");
+  function showStale(problem, link) {
     const stale = document.getElementById("stale");
-    if (stale.textContent !== text) stale.textContent = text;
+    const seconds = every();
+    const text = `Not up to date since ${serverNow.slice(11, 19)}Z: ${problem}.${seconds ? ` Retrying every ${seconds} s.` : ""} `;
     stale.hidden = false;
     if (tabTitle) document.title = `Not up to date · ${tabTitle}`;
+    life?.classList.add("stale");
+    if (stale.dataset.text === text) return;  // it is read out only once
+    stale.dataset.text = text;
+    const again = Object.assign(document.createElement("a"), { href: location.href, textContent: link });
+    stale.replaceChildren(text, again);
   }
   for (const failure of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
-    document.addEventListener(failure, showStale);
+    document.addEventListener(failure, (event) => {
+      const status = event.detail.xhr?.status;
+      if (status === 401) showStale("you are not signed in any more", "Sign in");
+      else if (status === 503) showStale("no answer from the database", "Load the page again");
+      else if (status) showStale(`the page answered with status ${status}`, "Load the page again");
+      else showStale("no answer from the page; check that `joblane page` still runs", "Load the page again");
+    });
   }
   document.addEventListener("visibilitychange", () => {
-    const live = document.querySelector("#live[hx-get]");
-    if (!document.hidden && live) htmx.trigger(live, "refresh");
+    if (!document.hidden && part()) htmx.trigger(part(), "refresh");
   });
+
+  function lasting(seconds) {
+    return seconds < 60 ? `${seconds} s` : seconds < 3600 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`;
+  }
+
+  function showLife() {
+    if (!life) return;
+    const live = part();
+    const isOn = every() > 0;
+    life.hidden = !live;
+    if (!live) return;
+    life.classList.toggle("off", !isOn);
+    life.classList.toggle("stale", !document.getElementById("stale").hidden);
+    const age = Math.floor((performance.now() - updatedAt) / 1000);
+    const waits = isOn && !document.hidden && busy(live) ? ", waits for your form" : "";
+    document.getElementById("life-text").textContent = `${lasting(age)} ago${waits}`;
+    life.title = `Up to date at ${serverNow.slice(11, 19)}Z. ${isOn ? `Refreshed every ${every()} s.` : "Not refreshed."}`;
+  }
+
+  setInterval(() => {
+    showLife();
+    const seconds = Number(choice?.value);
+    if (seconds && part() && !busy(part()) && performance.now() - askedAt >= seconds * 1000 - 500) {
+      htmx.trigger(part(), "refresh");
+    }
+  }, 1000);
+
+  choice?.addEventListener("change", () => {
+    localStorage.setItem("joblane-refresh", choice.value);
+    if (Number(choice.value) && part()) htmx.trigger(part(), "refresh");
+    showLife();
+  });
+  if (choice) {
+    choice.value = localStorage.getItem("joblane-refresh") ?? "";
+    if (choice.selectedIndex < 0) choice.value = "";
+  }
 
   function show() {
     for (const element of document.querySelectorAll(".needs-script")) element.hidden = false;
@@ -239,4 +308,5 @@
   const box = document.getElementById("keys-on");
   if (box) box.checked = keysOn();
   show();
+  showLife();
 })();

@@ -17,10 +17,11 @@ from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import effect_of, result_of
 from joblane.inspector.short_id import task_of
-from joblane.inspector.views import ActionResult, TaskView
-from joblane.page.filters import PER_PAGE, SHOWN, YES, form, read, whole
+from joblane.inspector.views import ActionResult, TaskRow, TaskView
+from joblane.page.filters import LABELS, PER_PAGE, RARE, SHOWN, YES, form, read, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import as_json, page, query, redirect
+from joblane.page.sorting import sorting
 
 MOST = 200
 """Tasks of one page: the ids of all selected tasks must fit into an address."""
@@ -40,12 +41,12 @@ FIELDS = {
 def listing(request: Request, inspector: Inspector) -> Response:
     """A page of tasks. ``from``: the position that the previous page returned."""
     parameters = request.query_params
-    after, status = parameters.get("from") or None, 200
+    after, status, order = parameters.get("from") or None, 200, sorting(request, TaskRow)
     try:
         limit = whole("limit", parameters.get("limit") or str(PER_PAGE), 1, MOST)
         wanted = read(parameters, datetime.now(UTC))
         found: dict[str, Any] = {
-            "found": inspector.tasks(wanted, after=after, limit=limit),
+            "found": inspector.tasks(wanted, after=after, limit=limit, oldest_first=order.name is not None),
             "count": inspector.count(wanted),
         }
         found |= {"wrong": None, "first": after is None, "all": wanted == Filter()}
@@ -53,11 +54,21 @@ def listing(request: Request, inspector: Inspector) -> Response:
         field = FIELDS.get(error.field, error.field)
         wrong, status = {"field": field, "problem": error.problem, "text": f"{field}: {error.problem}"}, 400
         found = {"found": None, "count": None, "wrong": wrong, "first": True, "all": False}
+    chosen = [(name, value) for name, value in parameters.multi_items() if name in SHOWN and value]
     return page(
         request,
         "tasks.html",
         status,
-        chosen=[(name, value) for name, value in parameters.multi_items() if name in SHOWN and value],
+        chosen=chosen,
+        ordered=[("sort", order.name)] if order.name else [],
+        sorting=order,
+        chips=[
+            (LABELS[name], value, [pair for pair in chosen if pair != (name, value)])
+            for name, value in dict.fromkeys(chosen)
+            if name != "state"
+        ],
+        labels=LABELS,
+        is_rare=any(name in RARE for name, _ in chosen),
         values={name: parameters.get(name, "") for name in SHOWN},
         types=desk(request).types(inspector),
         actions=tuple(BulkAction),
