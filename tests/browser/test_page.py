@@ -159,6 +159,32 @@ def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: S
     expect(page.locator("#traceback-4 pre")).to_be_hidden()
 
 
+def test_a_filter_is_saved_by_a_name_and_forgotten_and_what_another_version_wrote_does_no_harm(visit: Visit) -> None:
+    # given a browser with something else under the key
+    visitor = visit()
+    page = visitor.page
+    page.evaluate("localStorage.setItem('joblane-filters', '[1, {\"name\": 2}')")
+    visitor.go("/tasks")
+    expect(page.locator("#saved")).to_be_hidden()
+    # when a filter is saved
+    visitor.go("/tasks?state=retry&tenant=acme")
+    page.get_by_text("Save this filter").click()
+    page.get_by_label("Name").fill("<b>acme</b>")
+    page.get_by_role("button", name="Save").click()
+    # then every page of tasks has it
+    visitor.go("/tasks")
+    page.get_by_role("link", name="<b>acme</b>", exact=True).click()
+    page.wait_for_url("**/tasks?state=retry&tenant=acme")
+    expect(page.get_by_text("Save this filter")).to_be_hidden()
+    # and a chip removes its filter only
+    page.get_by_role("link", name="Remove the filter Tenant: acme").click()
+    page.wait_for_url("**/tasks?state=retry")
+    # and it is forgotten
+    page.get_by_role("button", name="Forget the filter <b>acme</b>").click()
+    visitor.go("/tasks")
+    expect(page.locator("#saved")).to_be_hidden()
+
+
 def test_texts_are_copied_and_times_are_local_too_by_pointer_finger_and_key(visit: Visit, site: Site) -> None:
     # given
     id_ = any_task(site, State.ARCHIVED, types=("user:invitation",))
