@@ -21,7 +21,7 @@ from joblane.tasks.limit import Rate
 if TYPE_CHECKING:
     from joblane.inspector.actions import audit, schedule, signals, single
     from joblane.inspector.actions import causes as cause_marks
-    from joblane.inspector.bulk import dead, start
+    from joblane.inspector.bulk import dead, preview, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
         batches,
@@ -43,7 +43,7 @@ else:  # imported by the first call: a remote inspector needs only the signature
     audit, cause_marks, schedule, signals, single = modules(
         "joblane.inspector.actions", "audit causes schedule signals single"
     )
-    dead, start = modules("joblane.inspector.bulk", "dead start")
+    dead, preview, start = modules("joblane.inspector.bulk", "dead preview start")
     (
         batches,
         batching,
@@ -147,6 +147,15 @@ class Inspector:
         ``action``: as in :meth:`tasks`; the latest million rows are then searched.
         """
         return listing.count(self._scope, filter, action)
+
+    @needs(VIEW)
+    def preview(self, action: str, filter: Filter, *, canary: int = 0) -> views.Preview:
+        """What an action on many tasks would do now: its tasks, their causes, and what will keep them from starting.
+
+        ``action``: a :class:`~joblane.inspector.filter.BulkAction`, or ``redrive``. ``canary``: as in :meth:`redrive`.
+        Raises :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return preview.preview(self._scope, action, filter, canary)
 
     @needs(VIEW)
     def task(self, id: str) -> views.TaskView:
@@ -543,7 +552,9 @@ class Inspector:
     ) -> views.BulkView:
         """Retry all matching archived tasks, and send back matching dead letters without a row.
 
-        ``canary``: run this number of tasks first (0 to 100), and continue only if all of them complete.
+        ``canary``: run this number of tasks first (0 to 100), and continue only if all of them complete. Raises
+        :class:`SelectionError` if one of them cannot start, for example because its type is paused. See
+        :meth:`preview`.
         """
         return dead.redrive(self._scope, filter, canary, rate, reason)
 

@@ -63,11 +63,11 @@ def counted(count: Count, noun: str = "task") -> str:
     return ("" if count.exact else "at least ") + plural(count.number, noun)
 
 
-def _by(who: str | None) -> str:
+def by(who: str | None) -> str:
     return f" by {who}" if who else ""
 
 
-def _because(reason: str | None) -> str:
+def because(reason: str | None) -> str:
     return f": {reason}" if reason else ""
 
 
@@ -139,10 +139,10 @@ def outcome_line(outcome: BulkOutcome) -> str:
 # --- Pauses --------------------------------------------------------------------------------------------------------
 
 
-def pause_line(pause: Pause) -> str:
-    """``queue low is paused by ann until …: the reason``."""
-    until = f" until {stamp(pause.until)}" if pause.until else ""
-    return f"{pause.scope} {pause.name} is paused{_by(pause.by)}{until}{_because(pause.reason)}"
+def pause_line(pause: Pause, without_end: str = "") -> str:
+    """``queue low is paused by ann until …: the reason``. ``without_end``: words for a pause without an end."""
+    until = f" until {stamp(pause.until)}" if pause.until else without_end and f" {without_end}"
+    return f"{pause.scope} {pause.name} is paused{by(pause.by)}{until}{because(pause.reason)}"
 
 
 def waiting_line(paused: Paused) -> str:
@@ -158,14 +158,14 @@ def paused_line(paused: Pause) -> str:
     if not paused.replaced:
         return line
     return (
-        f"{line} It was already paused{_by(paused.replaced_by)}, since {stamp(paused.since)}; "
+        f"{line} It was already paused{by(paused.replaced_by)}, since {stamp(paused.since)}; "
         "your reason and end replace the earlier ones."
     )
 
 
 def resumed_line(was: Pause) -> str:
     """A pause that was ended."""
-    return f"Resumed {was.scope} {was.name}; it was paused{_by(was.by)} since {stamp(was.since)}."
+    return f"Resumed {was.scope} {was.name}; it was paused{by(was.by)} since {stamp(was.since)}."
 
 
 def held_pause_line(
@@ -193,7 +193,7 @@ def schedule_pause_line(pause: SchedulePause) -> str:
     """``since …, until …, by ann: the reason``."""
     until = f", until {stamp(pause.until)}" if pause.until else ""
     by = f", by {pause.by}" if pause.by else ""
-    return f"since {stamp(pause.since)}{until}{by}{_because(pause.reason)}"
+    return f"since {stamp(pause.since)}{until}{by}{because(pause.reason)}"
 
 
 def paused_schedule_line(row: ScheduleRow) -> str:
@@ -247,7 +247,7 @@ def change_lines(limits: Iterable[LimitStatus]) -> list[str]:
         until = f"until {stamp(change.until)}" if change.until else "until it is reset"
         values = values_line(change.values)
         which = limit_name(limit, change.kind)
-        lines.append(f"{which}: {values} set{_by(change.by)} {until}{_because(change.reason)}. {declared}.")
+        lines.append(f"{which}: {values} set{by(change.by)} {until}{because(change.reason)}. {declared}.")
     return list(dict.fromkeys(lines))
 
 
@@ -476,7 +476,7 @@ def left_out_lines(found: Causes) -> list[str]:
 
 def mark_line(mark: Mark) -> str:
     """A mark of a chart, with its operator and its reason."""
-    return f"{stamp(mark.at)} {mark.text}{_by(mark.who)}{_because(mark.reason)}"
+    return f"{stamp(mark.at)} {mark.text}{by(mark.who)}{because(mark.reason)}"
 
 
 def searched_line(number: int, back_to: datetime) -> str:

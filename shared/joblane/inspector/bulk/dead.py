@@ -84,7 +84,7 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
     """
     states = filter_.states or (State.ARCHIVED,)
     frozen = start.frozen(scope, replace(filter_, states=states), BulkAction.RETRY)
-    dead_letters, obsolete = _wanted(scope, frozen)
+    dead_letters, obsolete, _ = wanted_dead_letters(scope, frozen)
     if canary and any(dead_letter.id is None for dead_letter in dead_letters):
         raise SelectionError("canary", "an unreadable message creates no task to wait for; leave the canary out")
     none = obsolete > 0 and filter_.removes_obsolete
@@ -100,15 +100,18 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
     )
 
 
-def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
-    """The matching dead letters without a row, and the number of obsolete dead letters of the filter's types."""
+def wanted_dead_letters(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int, int]:
+    """The matching dead letters without a row, the number of obsolete ones of the filter's types, and the number of
+    unreadable ones that do not match."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
-        return [], 0
+        return [], 0, 0
     _, dead_letters, _ = _unexpected_dead_letters(scope)
+    found = [dead_letter for dead_letter in dead_letters if wanted(dead_letter, filter_, scope.prefix, scope.tasks)]
     obsolete = (dead_letter for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE)
     return (
-        [dead_letter for dead_letter in dead_letters if wanted(dead_letter, filter_, scope.prefix, scope.tasks)],
+        found,
         sum(not filter_.types or dead_letter.type in filter_.types for dead_letter in obsolete),
+        sum(dead_letter.kind is DeadLetterKind.UNREADABLE for dead_letter in dead_letters if dead_letter not in found),
     )
 
 

@@ -264,7 +264,7 @@ def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping
         and (not filter_.id_prefix or any(id_ and id_.startswith(filter_.id_prefix) for id_ in ids))
         and (not filter_.states or State.ARCHIVED in filter_.states)
         and (not filter_.types or dead_letter.type in filter_.types)
-        and (not filter_.queues or _queue(dead_letter, prefix, tasks) in filter_.queues)
+        and (not filter_.queues or queue_of(dead_letter, prefix, tasks) in filter_.queues)
         and (not filter_.tenant or delivery.group == filter_.tenant)
         and not filter_.tag
         and not filter_.parent
@@ -276,7 +276,7 @@ def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping
     )
 
 
-def _queue(dead_letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
+def queue_of(dead_letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
     """The queue of the three to which the dead letter belongs."""
     if dead_letter.delivery.queue == cron_dead_letters(prefix):
         task = declared(tasks).get(dead_letter.type)

@@ -20,13 +20,16 @@ from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import SkipRetry
 from joblane.handler.context import TaskContext
 from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
+from joblane.inspector.block_words import blocks_text
 from joblane.inspector.bulk import dead_letters
+from joblane.inspector.bulk.blocks import stopping
 from joblane.inspector.bulk.dead_letters import HIDDEN_SECONDS, DeadLetter, send_back
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing
+from joblane.inspector.views import Block
 from joblane.quotas import MAX_MESSAGE_BYTES
-from joblane.record.row.states import State
+from joblane.record.row.states import LIVE_SQL, State
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import queue_depth_if_exists
 from joblane.tasks.task import Task
@@ -76,6 +79,11 @@ select cardinality(b.canary_ids), count(*) filter (where t.state = 'completed'),
        coalesce(b.canary_until <= clock_timestamp(), false)
   from joblane.bulks b left join joblane.tasks t on t.id = any(b.canary_ids)
  where b.id = $1 group by b.id
+"""
+
+LIVE_CANARY = f"""
+select coalesce(array_agg(t.id), '{{}}') from joblane.bulks b join joblane.tasks t on t.id = any(b.canary_ids)
+ where b.id = $1 and t.state in {LIVE_SQL}
 """
 
 
@@ -185,6 +193,10 @@ class BulkRun:
         then = replace(position, after=after, walked=after is None)
         if not ids and then.walked:
             return None, then
+        if self._order.canary and not position.passed and (stopped := self._stopping(ids)):
+            reason = f"the canary was not sent: {blocks_text(stopped)}; no task was sent"
+            reason = reason.replace("no task", "no other task") if self._order.canaries else reason
+            return Step(position, lambda: self._run(STOP, reason, "0")), position
         self._pace(len(ids))
         return Step(then, partial(self._change, ids) if ids else lambda: None), position
 
@@ -244,6 +256,8 @@ class BulkRun:
             live = number - completed - failed
             parts = [f"{failed} of {number} failed again, the last with {error}"] if failed else []
             parts += [f"{live} of {number} had not ended" + ("" if failed else " in time")] if live else []
+            if live and (stopped := self._stopping(self._ctx.connection().run(LIVE_CANARY, self._ctx.task_id)[0][0])):
+                parts[-1] += f", as {blocks_text(stopped)}"
             reason = f"the canary failed: {'; '.join(parts)}; no other task was sent"
             return Step(then, lambda: self._run(STOP, reason, str(failed))), position
         if position.polls:
@@ -264,6 +278,9 @@ class BulkRun:
                 del self._held[dead_letter.delivery.message_id]
         self._pace(len(sent.ids))
         self._count(sent.ids, failed=sent.failed)
+
+    def _stopping(self, ids: Sequence[str]) -> tuple[Block, ...]:
+        return stopping(self._ctx.connection(), dead_letters.declared(self._tasks), ids)
 
     def _count(self, done: Sequence[str | None], *, skipped: int = 0, failed: int = 0) -> None:
         """``done``: ids, None for a message without an id."""

@@ -12,12 +12,16 @@ from pydantic import TypeAdapter
 from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.inspector.actions import audit
+from joblane.inspector.block_words import canary_stopped_line
+from joblane.inspector.bulk.blocks import stopping
+from joblane.inspector.bulk.dead_letters import declared
 from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
 from joblane.inspector.filter import BULK_TYPE, MAX_CANARY, MAX_RATE, BulkAction, Filter
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
-from joblane.inspector.tasks.listing import count_all
-from joblane.inspector.views import BulkOutcome, BulkView
+from joblane.inspector.views import Block, BulkOutcome, BulkView
+from joblane.record.driver.connection import Connection
 from joblane.record.row.states import LIVE, WAITING_SQL, State
 from joblane.record.row.transitions import CANCEL
 from joblane.record.task.insert import NewTask
@@ -37,13 +41,18 @@ values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
 
 def start(scope: Scope, action: BulkAction, filter_: Filter, *, rate: int, canary: int, reason: str | None) -> BulkView:
     """Start a bulk action. Raises :class:`SelectionError` if nothing matches, or too many tasks for its timeout."""
-    try:
-        action = BulkAction(action)
-    except ValueError:
-        raise SelectionError("action", f"{action!r} is not valid; valid are {', '.join(BulkAction)}") from None
+    action = action_of(action)
     if canary and action is not BulkAction.RETRY:
         raise SelectionError("canary", f"only a retry has one, and not {action!r}")
     return begin(scope, action, frozen(scope, filter_, action), rate=rate, canary=canary, reason=reason)
+
+
+def action_of(action: str) -> BulkAction:
+    """The action with a name. Raises :class:`SelectionError`."""
+    try:
+        return BulkAction(action)
+    except ValueError:
+        raise SelectionError("action", f"{action!r} is not valid; valid are {', '.join(BulkAction)}") from None
 
 
 def frozen(scope: Scope, filter_: Filter, action: BulkAction) -> Filter:
@@ -74,9 +83,11 @@ def begin(
     check_number("canary", canary, MAX_CANARY, least=0)
     ready = _ready(scope)
     with audit.action(scope, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
-        total = count_all(doing.connection, filter_) + dead_letters
+        total = listing.count_all(doing.connection, filter_) + dead_letters
         if total or not may_be_none:
             _check_total(scope, total, rate)
+        if canary:
+            _check_canary(doing.connection, scope, filter_, canary)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
         numbers = (str(number) for number in (rate, canary, total))
         doing.connection.run(INSERT, ready.id, action, json.dumps(document), doing.who, doing.reason, *numbers)
@@ -105,6 +116,25 @@ def _check_total(scope: Scope, total: int, rate: int) -> None:
         )
 
 
+def _check_canary(connection: Connection, scope: Scope, filter_: Filter, canary: int) -> None:
+    """Raise :class:`SelectionError` if a task of the canary cannot start now."""
+    stopped = stopping(connection, declared(scope.tasks), first_of(connection, filter_, canary))
+    if stopped:
+        raise SelectionError("canary", canary_stopped_line(stopped))
+
+
+def first_of(connection: Connection, filter_: Filter, number: int) -> list[str]:
+    """The first tasks of a filter, which an action changes first."""
+    ids: list[str] = []
+    after = None
+    while len(ids) < number:
+        more, after = listing.ids(connection, filter_, after, number - len(ids))
+        ids += more
+        if after is None:
+            break
+    return ids
+
+
 # --- Reading -------------------------------------------------------------------------------------------------------
 
 SENDING = (BulkAction.RUN, BulkAction.RETRY, REDRIVE)
@@ -121,6 +151,10 @@ select count(*), count(*) filter (where {_UNCHANGED} and t.state = 'completed'),
 """
 """The states of the tasks that a bulk action has sent. A dead letter without a row has none until a worker claims it;
 its row does not name the action."""
+WAITING_CANARY = f"""
+select t.id from joblane.bulks b join joblane.tasks t on t.id = any(b.canary_ids)
+ where b.id = $1 and t.state in {WAITING_SQL}
+"""
 VIEW = """
 select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.failed, b.canary,
        coalesce(b.stopped, case when t.state in ('archived', 'cancelled') then t.reason end),
@@ -139,7 +173,15 @@ def view(scope: Scope, id_: str) -> BulkView:
         return found
     [[number, completed, waiting, active, archived, cancelled]] = scope.connection.run(OUTCOME, found.id)
     outcome = BulkOutcome(completed, waiting, active, archived, cancelled, exact=number < BOUND)
-    return replace(found, outcome=outcome)
+    return replace(found, outcome=outcome, blocks=_blocks(scope, found))
+
+
+def _blocks(scope: Scope, found: BulkView) -> tuple[Block, ...]:
+    """What keeps the canary of an action from starting, while the action waits for it."""
+    if not found.canary or found.stopped is not None or found.state not in LIVE:
+        return ()
+    waiting = [id_ for (id_,) in scope.connection.run(WAITING_CANARY, found.id)]
+    return stopping(scope.connection, declared(scope.tasks), waiting)
 
 
 def bulks(scope: Scope, limit: int) -> tuple[BulkView, ...]:

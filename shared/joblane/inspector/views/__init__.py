@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.inspector.views.chart import Chart, Line
     from joblane.inspector.views.limits import LimitStatus
     from joblane.inspector.views.now import Now, Trouble, TypeNow
+    from joblane.inspector.views.preview import Block, BlockKind, Preview, PreviewCause
     from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
     from joblane.inspector.views.schedules import SchedulePage, SchedulePause, ScheduleRow, ScheduleView, TickView
     from joblane.inspector.views.stage import (
@@ -62,6 +63,8 @@ __all__ = [
     "BatchRow",
     "BatchView",
     "Batching",
+    "Block",
+    "BlockKind",
     "BulkOutcome",
     "BulkView",
     "Cause",
@@ -92,6 +95,8 @@ __all__ = [
     "Percentiles",
     "Performance",
     "Period",
+    "Preview",
+    "PreviewCause",
     "QueueView",
     "Reason",
     "Relative",
@@ -127,6 +132,7 @@ _HOMES = {
     "joblane.inspector.views.chart": "Chart Line",
     "joblane.inspector.views.limits": "LimitStatus",
     "joblane.inspector.views.now": "Now Trouble TypeNow",
+    "joblane.inspector.views.preview": "Block BlockKind Preview PreviewCause",
     "joblane.inspector.views.runs": "Mark Percentiles Performance Period RunCounts Statistic",
     "joblane.inspector.views.schedules": "SchedulePage SchedulePause ScheduleRow ScheduleView TickView",
     "joblane.inspector.views.stage": "Check Count Depth Grade Lane Minute "

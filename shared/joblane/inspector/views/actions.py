@@ -9,6 +9,7 @@ from typing import Any
 
 from joblane.inspector.filter import Filter
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.views.preview import Block
 from joblane.record.row.states import State
 
 
@@ -59,7 +60,8 @@ class BulkView:
 
     ``total``: tasks that matched at the start. ``done``, ``skipped``, ``failed``: tasks so far. ``stopped``: why the
     action ended early, None if it did not. ``reason``: the operator's, None if none was given. ``outcome``: of the
-    tasks that it has sent; None in a listing, and for an action that sends none.
+    tasks that it has sent; None in a listing, and for an action that sends none. ``blocks``: what keeps the tasks of
+    its canary from starting, while it waits for them; empty in a listing.
     """
 
     id: str
@@ -77,6 +79,7 @@ class BulkView:
     finished_at: datetime | None
     reason: str | None = None
     outcome: BulkOutcome | None = None
+    blocks: tuple[Block, ...] = ()
 
     @property
     def result(self) -> str:

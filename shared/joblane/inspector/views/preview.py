@@ -1,0 +1,80 @@
+"""The preview of an action on many tasks: their number, their causes, and what will keep them from starting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from joblane.inspector.views.limits import LimitStatus
+from joblane.inspector.views.stage import Pause
+
+
+class BlockKind(StrEnum):
+    """The things that keep a task from starting, or from being of use."""
+
+    PAUSE = "pause"
+    """A pause of its type, queue or tenant."""
+    LIMIT = "limit"
+    """A limit of 0, or one that an operator has lowered."""
+    ORDER = "order"
+    """Later tasks of its ordered key have completed."""
+    UNDECLARED = "undeclared"
+    """No code declares its type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A thing that keeps tasks from starting. ``tasks``: how many. ``stops``: none of them starts while it lasts.
+
+    ``pause``, ``limit``: of these kinds. ``type``: of an order or an undeclared type. ``key``, ``later``: of an order,
+    the key with the most later tasks that have completed, and their number. ``keys``: the ordered keys with any.
+    """
+
+    kind: BlockKind
+    tasks: int
+    stops: bool
+    pause: Pause | None = None
+    limit: LimitStatus | None = None
+    type: str | None = None
+    key: str | None = None
+    later: int = 0
+    keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewCause:
+    """Tasks of an action with the same error. ``fingerprint`` empty: they have none.
+
+    ``type`` empty: messages that cannot be read. ``error``: its class and normalised message; empty without an error.
+    """
+
+    fingerprint: str
+    type: str
+    error: str
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an action on many tasks would do now. ``tasks``: those that it would change, up to 10,000.
+
+    ``exact`` False: there are more. ``causes``: the largest first, 50 at most; ``more_causes``: the number of others.
+    ``blocks``: only of actions that send tasks, those that stop tasks first. ``canary_stopped``: those that keep the
+    canary from running; the action is refused with this canary unless it is empty. ``removed``: obsolete dead letters
+    that a redrive would remove. ``unreadable``: messages that only a redrive of their fingerprint sends back.
+    """
+
+    action: str
+    tasks: int
+    exact: bool
+    causes: tuple[PreviewCause, ...] = ()
+    more_causes: int = 0
+    blocks: tuple[Block, ...] = ()
+    canary_stopped: tuple[Block, ...] = ()
+    removed: int = 0
+    unreadable: int = 0
+
+    @property
+    def number_of_causes(self) -> int:
+        """The number of causes, of those that are listed and the others."""
+        return len(self.causes) + self.more_causes
