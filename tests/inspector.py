@@ -32,6 +32,8 @@ from joblane.inspector.views import (
     Overview,
     Pause,
     Paused,
+    Preview,
+    PreviewCause,
     SchedulePage,
     SchedulePause,
     ScheduleRow,
@@ -164,6 +166,18 @@ class FakeInspector:
 
     def _count(self, filter: Filter, action: BulkAction | None) -> Count:  # noqa: A002
         return Count(len(list(self._matching(filter, action))), exact=True)
+
+    def _preview(self, action: str, filter: Filter, canary: int) -> Preview:  # noqa: A002
+        if action != "redrive" or filter.tag or filter.ids:
+            kind = BulkAction.RETRY if action == "redrive" else BulkAction(action)
+            return Preview(action, len(list(self._matching(filter, kind))), exact=True)
+        dead = DeadLetters(tuple(self.groups), {}, 0, self.obsolete)
+        found = [
+            PreviewCause(group.fingerprint, group.type, group.error, group.archived)
+            for group in dead.within(filter)
+        ]
+        removed = dead.removable(filter)
+        return Preview(action, sum(one.number for one in found), exact=True, causes=tuple(found), removed=removed)
 
     def _matching(self, chosen: Filter, action: BulkAction | None) -> Iterator[TaskRow]:
         for one in self.rows:

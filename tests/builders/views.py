@@ -13,6 +13,8 @@ from joblane.inspector.views import (
     Batching,
     BatchRow,
     BatchView,
+    Block,
+    BlockKind,
     BulkView,
     Cause,
     CauseNote,
@@ -37,6 +39,8 @@ from joblane.inspector.views import (
     Percentiles,
     Performance,
     Period,
+    Preview,
+    PreviewCause,
     QueueView,
     Reason,
     Relative,
@@ -338,6 +342,21 @@ def errors(**changes: Any) -> Causes:
     known = cause(fingerprint="f2", runs=12, tenants=1, bars=(*(0,) * 10, 12, *(0,) * 13), state="known", note=note)
     made = Causes((outage, cause(), replace(known, state=CauseState.KNOWN)), 3, 816, 1, True, before(days=1), NOW)
     return replace(made, **changes)
+
+
+def preview(action: str = "redrive", **changes: Any) -> Preview:
+    """Of the groups of :func:`dead`."""
+    cause = PreviewCause(FINGERPRINT, "data:export", "TimeoutError: the upload did not end", 940)
+    return replace(Preview(action, 940, exact=True, causes=(cause,), unreadable=2), **changes)
+
+
+def pause(**changes: Any) -> Pause:
+    made = Pause(PauseScope.TYPE, "data:export", "INC-12", "ann", before(minutes=9), None)
+    return replace(made, **changes)
+
+
+def block(**changes: Any) -> Block:
+    return replace(Block(BlockKind.PAUSE, 617, stops=True, pause=pause()), **changes)
 
 
 def bulk(**changes: Any) -> BulkView:

@@ -9,6 +9,7 @@ import typer
 
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
+from joblane.inspector.block_words import canary_waits_line
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.sentences import pause_line, report
 from joblane.inspector.shell import argument
@@ -54,8 +55,11 @@ def follow(
                 terminal.say(f"It waits: {pause_line(pause)}.\nResume:  {command} resume type {BULK}")
     try:
         with bar() as progress:
-            line = progress.add_task(view.action, total=view.total)
+            line, said = progress.add_task(view.action, total=view.total), None
             while view.state not in ENDED:
+                if (waits := canary_waits_line(view)) != said and waits is not None:
+                    terminal.say(waits.replace("`joblane ", f"`{command} "))
+                said = waits
                 done = view.done + view.skipped + view.failed
                 progress.update(line, total=max(view.total, done), completed=done, description=_description(view))
                 time.sleep(POLL_SECONDS)

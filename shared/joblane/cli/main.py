@@ -22,6 +22,7 @@ from joblane.cli.commands import (
     overview,
     page,
     pause,
+    redrive,
     scaffold,
     schedules,
     tasks,
@@ -55,7 +56,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "signal": waits.signal,
         "skip": waits.skip,
     },
-    "Errors and dead letters": {"dead": dead.dead, "redrive": dead.redrive},
+    "Errors and dead letters": {"dead": dead.dead, "redrive": redrive.redrive},
     "Pauses and schedules": {"pause": pause.pause, "resume": pause.resume},
     "Limits": {},  # of :data:`GROUPS`
     "Tasks by hand": {

@@ -25,7 +25,7 @@ def block_reason(block: Block) -> str:
     if block.key is not None:
         have = "task of key {key} of {type} has" if block.later == 1 else "tasks of key {key} of {type} have"
         text = f"{block.later:,} later {have.format(key=block.key, type=block.type)} completed"
-        return text + (f", and there are later tasks of {block.keys - 1:,} other keys" if block.keys > 1 else "")
+        return text + (f", and so have later ones of {plural(block.keys - 1, 'other key')}" if block.keys > 1 else "")
     return f"no code declares the type {block.type}"
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Overview,
         Pause,
         Paused,
+        Preview,
         SchedulePause,
         ScheduleRow,
         Trouble,
@@ -58,7 +59,7 @@ def plural(number: int, noun: str = "task") -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def counted(count: Count, noun: str = "task") -> str:
+def counted(count: Count | Preview, noun: str = "task") -> str:
     """``at least 10,000 tasks``."""
     return ("" if count.exact else "at least ") + plural(count.number, noun)
 

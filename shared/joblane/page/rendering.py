@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from joblane.inspector.block_words import block_line, blocks_text, cure_of
 from joblane.inspector.durations import stamp
 from joblane.inspector.schedule_words import a_day, in_words
 from joblane.inspector.sentences import live_line, obsolete_line, pause_line, runs_on, unread_line
@@ -194,6 +195,9 @@ def _environment() -> Environment:
         "strip": sparkline.strip,
         "timeline": timeline.of_task,
         "in_words": in_words,
+        "block_line": block_line,
+        "cure_of": cure_of,
+        "blocks_text": blocks_text,
         "live_line": live_line,
         "runs_on": runs_on,
         "obsolete_line": obsolete_line,

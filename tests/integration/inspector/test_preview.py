@@ -27,7 +27,7 @@ def lines(blocks: tuple[Block, ...]) -> list[str]:
 
 
 def causes(preview: Preview) -> list[tuple[str, str, int]]:
-    return [(cause.type, cause.error, cause.tasks) for cause in preview.causes]
+    return [(cause.type, cause.error, cause.number) for cause in preview.causes]
 
 
 # --- The causes ----------------------------------------------------------------------------------------------------
@@ -48,10 +48,10 @@ def test_a_preview_counts_the_tasks_of_each_cause(inspector: Inspector, bulks: B
         ("sample:one", "ValueError: attempt # of # failed", 1),
         ("sample:one", "its deadline has passed", 1),
     ]
-    assert (preview.tasks, preview.exact, preview.more_causes, preview.blocks) == (6, True, 0, ())
-    assert inspector.preview("redrive", Filter(fingerprint="aaaa")).tasks == 3
-    assert inspector.preview("retry", ONES).tasks == 5
-    assert inspector.preview("cancel", ONES).tasks == 1
+    assert (preview.number, preview.exact, preview.more_causes, preview.blocks) == (6, True, 0, ())
+    assert inspector.preview("redrive", Filter(fingerprint="aaaa")).number == 3
+    assert inspector.preview("retry", ONES).number == 5
+    assert inspector.preview("cancel", ONES).number == 1
 
 
 def test_ten_thousand_causes_are_a_number_and_the_largest(inspector: Inspector, bulks: Bulks) -> None:
@@ -61,7 +61,7 @@ def test_ten_thousand_causes_are_a_number_and_the_largest(inspector: Inspector, 
         " 'fingerprint', n::text, 'error_message', 'it'))).* from joblane.tasks t, generate_series(1, 10100) n"
     )
     preview = inspector.preview("redrive", ALL)
-    assert (preview.tasks, preview.exact) == (10_000, False)
+    assert (preview.number, preview.exact) == (10_000, False)
     assert (len(preview.causes), preview.number_of_causes) == (50, 10_101)
     assert max(len(cause.error) for cause in preview.causes) < 400
 
@@ -76,9 +76,7 @@ def test_an_unknown_action_and_a_wrong_canary_are_refused(inspector: Inspector) 
 # --- What stops tasks ----------------------------------------------------------------------------------------------
 
 
-def test_pauses_of_types_queues_and_tenants_stop_the_tasks_that_they_concern(
-    scene: Scene, operator: Inspector
-) -> None:
+def test_pauses_of_types_queues_and_tenants_stop_the_tasks_that_they_concern(scene: Scene, operator: Inspector) -> None:
     scene.put("a", **archived()).put("b", tenant="acme", **archived()).put("c", sample_keyed, **archived())
     scene.pause("tenant", "acme", "1 hour").pause("type", "sample:one").pause("tenant", "else")
     preview = operator.preview("redrive", ALL, canary=1)
@@ -128,9 +126,7 @@ def test_tasks_of_an_ordered_key_run_after_the_later_ones_that_have_completed(
 
 def test_no_code_runs_a_type_that_is_not_declared(scene: Scene, operator: Inspector) -> None:
     scene.put("a", **archived()).change("a", "type = 'gone:type'")
-    assert lines(operator.preview("redrive", ALL).blocks) == [
-        "1 task cannot run: no code declares the type gone:type."
-    ]
+    assert lines(operator.preview("redrive", ALL).blocks) == ["1 task cannot run: no code declares the type gone:type."]
 
 
 # --- The canary ----------------------------------------------------------------------------------------------------

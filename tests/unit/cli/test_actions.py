@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -11,7 +10,7 @@ from joblane.cli.exits import Exit
 from joblane.errors import DatabaseUnavailableError, UnknownTaskError
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction, Filter
-from joblane.inspector.views import ActionResult, Count, DeadLetters
+from joblane.inspector.views import ActionResult, Block, BlockKind, DeadLetters, Preview, PreviewCause
 from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
@@ -76,7 +75,7 @@ def test_an_action_without_ids_or_a_filter_is_a_usage_error(jobs: Run, stub: Fak
 
 def test_an_action_by_filter_is_counted_confirmed_started_and_followed(jobs: Run, stub: FakeInspector) -> None:
     # given
-    stub.answers["count"] = Count(940, exact=True)
+    stub.answers["preview"] = Preview("retry", 940, exact=True)
     stub.answers["bulk"] = views.bulk(state=State.PENDING, done=0, skipped=0, finished_at=None)
     stub.answers["bulk_view"] = [views.bulk(state=State.ACTIVE, done=400, skipped=0), views.bulk()]
     # when
@@ -92,14 +91,14 @@ def test_an_action_by_filter_is_counted_confirmed_started_and_followed(jobs: Run
 
 
 def test_after_the_answer_no_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["count"] = Count(940, exact=True)
+    stub.answers["preview"] = Preview("retry", 940, exact=True)
     ran = jobs("delete", "--state", "archived", person="n")
     assert (ran.code, stub.called("bulk")) == (1, [])
     assert "Nothing was done." in ran.err
 
 
 def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["count"] = Count(10_000, exact=False)
+    stub.answers["preview"] = Preview("delete", 10_000, exact=False)
     ran = jobs("delete", "--state", "archived")
     assert (ran.code, stub.called("bulk")) == (2, [])
     assert "Delete at least 10,000 tasks? There is no terminal to ask on: give --yes" in ran.err
@@ -107,21 +106,21 @@ def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: Fak
 
 @pytest.mark.parametrize("which", [("--state", "archived"), ("a", "b")])
 def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: FakeInspector, which: tuple[str, ...]) -> None:
-    stub.answers["count"] = Count(2, exact=True)
+    stub.answers["preview"] = Preview("delete", 2, exact=True)
     assert jobs("delete", *which, "--dry-run").out == "Delete would change 2 tasks.\n"
-    assert json.loads(jobs("delete", *which, "--dry-run", "--json").out) == {"number": 2, "exact": True}
-    assert {name for name, *_ in stub.calls} == {"count"}
+    assert json.loads(jobs("delete", *which, "--dry-run", "--json").out)["number"] == 2
+    assert {name for name, *_ in stub.calls} == {"preview"}
 
 
 @pytest.mark.parametrize("more", [("--yes",), ("--dry-run",), ()])
 def test_a_filter_that_matches_nothing_ends_with_3(jobs: Run, stub: FakeInspector, more: tuple[str, ...]) -> None:
-    stub.answers["count"] = Count(0, exact=True)
+    stub.answers["preview"] = Preview("cancel", 0, exact=True)
     ran = jobs("cancel", "--tenant", "gone", *more)
     assert (ran.code, ran.err, stub.called("bulk")) == (3, "joblane: no task matches\n", [])
 
 
 def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["count"] = Count(940, exact=True)
+    stub.answers["preview"] = Preview("retry", 940, exact=True)
     stub.answers["bulk"] = views.bulk(state=State.ACTIVE)
     stub.answers["bulk_view"] = KeyboardInterrupt()
     ran = jobs("--stage", "dev", "run", "--queue", "low", "--yes")
@@ -148,7 +147,7 @@ def test_an_error_while_following_prints_the_id_and_ends_with_its_own_status(
     jobs: Run, stub: FakeInspector, error: Exception, code: int
 ) -> None:
     # given
-    stub.answers["count"] = Count(940, exact=True)
+    stub.answers["preview"] = Preview("retry", 940, exact=True)
     stub.answers["bulk"] = views.bulk(state=State.ACTIVE)
     stub.answers["bulk_view"] = error
     # when
@@ -163,7 +162,7 @@ def test_an_error_while_following_prints_the_id_and_ends_with_its_own_status(
 
 
 def test_a_bulk_action_with_failures_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers |= {"count": Count(3, exact=True), "bulk": views.bulk(done=2, skipped=0, failed=1, total=3)}
+    stub.answers |= {"preview": Preview("run", 3, exact=True), "bulk": views.bulk(done=2, skipped=0, failed=1, total=3)}
     ran = jobs("run", "--queue", "low", "-y")
     assert (ran.code, ran.out) == (1, "Retry: 2 of 3 tasks sent again, 1 failed.\n")
 
@@ -180,12 +179,13 @@ def test_obsolete_dead_letters_can_be_removed_without_archived_tasks(jobs: Run, 
         "2 dead letters are obsolete: their tasks were retried or deleted. `jobs redrive --all` removes them."
         in jobs("dead").err
     )
+    stub.answers["preview"] = views.preview(number=0, causes=(), removed=2)
     jobs("redrive", "--all", "--yes")
     assert len(stub.called("redrive")) == 1
 
 
 def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers |= {"dead": views.dead(), "redrive": views.bulk(action="redrive", done=940, skipped=0, canary=5)}
+    stub.answers |= {"preview": views.preview(), "redrive": views.bulk(action="redrive", done=940, skipped=0, canary=5)}
     ran = jobs("redrive", views.FINGERPRINT, "--canary", "5", "--yes")
     [((chosen,), named)] = stub.called("redrive")
     assert chosen == Filter(fingerprint=views.FINGERPRINT)
@@ -195,7 +195,7 @@ def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: FakeInspector) -> 
 
 def test_a_failed_canary_is_reported_with_its_reason_and_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
     stopped = views.bulk(action="redrive", done=0, skipped=0, failed=5, canary=5, stopped="the canary failed")
-    stub.answers |= {"dead": views.dead(), "redrive": stopped}
+    stub.answers |= {"preview": views.preview(), "redrive": stopped}
     ran = jobs("redrive", views.FINGERPRINT, "--canary", "5", "--yes")
     assert (ran.code, ran.out) == (
         1,
@@ -214,7 +214,7 @@ def test_a_failed_canary_is_reported_with_its_reason_and_ends_with_1(jobs: Run, 
 def test_a_redrive_takes_ids_types_or_all(
     jobs: Run, stub: FakeInspector, arguments: tuple[str, ...], expected: Filter
 ) -> None:
-    stub.answers |= {"dead": views.dead(), "redrive": views.bulk()}
+    stub.answers |= {"preview": views.preview(), "redrive": views.bulk()}
     jobs("redrive", *arguments)
     [((chosen,), _)] = stub.called("redrive")
     assert chosen == expected
@@ -224,40 +224,105 @@ def test_a_redrive_takes_ids_types_or_all(
 def test_a_redrive_with_ambiguous_arguments_is_a_usage_error(
     jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]
 ) -> None:
-    stub.answers["dead"] = views.dead()
     assert (jobs("redrive", *arguments).code, stub.called("redrive")) == (2, [])
 
 
 @pytest.mark.parametrize("arguments", [("--type", "a:gone"), ("ffffffffffffffff",)])
 def test_a_redrive_that_matches_nothing_ends_with_3(jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]) -> None:
-    stub.answers["dead"] = views.dead()
+    stub.answers["preview"] = Preview("redrive", 0, exact=True)
     assert (jobs("redrive", *arguments, "--yes").code, stub.called("redrive")) == (3, [])
 
 
 def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["dead"] = views.dead()
+    stub.answers["preview"] = views.preview()
     ran = jobs("redrive", "--all", "--dry-run")
     assert ran.out == "940 tasks would be redriven.\n"
     assert "2 unreadable messages stay; redrive unreadable messages by fingerprint" in ran.err
-    assert jobs("redrive", "unreadable-default", "--dry-run").out == "2 tasks would be redriven.\n"
-    stub.answers["dead"] = replace(views.dead(), groups=(replace(views.dead().groups[0], type="jobs:bulk"),))
-    assert jobs("redrive", "--all", "--dry-run").code == Exit.NOTHING
-    assert jobs("redrive", "--type", "jobs:bulk", "--dry-run").code == Exit.DONE
+    stub.answers["preview"] = views.preview(removed=3)
+    expected = "940 tasks would be redriven; 3 obsolete dead letters would be removed.\n"
+    assert jobs("redrive", "--all", "--dry-run").out == expected
+    assert json.loads(jobs("redrive", "--all", "--dry-run", "--json").out)["removed"] == 3
+    stub.answers["preview"] = views.preview(number=0, causes=(), removed=1)
+    assert jobs("redrive", "--type", "a:b", "--dry-run").out == "1 obsolete dead letter would be removed.\n"
+    stub.answers["preview"] = views.preview(number=0, causes=())
+    assert jobs("redrive", "--type", "nope:nope", "--dry-run").code == Exit.NOTHING
     assert stub.called("redrive") == []
 
 
-def test_a_dry_run_of_a_redrive_of_ids_counts_archived_tasks(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers |= {"dead": views.dead(), "count": Count(1, exact=True)}
-    assert jobs("redrive", "a", "b", "--dry-run").out == "1 task would be redriven.\n"
-    [((chosen,), named)] = stub.called("count")
-    assert (chosen, named) == (Filter(ids=("a", "b"), states=(State.ARCHIVED,)), {"action": BulkAction.RETRY})
-    stub.answers["count"] = Count(0, exact=True)
-    assert jobs("redrive", "nonsense", "--dry-run").code == Exit.NOTHING
+# --- What stops tasks ------------------------------------------------------------------------------------------------
+
+TWO_CAUSES = (
+    PreviewCause("3f9ab1c04d5e6f70", "mail:send", "ConnectionError: smtp refused", 300),
+    PreviewCause("0000000000000021", "invoice:charge", "CardDeclined", 21),
+)
+LISTED = [
+    "  300  mail:send: ConnectionError: smtp refused  [3f9ab1c04d5e6f70]",
+    "   21  invoice:charge: CardDeclined  [0000000000000021]",
+]
 
 
-def test_a_dry_run_of_a_redrive_counts_the_obsolete_dead_letters_of_the_type(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["dead"] = replace(views.dead(), obsolete={"data:export": 2, "a:b": 1})
-    expected = "940 tasks would be redriven; 3 obsolete dead letters would be removed.\n"
-    assert jobs("redrive", "--all", "--dry-run").out == expected
-    assert jobs("redrive", "--type", "a:b", "--dry-run").out == "1 obsolete dead letter would be removed.\n"
-    assert jobs("redrive", "--type", "nope:nope", "--dry-run").code == Exit.NOTHING
+@pytest.mark.parametrize("person", ["y", "n"])
+def test_the_question_of_a_redrive_follows_its_causes(jobs: Run, stub: FakeInspector, person: str) -> None:
+    stub.answers |= {"preview": views.preview(number=321, causes=TWO_CAUSES), "redrive": views.bulk()}
+    ran = jobs("redrive", "--all", "--canary", "3", person=person)
+    assert ran.err.splitlines()[1:3] == LISTED
+    assert len(stub.called("redrive")) == (person == "y")
+
+
+@pytest.mark.parametrize("which", [("--all",), ("--type", "mail:send"), ("--tenant", "acme")])
+def test_a_script_names_a_cause_or_accepts_all_of_them(jobs: Run, stub: FakeInspector, which: tuple[str, ...]) -> None:
+    stub.answers |= {"preview": views.preview(number=321, causes=TWO_CAUSES, unreadable=0), "redrive": views.bulk()}
+    ran = jobs("redrive", *which, "--yes")
+    assert (ran.code, stub.called("redrive")) == (2, [])
+    assert ran.err.splitlines() == [
+        *LISTED,
+        "joblane: these are 2 causes, of mail:send, invoice:charge: give a fingerprint, or --all-causes",
+    ]
+    jobs("redrive", *which, "--yes", "--all-causes")
+    assert len(stub.called("redrive")) == 1
+    assert "Redrive 321 tasks of 2 causes, the first 3 as a canary? There is no terminal" in (
+        jobs("redrive", *which, "--canary", "3").err
+    )
+
+
+def test_a_preview_names_what_stops_tasks_with_the_command_that_helps(jobs: Run, stub: FakeInspector) -> None:
+    limited = views.limit()
+    ordered = "4 later tasks of key 42 of line:sync have completed, and so have later ones of 1 other key"
+    order = Block(BlockKind.ORDER, 3, stops=False, type="line:sync", key="42", later=4, keys=2)
+    undeclared = Block(BlockKind.UNDECLARED, 1, stops=True, type="gone:type")
+    blocks = (views.block(), views.block(kind=BlockKind.LIMIT, tasks=1, pause=None, limit=limited), undeclared, order)
+    stub.answers["preview"] = views.preview(blocks=blocks, unreadable=0)
+    ran = jobs("--stage", "dev", "redrive", views.FINGERPRINT, "--dry-run")
+    assert ran.err.splitlines()[1:] == [
+        "617 tasks would wait: type data:export is paused by ann until it is resumed: INC-12.",
+        "  jobs --stage dev resume type data:export",
+        *ran.err.splitlines()[3:5],
+        "1 task cannot run: no code declares the type gone:type.",
+        f"{ordered}; 3 tasks would run after them.",
+    ]
+    assert ran.err.splitlines()[4] == "  jobs --stage dev limits reset openai"
+
+
+@pytest.mark.parametrize(
+    "command", [("redrive", views.FINGERPRINT), ("retry", "--type", "a:b"), ("batch", "retry", "b")]
+)
+def test_a_canary_that_cannot_run_is_refused_before_the_question(
+    jobs: Run, stub: FakeInspector, command: tuple[str, ...]
+) -> None:
+    stub.answers |= {"preview": views.preview(canary_stopped=(views.block(),)), "batch": views.batch()}
+    ran = jobs("--stage", "dev", *command, "--canary", "5")
+    assert (ran.code, stub.performed) == (2, [])
+    assert (
+        "--canary: it cannot run: type data:export is paused by ann until it is resumed: INC-12; "
+        "run `jobs --stage dev resume type data:export` first, or start without a canary"
+    ) in ran.err.replace("\n", " ")
+    dry = jobs("--stage", "dev", *command, "--canary", "5", "--dry-run")
+    assert "The canary would be refused: it cannot run" in dry.err
+
+
+def test_a_redrive_that_is_followed_says_what_its_canary_waits_for(jobs: Run, stub: FakeInspector) -> None:
+    waiting = views.bulk(action="redrive", state=State.ACTIVE, canary=5, done=5, skipped=0, blocks=(views.block(),))
+    stub.answers |= {"preview": views.preview(), "redrive": waiting, "bulk_view": [waiting, waiting, views.bulk()]}
+    ran = jobs("--stage", "dev", "redrive", views.FINGERPRINT, "--canary", "5", "--yes")
+    assert ran.err.count("The canary waits: type data:export is paused by ann until it is resumed: INC-12.") == 1
+    assert "jobs --stage dev resume type data:export" in ran.err

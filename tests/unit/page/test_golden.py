@@ -14,6 +14,8 @@ from joblane.errors import LimitError
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     AuditEntry,
+    Block,
+    BlockKind,
     BulkOutcome,
     CauseNote,
     CauseState,
@@ -85,8 +87,16 @@ def bulks() -> Given:
     stopped = views.bulk(id="bulk-2", action="redrive", stopped="the canary failed", failed=5, reason="fixed", canary=5)
     stopping = views.bulk(id="b3", state=State.ACTIVE, stopped="aborted by ann", finished_at=None)
     running = views.bulk(id="b4", state=State.ACTIVE, done=5, finished_at=None, filter=Filter(tenant="acme", tag="t"))
+    running = replace(running, canary=5, blocks=(views.block(),))
     made = [views.bulk(outcome=outcome), stopped, stopping, running]
     return {"started": {one.id: one for one in made}}
+
+
+def blocked() -> Given:
+    order = Block(BlockKind.ORDER, 1, stops=False, type="line:sync", key="42", later=4, keys=1)
+    limited = views.block(kind=BlockKind.LIMIT, tasks=1, stops=False, pause=None, limit=views.limit())
+    found = views.preview(blocks=(views.block(), limited, order), more_causes=3, canary_stopped=(views.block(),))
+    return {"preview": found}
 
 
 def dead() -> Given:
@@ -209,6 +219,7 @@ PAGES: dict[str, tuple[str, Callable[[], Given]]] = {
     "redrive-obsolete": ("/dead/redrive", lambda: {"obsolete": {"data:export": 2}}),
     "redrive-one": ("/dead/redrive?fingerprint=f2&type=data:export", dead),
     "redrive-bulk": ("/dead/redrive?type=jobs:bulk", dead),
+    "redrive-blocked": ("/dead/redrive?fingerprint=f2", blocked),
     "redrive-none": ("/dead/redrive?fingerprint=f9", dict),
     "limits": ("/limits", undeclared),
     "limits-none": ("/limits", lambda: {"limited": []}),

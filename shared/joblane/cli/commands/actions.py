@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, options, queries, target, terminal
+from joblane.cli import filters, options, previews, queries, target, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import BulkAction
 from joblane.inspector.sentences import counted, note_of, report, result_of
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import ActionResult, Count
+    from joblane.inspector.views import ActionResult
 group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
 BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
 HELP = {
@@ -38,13 +38,21 @@ def command(action: str) -> Callable[..., None]:
         if not ids and unfiltered:
             terminal.usage(f"give ids, or options that choose tasks; `joblane {action} --help` lists them")
         chosen = which.filter(ids or ())
-        inspector = target.inspector(context)
+        inspector, name = target.inspector(context), target.command(context)
         if unfiltered and not how.dry_run and not how.canary:
             raise typer.Exit(_each(inspector, action, chosen.ids, how.reason, as_json=how.as_json))
-        count = _counted(inspector, chosen, BulkAction(action), how)
-        terminal.confirm(f"{action.capitalize()} {counted(count)}{how.first(count.number)}?", yes=how.yes)
+        found = inspector.preview(action, chosen, canary=how.canary)
+        if not found.number:
+            if how.dry_run and how.as_json:
+                terminal.document(found)
+            terminal.stop("no task matches", Exit.NOTHING)
+        tasks = counted(found)
+        if how.dry_run:
+            previews.dry_run(found, f"{action.capitalize()} would change {tasks}.", how, name)
+        question = f"{action.capitalize()} {tasks}{how.first(found.number)}?"
+        previews.ask(found, question, how, name, yes=how.yes)
         started = inspector.bulk(BulkAction(action), chosen, canary=how.canary, rate=how.rate, reason=how.reason)
-        raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
+        raise typer.Exit(follow(inspector, started, name, as_json=how.as_json))
 
     act.__doc__ = HELP[action]
     return options.expanded(act, without=() if action == "retry" else ("canary",))
@@ -78,21 +86,6 @@ def _report(acted: ActionResult) -> None:
     terminal.console().print(terminal.word(f"{acted.id} {result_of(acted)}", "none"), soft_wrap=True)
     if acted.note:
         terminal.say(note_of(acted))
-
-
-def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, how: options.Bulk) -> Count:
-    """The number of tasks that the action would change. Ends the command for a dry run, or if it is 0."""
-    count = inspector.count(chosen, action=action)
-    if how.dry_run and how.as_json:
-        terminal.document(count)
-    if not count.number:
-        terminal.stop("no task matches", Exit.NOTHING)
-    if how.dry_run:
-        if not how.as_json:
-            text = f"{action.capitalize()} would change {counted(count)}."
-            terminal.console().print(terminal.word(text, "none"))
-        raise typer.Exit
-    return count
 
 
 # --- Bulk actions ----------------------------------------------------------------------------------------------------

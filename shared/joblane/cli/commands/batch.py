@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import lists, options, queries, target, terminal
+from joblane.cli import lists, options, previews, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
 from joblane.inspector.durations import stamp
-from joblane.inspector.filter import BulkAction
 from joblane.inspector.sentences import counted, plural
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
@@ -50,16 +49,15 @@ def retry(context: typer.Context, id_: BatchId, *, how: options.Bulk) -> None:
     inspector = target.inspector(context)
     inspector.batch(id_)  # an unknown batch is an error of its own
     chosen = archived_members(id_)
-    count = inspector.count(chosen, action=BulkAction.RETRY)
-    if not count.number:
+    found, command = inspector.preview("redrive", chosen, canary=how.canary), target.command(context)
+    if not found.number:
         terminal.stop(f"no member of the batch {id_!r} is archived", Exit.NOTHING)
+    tasks = counted(found)
     if how.dry_run:
-        terminal.answer(count, as_json=how.as_json)
-        terminal.console().print(terminal.word(f"{counted(count)} would be redriven.", "none"))
-        return
-    terminal.confirm(f"Redrive {counted(count)} of batch {id_}{how.first(count.number)}?", yes=how.yes)
+        previews.dry_run(found, f"{tasks} would be redriven.", how, command)
+    previews.ask(found, f"Redrive {tasks} of batch {id_}{how.first(found.number)}?", how, command, yes=how.yes)
     started = inspector.redrive(chosen, canary=how.canary, rate=how.rate, reason=how.reason)
-    raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
+    raise typer.Exit(follow(inspector, started, command, as_json=how.as_json))
 
 
 @group.command("seal")

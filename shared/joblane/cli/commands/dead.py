@@ -1,32 +1,24 @@
-"""Archived tasks and dead letters: `dead` groups them by error, `redrive` runs them again."""
+"""Archived tasks and dead letters: `dead` groups them by error, `ack` marks an error as known."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from joblane.cli import lists, options, target, terminal
-from joblane.cli.exits import Exit
 from joblane.cli.filters import time_range
-from joblane.cli.follow import follow
-from joblane.inspector.filter import DEFAULT_CANARY, BulkAction, Filter
-from joblane.inspector.sentences import obsolete_line, plural, unread_line
+from joblane.inspector.filter import DEFAULT_CANARY
+from joblane.inspector.sentences import obsolete_line, unread_line
 from joblane.inspector.shell import argument
-from joblane.record.row.states import State
 
 if TYPE_CHECKING:
-    from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import Cause, DeadLetters
+    from joblane.inspector.views import Cause
 
 SIGNS = {"#": "# stands for a number, an id or a time", "…": "'…' for a quoted text", "@": "@ for an address"}
 """Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.outcome.normalised`."""
-FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-"""The form of fingerprints made by :class:`joblane.worker.outcome.Failure`."""
 PARTS = ("Runs", "Over time", "Tenants", "Version")
 """Columns of an error that a list of dead letters leaves out."""
 
@@ -96,80 +88,3 @@ def _next_steps(group: Cause, command: str, tenant: str | None) -> None:
     terminal.steps(to, [*(details if group.recorded else []), (again, meaning)])
     if group.log_link:
         to.print(terminal.word(f"  Log: {group.log_link}", "none"), soft_wrap=True)
-
-
-@options.expanded
-def redrive(
-    context: typer.Context,
-    which: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="FINGERPRINT|ID", help="A fingerprint from `joblane dead`, or ids."),
-    ] = None,
-    *,
-    type_: options.Types = None,
-    tenant: options.Tenant = None,
-    everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
-    how: options.Bulk,
-) -> None:
-    """Run archived tasks again, with `--canary` a few of them first.
-
-    Choose the tasks by fingerprint, ids, type or tenant, or --all. Dead letters without a row are sent back as well.
-    """
-    if everything and (which or type_ or tenant):
-        terminal.usage("give --all without a fingerprint, ids, --type or --tenant", "--all")
-    if not (everything or which or type_ or tenant):
-        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, --tenant, or --all")
-    inspector = target.inspector(context)
-    found = inspector.dead(types=tuple(type_ or ()), tenant=tenant)
-    chosen = replace(_filter(which or [], found.groups), types=tuple(type_ or ()), tenant=tenant)
-    number, removed = _number(inspector, chosen, found, exactly=how.dry_run), found.removable(chosen)
-    if everything and (unreadable := sum(group.archived for group in found.groups if not group.type)):
-        stay = "stays" if unreadable == 1 else "stay"
-        terminal.say(f"{plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint.")
-    if not number and not removed:
-        terminal.stop("no archived task or dead letter matches; `joblane dead` lists them", Exit.NOTHING)
-    if how.dry_run:
-        from joblane.inspector.views import Count
-
-        terminal.answer(Count(number, exact=True), as_json=how.as_json)
-        terminal.console().print(terminal.word(_would(number, removed), "none"))
-        return
-    question = f"Redrive {plural(number)}{how.first(number)}?" if number else f"Remove {_obsolete(removed)}?"
-    terminal.confirm(question, yes=how.yes or bool(chosen.ids))
-    started = inspector.redrive(chosen, canary=how.canary, rate=how.rate, reason=how.reason)
-    raise typer.Exit(follow(inspector, started, target.command(context), as_json=how.as_json))
-
-
-def _would(number: int, removed: int) -> str:
-    parts = [f"{plural(number)} would be redriven"] if number else []
-    parts += [f"{_obsolete(removed)} would be removed"] if removed else []
-    return "; ".join(parts) + "."
-
-
-def _obsolete(number: int) -> str:
-    return plural(number, "obsolete dead letter")
-
-
-def _filter(which: list[str], groups: tuple[Cause, ...]) -> Filter:
-    """A filter for one fingerprint, or for ids: an argument that is not a fingerprint is an id."""
-    known = {group.fingerprint for group in groups} | {text for text in which if FINGERPRINT.fullmatch(text)}
-    fingerprints = [text for text in which if text in known]
-    if len(fingerprints) > 1 or (fingerprints and len(which) > 1):
-        terminal.usage("give one fingerprint, or only ids", "FINGERPRINT|ID")
-    if fingerprints:
-        return Filter(fingerprint=fingerprints[0])
-    return Filter(ids=tuple(dict.fromkeys(which)))
-
-
-def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly: bool) -> int:
-    """The number of tasks and messages that a redrive sends back.
-
-    For ids: the number of ids, or, if ``exactly``, of archived tasks with these ids. Messages without a row that have
-    such an id are found only by the redrive itself.
-    """
-
-    if not chosen.ids:
-        return sum(group.archived for group in found.within(chosen))
-    if not exactly:
-        return len(chosen.ids)
-    return int(inspector.count(replace(chosen, states=(State.ARCHIVED,)), action=BulkAction.RETRY).number)

@@ -28,6 +28,7 @@ from joblane.cli.watch.grid import Grid, Scrolled, details
 from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, notes, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
+from joblane.inspector.block_words import canary_waits_line
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import report
@@ -254,7 +255,7 @@ class Watch(App[None]):
 
     def _follow(self, bulk: BulkView) -> None:
         """Show the report of a redrive, again and again until none of its tasks waits or runs."""
-        self._set("bulk", word(report(bulk), "bold"))
+        self._set("bulk", word(canary_waits_line(bulk) or report(bulk), "bold"))
         self._bulk = None if plans.is_over(bulk) else bulk.id
 
     def _failed(self, asked: Asked, error: Exception) -> None:
@@ -376,6 +377,13 @@ class Watch(App[None]):
     def action_retry(self) -> None:
         target = self._target
         if self._may_act():
+            if target is not None and target.cause is not None:
+                cause = target.cause
+                query = partial(plans.preview, self._inspector, cause)
+                self._offer(
+                    "Redrive", "Reading what will stop it …", query, lambda found: [plans.redrive(cause, found)]
+                )
+                return
             plan = plans.again(target, datetime.now(UTC))
             if isinstance(plan, str):
                 self.say(plan)

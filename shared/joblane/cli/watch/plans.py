@@ -11,6 +11,7 @@ from typing import Any
 from joblane.cli.terminal import relative
 from joblane.cli.watch.dialogs import Field, required
 from joblane.cli.watch.lists import RowTarget
+from joblane.inspector.block_words import block_line, canary_stopped_line
 from joblane.inspector.durations import duration, stamp
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
@@ -27,7 +28,7 @@ from joblane.inspector.sentences import (
     resumed_schedule_line,
     schedule_pause_line,
 )
-from joblane.inspector.views import ActionResult, BulkView, Cause, Pause, ScheduleRow, TaskRow, TaskView
+from joblane.inspector.views import ActionResult, BulkView, Cause, Pause, Preview, ScheduleRow, TaskRow, TaskView
 from joblane.record.row.states import ENDED, WAITING, State
 
 REASON = Field("reason", "Reason, for the audit (optional)")
@@ -122,9 +123,7 @@ def _resume(pause: Pause) -> Plan:
 
 
 def again(target: RowTarget | None, now: datetime) -> Plan | str:
-    """The plan that runs a task or the tasks of a cause again, or a sentence that says why there is none."""
-    if target is not None and target.cause is not None:
-        return _redrive(target.cause)
+    """The plan that runs a task again, or a sentence that says why there is none."""
     row = None if target is None else target.task
     if row is None:
         return "r works on a task or a cause. Enter lists the tasks of this row."
@@ -176,17 +175,32 @@ def _acted(acted: ActionResult) -> str:
     return f"{acted.id} {result_of(acted)}. {note_of(acted)}".rstrip()
 
 
-def _redrive(cause: Cause) -> Plan:
+def preview(inspector: Inspector, cause: Cause) -> Preview:
+    """What a redrive of a cause would do."""
+    chosen, canary = _redriven(cause)
+    return inspector.preview("redrive", chosen, canary=canary)
+
+
+def _redriven(cause: Cause) -> tuple[Filter, int]:
+    """The tasks of a cause, and the canary of their redrive."""
     # an unreadable message creates no task to wait for
     canary = DEFAULT_CANARY if cause.type and cause.archived > DEFAULT_CANARY else 0
+    return Filter(fingerprint=cause.fingerprint), canary
+
+
+def redrive(cause: Cause, found: Preview) -> Plan:
+    """The plan that runs the tasks of a cause again. ``found``: what will keep them from starting."""
+    chosen, canary = _redriven(cause)
 
     def call(inspector: Inspector, given: dict[str, str]) -> Any:
-        chosen = Filter(fingerprint=cause.fingerprint)
         return inspector.redrive(chosen, canary=canary, rate=DEFAULT_RATE, reason=given["reason"] or None)
 
     what = plural(cause.archived, "task" if cause.type else "unreadable message")
     first = f"The first {canary} run as a canary, and the rest only if all of them complete. " if canary else ""
     text = f"{cause.error}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
+    text += "".join(f"\n{block_line(block)}" for block in found.blocks)
+    if found.canary_stopped:
+        text += f"\nIt will be refused. The canary: {canary_stopped_line(found.canary_stopped)}."
     of = f" of {cause.type}" if cause.type else ""
     return Plan(f"Redrive {what}{of}", text, (REASON,), f"redrive {what}", call, report)
 

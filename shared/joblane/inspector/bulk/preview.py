@@ -42,7 +42,7 @@ def preview(scope: Scope, action: str, filter_: Filter, canary: int) -> Preview:
     causes, more = _causes(found, messages)
     return Preview(
         action=action,
-        tasks=found.number,
+        number=found.number,
         exact=found.exact,
         causes=causes,
         more_causes=more,
@@ -73,7 +73,7 @@ def _causes(found: Survey, messages: Sequence[DeadLetter]) -> tuple[tuple[Previe
         PreviewCause(fingerprint, of[0].type, ": ".join(filter(None, of[0].error)), len(of))
         for fingerprint, of in alike.items()
     ]
-    causes.sort(key=lambda cause: (-cause.tasks, cause.type, cause.fingerprint))
+    causes.sort(key=lambda cause: (-cause.number, cause.type, cause.fingerprint))
     number = found.number_of_causes + len(alike)
     return tuple(causes[:MOST_CAUSES]), number - min(len(causes), MOST_CAUSES)
 

@@ -51,12 +51,12 @@ class PreviewCause:
     fingerprint: str
     type: str
     error: str
-    tasks: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What an action on many tasks would do now. ``tasks``: those that it would change, up to 10,000.
+    """What an action on many tasks would do now. ``number``: of tasks that it would change, up to 10,000.
 
     ``exact`` False: there are more. ``causes``: the largest first, 50 at most; ``more_causes``: the number of others.
     ``blocks``: only of actions that send tasks, those that stop tasks first. ``canary_stopped``: those that keep the
@@ -65,7 +65,7 @@ class Preview:
     """
 
     action: str
-    tasks: int
+    number: int
     exact: bool
     causes: tuple[PreviewCause, ...] = ()
     more_causes: int = 0

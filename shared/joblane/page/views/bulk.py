@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import DEFAULT_RATE, MAX_RATE, BulkAction, Filter
+from joblane.inspector.filter import DEFAULT_RATE, MAX_CANARY, MAX_RATE, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import TaskRow
 from joblane.page.filters import Fields, described, form, name_of, read, whole, write
@@ -34,12 +34,13 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         if not given.getlist("chosen"):
             raise SelectionError("chosen", "no task is selected; select tasks in the listing, or take all matching")
         wanted = Filter(ids=tuple(given.getlist("chosen")))
-    count, examples = inspector.count(wanted, action=action), inspector.tasks(wanted, action=action, limit=EXAMPLES)
+    found = inspector.preview(action, wanted, canary=1 if action is BulkAction.RETRY else 0)
+    examples = inspector.tasks(wanted, action=action, limit=EXAMPLES)
     return page(
         request,
         "bulk_new.html",
         action=action,
-        count=count,
+        count=found,
         examples=examples.tasks,
         payload=_payload_of(inspector, examples.tasks),
         described=described(wanted),
@@ -59,7 +60,8 @@ def _payload_of(inspector: Inspector, examples: Sequence[TaskRow]) -> Any:
 def start(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     action, rate = name_of(BulkAction, "action", given.text("action")), rate_of(given)
-    started = inspector.bulk(action, read(given, datetime.now(UTC)), rate=rate, reason=given.reason)
+    canary = whole("canary", given.text("canary") or "0", 0, MAX_CANARY)
+    started = inspector.bulk(action, read(given, datetime.now(UTC)), canary=canary, rate=rate, reason=given.reason)
     return redirect(request, "/bulk/show", f"Started: {action} of {started.total:,} tasks.", id=started.id)
 
 

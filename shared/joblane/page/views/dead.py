@@ -21,22 +21,20 @@ UNREADABLE = ""
 def dry_run(request: Request, inspector: Inspector) -> Response:
     """Count the dead letters that a redrive would send back or remove."""
     wanted = _wanted(request.query_params)
-    found = inspector.dead(tenant=wanted.tenant)
-    groups = found.within(wanted)
+    found = inspector.preview("redrive", wanted, canary=DEFAULT_CANARY)
+    is_readable = all(cause.type for cause in found.causes)  # an unreadable message creates no task to wait for
     return page(
         request,
         "redrive.html",
-        groups=groups,
+        found=found,
         everything=wanted == Filter(),
-        types=len({group.type for group in groups}),
-        count=sum(group.archived for group in groups),
-        obsolete=found.removable(wanted),
+        types=len({cause.type for cause in found.causes}),
+        count=found.number,
+        obsolete=found.removed,
         fields=write(wanted),
         tenant=wanted.tenant or "",
         rate=DEFAULT_RATE,
-        canary=DEFAULT_CANARY
-        if all(group.type for group in groups)
-        else 0,  # an unreadable message creates no task to wait for
+        canary=DEFAULT_CANARY if is_readable else 0,
     )
 
 
