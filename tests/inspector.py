@@ -173,8 +173,7 @@ class FakeInspector:
             return Preview(action, len(list(self._matching(filter, kind))), exact=True)
         dead = DeadLetters(tuple(self.groups), {}, 0, self.obsolete)
         found = [
-            PreviewCause(group.fingerprint, group.type, group.error, group.archived)
-            for group in dead.within(filter)
+            PreviewCause(group.fingerprint, group.type, group.error, group.archived) for group in dead.within(filter)
         ]
         removed = dead.removable(filter)
         return Preview(action, sum(one.number for one in found), exact=True, causes=tuple(found), removed=removed)
