@@ -55,11 +55,12 @@ def test_a_preview_counts_the_tasks_of_each_cause(inspector: Inspector, bulks: B
 
 
 def test_ten_thousand_causes_are_a_number_and_the_largest(inspector: Inspector, bulks: Bulks) -> None:
-    put_archived(bulks.world, "a", fingerprint="aaaa", error_message="x" * 1_000_000)
+    put_archived(bulks.world, "a", fingerprint="aaaa")
     bulks.world.run(
-        "insert into joblane.tasks select (jsonb_populate_record(t, jsonb_build_object('id', 'a-' || n,"
-        " 'fingerprint', n::text, 'error_message', 'it'))).* from joblane.tasks t, generate_series(1, 10100) n"
+        "insert into joblane.tasks select r.* from joblane.tasks t, generate_series(1, 10100) n, lateral"
+        " jsonb_populate_record(t, jsonb_build_object('id', 'a-' || n, 'fingerprint', n::text)) r"
     )
+    bulks.world.run("update joblane.tasks set error_message = repeat('x', 1000000) where id = 'a'")
     preview = inspector.preview("redrive", ALL)
     assert (preview.number, preview.exact) == (10_000, False)
     assert (len(preview.causes), preview.number_of_causes) == (50, 10_101)

@@ -36,16 +36,16 @@ CHANGE = f"""exists (select from joblane.limit_changes c
 SURVEY = f"""
 with read as materialized ({{selection}}),
 t as materialized (select * from read where matches),
+kinds as materialized (
+  select type, fingerprint, count(*) as number, max(id) as example from t group by type, fingerprint
+),
 causes as (
   select g.type, g.fingerprint, g.number, e.error_type, e.message
-    from (select type, fingerprint, count(*) as number, max(id) as example from t group by type, fingerprint
-           order by number desc, fingerprint limit {MOST_GROUPS}) as g
-    join t e on e.id = g.example
+    from (select * from kinds order by number desc, fingerprint limit {MOST_GROUPS}) as g join t e on e.id = g.example
 ),
 groups as (
-  select type, queue, case when tenant = any(array(select name from joblane.pauses where scope = 'tenant'))
-                           then tenant end as tenant, count(*) as number
-    from t group by 1, 2, 3
+  select t.type, t.queue, p.name as tenant, count(*) as number
+    from t left join joblane.pauses p on p.scope = 'tenant' and p.name = t.tenant group by 1, 2, 3
 ),
 keys as (  -- a key without values of its own has those of each key
   select case when {CHANGE.format(name="k.name")} then k.name else split_part(k.name, '/', 1) || '/' end as name, number
@@ -81,7 +81,7 @@ orders as (
 )
 select (select count(*) from t), (select created_at from read where reached), (select id from read where reached),
        (select coalesce(json_agg(json_build_array(type, fingerprint, number, error_type, message)), '[]') from causes),
-       (select count(distinct (type, fingerprint)) from t),
+       (select count(*) from kinds),
        (select coalesce(json_agg(json_build_array(type, queue, tenant, number)), '[]') from groups),
        (select coalesce(json_object_agg(name, number), '{{{{}}}}') from limits),
        (select coalesce(json_agg(json_build_array(type, key_limit, number, later)), '[]') from orders)
