@@ -155,9 +155,13 @@ def _check_connection(database: Database, url: str, source: str) -> None:
 
 def unavailable(url: str, source: str, action: str, error: Exception) -> UnavailableError:
     """The error for an ``action`` on a database that failed. ``source``: the source of its address."""
+    from joblane.record.driver.advice import advice_for
+
     where = urlsplit(url)
     reason = re.sub(r"^\[Errno -?\d+\] ", "", text_of(error).rstrip("."))
     hint = "" if source == ENVIRONMENT else " Is the local stack up? `joblane status` shows it, `joblane up` starts it."
+    if (advice := advice_for(error)) is not None:  # the server has answered
+        hint = f" {advice[0].upper()}{advice[1:]}."
     return UnavailableError(
         f"Cannot {action} the database at {where.hostname}:{where.port or 5432} (from {source}): {reason}.{hint}"
     )

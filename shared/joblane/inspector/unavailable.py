@@ -12,6 +12,7 @@ from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, JobErro
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.scope import Scope
 from joblane.record import migrations
+from joblane.record.driver.advice import advice_for
 from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, UNDEFINED_TABLE, is_unavailable
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
     if sqlstate(error) in MISSING:
         return _outdated(scope)
     if is_unavailable(error) or sqlstate(error) == LOCK_NOT_AVAILABLE:
+        advice = f"; {do}" if (do := advice_for(error)) else ""
         return DatabaseUnavailableError(
-            f"the database is unavailable: {text_of(error)}. An action that was under way may have been carried out: "
+            f"the database is unavailable: {text_of(error)}{advice}. An action that was under way may have been carried out: "
             "check the audit before you repeat it"
         )
     return None

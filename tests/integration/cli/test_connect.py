@@ -14,11 +14,15 @@ from unittest.mock import Mock
 import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from pg8000.exceptions import DatabaseError
 
 from joblane.cli.connect import connect
+from joblane.errors import DatabaseUnavailableError
+from joblane.functions.control import answering as control
 from joblane.inspector.errors import SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.remote import RemoteInspector
+from joblane.inspector.scope import Scope
 from joblane.local import env_file
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.local.stack import LocalStack
@@ -183,6 +187,26 @@ def test_a_refused_login_is_reported_as_such(change: Callable[[str], str], why: 
     with pytest.raises(UnavailableError, match=f"Cannot connect to the database at .*: .*{why}") as caught:
         here()
     assert "local stack" not in str(caught.value)
+
+
+def test_if_no_connection_is_free_the_advice_says_what_frees_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = up(tmp_path, NOWHERE)
+    full = DatabaseError({"C": "53300", "M": "sorry, too many clients already"})
+    monkeypatch.setattr(Database, "get", Mock(side_effect=full))
+    with pytest.raises(UnavailableError) as caught:
+        here()
+    text = str(caught.value)
+    assert f"(from {file}): sorry, too many clients already (53300). Close connections, or raise its" in text
+    assert "pg_stat_activity" in text
+    assert "local stack" not in text
+    # and so do an operation of a page that is open, and the control API
+    with pytest.raises(DatabaseUnavailableError, match=r"already .53300.; close connections, or raise its max_conn"):
+        Inspector(Scope(Database("postgresql://jobs@127.0.0.1:1/jobs"), Mock(), "jobs", {}, "op")).pauses()
+    monkeypatch.setattr(control, "WAKING_SECONDS", 0)
+    with pytest.raises(DatabaseUnavailableError, match=r"; close connections, or raise .*\. Nothing was done"):
+        control.connect_first(Database("postgresql://jobs@127.0.0.1:1/jobs"))
 
 
 def test_a_schema_of_newer_code_gives_a_warning(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,7 @@ from joblane.names import (
 )
 from joblane.quotas import Numbers
 from joblane.record import sql_functions as functions
+from joblane.record.driver.advice import ADVICE
 from joblane.record.driver.database import Database
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
@@ -1051,7 +1052,7 @@ WAIT = "until then tasks wait in their queues, and enqueues fail"
             lambda world: refuse_logins(world, "53300", "too many clients already"),
             "migrations",
             "the database cannot be reached: too many clients already (53300)",
-            f"close connections, or raise its max_connections: {WAIT}",
+            f"{ADVICE['53300']}: {WAIT}",
         ),
         (
             drop_functions,

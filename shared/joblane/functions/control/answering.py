@@ -35,6 +35,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import ROUTES, Permission
 from joblane.inspector.person import HEADER, PAGE_ROLE, Person
 from joblane.inspector.scope import Scope
+from joblane.record.driver.advice import advice_for
 from joblane.record.driver.connection import is_unavailable
 from joblane.record.driver.database import Database
 from joblane.record.driver.login import LoginError
@@ -135,6 +136,9 @@ def connect_first(database: Database) -> None:
     except LoginError as error:
         raise errors.DatabaseUnavailableError(f"the database is unavailable: {error}. Nothing was done") from error
     except (PostgresError, OSError) as error:
+        if (advice := advice_for(error)) is not None:
+            text = f"the database is unavailable: {errors.text_of(error)}; {advice}. Nothing was done"
+            raise errors.DatabaseUnavailableError(text) from error
         if is_unavailable(error):  # any other error comes again in the action, which translates it
             raise DatabaseAsleepError(
                 f"the database does not answer: {errors.text_of(error)}. Nothing was done. A database that was asleep"

@@ -19,7 +19,8 @@ from joblane.inspector.views import Check, Grade
 from joblane.names import SWEEP, full_schedule_name
 from joblane.record import migrations
 from joblane.record import sql_functions as functions
-from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
+from joblane.record.driver.advice import advice_for
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE
 from joblane.record.migrations.catalogue import Severity, differences
 from joblane.record.schedules import UNDELIVERED
 from joblane.sweep.old_snapshot import old_snapshot
@@ -31,12 +32,6 @@ BROKEN_CLOCK_SECONDS = 240.0
 MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 
 WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
-ADVICE = {
-    READ_ONLY: "end the failover, or its default_transaction_read_only",
-    "53300": "close connections, or raise its max_connections",
-    "53": "give it storage or memory",
-}
-"""Beginning of an SQLSTATE → what to do for a server that refuses writes or logins. The first that matches is used."""
 
 GRADES = {Severity.ERROR: Grade.BAD, Severity.WARNING: Grade.WARNING, Severity.NOTE: Grade.GOOD}
 VERSIONS = "select version from joblane.functions order by migrated_at desc"
@@ -116,8 +111,7 @@ def writes(scope: Scope) -> Iterator[Check]:
 
 def advice(error: BaseException) -> str | None:
     """Return what to do about a server that refuses writes or logins with this error. None: nothing is known."""
-    code = sqlstate(error) or ""
-    do = next((do for beginning, do in ADVICE.items() if code.startswith(beginning)), None)
+    do = advice_for(error)
     return do and f"{do}: until then tasks wait in their queues, and enqueues fail"
 
 
