@@ -54,8 +54,8 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
     if is_unavailable(error) or sqlstate(error) == LOCK_NOT_AVAILABLE:
         advice = f"; {do}" if (do := advice_for(error)) else ""
         return DatabaseUnavailableError(
-            f"the database is unavailable: {text_of(error)}{advice}. An action that was under way may have been carried out: "
-            "check the audit before you repeat it"
+            f"the database is unavailable: {text_of(error)}{advice}. An action that was under way may have been carried"
+            " out: check the audit before you repeat it"
         )
     return None
 

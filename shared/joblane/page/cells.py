@@ -35,6 +35,7 @@ TIME = Markup('<time datetime="{}" title="{}">{}</time>')
 STATE = Markup('<span class="state {}">{}</span>')
 LONG_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SHORT = Markup('{}<span class="mid">{}</span><span class="end">{}</span>')
+CODE = Markup("<code>{}</code>")
 CUT = Markup('<span class="cut" title="{}">{}</span>')
 GRADES = {"bad": "failed", "warning": "retry", "good": "completed"}
 """Grade → the state whose colour it has."""
@@ -106,6 +107,15 @@ def red(context: Context, at: datetime | None) -> str:
     return "bad" if is_new(at, context["now"]) else ""
 
 
+def detail(value: Any) -> str:
+    """A value of an audit entry in words: ``at a time 0, until 2026-01-02``."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {detail(each)}" for name, each in value.items() if each is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(detail, value))
+    return "yes" if value is True else str(value)
+
+
 @pass_context
 def table(
     context: Context,
@@ -166,7 +176,17 @@ def cell(kind: Kind, value: Any, now: datetime) -> str:
         return NOTHING
     if kind in (Kind.STATE, Kind.LINE):
         return state(value) if kind is Kind.STATE else CUT.format(value, value)
+    if kind is Kind.PROSE and isinstance(value, str):
+        return with_code(value)
     return escape(value if isinstance(value, str) or kind not in CELLS else CELLS[kind](value, now))
+
+
+def with_code(text: str) -> Markup:
+    """A sentence whose commands between backquotes are marked as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backquote that is not closed is a part of the text
+        return escape(text)
+    return Markup("").join(CODE.format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
 
 
 def _class(kind: Kind, *, is_red: bool, is_main: bool) -> Markup:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 
-from joblane.inspector.durations import SHAPE, ago, duration, stamp, written
+from joblane.inspector.durations import SHAPE, ago, duration, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.names import Queue
@@ -108,28 +108,6 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
     pairs += [("lease_over", YES)] if chosen.lease_over else []
     pairs += [] if chosen.longer is None else [("longer", _written(chosen.longer))]
     return [(name, str(value)) for name, value in pairs if value is not None]
-
-
-def described(chosen: Filter) -> list[tuple[str, str]]:
-    """The filter for a reader: pairs of a name and a value."""
-    if chosen.ids:
-        return [("selected tasks", f"{len(chosen.ids):,}")]
-    names = {
-        "id": "id begins with",
-        "error": "error contains",
-        "parent": "child of",
-        "longer": "last run took longer than",
-        "lease_over": "lease is over",
-    }
-    ages = [field for *fields, _ in AGES for field in fields]
-    pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ages]
-    times = (
-        ("created from", chosen.created_after),
-        ("created before", chosen.created_before),
-        ("ended from", chosen.ended_after),
-        ("ended before", chosen.ended_before),
-    )
-    return pairs + [(name, stamp(at)) for name, at in times if at is not None]
 
 
 def age(field: str, text: str) -> timedelta:

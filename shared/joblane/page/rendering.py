@@ -26,7 +26,7 @@ from joblane.inspector.sentences import live_line, obsolete_line, pause_line, ru
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import navigation, sparkline, timeline
-from joblane.page.cells import NOTHING, number, red, short, span, state, table, time_tag, usd
+from joblane.page.cells import NOTHING, detail, number, red, short, span, state, table, time_tag, usd
 from joblane.record.flow.limit_status import LimitValues
 from joblane.record.row.states import State
 from joblane.tasks.limit import rate_text, values_text
@@ -195,6 +195,7 @@ def _environment() -> Environment:
         "strip": sparkline.strip,
         "timeline": timeline.of_task,
         "in_words": in_words,
+        "detail": detail,
         "block_line": block_line,
         "cure_of": cure_of,
         "blocks_text": blocks_text,

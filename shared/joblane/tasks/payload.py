@@ -74,11 +74,14 @@ class ArchivedTask(Payload):
 WITHOUT_VALUES = {
     "byte_size": "Input should be a size in bytes, such as '1.5 MB'",
     "byte_size_unit": "Input should be a size in bytes, such as '1.5 MB'",
+    "bool_parsing": "Input should be true or false",
+    "float_parsing": "Input should be a valid number",
     "import_error": "Input should be the path of something that can be imported",
+    "int_parsing": "Input should be a valid integer",
     "union_tag_invalid": "Input tag is not one of those expected",
     "uuid_parsing": "Input should be a valid UUID",
 }
-"""Replacements of those messages of pydantic that show a part of the value."""
+"""Replacements of those messages of pydantic that show a part of the value, or say what its parser does."""
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:

@@ -244,7 +244,7 @@ def test_an_abort_keeps_the_changes_and_makes_no_more(inspector: Inspector, bulk
     # when
     stopped = inspector.abort(view.id, reason="enough")
     # then
-    assert (stopped.state, stopped.done, stopped.stopped) == (State.CANCELLED, 1, "aborted by op")
+    assert (stopped.state, stopped.done, stopped.stopped) == (State.CANCELLED, 1, "aborted by op: enough")
     bulks.run(view.id)
     assert states(bulks.world) == {"a": "pending", "b": "archived", "c": "archived"}
     assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]

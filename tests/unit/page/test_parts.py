@@ -19,11 +19,12 @@ from starlette.testclient import TestClient
 from joblane.cli.tables import listed
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
+from joblane.inspector.filter_words import described
 from joblane.inspector.listing import Column, Kind, is_new
 from joblane.names import Queue
 from joblane.page import sparkline
 from joblane.page.cells import ago, span, usd
-from joblane.page.filters import age, described, read, write
+from joblane.page.filters import age, read, write
 from joblane.page.inspectors import Desk
 from joblane.page.rendering import FOLDER, KEPT, Notices, query
 from joblane.record.row.states import State

@@ -11,7 +11,10 @@ from joblane.cli import filters, options, previews, queries, target, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
+from joblane.inspector.block_words import canary_waits_line
+from joblane.inspector.durations import stamp
 from joblane.inspector.filter import BulkAction
+from joblane.inspector.filter_words import described
 from joblane.inspector.sentences import counted, note_of, report, result_of
 
 if TYPE_CHECKING:
@@ -110,7 +113,20 @@ def show(
     if follow_it:
         raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, just_started=False))
     terminal.answer(view, as_json=as_json)
-    terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.shown_state}.", "none"))
+    to = terminal.console()
+    to.print(terminal.word(f"{report(view).rstrip('.')}. It is {view.shown_state}.", "none"))
+    ended = stamp(view.finished_at) if view.finished_at else None
+    facts: list[tuple[str, str | None]] = [
+        ("who", view.who),
+        ("reason", view.reason),
+        ("started", stamp(view.started_at)),
+        ("ended", ended),
+        ("canary", f"{view.canary:,}" if view.canary else None),
+        *described(view.filter),
+    ]
+    to.print(terminal.facts(facts))
+    if waits := canary_waits_line(view):
+        terminal.say(waits.replace("`joblane ", f"`{target.command(context)} "))
 
 
 @group.command("abort")

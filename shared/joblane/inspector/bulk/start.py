@@ -209,7 +209,8 @@ def abort(scope: Scope, id_: str, reason: str | None) -> BulkView:
             )
         if not doing.connection.run(CANCEL, id_):
             raise _ended(scope, before)
-        doing.connection.run("update joblane.bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")
+        why = f"aborted by {doing.who}" + (f": {doing.reason}" if doing.reason else "")
+        doing.connection.run("update joblane.bulks set stopped = $2 where id = $1", id_, why)
         doing.details |= {"done": before.done, "total": before.total}
     return view(scope, id_)
 

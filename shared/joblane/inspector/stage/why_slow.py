@@ -222,7 +222,10 @@ def _limit(limit: LimitStatus, late: datetime) -> Iterator[Check]:
     is_late = limit.oldest_held_at is not None and limit.oldest_held_at < late
     if limit.held and allowed is not None and limit.taken >= allowed:
         by = f", set by {limit.change.by or 'an operator'}" if limit.change is not None else ""
-        found = f"{limit.running:,} run and {limit.taken:,} of {allowed:,} slots{by} are taken; {limit.held:,} wait"
+        found = f"{limit.taken:,} of {allowed:,} slots{by} are taken, {limit.running:,} by tasks that run"
+        if not allowed:
+            found = f"it is 0{by}, so none of its tasks starts"
+        found += f"; {limit.held:,} wait"
         yield Check(Grade.BAD if is_late else Grade.WARNING, what, found, do)
     elif limit.timed or limit.next_start_at is not None:
         delayed = f"; a handler has delayed it until {limit.delayed_until:%H:%M:%S}Z" if limit.delayed_until else ""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.inspector.views.batches import BatchRow, BatchView, archived_members
     from joblane.inspector.views.batching import Batching, Obstacle
     from joblane.inspector.views.causes import Cause, CauseNote, Causes, CauseState, MarkedCauses
-    from joblane.inspector.views.dead import DeadLetters
     from joblane.inspector.views.chart import Chart, Line
+    from joblane.inspector.views.dead import DeadLetters
     from joblane.inspector.views.limits import LimitStatus
     from joblane.inspector.views.now import Now, Trouble, TypeNow
     from joblane.inspector.views.preview import Block, BlockKind, Preview, PreviewCause

@@ -100,12 +100,18 @@ class BulkView:
         return "stopped" if self.state in ("completed", "cancelled") else "stopping"
 
 
+def types_of(chosen: Filter) -> str | None:
+    """The types of a filter, to fit into a column; None if it has none."""
+    return ", ".join(chosen.types[:2]) + ", …" * (len(chosen.types) > 2) or None
+
+
 LISTINGS[BulkView] = Listing(
     "Bulk actions",
     "There are no bulk actions yet.",
     (
-        Column("ID", "id", Kind.ID, fold=40),
+        Column("ID", "id", Kind.ID),
         Column("Action", "action"),
+        Column("Type", lambda bulk: types_of(bulk.filter), optional=True, fold=24),
         Column("State", "shown_state", Kind.STATE),
         Column("Changed", "done", Kind.NUMBER),
         Column("Of", "total", Kind.NUMBER),
@@ -113,9 +119,10 @@ LISTINGS[BulkView] = Listing(
         Column("Failed", "failed", Kind.ALARM, since=lambda bulk: bulk.finished_at or datetime.now(UTC)),
         Column("Started", "started_at", Kind.MOMENT),
         Column("Who", "who", fold=20),
-        Column("Why", "stopped", optional=True, fold=30),
+        Column("Reason", "reason", optional=True, fold=20),
+        Column("Stopped", "stopped", optional=True, fold=30),
     ),
-    left_out=("Skipped", "Started", "Who", "Why"),
+    left_out=("Skipped", "Who", "Started", "Stopped", "Failed", "Of", "Reason", "Type", "Changed"),
 )
 
 
