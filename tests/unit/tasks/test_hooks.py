@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from joblane import Job, Payload, TaskContext, around, enqueueing, task
+from joblane.enqueue import hooks
 from joblane.enqueue.check import check
 from joblane.enqueue.hooks import with_hooks
 from joblane.errors import DeclarationError, EnqueueError
@@ -19,8 +22,25 @@ class Export(Payload):
     number: int = 1
 
 
+class Part(BaseModel):
+    name: str = "a"
+
+
+class Parts(Payload):
+    numbers: list[int] = [1]
+    by_name: dict[str, list[int]] = {"a": [1]}
+    kinds: set[str] = {"a"}
+    pairs: tuple[list[int], ...] = ([1],)
+    part: Part = Part()
+
+
 @task("data:export", aliases=["data:dump"])
 def data_export(payload: Export, ctx: TaskContext) -> None:
+    pass
+
+
+@task("data:parts")
+def data_parts(payload: Parts, ctx: TaskContext) -> None:
     pass
 
 
@@ -204,13 +224,78 @@ def test_a_hook_of_enqueues_that_does_something_else_is_refused(hook: Any, field
         assert raised.traceback[-2].name == hook.__name__  # at that line
 
 
-def test_the_payload_that_a_hook_sees_is_frozen() -> None:
+def adds_to_list(payload: Any) -> None:
+    payload.numbers.append(2)
+
+
+def adds_in_place(payload: Any) -> None:
+    payload.by_name["a"] += [2]
+
+
+def sets_key_of_payload(payload: Any) -> None:
+    payload.by_name["b"] = [2]
+
+
+def adds_to_set(payload: Any) -> None:
+    payload.kinds |= {"b"}
+
+
+def adds_to_list_in_tuple(payload: Any) -> None:
+    payload.pairs[0].insert(0, 2)
+
+
+def sets_field(payload: Any) -> None:
+    payload.numbers = [2]
+
+
+@pytest.mark.parametrize(
+    "change", [adds_to_list, adds_in_place, sets_key_of_payload, adds_to_set, adds_to_list_in_tuple, sets_field]
+)
+def test_a_hook_that_changes_a_value_in_the_payload_is_refused_at_that_line(change: Any) -> None:
     @enqueueing
     def changes(job: Job, headers: dict[str, str]) -> None:
-        job.payload.number = 2  # type: ignore[attr-defined]
+        change(job.payload)
 
-    with pytest.raises(ValueError, match="frozen"):
-        enqueued(Job(data_export, Export()))
+    job = Job(data_parts, Parts())
+    with pytest.raises((EnqueueError, ValidationError), match="changes only the headers and tags|frozen") as raised:
+        enqueued(job)
+    assert change.__name__ in [each.name for each in raised.traceback]
+    assert job.payload == Parts()
+
+
+def test_a_hook_that_changes_a_model_in_the_payload_is_named() -> None:
+    @enqueueing
+    def changes(job: Job, headers: dict[str, str]) -> None:
+        job.payload.part.name = "b"  # type: ignore[attr-defined]
+
+    job = Job(data_parts, Parts())
+    with pytest.raises(EnqueueError, match=r"^payload: the hook .*changes changes it; a hook of an enqueue changes on"):
+        enqueued(job)
+    assert job.payload == Parts()
+
+
+def test_a_hook_reads_and_copies_the_payload_as_it_is_and_the_parents_too() -> None:
+    seen: list[Any] = []
+
+    @enqueueing
+    def reads(job: Job, headers: dict[str, str]) -> None:
+        payload = deepcopy(job.payload)
+        adds_to_list(payload)
+        seen.extend([payload, job.payload == Parts(), job.payload.model_dump_json() == Parts().model_dump_json()])
+        with pytest.raises(EnqueueError):
+            job.after.append("lost")  # type: ignore[attr-defined]
+
+    enqueued(Job(data_parts, Parts(), after=["parent"]))
+    assert seen == [Parts(numbers=[1, 2]), True, True]
+
+
+def test_a_hook_that_reads_no_payload_has_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    @enqueueing
+    def stamps(job: Job, headers: dict[str, str]) -> None:
+        headers["type"] = job.task.type
+
+    monkeypatch.setattr(hooks, "read_only", lambda value: None if isinstance(value, Payload) else value)
+    assert enqueued(Job(data_parts, Parts())).headers == {"type": "data:parts"}
 
 
 def test_an_error_of_a_hook_is_raised_by_the_enqueue() -> None:
