@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import joblane
-from joblane import settings
+from joblane import forking, settings
 from joblane.enqueue import wake
 from joblane.sqs.client import Sqs
 from joblane.tasks.event_kinds import AROUND, ENQUEUEING, LISTENERS, OBSERVERS
@@ -97,9 +97,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def own_listeners() -> Iterator[None]:
-    """The listeners and hooks that a test declares are not called in other tests."""
+    """The listeners and hooks that a test declares are not called in other tests, nor at the end of the session."""
     before = [(registry, list(registry)) for registry in (LISTENERS, AROUND, ENQUEUEING, OBSERVERS)]
+    ends = dict(forking._ends)
     yield
+    forking._ends.clear()
+    forking._ends.update(ends)
     for registry, items in before:
         registry[:] = items
 

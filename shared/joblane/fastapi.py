@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from joblane.client.client import JobClient, streams_of
 from joblane.errors import JobError
+from joblane.forking import aend_process
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -29,13 +30,16 @@ except ModuleNotFoundError as error:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open a client for the life of an application: ``FastAPI(lifespan=lifespan)``, or ``async with lifespan(app):`` in
-    a lifespan of your own.
+    a lifespan of your own. Its end also closes resources, and exports the last spans.
 
     Starlette runs no lifespan of a mounted application; open its client in that of the outer one.
     """
-    async with JobClient() as jobs:
-        app.state.joblane = jobs
-        yield
+    try:
+        async with JobClient() as jobs:
+            app.state.joblane = jobs
+            yield
+    finally:
+        await aend_process()  # uvicorn ends its process by the signal, without Python's exit
 
 
 async def client_of(connection: HTTPConnection) -> JobClient:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import re
 import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 import pytest
@@ -13,7 +14,7 @@ from fastapi import Depends, FastAPI, WebSocket
 from starlette.testclient import TestClient
 
 import joblane.fastapi
-from joblane import JobClient
+from joblane import JobClient, resource
 from joblane.installation import install
 
 
@@ -34,6 +35,31 @@ def test_each_application_has_its_own_client() -> None:
             assert outer.state.joblane is not mounted.state.joblane
 
     asyncio.run(main())
+
+
+def test_the_end_of_an_application_is_the_end_of_its_resources() -> None:
+    app, log = FastAPI(lifespan=joblane.fastapi.lifespan), list[str]()
+
+    @resource
+    def client() -> Iterator[None]:
+        yield
+        log.append("closed")
+
+    @resource
+    async def pool() -> AsyncIterator[None]:
+        yield
+        await asyncio.sleep(0)
+        log.append("closed in its loop")
+
+    @app.get("/")
+    async def endpoint() -> None:
+        client()
+        await pool()
+
+    with TestClient(app) as browser:
+        assert browser.get("/").status_code == 200
+        assert log == []
+    assert log == ["closed in its loop", "closed"]
 
 
 def client_of_dependency(jobs: joblane.fastapi.Jobs) -> JobClient:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import inspect
-import os
-import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from joblane import telemetry
 from joblane.errors import DeclarationError, text_of
-from joblane.forking import follow_forks
+from joblane.forking import at_end, follow_forks
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-ON_LAMBDA = "AWS_LAMBDA_RUNTIME_API"
-"""Source: Lambda, *Defined runtime environment variables*."""
 _ENDED: Any = object()
 
 
@@ -149,7 +144,6 @@ _open: list[Resource[Any] | AsyncResource[Any]] = []
 """The open resources, in the order in which they were opened."""
 _OF_PARENT: list[Any] = []
 """Generators that a fork has left to its parent: without this reference, Python would run their end."""
-_follows_end = False
 
 
 def close_resources() -> None:
@@ -165,26 +159,9 @@ async def aclose_resources() -> None:
 
 
 def _note_open(item: Resource[Any] | AsyncResource[Any]) -> None:
-    global _follows_end  # noqa: PLW0603
     if item not in _open:
         _open.append(item)
-    if _follows_end:
-        return
-    _follows_end = True
-    atexit.register(close_resources)
-    in_main = threading.current_thread() is threading.main_thread()
-    if os.environ.get(ON_LAMBDA) and in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)
-
-
-def _end(number: int, _frame: object) -> None:
-    """Close the resources, and end as without this function. Lambda kills the process half a second after the signal.
-
-    Source: Lambda, *Lambda execution environment lifecycle*, shutdown phase.
-    """
-    close_resources()
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    at_end(close_resources, aclose_resources)
 
 
 @contextmanager

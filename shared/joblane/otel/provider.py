@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import os
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
 from joblane import settings
+from joblane.forking import at_end
 from joblane.otel.check import CONSOLE, METRICS, NONE, TRACES, exporters
 from joblane.otel.export import Background, Exporting, FlushingProvider
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+
+END_SECONDS = 2.0
+"""The end of a process waits for its exports at most this long."""
 
 
 def is_set() -> bool:
@@ -28,9 +32,26 @@ def background_of_provider() -> Background | None:
     It is called with the first span, so that a program can set its provider after it has made a client.
     """
     if not is_set():
-        return _set_up()
-    found = trace.get_tracer_provider()
-    return FlushingProvider(found).background if hasattr(found, "force_flush") else None
+        background = _set_up()
+    else:
+        found = trace.get_tracer_provider()
+        background = FlushingProvider(found).background if hasattr(found, "force_flush") else None
+    _flush_at_end(background)
+    return background
+
+
+def _flush_at_end(spans: Background | None) -> None:
+    """Export what is left when the process ends: a short program has exported nothing before."""
+    meters = metrics.get_meter_provider()
+    numbers = Background(meters.force_flush, None) if hasattr(meters, "force_flush") else None
+
+    def flush() -> None:
+        ends = time.monotonic() + END_SECONDS
+        for background in (spans, numbers):
+            if background is not None:
+                background.flush(ends - time.monotonic())
+
+    at_end(flush)
 
 
 def _set_up() -> Background | None:
@@ -46,7 +67,6 @@ def _set_up() -> Background | None:
         provider.add_span_processor(any_processor)
         _count_dropped(processing)
         background = processing.background
-        atexit.register(processing.shutdown)
     trace.set_tracer_provider(provider)
     return background
 

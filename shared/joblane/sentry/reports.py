@@ -18,6 +18,7 @@ import sentry_sdk
 
 from joblane import settings
 from joblane.errors import NO_FAILURES, TaskTimeout, storable, text_of
+from joblane.forking import at_end
 from joblane.names import OWN_TYPES
 from joblane.otel.export import FLUSH_SECONDS, Background
 from joblane.record.row.states import State
@@ -59,6 +60,7 @@ class Reports:
 
     def __init__(self) -> None:
         self._background = Background(_flush, None)
+        at_end(lambda: self._background.flush(FLUSH_SECONDS))
         self._sends_payload = settings.is_on(settings.SENTRY_PAYLOAD)
 
     def begin(

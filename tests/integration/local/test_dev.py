@@ -303,6 +303,8 @@ def test_a_run_has_spans_if_the_setting_is_on(dev: Dev) -> None:
         dev.save("traced:one", setting + source("traced:one"))
         dev.await_state(dev.send("traced:one"), "completed")
         await_true(lambda: any(b"run traced:one" in body for _, body in collector.posts), lambda: "no span has come")
+        dev.save("traced:one", setting + source("traced:one") + "\n")  # its end exports the metrics
+        await_true(lambda: any(b"joblane.runs" in body for _, body in collector.posts), lambda: "no metric has come")
 
 
 def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(dev: Dev) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from joblane import resource
+from joblane import forking, resource
 from joblane.errors import DeclarationError
-from joblane.handler import resources
 from joblane.handler.resources import close_resources
+from tests.collector import Collector
+from tests.infra.runtime.runtime_api import Invocation, RuntimeApi
 from tests.logs import lines
+from tests.patience import PATIENCE_SECONDS
 
 log: list[str] = []
 
@@ -204,9 +209,10 @@ def test_a_fork_leaves_the_resource_to_its_parent() -> None:
     assert log == ["it opens"]
 
 
-PROGRAM = """
+RESOURCES = """
 import os, signal, sys, time
 from joblane import resource
+from joblane.record.driver.event_loop import process_loop
 
 @resource
 def client():
@@ -218,25 +224,62 @@ def client():
 async def pool():
     yield 1
     print("closes, async", flush=True)
-
+"""
+USE = """
 client()
-from joblane.record.driver.event_loop import process_loop
 process_loop.run(pool)
-{end}
 """
 
 
 @pytest.mark.parametrize(
-    ("end", "on_lambda", "printed", "code"),
+    ("end", "printed", "code"),
     [
-        ("", False, "opens\ncloses, async\ncloses\n", 0),
-        ("sys.exit(3)", False, "opens\ncloses, async\ncloses\n", 3),
-        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", True, "opens\ncloses, async\ncloses\n", -15),
-        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", False, "opens\n", -15),
+        ("sys.exit(3)", "opens\ncloses, async\ncloses\n", 3),
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", "opens\n", -15),
     ],
 )
-def test_the_end_of_a_process_closes_its_resources(end: str, printed: str, code: int, *, on_lambda: bool) -> None:
-    environment = {**os.environ, **({resources.ON_LAMBDA: "127.0.0.1:9001"} if on_lambda else {})}
-    program = [sys.executable, "-c", PROGRAM.format(end=end)]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+def test_the_end_of_a_process_closes_its_resources(end: str, printed: str, code: int) -> None:
+    program = [sys.executable, "-c", RESOURCES + USE + end]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == (printed, code), done.stderr
+
+
+FUNCTION = """
+from joblane.otel.provider import background_of_provider
+from opentelemetry import metrics
+
+background_of_provider()
+ended = metrics.get_meter("test").create_counter("function.ended")
+
+def handler(event, context):
+    ended.add(1)
+    client()
+    process_loop.run(pool)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Lambda's runtime client has wheels for Linux only")
+def test_the_signal_of_lambda_closes_resources_and_exports_metrics(tmp_path: Path) -> None:
+    (tmp_path / "function.py").write_text(RESOURCES + FUNCTION)
+    with Collector() as collector:
+        api = RuntimeApi()
+        environment = {
+            **os.environ,
+            forking.ON_LAMBDA: api.address,
+            "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",  # from 3.12 on the client handles signals while it waits
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        }
+        program = [sys.executable, "-m", "awslambdaric", "function.handler"]
+        process = subprocess.Popen(program, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert api.started.get(timeout=PATIENCE_SECONDS) == b"next"
+            api.pending.put(invocation := Invocation(b"{}", int((time.time() + 60) * 1000), "function"))
+            assert invocation.answer.get(timeout=PATIENCE_SECONDS) == ("response", b"null")
+            assert collector.posts == []
+            process.terminate()
+            printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            process.kill()
+            api.close()
+    assert (printed, process.returncode) == ("opens\ncloses, async\ncloses\n", -signal.SIGTERM)
+    assert [path for path, body in collector.posts if b"function.ended" in body] == ["/v1/metrics"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from joblane import Job, JobClient, MessageClient, Payload, TaskContext, settings, task
 from joblane.errors import DeclarationError
+from joblane.forking import end_process
 from joblane.installation import install
-from joblane.otel import check, start
+from joblane.otel import check, export, provider, start
 from joblane.otel import spans as spans_module
 from joblane.otel.provider import background_of_provider
 from joblane.otel.spans import Spans
@@ -90,23 +90,24 @@ def test_a_sender_that_leaves_its_sends_to_boto3_is_found(
         check_sends(Sqs(), server, by_boto3)
 
 
-def test_without_a_provider_spans_and_metrics_go_to_the_otlp_address(
+def test_without_a_provider_spans_and_metrics_go_to_the_otlp_address_at_the_latest_at_the_end_of_the_process(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_providers: list[Any] = []
+    monkeypatch.setattr(export, "EVERY_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "jobs-order-ship")
     monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
     monkeypatch.setattr(trace, "set_tracer_provider", set_providers.append)
     monkeypatch.setattr(metrics, "set_meter_provider", set_providers.append)
-    monkeypatch.setattr(atexit, "register", lambda function: function)
-    background = background_of_provider()
-    assert background is not None
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: set_providers[0] if set_providers else None)
+    monkeypatch.setattr(provider, "END_SECONDS", PATIENCE_SECONDS)
+    assert background_of_provider() is not None
     meters, tracers = set_providers
     tracers.get_tracer("test").start_span("run order:ship").end()
     meters.get_meter("test").create_counter("joblane.runs").add(1)
-    background.flush(PATIENCE_SECONDS)
-    assert meters.force_flush()
+    assert collector.posts == []
+    end_process()
     meters.shutdown()
     traces, *_ = [body for path, body in collector.posts if path == "/v1/traces"]
     assert b"run order:ship" in traces

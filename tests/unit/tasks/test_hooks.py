@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from joblane import Job, Payload, TaskContext, around, enqueueing, task
 from joblane.enqueue import hooks
@@ -27,9 +27,9 @@ class Part(BaseModel):
 
 
 class Parts(Payload):
-    numbers: list[int] = [1]
-    by_name: dict[str, list[int]] = {"a": [1]}
-    kinds: set[str] = {"a"}
+    numbers: list[int] = Field(default=[1])
+    by_name: dict[str, list[int]] = Field(default={"a": [1]})
+    kinds: set[str] = Field(default={"a"})
     pairs: tuple[list[int], ...] = ([1],)
     part: Part = Part()
 
@@ -257,7 +257,7 @@ def test_a_hook_that_changes_a_value_in_the_payload_is_refused_at_that_line(chan
         change(job.payload)
 
     job = Job(data_parts, Parts())
-    with pytest.raises((EnqueueError, ValidationError), match="changes only the headers and tags|frozen") as raised:
+    with pytest.raises((EnqueueError, ValidationError), match=r"changes only the headers and tags|frozen") as raised:
         enqueued(job)
     assert change.__name__ in [each.name for each in raised.traceback]
     assert job.payload == Parts()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from joblane import settings
 from joblane.enqueue.event_bus import bus_of_environment
 from joblane.errors import JobError, text_of
-from joblane.handler.resources import close_resources
+from joblane.forking import end_process
 from joblane.local.dev.channel import Channel, named_if_slow
 from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
@@ -297,4 +297,4 @@ def serve_worker(channel: Channel, _files: Sequence[int], *, function: str) -> N
             response = handle(deliveries, Invocation(given["request_id"], given["seconds"]))
             channel.send({"kind": "done", "kept": response.kept})
     finally:
-        close_resources()
+        end_process()
