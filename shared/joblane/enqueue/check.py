@@ -63,6 +63,10 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     tenant = None if job.tenant is None else _tenant(job.tenant)
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
+    if headers and (seconds or job.after):
+        from joblane.sqs.traceparent import headers_of_later  # most tasks are due at once, or have no headers
+
+        headers = headers_of_later(headers)
     options = check_options(job, record=record)
     if options.deadline is not None and (left := seconds_until(options.deadline)) <= latest:
         why = "it is before the task is due" if left else "it has passed"

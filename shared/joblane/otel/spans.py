@@ -27,6 +27,7 @@ from joblane.names import OWN_TYPES
 from joblane.otel.provider import background_of_provider
 from joblane.quotas import MAX_HEADERS
 from joblane.sqs import traceparent
+from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.traceparent import HEADER, LATER, MARK, TRACESTATE, caller_of
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 SCOPE = "joblane"
 CALLBACK = re.compile(r":on_(end|success)$|:archived:\d+$")
 """The ids of the tasks that follow a batch or an archived task."""
-LATE_SECONDS = 5.0
-"""A recorded task that is due this much after the send of its message was not due at once. Clocks differ."""
 NO_ERRORS = (TaskTimeout.__name__,)
 """The failures that are no errors in spans: interrupts by the library."""
 SYSTEM = {"messaging.system": "aws_sqs"}
@@ -103,8 +102,6 @@ class Spans:
             return
         headers[HEADER] = _as_span(found).traceparent
         state = found.trace_state.delete(MARK) if MARK in found.trace_state else found.trace_state
-        if job.process_in or job.process_at or job.after or job.debounce:
-            state = state.add(MARK, LATER)
         headers.pop(TRACESTATE, None)
         if state:
             headers[TRACESTATE] = state.to_header()
@@ -262,13 +259,9 @@ def _caller(claim: Claim) -> trace.SpanContext | None:
 
 def _is_first(claim: Claim, received: Received, caller: trace.SpanContext) -> bool:
     """True for the first run of a task that was due at once, was enqueued outside of a run, and follows no other."""
-    message, again = received.message, claim.run != 1 or claim.generation or received.dead_generation is not None
-    if again or claim.depth or CALLBACK.search(claim.id) or caller.trace_state.get(MARK) == LATER:
-        return False
-    if message is None or message.tick is not None:
-        return False
-    due = time.time() - claim.waited_ms / 1000
-    return not message.rec or due - received.sent_at < LATE_SECONDS
+    is_again = claim.run != 1 or claim.generation or received.dead_generation is not None
+    follows = claim.depth or CALLBACK.search(claim.id) or TICK_ID_PATTERN.fullmatch(claim.id)
+    return not is_again and not follows and caller.trace_state.get(MARK) != LATER
 
 
 def _describe(span: trace.Span, end: Finish) -> str | None:

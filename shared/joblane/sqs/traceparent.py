@@ -18,7 +18,9 @@ from joblane.quotas import MAX_HEADERS
 
 HEADER = "traceparent"
 TRACESTATE, MARK, LATER = "tracestate", "joblane", "later"
-"""The header, and the member of it that a task has which is not due at once, see :mod:`joblane.otel`."""
+"""A header, and its member for a task that is not due at once, see :mod:`joblane.otel`."""
+MAX_STATE = 1_000
+"""The characters of a header's value."""
 FORM = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
@@ -81,9 +83,10 @@ def headers_within(span: Span | None, headers: Any) -> Any:
     return {**headers, HEADER: span.traceparent}
 
 
-def headers_of_copy(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the headers of a copy of a task: its first run is no child of the old enqueue, which may be long ago."""
+def headers_of_later(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the headers of a task that is not due at once: its first run is no child of its enqueue."""
     state = headers.get(TRACESTATE, "")
     if caller_of(headers.get(HEADER)) is None or f"{MARK}=" in state or len(headers) >= MAX_HEADERS:
         return headers
-    return {**headers, TRACESTATE: f"{MARK}={LATER},{state}".rstrip(",")}
+    marked = f"{MARK}={LATER},{state}".rstrip(",")
+    return {**headers, TRACESTATE: marked if len(marked) <= MAX_STATE else f"{MARK}={LATER}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -29,8 +30,10 @@ from joblane import (
     ArchivedTask,
     Grants,
     Job,
+    Limit,
     MessageClient,
     Payload,
+    Rate,
     Redacted,
     RevokeTask,
     SkipRetry,
@@ -44,6 +47,7 @@ from joblane.errors import LeaseLostError
 from joblane.inspector.actions.single import replay
 from joblane.inspector.scope import Scope
 from joblane.otel import spans as module
+from joblane.sqs.client import Entry
 from joblane.testing import JobTester
 from joblane.worker import worker
 from tests import logs
@@ -88,6 +92,18 @@ def order_ship(payload: Order, ctx: TaskContext) -> Any:
     return does[payload.do](payload, ctx) if payload.do else None
 
 
+@task("order:pack", max_total=1)
+def order_pack(payload: Order, ctx: TaskContext) -> None: ...
+
+
+@task("order:mail", limit=Limit("mail", rate=Rate(2, per=timedelta(minutes=1))))
+def order_mail(payload: Order, ctx: TaskContext) -> None: ...
+
+
+@task("order:call", unique_for=HOUR, unique_until="start")
+def order_call(payload: Order, ctx: TaskContext) -> None: ...
+
+
 @task("order:track")
 async def order_track(payload: Order, ctx: TaskContext) -> Any:
     with tracer.start_as_current_span("of the handler"):
@@ -101,7 +117,7 @@ def order_count(payload: Order, ctx: TaskContext) -> None: ...
 
 @pytest.fixture(autouse=True)
 def own_tasks(jobs: JobTester) -> None:
-    jobs.register(order_receipt, order_failed, order_ship, order_track, order_count)
+    jobs.register(order_receipt, order_failed, order_ship, order_pack, order_mail, order_call, order_track, order_count)
     does.clear()
 
 
@@ -181,24 +197,84 @@ def test_the_trace_of_a_request_is_as_the_page_draws_it(
 # --- A child, or a trace of its own --------------------------------------------------------------------------------
 
 
-def parents(jobs: JobTester, exporter: InMemorySpanExporter, task_id: str) -> list[str]:
-    """Return ``child``, ``link`` or ``root`` for each run of a task."""
+def parents(exporter: InMemorySpanExporter, task_id: str) -> list[str]:
+    """Return ``child``, ``link`` or ``no link`` for each run of a task."""
     return [
-        "child" if span.parent else "link" if span.links else "root"
+        "child" if span.parent else "link" if span.links else "no link"
         for span in exporter.get_finished_spans()
         if span.name.startswith("run ") and (span.attributes or {})["messaging.message.id"] == task_id
     ]
 
 
-def test_only_the_first_run_of_a_task_that_is_due_at_once_is_a_child_of_its_enqueue(
-    jobs: JobTester, spans: InMemorySpanExporter
-) -> None:
+def rows_of_page() -> dict[str, str]:
+    """Return the table of the page: run → span."""
+    _, _, table = PAGE.read_text().partition("| run | span |\n|---|---|\n")
+    lines = table.partition("\n\n")[0].splitlines()
+    return dict(line.strip("| ").split(" | ") for line in lines)
+
+
+BY_SQL = "select joblane.enqueue('order:ship', '{}', task_id => :id, headers => :headers"
+HEADERS = f'{{"traceparent": "{CALLER}"}}'
+
+
+def enqueue_by_sql(jobs: JobTester) -> None:
+    with jobs.session() as session:
+        for id_, more in {
+            "sql": "",
+            "sql-delayed": ", process_in => interval '10 seconds'",
+            "sql-long-delayed": ", process_in => interval '1 hour'",
+            "sql-at": ", process_at => now() + interval '1 minute'",
+            "sql-after": ", after => '{now}'",
+        }.items():
+            session.execute(text(f"{BY_SQL}{more})"), {"id": id_, "headers": HEADERS})
+        session.execute(text(f"{BY_SQL})"), {"id": "sql-without", "headers": "{}"})
+
+
+def enqueue_by_client(jobs: JobTester) -> None:
+    client, minute = jobs.client, timedelta(minutes=1)
+    client.enqueue(order_ship, Order(), task_id="now")
+    client.enqueue_many([Job(order_ship, Order(), task_id="many")])
+    asyncio.run(client.aenqueue(order_ship, Order(), task_id="awaited"))
+    with jobs.session() as session:
+        client.enqueue(order_ship, Order(), task_id="in-session", session=session)
+    client.enqueue(order_track, Order(), task_id="async")
+    client.enqueue(order_ship, Order(), task_id="own-trace", headers={"traceparent": CALLER})
+    client.enqueue(order_ship, Order(), task_id="no-trace", headers={"traceparent": ""})
+    with client.batch("all", on_end=Job(order_receipt, Order())) as batch:
+        batch.enqueue(order_ship, Order(), task_id="member")
+    for number in range(2):
+        client.enqueue(order_pack, Order(), task_id=f"limited-{number}")
+        client.enqueue(order_mail, Order(), task_id=f"rated-{number}")
+    client.enqueue(order_ship, Order(), task_id="delayed", process_in=minute)
+    client.enqueue(order_ship, Order(), task_id="at", process_at=jobs.now + minute)
+    client.enqueue(order_ship, Order(), task_id="long-delayed", process_in=HOUR)
+    client.enqueue(order_ship, Order(), task_id="own-delayed", process_in=minute, headers={"traceparent": CALLER})
+    client.enqueue(order_call, Order(), task_id="debounced", debounce=minute)
+    client.enqueue(order_ship, Order(), task_id="follows", after=["now"])
+    client.enqueue(order_pack, Order(), task_id="follows-limited", after=["now"])
+    client.enqueue(order_ship, Order(), task_id="own-follows", after=["now"], headers={"traceparent": CALLER})
+    with MessageClient() as sender:
+        sender.enqueue(order_ship, Order(), task_id="message")
+        sender.enqueue(order_ship, Order(), task_id="message-delayed", process_in=minute)
+
+
+def enqueue_by_message(jobs: JobTester) -> None:
+    for id_, more in {"plain": {"headers": {"traceparent": CALLER}}, "plain-without": {}}.items():
+        body = json.dumps({"type": "order:ship", "id": id_, "payload": {}, **more})
+        jobs._queues.send(Entry("jobs-default-order-ship", body, 60 if id_ == "plain" else 0))
+
+
+def enqueue_long_tasks(jobs: JobTester) -> None:
     def fails(payload: Order, ctx: TaskContext) -> None:
         raise SkipRetry("no")
 
     def fails_once(payload: Order, ctx: TaskContext) -> None:
         if ctx.attempt == 1:
             raise ValueError("no")
+
+    def snoozes(payload: Order, ctx: TaskContext) -> None:
+        if ctx.snoozes == 0:
+            raise Snooze(timedelta(seconds=10))
 
     def sleeps(payload: Order, ctx: TaskContext) -> None:
         ctx.sleep("nap", timedelta(hours=2))
@@ -208,44 +284,68 @@ def test_only_the_first_run_of_a_task_that_is_due_at_once_is_a_child_of_its_enqu
         with tracer.start_as_current_span("of the handler"):
             ctx.enqueue_many([Job(order_receipt, Order(), task_id="one-of-many")])
 
-    client = jobs.client
-    client.enqueue(order_ship, Order(), task_id="now")
-    client.enqueue(order_track, Order(), task_id="async")
-    client.enqueue(order_ship, doing(fails_once), task_id="retried")
-    client.enqueue(order_ship, Order(), task_id="delayed", process_in=timedelta(minutes=1))
-    client.enqueue(order_ship, Order(), task_id="long-delayed", process_in=timedelta(hours=1))
-    client.enqueue(order_ship, doing(sleeps), task_id="sleeps")
-    client.enqueue(order_ship, doing(has_children), task_id="has-children")
-    client.enqueue(order_ship, Order(), task_id="follows", after=["now"])
-    with client.batch("all", on_end=Job(order_receipt, Order())) as batch:
-        batch.enqueue(order_ship, Order(), task_id="member")
-    client.enqueue(order_ship, doing(fails), task_id="archived")
-    with MessageClient() as sender:
-        sender.enqueue(order_ship, Order(), task_id="message")
-    with jobs.session() as session:
-        session.execute(
-            text("select joblane.enqueue('order:ship', '{}', task_id => 'sql', headers => :headers)"),
-            {"headers": f'{{"traceparent": "{CALLER}"}}'},
-        )
-        session.execute(text("select joblane.enqueue('order:ship', '{}', task_id => 'sql-without')"))
-    client.enqueue(order_ship, Order(), task_id="no-trace", headers={"traceparent": ""})
-    client.enqueue(order_ship, Order(), task_id="own-trace", headers={"traceparent": CALLER})
+    for function, id_ in {
+        fails: "archived", fails_once: "retried", snoozes: "snoozed", sleeps: "slept", has_children: "has-children",
+    }.items():  # fmt: skip
+        jobs.client.enqueue(order_ship, doing(function), task_id=id_)
+
+
+def test_each_run_is_a_child_or_has_a_link_as_the_page_says(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+    enqueue_by_client(jobs)
+    enqueue_by_sql(jobs)
+    enqueue_by_message(jobs)
+    enqueue_long_tasks(jobs)
     tick = jobs.tick(order_count, at=jobs.now)
     jobs.drain()
     jobs.travel(timedelta(hours=3))
     assert jobs.redrive(order_ship) == 1
     jobs.drain()
+    scope = Scope(jobs._database, jobs.client._producer.sqs, jobs._prefix, {order_ship.type: order_ship}, "op")
+    replayed = replay(scope, "now", None, None).new_id
+    jobs.drain()
+    child, link, no_link = ["child"], ["link"], ["no link"]
+    first, by, again = "the first run of a task", "the same by", ["child", "link"]
     expected = {
-        "now": ["child"], "async": ["child"], "retried": ["child", "link"], "delayed": ["link"],
-        "long-delayed": ["link"], "sleeps": ["child", "link"], "has-children": ["child"], "child": ["link"],
-        "one-of-many": ["link"], "follows": ["link"], "member": ["child"], "all:on_end": ["link"],
-        "archived": ["child", "link"], "archived:archived:0": ["link"], "message": ["child"], "sql": ["child"],
-        "sql-without": ["root"], "no-trace": ["root"], "own-trace": ["child"], tick: ["root"],
+        f"{first} that is due at once: by `enqueue`, `enqueue_many` or `aenqueue`, in a session or without": {
+            "now": child, "many": child, "awaited": child, "in-session": child, "async": child, "has-children": child,
+            "own-trace": child,
+        },
+        f"{by} `MessageClient`": {"message": child},
+        f"{by} `joblane.enqueue` in SQL, with a [`traceparent`](#the-header-traceparent)": {"sql": child},
+        f"{by} a plain message to SQS with a `traceparent`, even with `DelaySeconds`": {"plain": child},
+        f"{by} Django's `enqueue`": {},  # test_spans.py of Django's tasks
+        "the first run of a member of a batch": {"member": child},
+        f"{first} that waited for a limit or a rate": {
+            "limited-0": child, "limited-1": child, "rated-0": child, "rated-1": child,
+        },
+        f"{first} with `process_in`, `process_at` or `debounce`": {
+            "delayed": link, "at": link, "long-delayed": link, "own-delayed": link, "debounced": link,
+            "message-delayed": link,
+        },
+        f"{first} with `after`": {"follows": link, "follows-limited": link, "own-follows": link},
+        "the first run of a delayed task, or of a task with `after`, by SQL with a `traceparent`": {
+            "sql-delayed": link, "sql-long-delayed": link, "sql-at": link, "sql-after": link,
+        },
+        "a retry, a run after a snooze or a wait, the next part of a `resumable` task": {
+            "retried": again, "snoozed": again, "slept": again,
+        },
+        "a run after a redrive or an operator's retry, and the run of a replay": {"archived": again, replayed: link},
+        f"{first} that a run has enqueued": {"child": link, "one-of-many": link},
+        "the callback of a batch, and the task of `on_archived`": {"all:on_end": link, "archived:archived:0": link},
+        "a tick of a schedule": {tick: no_link},
+        'a task without `traceparent` by SQL or a plain message, and one with `headers={"traceparent": ""}`': {
+            "sql-without": no_link, "plain-without": no_link, "no-trace": no_link,
+        },
     }  # fmt: skip
-    assert {id_: parents(jobs, spans, id_) for id_ in expected} == expected
-    [of_sql] = [span for span in runs_of(spans) if (span.attributes or {})["messaging.message.id"] == "sql"]
-    assert of_sql.parent is not None
-    assert trace.format_span_id(of_sql.parent.span_id) == CALLER.split("-")[2]
+    assert {row: {id_: parents(spans, str(id_)) for id_ in ids} for row, ids in expected.items()} == expected
+    ends = {row: {runs[-1] for runs in ids.values()} or {"child"} for row, ids in expected.items()}
+    assert {row: span.partition(" of ")[0].partition(" to ")[0] for row, span in rows_of_page().items()} == {
+        row: end for row, (end,) in ends.items()
+    }
+    for id_ in ("sql", "plain"):
+        [run] = [span for span in runs_of(spans) if (span.attributes or {})["messaging.message.id"] == id_]
+        assert run.parent is not None
+        assert trace.format_span_id(run.parent.span_id) == CALLER.split("-")[2]
 
 
 def test_the_current_span_is_the_parent_of_each_way_to_enqueue(jobs: JobTester, spans: InMemorySpanExporter) -> None:
@@ -261,16 +361,6 @@ def test_the_current_span_is_the_parent_of_each_way_to_enqueue(jobs: JobTester, 
     assert [parent and parent.span_id for parent in found] == [request.get_span_context().span_id] * 5
 
 
-def test_a_replay_begins_a_trace_with_a_link_to_the_old_enqueue(jobs: JobTester, spans: InMemorySpanExporter) -> None:
-    jobs.client.enqueue(order_ship, Order(), task_id="old")
-    jobs.drain()
-    scope = Scope(jobs._database, jobs.client._producer.sqs, jobs._prefix, {order_ship.type: order_ship}, "op")
-    new_id = replay(scope, "old", None, None).new_id
-    assert new_id is not None
-    jobs.drain()
-    assert [parents(jobs, spans, id_) for id_ in ("old", new_id)] == [["child"], ["link"]]
-
-
 def test_a_retry_in_the_trace_of_its_enqueue_is_found(
     jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,20 +372,7 @@ def test_a_retry_in_the_trace_of_its_enqueue_is_found(
     jobs.drain()
     jobs.travel(HOUR)
     jobs.drain()
-    assert parents(jobs, spans, "retried") != ["child", "link"]
-
-
-def test_a_recorded_task_that_was_sent_before_it_is_due_was_not_due_at_once(
-    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with jobs.session() as session:
-        session.execute(
-            text("select joblane.enqueue('order:ship', '{}', task_id => 'sql', headers => :headers)"),
-            {"headers": f'{{"traceparent": "{CALLER}"}}'},
-        )
-    monkeypatch.setattr(module, "LATE_SECONDS", -HOUR.total_seconds())  # as if it were due an hour later
-    jobs.drain()
-    assert parents(jobs, spans, "sql") == ["link"]
+    assert parents(spans, "retried") != ["child", "link"]
 
 
 @pytest.mark.filterwarnings("ignore:DB-API extension cursor.connection used")  # by the instrumentation, of pg8000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from joblane.quotas import MAX_HEADERS
-from joblane.sqs.traceparent import HEADER, caller_of, headers_of_copy, headers_within, log_fields, span_of
+from joblane.sqs.traceparent import HEADER, caller_of, headers_of_later, headers_within, log_fields, span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{PARENT}-01"
@@ -94,11 +94,12 @@ def test_headers_get_the_span_unless_they_have_a_traceparent_or_no_room() -> Non
         ({}, None),
         ({HEADER: "malformed"}, None),
         ({HEADER: VALID}, "joblane=later"),
+        ({HEADER: VALID, "tracestate": "a=" + "b" * 990}, "joblane=later"),  # both have no room
         ({HEADER: VALID, "tracestate": "other=1"}, "joblane=later,other=1"),
         ({HEADER: VALID, "tracestate": "other=1,joblane=later"}, "other=1,joblane=later"),
         ({HEADER: VALID} | {str(number): "" for number in range(MAX_HEADERS - 1)}, None),
     ],
 )
-def test_the_headers_of_a_copy_say_that_it_is_no_part_of_the_trace(given: dict[str, str], state: str | None) -> None:
+def test_the_headers_of_a_later_task_say_that_its_run_is_no_child(given: dict[str, str], state: str | None) -> None:
     expected = {} if state is None else {"tracestate": state}
-    assert headers_of_copy(given) == given | expected
+    assert headers_of_later(given) == given | expected

@@ -32,7 +32,7 @@ from joblane.record.driver.connection import Connection
 from joblane.record.row.conditions import HOLDER
 from joblane.record.row.states import ENDED, State
 from joblane.record.task.insert import BATCH_TAG, NewTask
-from joblane.sqs.traceparent import headers_of_copy
+from joblane.sqs.traceparent import headers_of_later
 from joblane.tasks.job import Job, options_from_json
 from joblane.tasks.limit import Flow
 from joblane.tasks.redaction import restored
@@ -167,7 +167,7 @@ def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> New
         tenant=found.tenant,
         owner=found.owner,
         tags=[tag for tag in found.tags if tag != batch],
-        headers=headers_of_copy(found.headers),
+        headers=headers_of_later(found.headers),
     )
     return check(job, record=True, prefix=scope.prefix)
 

@@ -135,6 +135,13 @@ begin
     if part is not null then
         raise exception 'after: there is no task %', quote_literal(part) using errcode = '22023';
     end if;
+    if (waits or due > clock_timestamp()) and headers ? 'traceparent' and coalesce(headers ->> 'tracestate', '') !~ 'joblane='
+       and (select count(*) from jsonb_object_keys(headers)) < 32 then
+        -- Its first run is no child of the caller's span, as with the client.
+        part := concat_ws(',', 'joblane=later', headers ->> 'tracestate');
+        headers := headers || jsonb_build_object(
+            'tracestate', case when length(part) > 1000 then 'joblane=later' else part end);
+    end if;
     for round in 1..5 loop
         update joblane.tasks t set unique_key = null
          where t.unique_key = wanted and t.finished_at is null
