@@ -91,11 +91,12 @@ def with_hooks(job: Job) -> Job:
             raise EnqueueError("payload", f"the hook {hook.name} changes it; {ONLY}")
         for name, value in headers.items():
             if not isinstance(name, str) or not isinstance(value, str):
+                what, wrong = (repr(name), value) if isinstance(name, str) else (f"the name {name!r}", name)
                 raise EnqueueError(
-                    "headers", f"the hook {hook.name} sets {name!r}: a string is required, not {_of(value)}"
+                    "headers", f"the hook {hook.name} sets {what}: a string is required, not {_of(wrong)}"
                 )
-        if wrong := [tag for tag in tags if not isinstance(tag, str)]:
-            raise EnqueueError("tags", f"the hook {hook.name} adds a tag: a string is required, not {_of(wrong[0])}")
+        if refused := [tag for tag in tags if not isinstance(tag, str)]:
+            raise EnqueueError("tags", f"the hook {hook.name} adds a tag: a string is required, not {_of(refused[0])}")
     return replace(job, headers=headers, tags=tags)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -30,7 +31,7 @@ class Hook:
     @property
     def name(self) -> str:
         """Module and name of the function, for log lines and errors."""
-        return f"{self.function.__module__}.{self.function.__qualname__}"
+        return f"{self.function.__module__}.{_named(self.function)}"
 
     @property
     def is_async(self) -> bool:
@@ -84,8 +85,11 @@ def around(*tasks: Task[Any, Any] | str | A) -> A | Callable[[A], A]:
 
 def _declare_around(function: A, tasks: tuple[Task[Any, Any] | str, ...]) -> A:
     if not inspect.isgeneratorfunction(function) and not inspect.isasyncgenfunction(function):
-        raise DeclarationError(f"around: {_named(function)}: a generator function is required, which yields once")
-    _check_parameters("around", function, "the context of the run: def {}(ctx)", 1)
+        raise DeclarationError(
+            f"around: {_named(function)}: a generator function with one yield is required: def hook(ctx). Tasks are named "
+            'one by one: @around(order_ship, "order:cancel")'
+        )
+    _check_parameters("around", function, "the context of the run: def hook(ctx)", 1)
     hook = Hook(function, tuple(each.type if isinstance(each, Task) else each for each in tasks))
     check_async([hook], (each for each in tasks if isinstance(each, Task)))
     AROUND.append(hook)
@@ -127,7 +131,7 @@ def enqueueing(function: E) -> E:
     if not inspect.isfunction(function) or inspect.isgeneratorfunction(function) or _is_async(function):
         raise DeclarationError(f"enqueueing: {_named(function)}: a plain function is required: def stamp(job, headers)")
     takes_tags = len(inspect.signature(function).parameters) == 3
-    takes = "job and headers, or also tags: def {}(job, headers)"
+    takes = "job and headers, or also tags: def stamp(job, headers)"
     _check_parameters("enqueueing", function, takes, 2 + takes_tags)
     ENQUEUEING.append(Hook(function, takes_tags=takes_tags))
     return function
@@ -138,12 +142,11 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _named(function: object) -> str:
-    return getattr(function, "__qualname__", repr(function))
+    return getattr(function, "__qualname__", None) or reprlib.repr(function)
 
 
 def _check_parameters(what: str, function: Callable[..., Any], takes: str, number: int) -> None:
     try:
         inspect.signature(function).bind(*[None] * number)
     except TypeError:
-        name = function.__qualname__
-        raise DeclarationError(f"{what}: {name}: the function takes {takes.format(name)}") from None
+        raise DeclarationError(f"{what}: {_named(function)}: the function takes {takes}") from None

@@ -80,10 +80,11 @@ def enqueued(job: Job) -> NewTask:
 @pytest.mark.parametrize(
     ("hook", "problem"),
     [
-        (returns, "around: returns: a generator function is required, which yields once"),
-        (awaits, "around: awaits: a generator function is required"),
-        (7, "around: 7: a generator function is required"),
-        (with_none, r"around: with_none: the function takes the context of the run: def with_none\(ctx\)"),
+        (returns, r"around: returns: a generator function with one yield is required: def hook\(ctx\)\. Tasks are"),
+        (awaits, "around: awaits: a generator function with"),
+        (7, "around: 7: a generator function with"),
+        ([data_export], r"around: \[Task\(.{,30}\.\.\..*\]: a generator function with one yield is required"),
+        (with_none, r"around: with_none: the function takes the context of the run: def hook\(ctx\)"),
         (with_two, "around: with_two: the function takes the context of the run"),
     ],
 )
@@ -210,7 +211,7 @@ def changes_queue(job: Job, headers: dict[str, str], tags: list[str]) -> None:
     ("hook", "field", "problem"),
     [
         (sets_number, "headers", "the hook .*sets_number sets 'number': a string is required, not int"),
-        (sets_key, "headers", "the hook .*sets_key sets 7: a string is required, not str"),
+        (sets_key, "headers", "the hook .*sets_key sets the name 7: a string is required, not int"),
         (adds_number, "tags", "the hook .*adds_number adds a tag: a string is required, not int"),
         (changes_payload, "payload", "a hook of an enqueue changes only the headers and tags"),
         (changes_queue, "queue", "a hook of an enqueue changes only the headers and tags"),
