@@ -86,8 +86,8 @@ def around(*tasks: Task[Any, Any] | str | A) -> A | Callable[[A], A]:
 def _declare_around(function: A, tasks: tuple[Task[Any, Any] | str, ...]) -> A:
     if not inspect.isgeneratorfunction(function) and not inspect.isasyncgenfunction(function):
         raise DeclarationError(
-            f"around: {_named(function)}: a generator function with one yield is required: def hook(ctx). Tasks are named "
-            'one by one: @around(order_ship, "order:cancel")'
+            f"around: {_named(function)}: a generator function with one yield is required: def hook(ctx). Tasks are "
+            'named one by one: @around(order_ship, "order:cancel")'
         )
     _check_parameters("around", function, "the context of the run: def hook(ctx)", 1)
     hook = Hook(function, tuple(each.type if isinstance(each, Task) else each for each in tasks))
