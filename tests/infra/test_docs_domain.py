@@ -1,4 +1,7 @@
-"""`docs/how-to/own-domain.md` is run: its CDK code is synthesised and linted, and its authorizers are called."""
+"""`docs/how-to/own-domain.md` is run: its CDK code is synthesised and linted, and its authorizers are called.
+
+So is the layer of `docs/how-to/trace.md`, in the same synthesis.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ from tests.infra.lint import lint
 from tests.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "how-to" / "own-domain.md"
+TRACE = ROOT / "docs" / "how-to" / "trace.md"
+TRACED = "order:ship"
 CONTROL, EDGE = "acme-control", "jobs-prod-edge.template.json"
 ADDRESS = "https://jobs.example.com"
 FILES = {block.text.split("\n", 1)[0].removeprefix("# "): block.text for block in blocks("python", PAGE)}
@@ -74,7 +79,30 @@ def filtered(
     """A stage with the domain and one of the authorizers of the page."""
     name = request.param.removeprefix("infra/").removesuffix(".py")
     domain, guard = programs["infra/domain.py"]["add_domain"], programs[request.param][f"add_{name}"]
-    return synthesise(tmp_path_factory.mktemp(name), no_packages, domain, guard)
+    return synthesise(tmp_path_factory.mktemp(name), no_packages, domain, guard, layer_of_page())
+
+
+def layer_of_page() -> Any:
+    [block] = [block for block in blocks("python", TRACE) if block.mark == "construct"]
+    names: dict[str, Any] = {"__name__": "infra.app"}
+    exec(compile(block.text, str(TRACE), "exec", dont_inherit=True), names)
+    names["TRACED"] = [TRACED]
+    return names["add_layer"]
+
+
+def test_the_functions_that_the_page_names_have_the_layer_of_opentelemetry(filtered: Synthesised) -> None:
+    functions = filtered.whole("acme-jobs")
+    found = {
+        each["FunctionName"]: each
+        for each in templates.of_type(functions, "AWS::Lambda::Function").values()
+        if "AWS_LAMBDA_EXEC_WRAPPER" in each["Environment"]["Variables"]
+    }
+    assert list(found) == ["acme-order-ship"]
+    [function] = found.values()
+    assert len(function["Layers"]) == 2
+    assert "AWSOpenTelemetryDistroPython" in str(function["Layers"][1])
+    assert function["TracingConfig"] == {"Mode": "Active"}
+    assert function["Environment"]["Variables"]["JOBLANE_OTEL"] == "1"
 
 
 def test_the_page_has_the_domain_alone_and_each_route_the_authorizer(filtered: Synthesised) -> None:
