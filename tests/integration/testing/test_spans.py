@@ -326,7 +326,7 @@ def test_each_run_is_a_child_or_has_a_link_as_the_page_says(jobs: JobTester, spa
             "message-delayed": link,
         },
         f"{first} with `after`": {"follows": link, "follows-limited": link, "own-follows": link},
-        "the first run of a delayed task, or of a task with `after`, by SQL with a `traceparent`": {
+        "the first run of a delayed task, or of a task with `after`, that SQL enqueues with a `traceparent`": {
             "sql-delayed": link, "sql-long-delayed": link, "sql-at": link, "sql-after": link,
         },
         "a retry, a run after a snooze or a wait, the next part of a `resumable` task": {
@@ -336,7 +336,7 @@ def test_each_run_is_a_child_or_has_a_link_as_the_page_says(jobs: JobTester, spa
         f"{first} that a run has enqueued": {"child": link, "one-of-many": link},
         "the callback of a batch, and the task of `on_archived`": {"all:on_end": link, "archived:archived:0": link},
         "a tick of a schedule": {tick: no_link},
-        'a task without `traceparent` by SQL or a plain message, and one with `headers={"traceparent": ""}`': {
+        'a task that SQL or a message enqueues without `traceparent`, and one with `headers={"traceparent": ""}`': {
             "sql-without": no_link, "plain-without": no_link, "no-trace": no_link,
         },
     }  # fmt: skip

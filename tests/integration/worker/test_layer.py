@@ -73,9 +73,7 @@ def check_invocation(world: World, layer: Layer) -> None:
     assert layer.flushes == [500, LAYERS_FLUSH_MS]
 
 
-def test_runs_use_the_provider_of_the_layer_and_are_flushed_before_the_invocation_ends(
-    world: World, layer: Layer
-) -> None:
+def test_runs_use_the_provider_of_the_layer_and_are_flushed_in_the_invocation(world: World, layer: Layer) -> None:
     check_invocation(world, layer)
 
 

@@ -90,7 +90,7 @@ def test_a_sender_that_leaves_its_sends_to_boto3_is_found(
         check_sends(Sqs(), server, by_boto3)
 
 
-def test_without_a_provider_spans_and_metrics_go_to_the_otlp_address_at_the_latest_at_the_end_of_the_process(
+def test_without_a_provider_the_end_of_a_process_exports_to_the_otlp_address(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_providers: list[Any] = []
