@@ -13,6 +13,7 @@ from django.db import connections, transaction
 from joblane.django.failures import describe, hide_rows
 from joblane.errors import JobError, sqlstate, text_of
 from joblane.record.driver.connection import Row
+from joblane.record.driver.transaction_guard import TransactionGuard
 from joblane.record.driver.values import JSON_OIDS, read_json
 from joblane.telemetry import logger
 
@@ -21,6 +22,7 @@ CLEAN = ("IDLE", "INTRANS")
 """libpq's states of a connection whose transaction can commit. Idle: it has run no statement yet."""
 ENDING = (*CLEAN, "INERROR")
 """The states in which the server has answered everything."""
+INSTEAD_OF_SQL = "To undo a part of it, put the part into a block of `with transaction.atomic():`."
 
 
 class DjangoTransaction:
@@ -33,6 +35,9 @@ class DjangoTransaction:
         self._atomic = transaction.atomic(using=alias)
         self._open = False
         self._committed = False
+        self._guard = TransactionGuard("the task", INSTEAD_OF_SQL)
+        self._has_run = False
+        """The transaction has started on the server."""
         self._after_commit: Callable[[], object] | None = None
 
     def run(self, sql: str, *parameters: str | None) -> list[Row]:
@@ -61,8 +66,22 @@ class DjangoTransaction:
             raise JobError(f"DATABASES[{self._alias!r}]: AUTOCOMMIT: True is required")
         self._atomic.__enter__()
         self._open = True
+        connections[self._alias].execute_wrappers.append(self._execute)
         # The first function that runs after the commit. A later one may fail, and then those after it do not run.
         transaction.on_commit(self._note_commit, using=self._alias)
+
+    def _execute(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        """Run a statement. Django calls this for each. Raises :class:`JobError` if it would end the transaction."""
+        if isinstance(sql, str):
+            self._guard.check(sql)
+        self._check_open(context["connection"])
+        result = execute(sql, params, many, context)
+        self._has_run = True
+        self._check_open(context["connection"])
+        return result
+
+    def _check_open(self, used: Any) -> None:
+        self._guard.check_whole(is_open=not self._has_run or _status(used) != "IDLE")
 
     def _note_commit(self) -> None:
         self._committed = True
@@ -78,6 +97,7 @@ class DjangoTransaction:
             raise JobError("the task has closed the database connection: what it wrote is rolled back")
         if used.atomic_blocks != [self._atomic]:
             raise JobError("the task has left a block of transaction.atomic() open: what it wrote is rolled back")
+        self._check_open(used)
         if used.needs_rollback or _status(used) not in CLEAN:
             raise JobError(
                 "the task has caught an error of the database, and what it wrote is rolled back; put the statement "
@@ -90,6 +110,7 @@ class DjangoTransaction:
         An error of these functions is logged: the task has ended.
         """
         self._open = False
+        self._stop_guarding()
         try:
             self._atomic.__exit__(None, None, None)
         except Exception as error:
@@ -112,6 +133,7 @@ class DjangoTransaction:
     def roll_back(self, *, interrupted: bool = False) -> None:
         """Roll back, if it is open. ``interrupted``: a timeout interrupted the task at any point of its code."""
         was_open, self._open = self._open, False
+        self._stop_guarding()
         used = connections[self._alias]
         if interrupted or (was_open and (_status(used) not in ENDING or used.atomic_blocks != [self._atomic])):
             discard_connections()
@@ -121,6 +143,11 @@ class DjangoTransaction:
             except Exception:  # the connection is in no known state
                 discard_connections()
             refresh_connections()
+
+    def _stop_guarding(self) -> None:
+        wrappers = connections[self._alias].execute_wrappers
+        if self._execute in wrappers:
+            wrappers.remove(self._execute)
 
 
 @cache

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from joblane import Payload, TaskContext, cron
 from joblane import task as declare_task
 from joblane.django import DjangoTask, current_run, declare, django_tasks
+from joblane.errors import JobError
 from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
 from joblane.testing import JobTester
@@ -189,6 +191,51 @@ def test_a_swallowed_database_error_fails_the_task(shop: Any, run: Run, notes: N
     assert (result.status, notes()) == ("FAILED", [])
     assert "put the statement that may fail into its own `with transaction.atomic():`" in result.errors[-1].traceback
     assert (run(shop.savepoint, "twice").status, notes()) == ("SUCCESSFUL", ["twice", "twice again"])
+
+
+def execute(sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def raises(kind: type[Exception], function: Callable[..., Any], *arguments: object) -> None:
+    with pytest.raises(kind):
+        function(*arguments)
+
+
+@pytest.mark.parametrize("statement", ["rollback", "commit", "begin", "select 1; commit; begin"])
+def test_sql_that_ends_the_transaction_is_refused_and_fails_the_task(
+    statement: str, shop: Any, run: Run, notes: Notes
+) -> None:
+    shop.hooks["end"] = lambda: execute(statement)
+    result = run(shop.write, "undone")
+    assert (result.status, notes()) == ("FAILED", [])
+    assert "as SQL is refused: the transaction of the task commits" in result.errors[-1].traceback
+    # and a task that catches the error loses nothing
+    shop.hooks["end"] = partial(raises, JobError, execute, statement)
+    assert (run(shop.write, "kept").status, notes()) == ("SUCCESSFUL", ["kept"])
+
+
+def test_a_task_that_has_committed_early_says_so_and_is_not_repeated(shop: Any, run: Run, notes: Notes) -> None:
+    shop.hooks["end"] = lambda: execute(r"select E'\''; commit; select ''")
+    result = run(shop.write, "durable")
+    assert (result.status, result.attempts, notes()) == ("FAILED", 1, ["durable"])
+    assert "a statement has ended the transaction of the task" in result.errors[-1].traceback
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_task_whose_work_the_driver_has_rolled_back_is_not_completed(
+    more: bool, shop: Any, run: Run, notes: Notes
+) -> None:
+    def roll_back() -> None:
+        connection.connection.rollback()
+        if more:
+            shop.Note.objects.create(text="more")
+
+    shop.hooks["end"] = roll_back
+    assert (run(shop.write, "lost").status, notes()) == ("FAILED", [])
+    del shop.hooks["end"]
+    assert (run(shop.savepoint, "kept").status, notes()) == ("SUCCESSFUL", ["kept", "kept again"])
 
 
 def test_no_value_of_a_row_is_in_an_error_the_log_or_a_signal(

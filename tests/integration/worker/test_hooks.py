@@ -810,9 +810,8 @@ def writes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def begin(self: Around, hook: Any) -> Any:
         generator = enters(self, hook)
-        self.work._committing = True
-        self.work.session.commit()
-        self.work._committing = False
+        with self.work._committing_now():
+            self.work.session.commit()
         return generator
 
     monkeypatch.setattr(Around, "_enter", begin)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from pg8000.exceptions import DatabaseError, InterfaceError
@@ -22,6 +22,9 @@ from sqlalchemy.util import await_only
 
 from joblane.errors import JobError
 from joblane.record.driver.connection import PING_AFTER_SECONDS, PING_SECONDS, Row
+
+if TYPE_CHECKING:
+    from joblane.record.driver.transaction_guard import TransactionGuard
 
 CONVERTERS: dict[str, Callable[[str], Any]] = {
     "bool": "true".__eq__,
@@ -45,6 +48,8 @@ class AsyncConnection:
         self._answer = answer
         self._seconds: float | None = None
         self._broken = False
+        self.guard: TransactionGuard | None = None
+        """Keeps the transaction of a run's session. None: there is none."""
         self._prepared: dict[str, tuple[Any, list[Callable[[str], Any] | None]]] = {}
         self._heard_at = (time.monotonic(), time.time())
         self._socket = driver_connection._transport.get_extra_info("socket")
@@ -103,6 +108,7 @@ class AsyncConnection:
 
     def reset(self, statements: str) -> None:
         """Run statements without parameters, in one round trip."""
+        self.guard = None
         await_only(self._translated(self.driver_connection.execute(statements)))
 
     def terminate(self) -> None:

@@ -71,16 +71,27 @@ class AsyncDatabase:
         event.listen(engine.sync_engine, "checkout", check)
         dialect: Any = engine.sync_engine.dialect
         dialect.do_begin = _begin
-        for name in ("do_commit", "do_rollback"):
-            setattr(dialect, name, self._limited(getattr(dialect, name)))
+        dialect.do_execute = self._execute
+        for name in ("commit", "rollback"):
+            setattr(dialect, f"do_{name}", self._limited(name, getattr(dialect, f"do_{name}")))
         return engine
 
-    def _limited(self, statement: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _limited(self, name: str, statement: Callable[[Any], None]) -> Callable[[Any], None]:
         def run(used: Any) -> None:
+            if name == "commit":
+                self._check(name)
             with nullcontext() if self._connection is None else self._connection.limited():
                 statement(used)
 
         return run
+
+    def _execute(self, cursor: Any, statement: str, parameters: Any, _context: object = None) -> None:
+        self._check(statement)
+        cursor.execute(statement, parameters)
+
+    def _check(self, statement: str) -> None:
+        if self._connection is not None and self._connection.guard is not None:
+            self._connection.guard.check(statement)
 
     def get(self) -> AsyncConnection:
         """Return the open connection, or a new one."""

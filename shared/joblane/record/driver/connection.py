@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from struct import pack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pg8000.converters import TIMESTAMPTZ, make_params
 from pg8000.core import BIND, EXECUTE_MSG, IDLE, NULL_BYTE, SYNC_MSG, Context
@@ -21,6 +21,9 @@ from joblane.errors import UNDEFINED_FUNCTION, sqlstate
 from joblane.record.driver.login import LoginError
 from joblane.record.driver.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
 from joblane.record.driver.values import JSON_OIDS, read_json, read_time
+
+if TYPE_CHECKING:
+    from joblane.record.driver.transaction_guard import TransactionGuard
 
 REFUSED_CLASSES = ("22", "54")
 """SQLSTATE classes of values that the database cannot store: data exceptions and program limits."""
@@ -95,6 +98,8 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self._answered = True
         self.idle = True
         """True if no transaction is open."""
+        self.guard: TransactionGuard | None = None
+        """Keeps the transaction of a run's session. None: there is none."""
         self._heard_at = (0.0, 0.0)
         super().__init__(*args, **options)
         for oid in JSON_OIDS:
@@ -189,9 +194,13 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         if self._is_callers and self.idle:
             self._is_callers = False
             self._usock.settimeout(self._answer_seconds)
+            if self.guard is not None:
+                self.guard.end()
 
     def execute_simple(self, statement: str) -> Any:
         """Run statements without parameters. pg8000 also calls this method to begin a caller's transaction."""
+        if self.guard is not None and statement != BEGIN:
+            self.guard.check(statement)
         if statement == BEGIN and self._limits is not None:  # a cursor's, which sends its first statement next
             self._begins = True
             return Context(statement)
@@ -228,6 +237,8 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
     ) -> Any:
         """Run a prepared statement, kept per text and parameter types. pg8000's cursor calls this method."""
+        if self.guard is not None:
+            self.guard.check(statement)
         if stream is not None:
             if self._begins:
                 self.execute_simple("select")
@@ -307,15 +318,22 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     def rollback(self) -> None:
         self._begins = False
-        if not self.idle:
+        if self.idle:
+            return
+        guard, self.guard = self.guard, None
+        try:
             self.execute_simple("rollback")
+        finally:
+            self.guard = guard
+        if guard is not None:
+            guard.roll_back()
 
     def reset(self) -> None:
         """Reset the session, except for its prepared statements, in one round trip.
 
         Does the same as ``DISCARD ALL`` without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
         """
-        self._session_limits, self._begins = self._limits, False
+        self._session_limits, self._begins, self.guard = self._limits, False, None
         self._usock.settimeout(self._answer_seconds)
         self.execute_simple(f"{RESET}; {self._limits.sql}" if self._limits and self._by_statement else RESET)
 

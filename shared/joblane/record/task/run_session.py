@@ -29,13 +29,14 @@ from joblane.telemetry import logger
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, SessionTransaction
 
     from joblane.errors import StepError
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.driver.handler_session import HandlerSession
     from joblane.record.driver.time_limits import TimeLimits
+    from joblane.record.driver.transaction_guard import TransactionGuard
     from joblane.record.task.stop import Stop
 
 P = ParamSpec("P")
@@ -43,6 +44,10 @@ T = TypeVar("T")
 CANCELLED = "the task was cancelled while it ran"
 ENDED = "the run has ended; a handler waits for all of its asyncio tasks and threads"
 ONE_SESSION = "a run has one session, because two transactions cannot commit together"
+BY_ITEM = (
+    "To keep work item by item, let the handler loop over ctx.each(items, key=…), or chunk by chunk over ctx.resume(…)"
+)
+INSTEAD_OF_SQL = "To undo a part of it, put the part into a block of {name}.begin_nested(). " + BY_ITEM
 LEFT_OPEN = "the handler left a transaction open on ctx.connection(); write through ctx.session to commit"
 NO_PACKAGES = (
     "ctx.async_session needs sqlalchemy[asyncio] and asyncpg: add them to the function's own packages, or use"
@@ -96,7 +101,8 @@ class RunSession:
     """The hook that runs now, which may not lose the work of the handler. Empty: none."""
     hooks: Any = None
     """The hooks that a handler with a transaction of its own calls inside of it. None: there are none."""
-    _committing = False
+    _guard: TransactionGuard | None = None
+    """Keeps the transaction of the session. None: there is no session."""
 
     def __init__(
         self,
@@ -205,6 +211,10 @@ class RunSession:
     def _watched(self, session: HandlerSession) -> HandlerSession:
         from sqlalchemy import event
 
+        from joblane.record.driver.transaction_guard import TransactionGuard
+
+        name = "ctx.async_session" if session.is_async else "ctx.session"
+        self._guard = TransactionGuard(name, INSTEAD_OF_SQL.format(name=name))
         self.in_use = True
         session.run = self
         event.listen(session, "before_commit", self._refuse_commit)
@@ -216,8 +226,12 @@ class RunSession:
         """True if the handler has used its session."""
         return "session" in self.__dict__
 
-    def _note_use(self, _session: Session, _transaction: object, connection: Any) -> None:
+    def _note_use(self, _session: Session, transaction: SessionTransaction, connection: Any) -> None:
         self.used = True
+        if not transaction.nested:
+            assert self._guard is not None
+            self._guard.begin()
+            self.database.get().guard = self._guard
         if getattr(connection.connection.dbapi_connection, "autocommit", False):
             raise JobError(
                 "a handler's session commits with the task's completion, so its connection cannot be in AUTOCOMMIT; "
@@ -225,11 +239,9 @@ class RunSession:
             )
 
     def _refuse_commit(self, session: Session) -> None:
-        if not self._committing and not session.in_nested_transaction():
-            raise JobError(
-                "do not commit: the session commits with the task's completion. To keep work item by item, let the "
-                "handler loop over ctx.each(items, key=…), or chunk by chunk over ctx.resume(…)"
-            )
+        assert self._guard is not None
+        if not self._guard.is_committing and not session.in_nested_transaction():
+            raise JobError(f"do not commit: the session commits with the task's completion. {BY_ITEM}")
 
     def connection(self) -> Connection:
         """Return the session's connection, to run Joblane's own statements in its transaction.
@@ -243,6 +255,8 @@ class RunSession:
             used = self.session.connection()
             if used.invalidated or used.connection.driver_connection is not connection.driver_connection:
                 raise JobError("the database connection broke under the handler: its work is rolled back")
+            assert self._guard is not None
+            self._guard.check_whole(is_open=not (self.is_async and connection.idle))
         return connection  # type: ignore[no-any-return]
 
     def lend(self, limits: TimeLimits | None) -> Connection:
@@ -351,12 +365,14 @@ class RunSession:
     @contextmanager
     def _committing_now(self) -> Iterator[None]:
         """Allow the library's own commit, and let no timeout interrupt it."""
-        self._committing = True
+        if self._guard is not None:
+            self._guard.is_committing = True
         try:
             with self.own_statements():
                 yield
         finally:
-            self._committing = False
+            if self._guard is not None:
+                self._guard.is_committing = False
 
     @contextmanager
     def own_statements(self) -> Iterator[None]:
