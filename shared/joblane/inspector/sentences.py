@@ -173,7 +173,7 @@ def held_pause_line(
     pause: Pause | SchedulePause, now: datetime, *, waiting: int = 0, oldest: float | None = None
 ) -> str:
     """A pause with its age, operator and reason, and the due tasks that wait for its end. ``oldest``: in seconds."""
-    line = f"paused {lasting(now - pause.since)} ago by {pause.by or UNKNOWN_OPERATOR}{_because(pause.reason)}"
+    line = f"paused {lasting(now - pause.since)} ago by {pause.by or UNKNOWN_OPERATOR}{because(pause.reason)}"
     if not waiting or oldest is None:
         return line
     waits = f"{plural(waiting, 'due task')} wait{'' if waiting != 1 else 's'}"
@@ -270,7 +270,7 @@ def set_line(
         line = "0 at a time is declared, so no task starts"
     else:
         until = f", until {stamp(change.until)}" if change.until else ""
-        by = f"by {change.by or UNKNOWN_OPERATOR}{until}{_because(change.reason)}"
+        by = f"by {change.by or UNKNOWN_OPERATOR}{until}{because(change.reason)}"
         line = f"{values_line(change.values)} was set {lasting(now - change.since)} ago {by}".rstrip(".")
         line += ". No task declares this limit any more" if declared is None else f". Declared: {values_line(declared)}"
     if not waiting or oldest is None:

@@ -31,8 +31,8 @@ from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.traceparent import HEADER, LATER, MARK, TRACESTATE, caller_of
 
 if TYPE_CHECKING:
+    from joblane.background import Background
     from joblane.names import Queue
-    from joblane.otel.export import Background
     from joblane.record.task.claim import Claim
     from joblane.record.task.finish import Finish
     from joblane.sqs.message import Received

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import sentry_sdk
 
 from joblane import settings
+from joblane.background import FLUSH_SECONDS, Background
 from joblane.errors import NO_FAILURES, TaskTimeout, storable, text_of
 from joblane.forking import at_end
 from joblane.names import OWN_TYPES
-from joblane.otel.export import FLUSH_SECONDS, Background
 from joblane.record.row.states import State
 from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.tasks.redaction import masked
@@ -59,7 +59,7 @@ class Reports:
     """Observes the runs of this process."""
 
     def __init__(self) -> None:
-        self._background = Background(_flush, None)
+        self._background = Background("Sentry events", _flush, None)
         at_end(lambda: self._background.flush(FLUSH_SECONDS))
         self._sends_payload = settings.is_on(settings.SENTRY_PAYLOAD)
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from joblane import telemetry
+from joblane.background import FLUSH_SECONDS
 from joblane.errors import text_of
-from joblane.otel.export import FLUSH_SECONDS
 from joblane.tasks.event_kinds import OBSERVERS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from joblane import forking
+from joblane import background as module
+from joblane import forking, telemetry
+from joblane.background import FLUSH_SECONDS, LEFT_OUT_SECONDS, Background
 from joblane.otel import export
-from joblane.otel.export import BATCH, FLUSH_SECONDS, LEFT_OUT_SECONDS, ROOM, Background, Exporting, FlushingProvider
+from joblane.otel.export import BATCH, ROOM, Exporting, FlushingProvider
 from joblane.tasks.event_kinds import OBSERVERS
 from joblane.worker.invocation import BatchResponse, lambda_handler
 from tests import logs
@@ -116,7 +119,7 @@ def test_after_two_failures_spans_are_dropped_and_counted_for_a_minute(answer: C
 
 
 def test_an_exporter_that_is_never_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "MOST_FAILURES", 1_000)
+    monkeypatch.setattr(module, "MOST_FAILURES", 1_000)
     with pytest.raises(AssertionError):
         check_pause(refuses)
 
@@ -220,11 +223,22 @@ def test_the_end_of_a_process_exports_what_is_left() -> None:
 
 def test_spans_of_a_process_that_goes_on_are_exported_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    background = Background(done.set, SHORT)
+    background = Background("spans", done.set, SHORT)
     background.start()
     assert done.wait(PATIENCE_SECONDS)
     forking._objects.pop(background)
     background._changed = threading.Condition()  # ends the thread
+
+
+def dies_unanswered() -> bool:
+    raise OSError("no such host")
+
+
+def test_the_log_names_what_could_not_be_sent(caplog: pytest.LogCaptureFixture) -> None:
+    background = Background("Sentry events", dies_unanswered, None)
+    with caplog.at_level(logging.DEBUG, telemetry.logger().service):
+        background.flush(PATIENCE_SECONDS)
+    assert [line.message for line in caplog.records] == ["Sentry events could not be sent"]
 
 
 @pytest.mark.parametrize(("left", "most"), [(60.0, FLUSH_SECONDS), (0.2, 0.2)])
