@@ -40,6 +40,7 @@ from joblane.errors import (
     TaskTimeout,
 )
 from joblane.handler.context import TaskContext, session_of
+from joblane.record.task.stop import WaitsOfRun
 from joblane.worker.outcome import storable_result
 from joblane.worker.run import TIMED_OUT
 
@@ -69,7 +70,7 @@ def run_task(queue_name: str, payload: DjangoTask, ctx: TaskContext, *, atomic: 
 
 def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) -> Any:
 
-    session_of(ctx).no_waits = NO_WAITS
+    session_of(ctx).waits = WaitsOfRun(NO_WAITS)
     refresh_connections()
     reset_queries()
     result = _result(backend, ctx)

@@ -133,11 +133,11 @@ class Loops:
 
 def refuse_stopped(work: RunSession, what: str) -> None:
     """Refuse a call after the run has stopped at a wait: in a ``finally``, or in code that has caught the stop."""
-    if work.stop is not None:
+    if work.waits is not None and work.waits.stop is not None:
         raise StepError(
             "",
-            f"{what}: the run has stopped at the wait {work.stop.name!r}, so it can do nothing more. Do not catch the "
-            "stop, and call nothing of ctx in `finally` or `except BaseException`: they run at each stop",
+            f"{what}: the run has stopped at the wait {work.waits.stop.name!r}, so it can do nothing more. Do not "
+            "catch the stop, and call nothing of ctx in `finally` or `except BaseException`: they run at each stop",
         )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.errors import StepError, Stopped, WaitExpired
 from joblane.handler.steps import Steps
-from joblane.record.task.stop import Stop
+from joblane.record.task.stop import Stop, WaitsOfRun
 from joblane.record.task.waits import SIGNAL_PATTERN, expire, read_signal
 
 if TYPE_CHECKING:
@@ -85,15 +85,16 @@ class Waits:
         """Refuse a wrong name, and a wait where the run cannot stop."""
         work = self.steps.loops.work
         self.steps.check_name(name, call)
-        if work.no_waits is not None:
-            raise StepError(name, f"{call}: {work.no_waits}")
+        state = work.waits = work.waits or WaitsOfRun()
+        if state.refusal is not None:
+            raise StepError(name, f"{call}: {state.refusal}")
         if not _is_own(work):
-            work.misplaced_wait = StepError(
+            state.misplaced = StepError(
                 name,
                 f"{call} is in another asyncio task or thread than the handler, which its stop would not end; wait in "
                 "the handler itself, one wait after the other",
             )
-            raise work.misplaced_wait
+            raise state.misplaced
         if work.in_savepoint:
             raise StepError(name, f"{call} cannot be inside of begin_nested(), whose work could not commit at the stop")
         work.check_keeps()
@@ -195,7 +196,8 @@ class Waits:
         if stop.name not in self.steps.history.waits:
             self.steps.check_number(stop.name)
         work.flush()
-        work.stop = stop
+        assert work.waits is not None
+        work.waits.stop = stop
         return Stopped(f"the run stops at the wait {stop.name!r}; do not catch this")
 
 
@@ -211,5 +213,5 @@ def _timeout(name: str, timeout: timedelta) -> float:
 
 def _is_own(work: RunSession) -> bool:
     """True if the caller is in the thread of the handler, and in its asyncio task if it has one."""
-    own = work.asyncio_task
-    return get_ident() == work.thread and (own is None or sys.modules["asyncio"].current_task() is own)
+    thread, own = work.handler_at
+    return get_ident() == thread and (own is None or sys.modules["asyncio"].current_task() is own)

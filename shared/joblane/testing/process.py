@@ -171,8 +171,9 @@ class Running:
 
     def stop(self) -> None:
         """Record that the handler has stopped at a wait. The sweep sends the next message."""
-        assert self.work.stop is not None
-        self._finish(outcome.stopped(self._claim, self.work.stop))
+        assert self.work.waits is not None
+        assert self.work.waits.stop is not None
+        self._finish(outcome.stopped(self._claim, self.work.waits.stop))
 
     def _finish(self, end: Finish) -> None:
         end.duration_ms = ms_since(self._started)

@@ -69,7 +69,7 @@ async def _handle(
 ) -> Any:
     loop, own = asyncio.get_running_loop(), asyncio.current_task()
     assert own is not None
-    work.asyncio_task = own
+    work.handler_at = work.handler_at[0], own
     before = asyncio.all_tasks(loop)
     timer = None
     if alarm is not None:

@@ -5,12 +5,12 @@ A hook and the handler share a copy of the context, so that a context variable t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane import telemetry
 from joblane.errors import OUTCOMES, HookError, Interrupt, LeaseLostError, StepError, TaskTimeout, text_of
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from joblane.tasks.task import Task
     from joblane.worker.run import Alarm
 
+Ended = tuple[Any, BaseException | None]
+"""The result of a handler, or the exception with which a run ends."""
+E = TypeVar("E", bound=BaseException)
 RETURNED = (StopIteration, StopAsyncIteration)
 DECISIONS = (*OUTCOMES, LeaseLostError, Interrupt, KeyboardInterrupt)
 """The exceptions that are no errors of a hook."""
@@ -39,9 +42,8 @@ def hooked(task: Task[Any, Any], context: TaskContext, work: RunSession, alarm: 
     hooks = hooks_of(task)
     if not hooks:
         return task.function
-    made = Around(hooks, context, work, alarm)
+    work.hooks = made = Around(hooks, context, work, alarm)
     if hasattr(task.function, OWN_TRANSACTION):
-        work.hooks = made
         return task.function
     call = made.acall if task.is_async else made.call
     return lambda payload, ctx: call(partial(task.function, payload, ctx))
@@ -49,123 +51,88 @@ def hooked(task: Task[Any, Any], context: TaskContext, work: RunSession, alarm: 
 
 @dataclass(slots=True)
 class Around:
-    """The hooks of one run, the outermost first."""
+    """The hooks of one run, the outermost first.
+
+    An exception is a value here until all hooks have ended: each hook gets it, and none of its frames is in the way.
+    """
 
     hooks: Sequence[Hook]
     context: TaskContext
     work: RunSession
     alarm: Alarm | None
+    running: str = ""
+    """The hook that runs now, which may not lose the work of the handler. Empty: none."""
 
     def call(self, handler: Callable[[], Any]) -> Any:
         """Call a plain handler inside of the hooks."""
-        return copy_context().run(self._within, self.hooks, handler)
-
-    def _within(self, hooks: Sequence[Hook], handler: Callable[[], Any]) -> Any:
-        if not hooks:
-            result = handler()
-            if self.work.in_use:
-                self.work.flush()  # a hook sees its error, as one of the handler
-            return result
-        generator = self._enter(hooks[0])
-        result, error = None, None
-        try:
-            result = self._within(hooks[1:], handler)
-        except BaseException as raised:
-            error = raised
-        try:
-            self._end(hooks[0], generator, error)
-        finally:
-            del error  # it keeps this frame
-        return result
+        return _returned(*copy_context().run(_completed, self._run(handler, is_async=False)))
 
     async def acall(self, handler: Callable[[], Awaitable[Any]]) -> Any:
         """Call an ``async def`` handler inside of the hooks. Its asyncio task has a context of its own."""
-        return await self._awithin(self.hooks, handler)
+        return _returned(*await self._run(handler, is_async=True))
 
-    async def _awithin(self, hooks: Sequence[Hook], handler: Callable[[], Awaitable[Any]]) -> Any:
-        if not hooks:
-            from asyncio import CancelledError
-
-            try:
-                result = await handler()
-                await self.work.awaited(self.work.flush)
-            except CancelledError as cancelled:
-                if self._is_over:
-                    raise TaskTimeout(TIMED_OUT) from cancelled
-                raise
-            return result
-        hook = hooks[0]
-        generator = await self._aenter(hook) if hook.is_async else self._enter(hook)
-        result, error = None, None
+    async def _run(self, handler: Callable[[], Any], *, is_async: bool) -> Ended:
+        """Call the handler and the parts of the hooks. Nothing waits if ``is_async`` is False."""
+        started: list[tuple[Hook, Any]] = []
+        result: Any = None
+        error: BaseException | None = None
         try:
-            result = await self._awithin(hooks[1:], handler)
-        except BaseException as raised:
-            error = raised
+            for hook in self.hooks:
+                if hook.is_async and not is_async:
+                    error = HookError(hook.name, "is asynchronous, and the handler is a plain `def`", is_early=True)
+                    break
+                generator = hook.function(self.context)
+                raised = await self._part(hook, generator, None)
+                if raised is not None:
+                    error = raised if _is_of_loop(hook, raised) else _start_error(hook, raised)
+                    break
+                started.append((hook, generator))
+            else:
+                result, error = await self._handled(handler, is_async=is_async)
+            for hook, generator in reversed(started):
+                trace = None if error is None else error.__traceback__
+                raised = await self._part(hook, generator, error)
+                if raised is None:
+                    await _close(hook, generator)
+                if error is not None:
+                    error.__traceback__ = trace
+                error = raised if _is_of_loop(hook, raised) else _end_error(hook, error, raised, self.context)
+            return result, error
+        finally:
+            error = raised = None  # they keep this frame
+
+    async def _handled(self, handler: Callable[[], Any], *, is_async: bool) -> Ended:
+        """Call the handler, and flush its session: a hook sees its error, as one of the handler."""
+        try:
+            result = handler()
+            if is_async:
+                result = await result
+                await self.work.awaited(self.work.flush)
+            elif self.work.in_use:
+                self.work.flush()
+        except BaseException as error:
+            if is_async and self._is_over and _is_cancelled(error):
+                return None, _caused(TaskTimeout(TIMED_OUT), error)
+            return None, error
+        return result, None
+
+    async def _part(self, hook: Hook, generator: Any, error: BaseException | None) -> BaseException | None:
+        """Run a hook up to its yield, or raise ``error`` there, and run it to its end.
+
+        Return what it has raised, or None if it has yielded.
+        """
+        was_over = self._is_over
+        self.running = hook.name
         try:
             if hook.is_async:
-                await self._aend(hook, generator, error)
+                await (anext(generator) if error is None else generator.athrow(error))
             else:
-                self._end(hook, generator, error)
-        finally:
-            del error  # it keeps this frame
-        return result
-
-    # --- The two parts of a hook -----------------------------------------------------------------------------------
-
-    def _enter(self, hook: Hook) -> Any:
-        if hook.is_async:
-            raise HookError(hook.name, "is asynchronous, and the handler is a plain `def`", is_early=True)
-        generator = hook.function(self.context)
-        _check_start(hook, self._part(hook, partial(next, generator)))
-        return generator
-
-    async def _aenter(self, hook: Hook) -> Any:
-        generator = hook.function(self.context)
-        _check_start(hook, await self._apart(hook, partial(anext, generator)))
-        return generator
-
-    def _end(self, hook: Hook, generator: Any, error: BaseException | None) -> None:
-        call = partial(next, generator) if error is None else partial(generator.throw, error)
-        trace = None if error is None else error.__traceback__
-        raised = self._part(hook, call)
-        if raised is None:
-            with suppress(Exception):
-                generator.close()
-        _check_end(hook, error, raised, trace, self.context)
-
-    async def _aend(self, hook: Hook, generator: Any, error: BaseException | None) -> None:
-        call = partial(anext, generator) if error is None else partial(generator.athrow, error)
-        trace = None if error is None else error.__traceback__
-        raised = await self._apart(hook, call)
-        if raised is None:
-            with suppress(Exception):
-                await generator.aclose()
-        _check_end(hook, error, raised, trace, self.context)
-
-    def _part(self, hook: Hook, call: Callable[[], Any]) -> BaseException | None:
-        """Run a part of a hook. Return what it has raised, or None if it has yielded."""
-        was_over = self._is_over
-        self.work.hook = hook.name
-        try:
-            call()
-        except BaseException as raised:
-            return self._timeout(was_over, raised) or raised
-        finally:
-            self.work.hook = ""
-        return self._timeout(was_over, None)
-
-    async def _apart(self, hook: Hook, call: Callable[[], Awaitable[Any]]) -> BaseException | None:
-        was_over = self._is_over
-        self.work.hook = hook.name
-        try:
-            await call()
+                next(generator) if error is None else generator.throw(error)
         except BaseException as raised:
             timeout = self._timeout(was_over, raised)
-            if timeout is None and _is_of_loop(raised):
-                raise
             return timeout or raised
         finally:
-            self.work.hook = ""
+            self.running = ""
         return self._timeout(was_over, None)
 
     @property
@@ -176,46 +143,67 @@ class Around:
         """Return the timeout that has interrupted a part of a hook, even if the hook has caught it."""
         if was_over or not self._is_over:
             return None
-        if isinstance(raised, TaskTimeout):
-            return raised
-        timeout = TaskTimeout(TIMED_OUT)
-        timeout.__cause__ = raised
-        return timeout
+        return raised if isinstance(raised, TaskTimeout) else _caused(TaskTimeout(TIMED_OUT), raised)
 
 
-def _check_start(hook: Hook, raised: BaseException | None) -> None:
-    """Raise what the first part of a hook means for the run."""
-    if raised is None:
-        return
+def _completed(coroutine: Coroutine[Any, Any, Ended]) -> Ended:
+    """Return the value of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value  # type: ignore[no-any-return]
+    raise AssertionError("a plain run has waited")
+
+
+def _returned(result: Any, error: BaseException | None) -> Any:
+    """Return a result, or raise an error."""
+    try:
+        if error is not None:
+            raise error
+        return result
+    finally:
+        error = None  # it keeps this frame
+
+
+async def _close(hook: Hook, generator: Any) -> None:
+    """Close the generator of a hook that has yielded twice."""
+    with suppress(Exception):
+        await generator.aclose() if hook.is_async else generator.close()
+
+
+def _start_error(hook: Hook, raised: BaseException) -> BaseException:
+    """Return what an exception of the first part of a hook means for the run."""
     if isinstance(raised, RETURNED):
-        raise HookError(hook.name, NO_YIELD)
+        return HookError(hook.name, NO_YIELD)
     if isinstance(raised, (TaskTimeout, StepError)) or not isinstance(raised, DECISIONS):
-        raise HookError(hook.name, _failed(FAILED_EARLY, raised), is_early=True) from raised
-    raise raised
+        return _caused(HookError(hook.name, _failed(FAILED_EARLY, raised), is_early=True), raised)
+    return raised
 
 
-def _check_end(
-    hook: Hook, error: BaseException | None, raised: BaseException | None, trace: Any, context: TaskContext
-) -> None:
-    """Raise what the second part of a hook means for the run.
+def _end_error(
+    hook: Hook, error: BaseException | None, raised: BaseException | None, context: TaskContext
+) -> BaseException | None:
+    """Return what the second part of a hook means for the run.
 
     ``error``: the exception of the handler or an inner hook. ``raised``: the exception of the hook; None: it has
     yielded again.
     """
     if raised is None:
-        raised = HookError(hook.name, TWO_YIELDS)
-        raised.__cause__ = error
+        raised = _caused(HookError(hook.name, TWO_YIELDS), error)
     elif raised is error or isinstance(raised, RETURNED) or _is_wrapped(raised, error):
         raised = None
     elif not _decides(raised, error):
-        cause, raised = raised, HookError(hook.name, _failed(FAILED, raised))
-        raised.__cause__ = cause
-    if error is not None and (raised is None or _is_final(error)):
-        if raised is not None:
-            telemetry.logger().error(scrub_of(context)(str(raised)), extra=context.log_fields)
-        raise error.with_traceback(trace)
+        raised = _caused(HookError(hook.name, _failed(FAILED, raised)), raised)
+    if error is None or (raised is not None and not _is_final(error)):
+        return raised
     if raised is not None:
-        raise raised
+        telemetry.logger().error(scrub_of(context)(str(raised)), extra=context.log_fields)
+    return error
+
+
+def _caused(error: E, cause: BaseException | None) -> E:
+    error.__cause__ = cause
+    return error
 
 
 def _decides(raised: BaseException, error: BaseException | None) -> bool:
@@ -224,12 +212,20 @@ def _decides(raised: BaseException, error: BaseException | None) -> bool:
     return is_translation or isinstance(raised, DECISIONS)
 
 
-def _is_of_loop(raised: BaseException) -> bool:
+def _is_of_loop(hook: Hook, raised: BaseException | None) -> bool:
     """True if the handler's asyncio task is cancelled, for example by Ctrl-C. A hook may raise a cancellation too."""
-    from asyncio import CancelledError, current_task
+    if not hook.is_async or not _is_cancelled(raised):
+        return False
+    from asyncio import current_task
 
     own = current_task()
-    return isinstance(raised, CancelledError) and own is not None and own.cancelling() > 0
+    return own is not None and own.cancelling() > 0
+
+
+def _is_cancelled(raised: BaseException | None) -> bool:
+    from asyncio import CancelledError
+
+    return isinstance(raised, CancelledError)
 
 
 def _is_wrapped(raised: BaseException, error: BaseException | None) -> bool:

@@ -30,6 +30,7 @@ from joblane.errors import (
     RevokeTask,
     SkipRetry,
     Snooze,
+    StepError,
     TaskCancelled,
     TaskTimeout,
     UnreadablePayloadError,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from joblane.record.task.claim import Claim
-    from joblane.record.task.stop import Stop
+    from joblane.record.task.stop import Stop, WaitsOfRun
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
 
@@ -107,6 +108,14 @@ def stopped(claim: Claim, stop: Stop) -> Finish:
     end = _finish(claim, "waiting", State.SCHEDULED, counted=False)
     end.stop = stop
     return end
+
+
+def check_waits(waits: WaitsOfRun) -> None:
+    """Raise :class:`StepError` if a handler has returned, although one of its waits was misplaced or has stopped it."""
+    if waits.misplaced is not None:
+        raise waits.misplaced
+    if waits.stop is not None:
+        raise StepError(waits.stop.name, CAUGHT)
 
 
 UNUSED = (

@@ -173,16 +173,15 @@ class Run:
             with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
                 result = runner.call(task, payload, context, work, alarm)
         except Stopped:
-            assert work.stop is not None
-            return outcome.stopped(self.claim, work.stop)
+            assert work.waits is not None
+            assert work.waits.stop is not None
+            return outcome.stopped(self.claim, work.waits.stop)
         except BaseExceptionGroup as group:
-            if group.subgroup(Stopped) is None or work.stop is None:
+            if group.subgroup(Stopped) is None or work.waits is None or work.waits.stop is None:
                 raise
-            raise StepError(work.stop.name, outcome.CAUGHT) from group
-        if work.misplaced_wait is not None:
-            raise work.misplaced_wait
-        if work.stop is not None:
-            raise StepError(work.stop.name, outcome.CAUGHT)
+            raise StepError(work.waits.stop.name, outcome.CAUGHT) from group
+        if work.waits is not None:
+            outcome.check_waits(work.waits)
         steps: Steps | None = context.__dict__.get("_steps") if work.in_use else None  # the first step or wait sets it
         if steps is not None and steps.unused:
             outcome.warn_unused(steps.unused, task, self.claim, payload, context.log_fields)

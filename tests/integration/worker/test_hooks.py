@@ -784,12 +784,12 @@ def test_the_sweep_has_no_hooks_of_the_project() -> None:
 
 def swallows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook that catches an exception ends it, as a context manager of Python does."""
-    checks = module._check_end
+    end_error = module._end_error
 
-    def check(hook: Any, error: Any, raised: Any, *rest: Any) -> None:
-        checks(hook, None if isinstance(raised, StopIteration) else error, raised, *rest)
+    def swallowing(hook: Any, error: Any, raised: Any, *rest: Any) -> Any:
+        return end_error(hook, None if isinstance(raised, StopIteration) else error, raised, *rest)
 
-    monkeypatch.setattr(module, "_check_end", check)
+    monkeypatch.setattr(module, "_end_error", swallowing)
 
 
 def shares_context(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -806,15 +806,15 @@ def counts_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def writes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work of a hook before its yield commits by itself."""
-    enters = Around._enter
+    part = Around._part
 
-    def begin(self: Around, hook: Any) -> Any:
-        generator = enters(self, hook)
+    async def committing(self: Around, hook: Any, generator: Any, error: Any) -> Any:
+        raised = await part(self, hook, generator, error)
         with self.work._committing_now():
             self.work.session.commit()
-        return generator
+        return raised
 
-    monkeypatch.setattr(Around, "_enter", begin)
+    monkeypatch.setattr(Around, "_part", committing)
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,11 @@ class HandlerSession(Session):
 
     def _refuse_hook(self, what: str) -> None:
         """Refuse a hook that would lose the work of the handler, whose run would seem complete."""
-        if self.run is not None and self.run.hook:
+        hooks = None if self.run is None else self.run.hooks
+        if hooks is not None and hooks.running:
             name = "ctx.async_session" if self.is_async else "ctx.session"
             raise JobError(
-                f"the hook {self.run.hook} {what} {name}, which belongs to the handler; put a statement that may fail "
+                f"the hook {hooks.running} {what} {name}, which belongs to the handler; put a statement that may fail "
                 f"into `with {name}.begin_nested():`"
             )
 

@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session, SessionTransaction
 
-    from joblane.errors import StepError
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
     from joblane.record.driver.handler_session import HandlerSession
     from joblane.record.driver.time_limits import TimeLimits
     from joblane.record.driver.transaction_guard import TransactionGuard
-    from joblane.record.task.stop import Stop
+    from joblane.record.task.stop import WaitsOfRun
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,8 +74,6 @@ class RunSession:
 
     joined: JoinedTransaction | None = None
     """The transaction that commits with the end of the run in the place of the session's, see :meth:`join`."""
-    no_waits: str | None = None
-    """The reason why the run cannot stop at a wait, and what to do instead. None: it can."""
     in_use = False
     """The handler has used the database through this run. Otherwise nothing is flushed, committed or cleaned up."""
     has_ended = False
@@ -91,16 +88,10 @@ class RunSession:
     """An asyncio task of the handler may still use the asynchronous session."""
     refusal = ""
     """The reason why the run cannot have an asynchronous session. Empty: it can."""
-    asyncio_task: object = None
-    """The asyncio task of an ``async def`` handler. None: the handler is none, or a test has called it."""
-    stop: Stop | None = None
-    """The wait at which the run stops. None: it has reached no open wait."""
-    misplaced_wait: StepError | None = None
-    """The error of a wait in a thread or another asyncio task. Its handler may never see it."""
-    hook = ""
-    """The hook that runs now, which may not lose the work of the handler. Empty: none."""
+    waits: WaitsOfRun | None = None
+    """The state of its waits. None: the run has reached no wait."""
     hooks: Any = None
-    """The hooks that a handler with a transaction of its own calls inside of it. None: there are none."""
+    """The hooks around it, see :class:`joblane.worker.hooks.Around`. None: there are none."""
     _guard: TransactionGuard | None = None
     """Keeps the transaction of the session. None: there is no session."""
 
@@ -120,8 +111,8 @@ class RunSession:
         self._side = side
         self._id = id_
         self._token = token
-        self.thread = get_ident()
-        """The thread of the handler."""
+        self.handler_at: tuple[int, object] = get_ident(), None
+        """The thread of the handler, and its asyncio task. None: it has none, or a test has called it."""
 
     @property
     def is_async(self) -> bool:
@@ -425,7 +416,7 @@ class RunSession:
 
         ``interrupted``: a timeout interrupted the handler at any point, so the connection is dropped.
         """
-        self.hook = ""  # a coroutine that ignores its end may still be in one
+        self.hooks = None  # a coroutine that ignores its end may still be in one
         if self.joined is not None:
             self.joined.roll_back()
         if not self.touched:

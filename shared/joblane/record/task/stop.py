@@ -1,10 +1,14 @@
-"""The wait at which a run stops. A module of its own, because most functions never import it."""
+"""The waits of a run: whether it can stop, and the wait at which it stops. Most functions never import this."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joblane.errors import StepError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +26,15 @@ class Stop:
     at: datetime | None = None
     again: float | None = None
     children: Sequence[str] | None = None
+
+
+@dataclass(slots=True)
+class WaitsOfRun:
+    """The state of a run's waits."""
+
+    refusal: str | None = None
+    """The reason why the run cannot stop at a wait, and what to do instead. None: it can."""
+    stop: Stop | None = None
+    """The wait at which the run stops. None: it has reached no open wait."""
+    misplaced: StepError | None = None
+    """The error of a wait in a thread or another asyncio task. Its handler may never see it."""
