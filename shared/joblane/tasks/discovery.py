@@ -17,7 +17,7 @@ from joblane import settings
 from joblane.errors import MISSING_MODULE, DeclarationError, JobError, UnknownTypeError, is_not_installed
 from joblane.names import folder_of, set_home
 from joblane.tasks import schedule_overrides as schedules
-from joblane.tasks.event_kinds import EVENTS
+from joblane.tasks.event_kinds import AROUND, EVENTS, LISTENERS
 from joblane.tasks.function import Function
 from joblane.tasks.limit import check_shared
 from joblane.tasks.payload import ArchivedTask
@@ -69,6 +69,8 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
     for task in list(tasks.values()):
         with _left_out(task.folder, tasks):
             _check_references(task, tasks)
+    if (AROUND or LISTENERS) and not _broken:
+        _check_hooks(tasks)
     check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
     if any(task.place is not None for task in tasks.values()):
         from joblane.tasks.places import check_places
@@ -201,6 +203,19 @@ def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]])
     for alias in task.aliases:
         if any(alias in other.types for other in tasks.values() if other is not task):
             raise DeclarationError(f"{what}: aliases: {alias!r} belongs to another task")
+
+
+def _check_hooks(tasks: Mapping[str, Task[Any, Any]]) -> None:
+    """Check the types that hooks and listeners name."""
+    known = [type_ for task in tasks.values() for type_ in task.types]
+    named = [("around", hook, type_) for hook in AROUND for type_ in hook.types]
+    named += [("on", listener, listener.type) for listener in LISTENERS if listener.type is not None]
+    for what, hook, type_ in named:
+        if type_ not in known:
+            from difflib import get_close_matches
+
+            meant = "".join(f" Did you mean {near!r}?" for near in get_close_matches(type_, known, n=1))
+            raise DeclarationError(f"{what}: {hook.name} names {type_!r}, and there is no task of this type.{meant}")
 
 
 def load(type_: str, package: str | None = None, *, times: Times | None = None) -> Task[Any, Any]:

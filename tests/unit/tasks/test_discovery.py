@@ -6,11 +6,12 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from joblane import TaskContext, around, on
 from joblane.errors import DeclarationError
 from joblane.tasks.discovery import discover, load, load_for_person, successor_of
 
@@ -222,6 +223,33 @@ def test_a_failed_import_of_a_handler_is_reported_with_file_line_reason_and_advi
     assert message.endswith(
         f"\nFix it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
     )
+
+
+def on_archived_of(type_: str) -> None:
+    on("archived", task=type_)(lambda event: None)
+
+
+def around_of(type_: str) -> None:
+    @around("order:ship", type_)
+    def binds(ctx: TaskContext) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize(("declares", "what"), [(around_of, "around"), (on_archived_of, "on")])
+def test_a_hook_that_names_an_unknown_type_is_refused(
+    package: Package, declares: Callable[[str], None], what: str
+) -> None:
+    package.add_task("order:ship")
+    declares("order:ship")
+    declares("jobs:sweep")
+    discover(package.name)
+    declares("order:shp")
+    with pytest.raises(
+        DeclarationError,
+        match=rf"^{what}: {__name__}\.{declares.__name__}\S+ names 'order:shp', and there is no task of this type\. "
+        r"Did you mean 'order:ship'\?$",
+    ):
+        discover(package.name)
 
 
 def test_a_task_finds_its_successor_by_type(package: Package) -> None:
