@@ -1,57 +1,92 @@
-"""The calls of observers around a run, such as :mod:`joblane.otel`. Most workers have none, and do not import this.
+"""Runs under observers, such as :mod:`joblane.otel`. Most workers have none, and do not import this.
 
 An observer that fails costs no run: its error is logged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from joblane.tasks.event_kinds import OBSERVERS
 from joblane.worker.flush import logged
+from joblane.worker.run import Run, ms_since
+from joblane.worker.worker import Batch
 
 if TYPE_CHECKING:
     from joblane.names import Queue
+    from joblane.sqs.message import Received
+    from joblane.tasks.payload import Payload
     from joblane.worker.invocation import Invocation
-    from joblane.worker.run import Run, Runner
+    from joblane.worker.run import Runner
 
 
-def execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, claim_ms: int) -> None:
-    """Execute a run under observation, in a context of its own, which no later run sees.
+@dataclass(slots=True)
+class ObservedRun(Run):
+    """A run that its observers see."""
 
-    ``claim_ms``: the duration of the claim.
-    """
-    copy_context().run(_execute, run, runner, queue, invocation, claim_ms)
+    claim_ms: int = 0
+    """The duration of its claim."""
+    observed: list[tuple[Any, Any]] = field(default_factory=list)
+    """Each observer of the run with its state."""
+    error: BaseException | None = None
+    """The exception that has ended the run."""
+    payload: Payload | None = None
+    """The payload of a run that has ended by an exception, as the handler got it. None: it could not be read."""
 
+    def execute(self, runner: Runner, queue: Queue, invocation: Invocation) -> None:
+        """Execute the run in a context of its own, which no later run sees."""
+        copy_context().run(self._execute, runner, queue, invocation)
 
-def _execute(run: Run, runner: Runner, queue: Queue, invocation: Invocation, claim_ms: int) -> None:
-    run.observed, run.error, run.payload = [], None, None
-    observed = run.observed
-    for observer in OBSERVERS:
-        with logged(observer):
-            about = {"queue": queue, "request_id": invocation.id, "claim_ms": claim_ms}
-            observed.append((observer, observer.begin(runner.task, run.claim, run.received, **about)))
-    try:
-        run.execute(runner, queue, invocation)
-    finally:
-        for observer, state in reversed(observed):
+    def _execute(self, runner: Runner, queue: Queue, invocation: Invocation) -> None:
+        about = {"queue": queue, "request_id": invocation.id, "claim_ms": self.claim_ms}
+        for observer in OBSERVERS:
             with logged(observer):
-                observer.leave(state, run.claim, run.end, run.error, run.payload)
-        run.error = None  # its frames keep the run
-        if run.recorded or run.end is None:
-            finish([run], None)
+                self.observed.append((observer, observer.begin(runner.task, self.claim, self.received, **about)))
+        try:
+            Run.execute(self, runner, queue, invocation)
+        finally:
+            for observer, state in reversed(self.observed):
+                with logged(observer):
+                    observer.leave(state, self.claim, self.end, self.error, self.payload)
+            self.error = None  # its frames keep the run
+            if self.recorded or self.end is None:
+                self.report(None)
 
+    def note_error(self, error: BaseException, payload: Payload | None) -> None:
+        self.error, self.payload = error, payload
 
-def finish(runs: Sequence[Run], milliseconds: int | None) -> None:
-    """Report the ends of runs. ``milliseconds``: the duration of the statement; None: the run has committed itself.
+    def report(self, milliseconds: int | None) -> None:
+        """Report the end. ``milliseconds``: the duration of the statement; None: the run has committed itself.
 
-    A run whose end could not be recorded is lost, as one without a lease.
-    """
-    for run in runs:
-        end = run.end if run.recorded else None
-        observed, run.observed = run.observed, ()
+        A run whose end could not be recorded is lost, as one without a lease.
+        """
+        end = self.end if self.recorded else None
+        observed, self.observed = self.observed, []
         for observer, state in observed:
             with logged(observer):
-                observer.end(state, run.claim, end, milliseconds)
+                observer.end(state, self.claim, end, milliseconds)
+
+
+class ObservedBatch(Batch):
+    """A batch of observed runs, with the durations of its statements."""
+
+    run_type = ObservedRun
+
+    def _claim(self, deliveries: Mapping[str, Received]) -> list[Run] | None:
+        started = time.perf_counter()
+        runs = super()._claim(deliveries)
+        for run in runs or ():
+            assert isinstance(run, ObservedRun)
+            run.claim_ms = ms_since(started)
+        return runs
+
+    def _record(self, runs: Sequence[Run]) -> None:
+        started = time.perf_counter()
+        super()._record(runs)
+        for run in runs:
+            assert isinstance(run, ObservedRun)
+            run.report(ms_since(started))

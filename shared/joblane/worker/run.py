@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from joblane import telemetry
@@ -32,7 +32,6 @@ from joblane.settings import NO_IPV4
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
-from joblane.tasks.event_kinds import OBSERVERS
 from joblane.worker import outcome
 
 if TYPE_CHECKING:
@@ -89,12 +88,6 @@ class Run:
     """The end of the run. None for a task that did not run, and for a run that has lost its lease."""
     recorded: bool = False
     """True if ``end`` is committed, with the handler's work. Otherwise the worker records it for the whole batch."""
-    observed: Any = field(init=False)
-    """Each observer of the run with its state. It is set if there are observers, and so are the next two."""
-    error: BaseException | None = field(init=False)
-    """The exception that has ended the run."""
-    payload: Payload | None = field(init=False)
-    """The payload of a run that has ended by an exception, as the handler got it. None: it could not be read."""
 
     def message(self, payload: Any = None) -> Message:
         """Return the task's message. It keeps its type, which may be an older name. ``payload``: for a dead letter."""
@@ -151,7 +144,7 @@ class Run:
             duration_ms, receives = ms_since(started), self.received.receives
             self.end = outcome.failed(task, claim, error, duration_ms, payload, note=note, receives=receives)
             runner.log.price(claim, self.end)
-            self.error, self.payload = (error, payload) if OBSERVERS else (None, None)
+            self.note_error(error, payload)
             if isinstance(error, LeaseLostError):
                 self.end = None
                 telemetry.logger().warning(
@@ -163,6 +156,9 @@ class Run:
         close_context(context)
         if work.in_use:
             work.close()
+
+    def note_error(self, error: BaseException, payload: Payload | None) -> None:
+        """Note the exception that has ended the run, and its payload. An observed run does so."""
 
     def _handle(
         self, runner: Runner, payload: Payload, context: TaskContext, work: RunSession, seconds: float

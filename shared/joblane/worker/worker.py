@@ -34,7 +34,7 @@ from joblane.worker import outcome
 from joblane.worker.call import call_of
 from joblane.worker.events import Ends
 from joblane.worker.invocation import BatchResponse, Invocation, growing_seconds
-from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner, ms_since
+from joblane.worker.run import KILL_MARGIN_SECONDS, Alarm, Run, Runner
 from joblane.worker.run_log import Ended, RunLog, fields_of
 from joblane.worker.verdict import decide
 
@@ -97,7 +97,7 @@ class Worker:
         if not deliveries:
             return BatchResponse()
         self.runner.producer.keeps_chain = len(deliveries) == 1 and not invocation.is_shared
-        batch = Batch(self, invocation, deliveries[0].queue)
+        batch = (observed_batch() if OBSERVERS else Batch)(self, invocation, deliveries[0].queue)
         batch.handle(deliveries)
         return batch.respond()
 
@@ -125,8 +125,16 @@ def has_time(task: Task[Any, Any], invocation: Invocation, runs: int = 1) -> boo
     return invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS >= needed
 
 
+def observed_batch() -> type[Batch]:
+    from joblane.worker.observed import ObservedBatch
+
+    return ObservedBatch
+
+
 class Batch:
     """The messages of one invocation: it reads, claims, runs and finishes them, and responds."""
+
+    run_type: ClassVar[type[Run]] = Run
 
     def __init__(self, worker: Worker, invocation: Invocation, lane: str) -> None:
         self._worker, self._task, self._invocation = worker, worker.task, invocation
@@ -208,7 +216,6 @@ class Batch:
         claimed = self._claim(deliveries)
         if claimed is None:
             return deliveries
-        claim_ms = ms_since(started) if OBSERVERS else 0
         for run in claimed:
             if run.claim.verdict is not Verdict.RUN:
                 self._decide(run)
@@ -218,12 +225,7 @@ class Batch:
         runs = [run for run in claimed if run.claim.verdict is Verdict.RUN]
         worker.log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
-            if OBSERVERS:
-                from joblane.worker.observed import execute
-
-                execute(run, worker.runner, self._queue, self._invocation, claim_ms)
-            else:
-                run.execute(worker.runner, self._queue, self._invocation)
+            run.execute(worker.runner, self._queue, self._invocation)
             if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
                 self._finish([run])
                 self._free(run, run.claim.limits)
@@ -271,7 +273,7 @@ class Batch:
                 return None
             self._keep_unclaimed(deliveries, error)
             return []
-        return [Run(delivery, claims[id_]) for id_, delivery in deliveries.items()]
+        return [self.run_type(delivery, claims[id_]) for id_, delivery in deliveries.items()]
 
     def _keep_unclaimed(self, deliveries: Mapping[str, Received], error: Exception) -> None:
         """Keep messages whose claim failed. They have used no attempt."""
@@ -291,12 +293,7 @@ class Batch:
     def _finish(self, runs: Sequence[Run]) -> None:
         """Record the ends that are not recorded yet, in one statement, and decide on the messages."""
         if unrecorded := [run for run in runs if run.end is not None and not run.recorded]:
-            started = time.perf_counter() if OBSERVERS else 0.0
             self._record_all(unrecorded) if len(unrecorded) > 1 else self._record(unrecorded)
-            if OBSERVERS:
-                from joblane.worker.observed import finish as report
-
-                report(unrecorded, ms_since(started))
         for run in runs:
             end = run.end
             if end is None:

@@ -219,15 +219,15 @@ class RunSession:
 
     def _note_use(self, _session: Session, transaction: SessionTransaction, connection: Any) -> None:
         self.used = True
-        if not transaction.nested:
-            assert self._guard is not None
-            self._guard.begin()
-            self.database.get().guard = self._guard
         if getattr(connection.connection.dbapi_connection, "autocommit", False):
             raise JobError(
                 "a handler's session commits with the task's completion, so its connection cannot be in AUTOCOMMIT; "
                 "use a connection of your own for statements that commit by themselves"
             )
+        if not transaction.nested:
+            assert self._guard is not None
+            self._guard.begin()
+            self.database.get().guard = self._guard
 
     def _refuse_commit(self, session: Session) -> None:
         assert self._guard is not None
