@@ -56,6 +56,9 @@ For = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")]
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
+After = Annotated[
+    str | None, typer.Option(metavar="CURSOR", help="Cursor that the previous page printed: show the next page.")
+]
 
 Tenant = Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")]
 

@@ -63,21 +63,33 @@ class OwnTransaction(Transaction):
     @contextmanager
     def together(self) -> Iterator[Execute]:
         """An error of the caller's arguments rolls back."""
+        advice = "give session=ctx.session, or use a new JobClient"
+        after = "look whether it was changed before you try again"
+        with self._writing(advice, after) as (database, connection), _transaction(database, connection):
+            yield connection.run_each
+
+    def signal(self, sql: str, document: str) -> Sequence[Sequence[Any]]:
+        """Run the statement of a signal, which commits by itself. Raises :class:`DatabaseUnavailableError`."""
+        advice = "use ctx.signal(…), or a new JobClient"
+        with self._writing(advice, "the signal may have been sent, and to repeat it is harmless") as (_, connection):
+            return connection.run(sql, document)
+
+    @contextmanager
+    def _writing(self, advice: str, after: str) -> Iterator[tuple[Database, Connection]]:
+        """Reserve the connection for statements that write.
+
+        ``advice``: what to do if a transaction is open on it. ``after``: after an error, which may follow a commit.
+        """
         with self._connecting() as database:
             try:
                 connection = database.get()
                 if not connection.idle:
-                    raise EnqueueError(
-                        "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
-                    )
+                    raise EnqueueError("session", f"the handler's transaction is open: {advice}")
                 self._wake()
-                with _transaction(database, connection):
-                    yield connection.run_each
+                yield database, connection
             except (PostgresError, OSError) as error:
                 database.drop()
-                raise DatabaseUnavailableError(
-                    f"the database is unavailable: {text_of(error)}; look whether it was changed before you try again"
-                ) from error
+                raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}; {after}") from error
 
     def send(self, inserted: Sequence[NewTask | JobError]) -> Container[str]:
         return self._send(inserted)

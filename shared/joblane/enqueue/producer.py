@@ -170,9 +170,7 @@ class Producer:
         transaction. Their messages are sent after its commit. ``writes`` False: the statements write nothing.
         """
         if where is None:
-            transaction: Transaction = OwnTransaction(
-                self.connecting, self.wake_after_commit if writes else lambda: None, self._send_now
-            )
+            transaction: Transaction = self._own(writes=writes)
         else:
             self.join(where, writes=writes)
             transaction = where
@@ -181,6 +179,10 @@ class Producer:
             inserted = insert_tasks(run, tasks, room=transaction.room) if tasks else []
         transaction.send(inserted)
         return result
+
+    def _own(self, *, writes: bool = True) -> OwnTransaction:
+        """Return a transaction of the producer's own connection. ``writes`` False: its statements write nothing."""
+        return OwnTransaction(self.connecting, self.wake_after_commit if writes else lambda: None, self._send_now)
 
     async def achange(
         self,
@@ -210,15 +212,13 @@ class Producer:
         from joblane.record.task.waits import SIGNAL
 
         document = checked(task_id, name, value, sent_by)
-        if where is None:
-            [[accepted]] = self._write_alone(SIGNAL, document)
-        else:
+        if where is not None:
             self.join(where)
-            try:
-                [[accepted]] = where.run(SIGNAL, document)
-            except Exception as error:  # of the caller's driver
-                check_refusal(error)
-                raise
+        try:
+            [[accepted]] = (self._own().signal if where is None else where.run)(SIGNAL, document)
+        except Exception as error:  # of the caller's driver too
+            check_refusal(error.__cause__ or error)
+            raise
         if accepted is None:
             raise UnknownTaskError(task_id)
         if accepted and where is None:
@@ -226,27 +226,6 @@ class Producer:
         elif accepted and where is not None:
             where.send_later([Signalled(task_id)])
         return bool(accepted)
-
-    def _write_alone(self, sql: str, document: str) -> Sequence[Sequence[Any]]:
-        """Run one statement that writes and commits by itself. Raises :class:`DatabaseUnavailableError`."""
-        from joblane.enqueue.signals import check_refusal
-
-        with self.connecting() as database:
-            try:
-                connection = database.get()
-                if not connection.idle:
-                    raise EnqueueError(
-                        "session", "the handler's transaction is open: use ctx.signal(…), or a new JobClient"
-                    )
-                self.wake_after_commit()
-                return connection.run(sql, document)
-            except (PostgresError, OSError) as error:
-                database.drop()
-                check_refusal(error)
-                raise DatabaseUnavailableError(
-                    f"the database is unavailable: {text_of(error)}; the signal may have been sent, and to repeat "
-                    "it is harmless"
-                ) from error
 
     def send_committed(self, tasks: Sequence[NewTask | Signalled]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
@@ -278,7 +257,7 @@ class Producer:
 
     def _enqueue(self, tasks: Sequence[NewTask], where: CallersTransaction | None) -> list[Enqueued | JobError]:
         if where is None:
-            transaction: Transaction = OwnTransaction(self.connecting, self.wake_after_commit, self._send_now)
+            transaction: Transaction = self._own()
         else:
             self.join(where)
             transaction = where

@@ -58,7 +58,7 @@ def json_text(value: Any) -> str:
     return text
 
 
-def check_refusal(error: Exception) -> None:
+def check_refusal(error: BaseException) -> None:
     """Raise :class:`SignalError` if the task has too many signals, which the database has found."""
     if sqlstate(error) == PROGRAM_LIMIT_EXCEEDED:
         raise SignalError("signal", text_of(error).removeprefix("signal: ")) from error

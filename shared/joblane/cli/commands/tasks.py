@@ -46,9 +46,7 @@ def ls(
     *,
     which: filters.FilterOptions,
     limit: options.Limit = 20,
-    after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Cursor that the previous page printed: show the next page.")
-    ] = None,
+    after: options.After = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List tasks, newest first.

@@ -24,9 +24,7 @@ def waits(
     tenant: options.Tenant = None,
     signal: Annotated[str | None, typer.Option(metavar="NAME", help="Waits for this signal.")] = None,
     limit: options.Limit = 20,
-    after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Cursor that the previous page printed: show the next page.")
-    ] = None,
+    after: options.After = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the open waits of tasks, by their end."""
