@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import text
 
 from joblane import TaskContext
+from joblane.errors import LeaseLostError
+from joblane.record.row.transitions import CANCEL
 from joblane.tasks.task import Task
 from tests.builders.events import message
 from tests.samples import behaviours, sample_one
@@ -62,3 +64,17 @@ def commit_slowly(world: World, seconds: float) -> None:
         "create constraint trigger slow after insert on effects deferrable initially deferred"
         " for each row execute function slowly()"
     )
+
+
+def cancels(ctx: TaskContext) -> None:
+    """Be cancelled by an operator."""
+    ctx._work._own.get().run(CANCEL, ctx.task_id)
+    ctx.check()
+
+
+def loses(ctx: TaskContext) -> None:
+    raise LeaseLostError("another run has it")
+
+
+def hangs(ctx: TaskContext) -> None:
+    time.sleep(30)

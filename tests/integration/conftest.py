@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record import audit
+from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.tasks.task import Task
@@ -71,6 +73,13 @@ def effects(world: World) -> World:
     """A world with the table of ``tests.builders.handlers``."""
     world.run("create table effects (task_id text, what text)")
     return world
+
+
+@pytest.fixture
+def others(world: World) -> Iterator[Callable[[], Connection]]:
+    """Connections of other processes."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Database(world.url)).get()
 
 
 @pytest.fixture

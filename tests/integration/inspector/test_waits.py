@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -22,7 +21,6 @@ from joblane.inspector.tasks import waits
 from joblane.inspector.views import Reason
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection
-from joblane.record.driver.database import Database
 from joblane.record.row.states import State
 from joblane.record.task.claim import Verdict, arrival, claim
 from joblane.record.task.stop import Stop
@@ -30,9 +28,9 @@ from joblane.record.task.waits import expire, read_history
 from joblane.sqs.message import Message
 from joblane.tasks.redaction import MASK, Redacted
 from tests.builders.rows import TOKEN, In, active, archived, put
+from tests.builders.waits import APPROVAL, HOUR, LEASE, claimed, send, stop_of, stopped
 from tests.integration.inspector.scene import Scene, is_like
 from tests.integration.record.test_races import WaitUntil, waiting_for_a_lock
-from tests.integration.record.test_waits import APPROVAL, HOUR, LEASE, claimed, send, stop_of, stopped
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World
@@ -139,13 +137,6 @@ def test_a_skip_of_a_paused_type_reports_that_it_waits(scene: Scene) -> None:
     waiting(scene.world)
     scene.pause("type", "sample:one")
     assert "paused" in str(scene.inspector.skip("it").note)
-
-
-@pytest.fixture
-def others(world: World) -> Iterator[Callable[[], Connection]]:
-    """Connections of other processes."""
-    with ExitStack() as stack:
-        yield lambda: stack.enter_context(Database(world.url)).get()
 
 
 Others = Callable[[], Connection]

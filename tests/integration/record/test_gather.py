@@ -22,13 +22,12 @@ from joblane.record.task.stop import Stop
 from joblane.record.task.waits import READ_CHILDREN, read_children, read_history
 from joblane.sweep import held
 from tests.builders.rows import TOKEN, In, active, put
+from tests.builders.waits import Others, claimed, stop_of, stopped
 from tests.integration.record.test_races import waiting_for_a_lock
-from tests.integration.record.test_waits import Others, claimed, others, stop_of, stopped
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one
 from tests.world import World
 
-__all__ = ["others"]  # the fixture
 Race = Callable[[World, Others], None]
 
 

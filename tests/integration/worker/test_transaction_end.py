@@ -32,12 +32,6 @@ STATEMENTS = [
 ]
 
 
-@pytest.fixture
-def effects(world: World) -> World:
-    world.run("create table effects (task_id text, what text unique)")
-    return world
-
-
 def through_session(ctx: TaskContext, statement: str) -> None:
     ctx.session.execute(text(statement))
 
