@@ -45,7 +45,7 @@ def background_of_provider() -> Background | None:
 def _flush_at_end(spans: Background | None) -> None:
     """Export what is left when the process ends: a short program has exported nothing before."""
     meters = metrics.get_meter_provider()
-    numbers = Background(meters.force_flush, None) if hasattr(meters, "force_flush") else None
+    numbers = Background("metrics", meters.force_flush, None) if hasattr(meters, "force_flush") else None
 
     def flush() -> None:
         ends = time.monotonic() + END_SECONDS

@@ -30,7 +30,8 @@ WITHIN = "1 hour"
 """The time of a cause's last failed run is written if it is later by this."""
 FIRST = "timestamptz '1973-01-01 UTC'"
 """The earliest time that the table takes."""
-VERSION = "(select d.version from joblane.deploys d where d.at <= {at} and d.done_at is not null order by d.at desc, d.number desc limit 1)"
+VERSION = """(select d.version from joblane.deploys d where d.at <= {at} and d.done_at is not null
+         order by d.at desc, d.number desc limit 1)"""
 """The version whose deploy had started at a time, and is done by now. Null: the deploy is not known."""
 
 FIND = f"""

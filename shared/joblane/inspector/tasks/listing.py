@@ -60,7 +60,13 @@ select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attemp
 
 
 def tasks(
-    scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int, *, oldest_first: bool = False
+    scope: Scope,
+    filter_: Filter,
+    action: BulkAction | None,
+    after: str | None,
+    limit: int,
+    *,
+    oldest_first: bool = False,
 ) -> TaskPage:
     check_number("limit", limit, LARGEST_PAGE)
     chosen = _chosen(scope, filter_, action)
