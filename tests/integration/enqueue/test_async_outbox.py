@@ -246,7 +246,7 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
     assert rows(world) == sorted(ids)
     assert len(messages) == number
     wait_for_threads()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may have ended
 
 
 def test_a_commit_that_can_start_no_thread_leaves_the_send_to_the_sweep(
