@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from joblane.tasks.event_kinds import OBSERVERS
 from joblane.worker.flush import logged
 from joblane.worker.run import Run, ms_since
-from joblane.worker.worker import Batch
 
 if TYPE_CHECKING:
     from joblane.names import Queue
@@ -71,14 +70,12 @@ class ObservedRun(Run):
                 observer.end(state, self.claim, end, milliseconds)
 
 
-class ObservedBatch(Batch):
-    """A batch of observed runs, with the durations of its statements."""
-
-    run_type = ObservedRun
+class Observing:
+    """The part of a batch of observed runs that measures its statements."""
 
     def _claim(self, deliveries: Mapping[str, Received]) -> list[Run] | None:
         started = time.perf_counter()
-        runs = super()._claim(deliveries)
+        runs: list[Run] | None = super()._claim(deliveries)  # type: ignore[misc]
         for run in runs or ():
             assert isinstance(run, ObservedRun)
             run.claim_ms = ms_since(started)
@@ -86,7 +83,7 @@ class ObservedBatch(Batch):
 
     def _record(self, runs: Sequence[Run]) -> None:
         started = time.perf_counter()
-        super()._record(runs)
+        super()._record(runs)  # type: ignore[misc]
         for run in runs:
             assert isinstance(run, ObservedRun)
             run.report(ms_since(started))

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 
 from joblane import telemetry
@@ -125,10 +126,12 @@ def has_time(task: Task[Any, Any], invocation: Invocation, runs: int = 1) -> boo
     return invocation.ends - time.monotonic() - KILL_MARGIN_SECONDS >= needed
 
 
+@cache
 def observed_batch() -> type[Batch]:
-    from joblane.worker.observed import ObservedBatch
+    """Return the variant of a batch whose runs are observed."""
+    from joblane.worker.observed import ObservedRun, Observing
 
-    return ObservedBatch
+    return type("ObservedBatch", (Observing, Batch), {"run_type": ObservedRun})
 
 
 class Batch:
