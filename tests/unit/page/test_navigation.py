@@ -12,7 +12,7 @@ from joblane.page.app import PAGES
 from joblane.page.navigation import AREAS, areas, keys, place
 from joblane.record.row.states import State
 
-WITH_PARAMETERS = {"/runs": "/runs?type=a:b", "/runs/why": "/runs/why?type=a:b"}
+WITH_PARAMETERS = {path: f"{path}?type=a:b" for path in ("/runs", "/runs/why", "/runs/logs")}
 
 
 @pytest.mark.parametrize("path", PAGES)
