@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from joblane.tasks.task import Task
     from joblane.worker.run import Alarm
 
-Ended = tuple[Any, BaseException | None]
+HandlerEnd = tuple[Any, BaseException | None]
 """The result of a handler, or the exception with which a run ends."""
 E = TypeVar("E", bound=BaseException)
 RETURNED = (StopIteration, StopAsyncIteration)
@@ -71,7 +71,7 @@ class Around:
         """Call an ``async def`` handler inside of the hooks. Its asyncio task has a context of its own."""
         return _returned(*await self._run(handler, is_async=True))
 
-    async def _run(self, handler: Callable[[], Any], *, is_async: bool) -> Ended:
+    async def _run(self, handler: Callable[[], Any], *, is_async: bool) -> HandlerEnd:
         """Call the handler and the parts of the hooks. Nothing waits if ``is_async`` is False."""
         started: list[tuple[Hook, Any]] = []
         result: Any = None
@@ -101,7 +101,7 @@ class Around:
         finally:
             error = raised = None  # they keep this frame
 
-    async def _handled(self, handler: Callable[[], Any], *, is_async: bool) -> Ended:
+    async def _handled(self, handler: Callable[[], Any], *, is_async: bool) -> HandlerEnd:
         """Call the handler, and flush its session: a hook sees its error, as one of the handler."""
         try:
             result = handler()
@@ -146,7 +146,7 @@ class Around:
         return raised if isinstance(raised, TaskTimeout) else _caused(TaskTimeout(TIMED_OUT), raised)
 
 
-def _completed(coroutine: Coroutine[Any, Any, Ended]) -> Ended:
+def _completed(coroutine: Coroutine[Any, Any, HandlerEnd]) -> HandlerEnd:
     """Return the value of a coroutine that never waits."""
     try:
         coroutine.send(None)
