@@ -286,7 +286,9 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
         stub.obsolete,
     ),
     "errors": lambda stub, limit=50, **_: views.errors(
-        causes=tuple(stub.groups[:limit]), number=len(stub.groups), ignored=stub.ignored
+        causes=tuple(one for one in stub.groups if one.recorded)[:limit],
+        number=sum(one.recorded for one in stub.groups),
+        ignored=stub.ignored,
     ),
     "mark_errors": lambda stub, fingerprints, state, **_: MarkedCauses(
         state, dict.fromkeys(fingerprints, CauseState.OPEN)

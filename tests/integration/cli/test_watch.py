@@ -63,7 +63,7 @@ def test_a_cause_is_redriven_and_the_outcome_is_shown(bulks: Bulks, inspector: I
 
     async def scenario(screen: Screen) -> None:
         await screen.press("5")
-        await screen.until("COUNT")
+        await screen.until("ARCHIVED")
         await screen.press("r")
         await screen.until("Redrive 2 tasks of sample:one")
         await screen.type("it works again")

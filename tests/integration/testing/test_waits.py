@@ -189,7 +189,7 @@ def test_a_poll_of_a_day_spends_no_attempt_and_has_no_dead_letter(jobs: JobTeste
 
 def test_a_poll_remembers_its_value(jobs: JobTester) -> None:
     jobs.enqueue(wait_render, Doc(), task_id="t")
-    jobs.drain(within=3 * MINUTE)
+    jobs.drain(within=3 * MINUTE + timedelta(seconds=30))
     ready.add("a")
     with jobs.crash_before_commit(wait_render):
         jobs.drain(within=HOUR).check()

@@ -395,7 +395,7 @@ def test_the_lists_of_watch_are_golden(golden: Golden, stub: FakeInspector, size
     states = (State.ARCHIVED, State.RETRY, State.ACTIVE, State.COMPLETED)
     rows = [views.task_row(id=f"task-{number}", state=state) for number, state in enumerate(states)]
     rows[3] = replace(rows[3], type=LONG, tenant=None)
-    stub.given(**(runs() | schedules() | {"rows": rows, "dead": dead()["dead"][2]}))
+    stub.given(**(runs() | schedules() | {"rows": rows}))
     found = queues()["overview"][-2]
     low = replace(found.queues[2], lanes=(views.lane(type="image:resize_all_variants"), *found.queues[2].lanes[1:]))
     stub.given(overview=replace(found, queues=(*found.queues[:2], low)), statistics=stub.answers["statistics"][0])

@@ -21,7 +21,7 @@ from joblane.cli.watch.grid import Grid
 from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
-from joblane.inspector.views import BulkOutcome, Pause, TaskPage
+from joblane.inspector.views import BulkOutcome, CauseState, Pause, TaskPage
 from joblane.local.errors import ForbiddenError
 from joblane.names import Queue
 from joblane.record.row.states import State
@@ -32,7 +32,7 @@ from tests.watching import Screen, watch
 
 HINTS = "/ filter  p pause  r retry  ? help  q quit"
 AWAY = DatabaseUnavailableError("the database is unavailable: connection refused. An action may have been carried out")
-LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "WHEN", "5": "COUNT", "6": "MEAN WAIT", "7": "LAST TICKS"}
+LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "WHEN", "5": "ARCHIVED", "6": "MEAN WAIT", "7": "LAST TICKS"}
 """Key of a list → a title of its table."""
 
 
@@ -342,11 +342,42 @@ def test_the_question_of_a_redrive_names_what_stops_it(stub: FakeInspector) -> N
 
     async def scenario(screen: Screen) -> None:
         await screen.press("5")
-        await screen.until("COUNT")
+        await screen.until("ARCHIVED")
         await screen.press("r")
         await screen.until("617 tasks would wait: type data:export is paused by ann")
         await screen.until("It will be refused.")
         assert stub.performed == []
+
+    watch(stub, scenario)
+
+
+def test_an_error_is_marked_with_a_note(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press("m")
+        await screen.until("m works on an error.")
+        await screen.press("5")
+        await screen.until("ARCHIVED")
+        await screen.press("m")
+        await screen.until("Mark TimeoutError of data:export as resolved")
+        await screen.press("enter")
+        await screen.until("It is then known: listed below the others until resolved or opened.")
+        await screen.type("the provider knows")
+        await screen.until(
+            lambda: stub.performed == [("mark_errors", (views.FINGERPRINT,), CauseState.KNOWN, "the provider knows")]
+        )
+        await screen.until("1 error is now known: listed below the others until resolved or opened.")
+
+    watch(stub, scenario)
+
+
+def test_an_error_of_tasks_that_retry_is_not_redriven(stub: FakeInspector) -> None:
+    stub.groups = [views.cause(archived=0, retry=3)]
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("5")
+        await screen.until("ARCHIVED")
+        await screen.press("r")
+        await screen.until("No task is archived with this error.")
 
     watch(stub, scenario)
 
@@ -361,12 +392,12 @@ def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> 
 
     async def scenario(screen: Screen) -> None:
         await screen.press("5")
-        await screen.until("COUNT")
+        await screen.until("ARCHIVED")
         await screen.press("r")
         await screen.until("The first 5 run as a canary, and the rest only if all of them complete.")
         await screen.until("Enter: redrive 940 tasks")
         await screen.type("the disk is empty")
-        chosen = Filter(fingerprint=views.FINGERPRINT)
+        chosen = Filter(fingerprint=views.FINGERPRINT, types=("data:export",))
         await screen.until(lambda: stub.performed == [("redrive", chosen, 5, 50, "the disk is empty")])
         await screen.until("Redrive: 5 of 940 tasks sent again")
         await screen.press("R")
@@ -382,7 +413,7 @@ def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> 
         await screen.until("Now 928 completed, 0 wait, 2 archived again. r works on a task or a cause")
         asked = len(stub.called("bulk_view"))
         await screen.press("R", "5")
-        await screen.until("COUNT")
+        await screen.until("ARCHIVED")
         await screen.until(lambda: "Redrive:" not in screen.text)
         assert len(stub.called("bulk_view")) == asked
         # an unreadable message runs no task that a canary could wait for
@@ -400,7 +431,7 @@ def test_read_only_refuses_every_action(stub: FakeInspector) -> None:
     async def scenario(screen: Screen) -> None:
         assert "read-only" in screen.lines[0]
         await screen.press("5")
-        await screen.until("COUNT")
+        await screen.until("ARCHIVED")
         for key in ("p", "r"):
             await screen.press(key)
             await screen.until("Nothing was done. It was started with --read-only.")

@@ -62,6 +62,7 @@ class Watch(App[None]):
         Binding("p", "pause", show=False),
         Binding("r", "retry", show=False),
         Binding("w", "wait", show=False),
+        Binding("m", "mark", show=False),
         Binding("R", "refresh", show=False),
         Binding("question_mark", "help", show=False),
         *(Binding(str(number), f"view({number})", show=False) for number in range(1, len(VIEWS) + 1)),
@@ -302,8 +303,6 @@ class Watch(App[None]):
             return
         if target.task is not None:
             self._show(replace(self._asked, task=target.task.id))
-        elif target.cause is not None and not target.cause.recorded:
-            self.say("These messages have no row, so there is no task to show. r sends them back.")
         else:
             self._filtered(target.words, view=VIEWS[1])
 
@@ -374,11 +373,24 @@ class Watch(App[None]):
         query = partial(self._inspector.task, target.task.id)
         self._offer("Continue the task", "Reading the task …", query, plans.of_wait)
 
+    def action_mark(self) -> None:
+        target = self._target
+        if not self._may_act():
+            return
+        if target is None or target.cause is None or not target.cause.fingerprint:
+            self.say("m works on an error.")
+            return
+        cause = target.cause
+        self._offer("Mark the error", "", lambda: cause, plans.marks)
+
     def action_retry(self) -> None:
         target = self._target
         if self._may_act():
             if target is not None and target.cause is not None:
                 cause = target.cause
+                if not cause.archived:
+                    self.say("No task is archived with this error. Its tasks are tried again by themselves.")
+                    return
                 query = partial(plans.preview, self._inspector, cause)
                 self._offer(
                     "Redrive", "Reading what will stop it …", query, lambda found: [plans.redrive(cause, found)]

@@ -23,19 +23,18 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.queries import Query
 from joblane.inspector.sentences import (
     counted,
+    left_out_lines,
     missed_line,
     need_line,
-    obsolete_line,
     pause_line,
     schedule_pause_line,
     trouble_line,
     unknown_lines,
-    unread_line,
     waiting_line,
 )
 from joblane.inspector.views import (
     Cause,
-    DeadLetters,
+    Causes,
     Lane,
     Now,
     Overview,
@@ -89,7 +88,8 @@ class RowTarget:
     def words(self) -> str:
         """The filter line for the tasks of the row."""
         if self.cause is not None:
-            return f"state=archived fingerprint={self.cause.fingerprint}"
+            of = f"fingerprint={self.cause.fingerprint}" if self.cause.fingerprint else "state=archived"
+            return f"type={self.cause.type} {of}"
         given = {"type": self.type, "queue": self.queue}
         return " ".join(f"{name}={value}" for name, value in given.items() if value)
 
@@ -170,7 +170,7 @@ def _draw_overview(now: Now, asked: Asked, width: int) -> Listing:
             *map(need_line, now.trouble.needs[:MOST_NEEDS]),
             *map(waiting_line, now.other_pauses),
             *unknown_lines(found),
-            *([f"{dead}. See why: list 5, Dead."] if found.archived.number else []),
+            *([f"{dead}. See why: list 5, Errors."] if found.archived.number else []),
         ),
     )
 
@@ -221,22 +221,16 @@ def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> List
 # --- Causes, types, schedules ----------------------------------------------------------------------------------------
 
 
-def _dead(inspector: Inspector, asked: Asked) -> DeadLetters:
-    found = inspector.dead(types=asked.chosen.types, since=asked.chosen.ended_after, sort="last")
-    return replace(found, groups=tuple(group for group in found.groups if includes(asked.chosen, group)))
+def _errors(inspector: Inspector, asked: Asked) -> Causes:
+    chosen = asked.chosen
+    found = inspector.errors(types=chosen.types, tenant=chosen.tenant, sort="runs", limit=MOST_ROWS)
+    return replace(found, causes=tuple(cause for cause in found.causes if includes(chosen, cause)))
 
 
-def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
-    notes = []
-    if found.obsolete:
-        notes = [obsolete_line(found.obsolete)]
-    if found.unread:
-        notes.append(unread_line(found))
-    targets = [
-        RowTarget(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None)
-        for group in found.groups
-    ]
-    made = listed(found.groups, width - BETWEEN, without=("Fingerprint",))
+def _draw_errors(found: Causes, asked: Asked, width: int) -> Listing:
+    targets = [RowTarget(f"{one.fingerprint} {one.type}", cause=one, type=one.type) for one in found.causes]
+    made = listed(found.causes, width - BETWEEN, without=("Fingerprint",))
+    notes = left_out_lines(found) if asked.chosen == Filter() else []
     return Listing(made, tuple(targets), None, tuple(notes))
 
 
@@ -307,13 +301,12 @@ VIEWS = (
     View("Running", _running, _draw_tasks, "Nothing runs."),
     View("Failures", _failures, _draw_failures, "No run has failed in the last {minutes} minutes.", ROW_FIELDS),
     View(
-        "Dead",
-        _dead,
-        _draw_dead,
-        "No archived tasks, and no dead letters.",
+        "Errors",
+        _errors,
+        _draw_errors,
+        "No run has failed within a day, and there are no archived tasks.",
         CAUSE_FIELDS,
-        RATHER_SECONDS,
-        command="dead",
+        command="errors",
     ),
     View("Types", _types, _draw_types, "There are no task types.", ("types",), selecting=True, command="pause"),
     View(

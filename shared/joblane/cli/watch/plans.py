@@ -16,7 +16,9 @@ from joblane.inspector.durations import duration, stamp
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import (
+    MARKED,
     PAUSE_EFFECT,
+    marked_line,
     note_of,
     pause_line,
     paused_line,
@@ -28,7 +30,7 @@ from joblane.inspector.sentences import (
     resumed_schedule_line,
     schedule_pause_line,
 )
-from joblane.inspector.views import ActionResult, BulkView, Cause, Pause, Preview, ScheduleRow, TaskRow, TaskView
+from joblane.inspector.views import ActionResult, BulkView, Cause, CauseState, Pause, Preview, ScheduleRow, TaskRow, TaskView
 from joblane.record.row.states import ENDED, WAITING, State
 
 REASON = Field("reason", "Reason, for the audit (optional)")
@@ -183,9 +185,8 @@ def preview(inspector: Inspector, cause: Cause) -> Preview:
 
 def _redriven(cause: Cause) -> tuple[Filter, int]:
     """The tasks of a cause, and the canary of their redrive."""
-    # an unreadable message creates no task to wait for
-    canary = DEFAULT_CANARY if cause.type and cause.archived > DEFAULT_CANARY else 0
-    return Filter(fingerprint=cause.fingerprint), canary
+    canary = DEFAULT_CANARY if cause.archived > DEFAULT_CANARY else 0
+    return Filter(fingerprint=cause.fingerprint, types=(cause.type,)), canary
 
 
 def redrive(cause: Cause, found: Preview) -> Plan:
@@ -195,14 +196,28 @@ def redrive(cause: Cause, found: Preview) -> Plan:
     def call(inspector: Inspector, given: dict[str, str]) -> Any:
         return inspector.redrive(chosen, canary=canary, rate=DEFAULT_RATE, reason=given["reason"] or None)
 
-    what = plural(cause.archived, "task" if cause.type else "unreadable message")
+    what = plural(cause.archived)
     first = f"The first {canary} run as a canary, and the rest only if all of them complete. " if canary else ""
-    text = f"{cause.error}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
+    text = f"{cause.described}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
     text += "".join(f"\n{block_line(block)}" for block in found.blocks)
     if found.canary_stopped:
         text += f"\nIt will be refused. The canary: {canary_stopped_line(found.canary_stopped)}."
-    of = f" of {cause.type}" if cause.type else ""
-    return Plan(f"Redrive {what}{of}", text, (REASON,), f"redrive {what}", call, report)
+    return Plan(f"Redrive {what} of {cause.type}", text, (REASON,), f"redrive {what}", call, report)
+
+
+def marks(cause: Cause) -> list[Plan]:
+    """The plans that mark a cause as known, resolved, ignored or open."""
+
+    def plan(state: CauseState, meaning: str) -> Plan:
+        def call(inspector: Inspector, given: dict[str, str]) -> Any:
+            return inspector.mark_errors((cause.fingerprint,), state, reason=given["reason"] or None)
+
+        reason = REASON if state is CauseState.OPEN else REQUIRED_REASON
+        title = f"Mark {cause.error_type} of {cause.type} as {state}"
+        return Plan(title, f"{cause.described}\n\n{meaning}", (reason,), f"mark it as {state}", call, marked_line)
+
+    wanted = [state for state in MARKED if state != cause.state and (state != "open" or cause.note)]
+    return [plan(CauseState(state), f"It is then {MARKED[state]}.") for state in wanted]
 
 
 def is_over(bulk: BulkView) -> bool:

@@ -23,8 +23,8 @@ ROW_FIELDS = (
     "created_before", "ended_after", "ended_before",
 )  # fmt: skip
 """Fields that :func:`matches` compares."""
-CAUSE_FIELDS = ("types", "error", "fingerprint", "ended_after")
-"""Fields that :func:`includes` compares."""
+CAUSE_FIELDS = ("types", "tenant", "error", "fingerprint", "ended_after")
+"""Fields of the list of errors."""
 
 
 def parsed(text: str) -> Filter:
@@ -89,7 +89,7 @@ def matches(chosen: Filter, row: TaskRow) -> bool:
 
 
 def includes(chosen: Filter, group: Cause) -> bool:
-    """True if a cause of dead letters matches the :data:`CAUSE_FIELDS` of a filter."""
+    """True if a cause matches the :data:`CAUSE_FIELDS` of a filter, apart from the tenant."""
     return (
         of_lane(chosen, group.type)
         and chosen.fingerprint in (None, group.fingerprint)
