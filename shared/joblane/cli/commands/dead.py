@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SIGNS = {"#": "# stands for a number, an id or a time", "…": "'…' for a quoted text", "@": "@ for an address"}
 """Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.outcome.normalised`."""
-PARTS = ("Runs", "Over time", "Tenants", "Version")
+PARTS = ("Runs", "Over time", "Retry", "Tenants", "Version")
 """Columns of an error that a list of dead letters leaves out."""
 
 
