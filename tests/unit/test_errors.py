@@ -22,7 +22,7 @@ from joblane.errors import (
     TaskIdConflictError,
     TaskTimeout,
 )
-from joblane.worker.outcome import normalised
+from joblane.record.causes import normalised
 
 
 def test_all_errors_except_the_interrupts_have_one_root() -> None:

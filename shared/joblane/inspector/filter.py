@@ -28,7 +28,7 @@ MOST_ERRORS = 5
 SORTS = ("count", "last")
 """The orders of dead letters: the largest first, or those that came last first."""
 CAUSE_SORTS = ("last", "runs")
-"""The orders of errors: those that came last first, or those with the most failed runs."""
+"""The orders of errors: the latest failure first, or the most failed runs."""
 TROUBLE = "trouble"
 """The order of tenants: failed runs of the last hour, and tasks that are due or held, most first."""
 BULK_TYPE = BULK

@@ -12,12 +12,10 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from joblane.record.causes import MAX_SHOWN, shown
 from joblane.record.driver.connection import Connection
 from joblane.record.run_statistics import LATEST_END
-from joblane.worker.outcome import normalised
 
-MAX_SHOWN = 300
-"""Characters of a cause's message."""
 KEPT_DAYS = 180
 """A cause is kept this long after its last failed run, unless an operator ignores it."""
 MOST_CAUSES = 100_000
@@ -79,17 +77,12 @@ update joblane.causes c
   from json_to_recordset($1::json) as x(fingerprint text, type text, again_at timestamptz)
  where c.fingerprint = x.fingerprint and c.type = x.type and c.mark = 'resolved' and c.marked_at < x.again_at
 """
-"""A resolved cause that has come back is new again. One that was marked meanwhile keeps its mark."""
+"""A resolved cause that has come back is new again. A mark that an operator has set meanwhile stays."""
 REMOVE = f"""
 delete from joblane.causes
  where last_at < clock_timestamp() - interval '{KEPT_DAYS} days' and mark is distinct from 'ignored'
     or last_at < (select last_at from joblane.causes order by last_at desc offset {MOST_CAUSES} limit 1)
 """
-
-
-def shown(message: str) -> str:
-    """Return the first line of an error without the ids and numbers of a single task."""
-    return normalised(message.partition("\n")[0][: 10 * MAX_SHOWN])[:MAX_SHOWN]
 
 
 def note_causes(connection: Connection, *, may_continue: Callable[[], bool]) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from joblane.errors import (
 )
 from joblane.json_values import check_tree
 from joblane.quotas import MAX_RESULT_BYTES, SNOOZE_CEILING
+from joblane.record.causes import normalised
 from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.tasks.retry import LONGEST, RetryDelay, delay_after
@@ -297,22 +297,6 @@ def _traceback(error: BaseException, scrub: Scrub, message: str) -> str:
 def is_project_code(file: str) -> bool:
     """True for the project's own code. The fingerprint uses the innermost such frame, not one in a library."""
     return not file.startswith(NOT_PROJECT_CODE) and "/site-packages/" not in file
-
-
-# The order matters: an address may be quoted, and may contain numbers.
-VARIABLE_PARTS = (
-    (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+"), "@"),
-    (re.compile(r"(?<!\w)(['\"`])(?:(?!\1).)*\1(?!\w)|“[^”]*”|‘[^’]*’"), "'…'"),
-    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.,]*(Z|[+-]\d\d:?\d\d)?"), "#"),
-    (re.compile(r"\b(0x)?[0-9a-f]*\d[0-9a-f]*(?:[-:.][0-9a-f]+)*\b|[0-9a-f-]{8,}|\d+", re.IGNORECASE), "#"),
-)
-
-
-def normalised(message: str) -> str:
-    """Replace the quoted values, addresses, ids and numbers in an error message, so that equal errors compare equal."""
-    for pattern, placeholder in VARIABLE_PARTS:
-        message = pattern.sub(placeholder, message)
-    return message
 
 
 Part = str | Callable[[], str]

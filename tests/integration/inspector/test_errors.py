@@ -285,7 +285,7 @@ def test_lost_runs_have_a_cause_while_their_task_retries(inspector: Inspector, w
 
 
 def test_a_message_holds_no_value_of_a_redacted_field(inspector: Inspector, world: World) -> None:
-    """The text is that of the run, whose redacted values the worker has removed, without ids and numbers."""
+    """It is the message of the run, whose redacted values the worker has removed, without ids and numbers."""
     fail(world, "it", "aaaa", message="no account 'PLANTED' for 4711")
     sweep(world)
     assert only(inspector).message == "no account '…' for #"

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from joblane.worker.outcome import MAX_TRACEBACK, Failure, normalised
+from joblane.record.causes import normalised
+from joblane.worker.outcome import MAX_TRACEBACK, Failure
 from tests.builders import views
 
 

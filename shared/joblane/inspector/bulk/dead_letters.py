@@ -29,6 +29,7 @@ from typing import Any
 from joblane.inspector.filter import Filter
 from joblane.json_values import digest
 from joblane.names import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.record.causes import MAX_SHOWN, normalised
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import ENDED, State, as_read
 from joblane.sqs.client import Entry, Sqs
@@ -36,10 +37,8 @@ from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE, Received
 from joblane.sqs.tick import tick_id
-from joblane.sweep.causes import MAX_SHOWN
 from joblane.tasks.places import lanes_of
 from joblane.tasks.task import Task
-from joblane.worker.outcome import normalised
 
 FINGERPRINT = "message:"
 """The prefix of fingerprints of dead letters without a row."""

@@ -18,8 +18,9 @@ from joblane.inspector.stage.performance import SHORTEST
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, check_within, checked
 from joblane.inspector.views.causes import QUIET, Cause, CauseNote, Causes, CauseState
 from joblane.names import Queue, dead_letter_name, lane_name
+from joblane.record.causes import MAX_SHOWN, shown
 from joblane.record.row.states import as_read
-from joblane.sweep.causes import MAX_SHOWN, VERSION, shown
+from joblane.sweep.causes import VERSION
 
 BARS = 24
 MOST_RUNS = 100_000
@@ -118,9 +119,10 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
            from joblane.tasks q where q.id = coalesce(l.id, a.id)) as q on true
  order by l.place
 """
-"""The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: those that are
-listed), in the order $5, only those of tasks that were archived since $10 (null: at any time) if $6, the first $7 of
-them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as seconds since 1970."""
+"""The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: all but ignored
+ones without archived tasks), in the order $5, if $6 only causes of tasks that were archived since $10 (null: at any
+time), the first $7 of them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as
+seconds since 1970."""
 NOW = "select clock_timestamp()"
 
 

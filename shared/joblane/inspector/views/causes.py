@@ -25,7 +25,7 @@ class CauseState(StrEnum):
 
 
 QUIET = (CauseState.KNOWN, CauseState.RESOLVED, CauseState.IGNORED)
-"""The states of causes that need nobody."""
+"""The states of causes that need no operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Cause:
 
     @property
     def is_quiet(self) -> bool:
-        """True if it needs nobody: it is known, resolved or ignored."""
+        """True if it needs no operator: it is known, resolved or ignored."""
         return self.state in QUIET
 
 
@@ -113,7 +113,7 @@ LISTINGS[Cause] = Listing(
 
 @dataclass(frozen=True, slots=True)
 class Causes:
-    """Causes from ``since`` to ``at``, and their number. ``causes``: those that are listed.
+    """Causes from ``since`` to ``at``, and their number. ``causes``: the listed causes.
 
     ``runs``: the failed runs of all causes in this time. ``ignored``: ignored causes that are not listed.
     ``exact`` False: only the latest 100,000 failed runs were counted, or there are more causes than are listed.
