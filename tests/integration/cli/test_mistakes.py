@@ -41,7 +41,11 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "bulk show nope": (3, "there is no bulk action 'nope' in this stage; `joblane bulk ls` lists the latest"),
     "bulk abort nope": (3, "there is no bulk action 'nope' in this stage; `joblane bulk ls` lists the latest"),
     "redrive 0123456789abcdef --yes": (3, "no archived task or dead letter matches; `joblane dead` lists them"),
-    "ack 0123456789abcdef --reason x": (3, "no archived task has the fingerprint 0123456789abcdef"),
+    "errors known 0123456789abcdef --reason x": (3, "no failure has the fingerprint 0123456789abcdef"),
+    "ack 0123456789abcdef --reason x": (2, "Use `joblane errors known FINGERPRINT --reason …`"),
+    "errors --state nwe": (2, "--state: 'nwe' is not valid. Did you mean 'new'? Valid: new, open, known"),
+    "errors --within 1m": (2, "--within: 5m to 30d is required, not 1m"),
+    "errors resolve 0123456789abcdef": (2, "Missing option '--reason'"),
     # wrong values
     "ls --state archve": (2, "--state: 'archve' is not valid. Did you mean 'archived'"),
     "ls --state held,pending": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.stage import causes as causes_sql
 from joblane.inspector.views import Cause, CauseState
+from joblane.sweep import causes as causes_sweep
 from joblane.sweep.causes import note_causes
 from tests.builders.rows import In, active, archived, put
 from tests.bulks import Bulks
@@ -290,3 +293,68 @@ def test_a_message_holds_no_value_of_a_redacted_field(inspector: Inspector, worl
     sweep(world)
     assert only(inspector).message == "no account '…' for #"
     assert "PLANTED" not in str(world.run("select message from joblane.causes"))
+
+
+# --- Planted faults ------------------------------------------------------------------------------------------------
+
+Scenario = Callable[[Inspector, World], None]
+PLANTS: dict[str, tuple[Any, str, str, str, Scenario]] = {
+    "only archived tasks are grouped": (
+        causes_sql, "FIND", "order by started_at desc limit", "and false order by started_at desc limit",
+        test_an_outage_whose_tasks_retry_comes_before_the_cause_of_archived_tasks,
+    ),
+    "tasks in retry are not counted": (
+        causes_sql, "FIND", "fingerprint is not null and finished_at is null", "false",
+        test_an_outage_whose_tasks_retry_comes_before_the_cause_of_archived_tasks,
+    ),
+    "archived tasks are listed only with runs in the time": (
+        causes_sql, "FIND", "runs r full join tasks", "runs r left join tasks",
+        test_archived_tasks_whose_runs_lie_before_the_time_are_listed,
+    ),
+    "two types of a fingerprint are one": (
+        causes_sql, "FIND", "select fingerprint, type, tenant,", "select fingerprint, 'sample:one' as type, tenant,",
+        test_two_types_with_one_fingerprint_are_two_causes,
+    ),
+    "known errors are first": (
+        causes_sql, "FIND", "'ignored'], state) nulls first", "'ignored'], state) nulls last",
+        test_known_errors_follow_the_others_and_stay_known,
+    ),
+    "a resolved error stays resolved": (
+        causes_sql, "FIND", "c.mark <> 'resolved' or", "true or",
+        lambda inspector, world: test_a_resolved_error_is_new_again_once_a_later_run_fails(inspector, world, False),
+    ),
+    "the sweep leaves a resolved error as it is": (
+        causes_sweep, "REOPEN", "c.marked_at < x.again_at", "false",
+        lambda inspector, world: test_a_resolved_error_is_new_again_once_a_later_run_fails(inspector, world, True),
+    ),
+    "an ignored error hides archived tasks": (
+        causes_sql, "FIND", "state <> 'ignored' or archived > 0", "state <> 'ignored'",
+        test_an_ignored_error_is_listed_with_archived_tasks_only,
+    ),
+    "the sweep reads all runs again": (
+        causes_sweep, "FIND", "select max(last_at) from", "select min(last_at) - interval '1 year' from",
+        test_a_sweep_reads_no_run_again_that_an_earlier_one_has_seen,
+    ),
+    "an ignored error expires": (
+        causes_sweep, "REMOVE", "mark is distinct from 'ignored'", "true",
+        test_a_cause_expires_long_after_its_last_failure_unless_it_is_ignored,
+    ),
+    "the version is the latest one": (
+        causes_sweep, "WRITE", "d.at <= x.first_at", "true",
+        test_the_version_and_the_times_of_a_cause_outlive_its_runs,
+    ),
+}  # fmt: skip
+"""Fault → the statement, a part of it and the fault in its place, and the test that finds it."""
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_fault_is_found(
+    inspector: Inspector, world: World, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    module, name, part, fault, finds = PLANTS[plant]
+    statement = getattr(module, name)
+    assert part in statement
+    monkeypatch.setattr(module, name, statement.replace(part, fault))
+    with pytest.raises((AssertionError, ValueError)):  # a ValueError: another number of errors
+        finds(inspector, world)

@@ -46,9 +46,7 @@ def mark(scope: Scope, fingerprints: Sequence[str], state: CauseState, reason: s
     before = {fingerprint: CauseState(kept) for fingerprint, kept in scope.connection.run(KEPT, wanted)}
     before |= {cause.fingerprint: cause.state for cause in found}
     if unknown := [fingerprint for fingerprint in wanted if fingerprint not in before]:
-        raise SelectionError(
-            "fingerprints", f"no failure has the fingerprint {unknown[0]}; `joblane errors` lists them"
-        )
+        raise SelectionError("filter", f"no failure has the fingerprint {unknown[0]}; `joblane errors` lists them")
     with audit.action(scope, ACTION, f"cause:{wanted[0]}", reason) as doing:
         rows = [(one.fingerprint, one.type, one.error_type, one.message, one.first_at, one.last_at) for one in found]
         write_causes(doing.connection, [(*row, None) for row in rows])

@@ -119,9 +119,9 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
            from joblane.tasks q where q.id = coalesce(l.id, a.id)) as q on true
  order by l.place
 """
-"""The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: all but ignored
-ones without archived tasks), in the order $5, if $6 only causes of tasks that were archived since $10 (null: at any
-time), the first $7 of them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as
+"""The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: all except
+ignored ones without archived tasks), in the order $5, if $6 only causes of tasks that were archived since $10 (null: at
+any time), the first $7 of them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as
 seconds since 1970."""
 NOW = "select clock_timestamp()"
 
