@@ -279,8 +279,8 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "find": lambda stub, **_: views.found(),
     "logs": lambda stub, **_: tuple(stub.lines),
     "type_logs": lambda stub, **_: tuple(stub.lines),
-    "dead": lambda stub, recorded=True, **_: DeadLetters(
-        tuple(one for one in stub.groups if recorded or not one.recorded),
+    "dead": lambda stub, messages_only=False, **_: DeadLetters(
+        tuple(one for one in stub.groups if not (messages_only and one.recorded)),
         {"jobs-default-data-export-dlq": 4},
         0,
         stub.obsolete,

@@ -28,6 +28,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.person import Person
+from joblane.inspector.views import CauseState
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import respond
 from joblane.page.rendering import as_json
@@ -51,7 +52,8 @@ PAGES = {
     "find": "/find",
     "dry-run": "/bulk/new?action=cancel&which=all&state=scheduled",
     "bulk": "/bulk",
-    "dead": "/dead",
+    "errors": "/errors",
+    "dead": "/errors/messages",
     "redrive": "/dead/redrive",
     "schedules": "/schedules",
     "schedule": "/schedules/show?name=acme-nightly",
@@ -606,9 +608,10 @@ def test_a_redrive_of_one_group_leaves_the_other_groups(visit: Visit, site: Site
     # given
     groups = {group.type: group.archived for group in site.inspector.dead().groups}
     assert set(groups) == {"data:export", "user:invitation", "tenant:initialize"}
-    page = visit().go("/dead")
-    expect(page.get_by_text("3 causes")).to_be_visible()
+    page = visit().go("/dead")  # the former address
+    expect(page.get_by_text("3 errors")).to_be_visible()
     # when
+    page.get_by_label(re.compile("Actions on .* of user:invitation")).click()
     page.get_by_role("link", name=re.compile("Redrive .* of user:invitation")).click()
     expect(page.get_by_role("heading", name=f"Redrive {groups['user:invitation']}?")).to_be_visible()
     page.get_by_label("Canary").fill("0")
@@ -619,6 +622,25 @@ def test_a_redrive_of_one_group_leaves_the_other_groups(visit: Visit, site: Site
     expect(page.get_by_text("All tasks were processed.")).to_be_visible()
     now = {group.type: group.archived for group in site.inspector.dead().groups}
     assert now == {type_: count for type_, count in groups.items() if type_ != "user:invitation"}
+
+
+def test_errors_are_marked_together_and_opened_again(visit: Visit, site: Site) -> None:
+    page = visit().go("/errors")
+    for type_ in ("data:export", "tenant:initialize"):
+        page.get_by_label(re.compile(f"Select .* of {type_}")).check()
+    page.get_by_label("Note").fill("the provider is down")
+    page.locator("#mark").get_by_role("button", name="Known").click()
+    expect(page.get_by_text("2 errors are now known: listed below the others")).to_be_visible()
+    assert [one.type for one in site.inspector.errors().causes if not one.note] == ["user:invitation"]
+    # and one of them in its menu, after which the list is the chosen one
+    page.goto(page.url.partition("/errors")[0] + "/errors?state=known")
+    page.get_by_label(re.compile("Actions on .* of data:export")).click()
+    page.locator(".menu[open]").get_by_role("button", name="Open").click()
+    expect(page.get_by_text("1 error is now open.")).to_be_visible()
+    expect(page.get_by_text("1 error", exact=True)).to_be_visible()
+    site.inspector.mark_errors(
+        tuple(one.fingerprint for one in site.inspector.errors().causes if one.note), CauseState.OPEN
+    )
 
 
 def test_a_queue_and_a_limit_are_paused_and_resumed(visit: Visit, site: Site) -> None:

@@ -193,15 +193,15 @@ class Inspector:
         tenant: str | None = None,
         since: datetime | None = None,
         sort: str = "count",
-        recorded: bool = True,
+        messages_only: bool = False,
     ) -> views.DeadLetters:
         """The causes of archived tasks, and of dead letters without a row, with the failed runs of the last day.
 
         ``types``: none for all. ``tenant``: only its tasks, in each number. ``since``: only causes of tasks that
         were archived at this time or later. ``sort``: ``count``, the cause with the most such tasks first, or
-        ``last``, the cause with the latest failure first. ``recorded`` False: dead letters without a row alone.
+        ``last``, the cause with the latest failure first. ``messages_only``: only dead letters without a row.
         """
-        return dead.groups(self._scope, types, tenant, since, sort, recorded=recorded)
+        return dead.groups(self._scope, types, tenant, since, sort, messages_only=messages_only)
 
     @needs(VIEW)
     def errors(

@@ -53,11 +53,11 @@ def groups(
     since: datetime | None,
     sort: str,
     *,
-    recorded: bool = True,
+    messages_only: bool = False,
 ) -> DeadLetters:
     """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released.
 
-    ``recorded`` False: only the groups of messages without a row.
+    ``messages_only``: only the groups of messages without a row.
     """
     if sort not in SORTS:
         raise SelectionError("sort", f"{' or '.join(SORTS)} is required")
@@ -68,7 +68,7 @@ def groups(
     ]
     unrecorded = [group for group in _unrecorded(scope, wanted) if since is None or group.last_at >= since]
     found = sorted(unrecorded, key=lambda group: (-group.archived, group.fingerprint))
-    if recorded:
+    if not messages_only:
         found = [*causes.read(scope, chosen, sort="archived", archived_only=True, limit=MAX_GROUPS).causes, *found]
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)

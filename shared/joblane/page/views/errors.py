@@ -56,7 +56,7 @@ def show(request: Request, inspector: Inspector) -> Response:
 
 def messages(request: Request, inspector: Inspector) -> Response:
     """The dead-letter queues, and their messages without a row."""
-    return page(request, "dead.html", dead=inspector.dead(recorded=False))
+    return page(request, "dead.html", dead=inspector.dead(messages_only=True))
 
 
 def of_before(request: Request, inspector: Inspector) -> Response:
