@@ -60,7 +60,7 @@ def queues(
 
     console = terminal.console()
     for each in tables.trouble(now.trouble):
-        console.print(each)
+        console.print(each, soft_wrap=True)
     console.print()
     if by == "type":
         lists.show([row for row in now.types if not row.is_empty] or now.types)
