@@ -253,19 +253,27 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     found = alarms_of(prod)
     parts = {part_of(task.type) for task in lanes}
     timed = {part_of(task.type) for task in lanes if not task.resumable}
-    # three for each lane, throttles of the parts and of the other functions, near timeouts, and 16 of the stage
-    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 16
+    # three for each lane, throttles of the parts and of the other functions, near timeouts, and 17 of the stage
+    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 17
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 22
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 23
 
 
-def test_a_small_stage_has_17_alarms_that_read_24_metrics(small: Template) -> None:
+def test_a_small_stage_has_18_alarms_that_read_25_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
-    found_by_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot"}
+    found_by_sweep = {
+        "moved-by-sqs",
+        "waiting",
+        "waiting-critical",
+        "missed-tick",
+        "stuck-lease",
+        "old-snapshot",
+        "lowered-limit",
+    }
     of_events = {"events-late", "events-dropped"}
     assert names == {"archived", "throttles", "refused", *found_by_sweep, *OF_SWEEP, *of_events, *OF_DATABASE}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 24
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 25
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 

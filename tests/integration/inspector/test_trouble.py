@@ -12,10 +12,11 @@ import pytest
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.sentences import need_line, trouble_line
-from joblane.inspector.stage import doctor, doctor_control, glance, trouble
+from joblane.inspector.stage import doctor, glance, trouble
 from joblane.inspector.views import Grade, TypeNow
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
+from joblane.sweep.lowered_limits import Lowered
 from joblane.tasks.limit import Rate
 from tests.builders.rows import In
 from tests.builders.snapshots import session, swept
@@ -264,8 +265,8 @@ def test_a_wrong_period_is_refused(scene: Scene, minutes: int) -> None:
 # --- Planted faults ---------------------------------------------------------------------------------------------------
 
 PLANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "limits are not read": lambda patch: patch.setattr(doctor_control, "lowered", lambda scope: []),
-    "a limit of 0 is a warning": lambda patch: patch.setattr(doctor_control.Lowered, "stops", False),
+    "limits are not read": lambda patch: patch.setattr(trouble, "lowered", lambda connection: []),
+    "a limit of 0 is a warning": lambda patch: patch.setattr(Lowered, "stops", False),
     "effects come first": lambda patch: patch.setattr(trouble, "PARTS", (*trouble.PARTS[4:], *trouble.PARTS[:4])),
     "grades are not sorted": lambda patch: patch.setattr(doctor, "ORDER", (Grade.WARNING, Grade.BAD, Grade.UNKNOWN)),
 }

@@ -218,6 +218,29 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
     assert world.sweep().stuck == 0
 
 
+def test_a_lowered_limit_that_keeps_tasks_waiting_has_a_metric_and_a_line_without_its_key(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.deploy(discover().values())
+    world.run("insert into joblane.limits (name, slots) values ('provider', 5), ('sample:one/', 2)")
+    world.run(
+        "insert into joblane.limit_changes (name, slots, reason, changed_by)"
+        " values ('provider', 0, 'r', 'ann'), ('sample:one/secret', 1, 'r', 'ann')"
+    )
+    assert "LoweredLimits" not in sweeps(world, capsys)[0]
+    for n, limit in enumerate(("provider", "sample:one/secret")):
+        waits: dict[str, Any] = {"wait_kind": "limit", "waits_for": limit, "due_at": In(-MINUTE), "seq": n + 1}
+        put(world, sample_one, f"held-{n}", state="held", shared_limit=None, place=1.0, **waits)
+    # a minute is within the target of the type, and nothing starts with a limit of 0
+    assert sweeps(world, capsys)[0]["LoweredLimits"] == 1
+    world.run("update joblane.tasks set due_at = due_at - interval '1 day' where state = 'held'")
+    metrics, lines = sweeps(world, capsys)
+    assert metrics["LoweredLimits"] == 2
+    found = [line for line in lines if "that an operator has lowered" in line["message"]]
+    assert {line["limit"] for line in found} == {"provider", "sample:one"}
+    assert "secret" not in str(found)
+
+
 def test_an_old_snapshot_has_a_metric_and_a_line_that_names_its_session(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

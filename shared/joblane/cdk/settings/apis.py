@@ -188,8 +188,8 @@ class Monitoring(Settings):
     """Address at which your team reads the page [Operate a stage](../how-to/operate.md), for the texts of the alarms,
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
-    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 19
-    metrics at most (23 with events; 4 more with a database of its own, 3 with a NAT instance), and a dashboard with at
+    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 20
+    metrics at most (24 with events; 4 more with a database of its own, 3 with a NAT instance), and a dashboard with at
     most 50 metrics, for any number of types. The alarms of ``failing_percent`` and ``near_timeout_percent`` exist only
     with ``lanes``."""
     topic_key: bool = True
@@ -211,6 +211,9 @@ class Monitoring(Settings):
     """Dead letters of front doors, and ticks that could not be sent."""
     missed_ticks: Count = 1
     """Ticks without a task."""
+    lowered_limits: Count = 1
+    """Limits that an operator has lowered and for which tasks wait: longer than the ``target_wait`` of their type, or
+    at all, if nothing may start."""
     stuck_leases: Count = 1
     """Runs whose lease ended more than ten minutes ago and whose end is not recorded."""
     old_snapshot_minutes: Annotated[int, Field(ge=15)] | Literal["off"] = 30

@@ -204,6 +204,17 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
             topic=Topic.URGENT,
         ),
         reported(
+            "lowered-limit",
+            "LoweredLimits",
+            monitoring.lowered_limits,
+            heading="a-lowered-limit",
+            says="Tasks wait for a limit that an operator has lowered, possibly to 0. The sweep's log names it.",
+            run="queues",
+            path="/",
+            topic=Topic.URGENT if has_critical else Topic.LATER,
+            is_state=True,
+        ),
+        reported(
             "stuck-lease",
             "StuckLeases",
             monitoring.stuck_leases,

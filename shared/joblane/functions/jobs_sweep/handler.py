@@ -23,6 +23,7 @@ from joblane.sqs.client import Sqs
 from joblane.sweep.causes import note_causes
 from joblane.sweep.duties import Duties, within_share
 from joblane.sweep.held_counts import HeldCounts, held_counts
+from joblane.sweep.lowered_limits import lowered
 from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.sweep.old_snapshot import old_snapshot
 from joblane.sweep.run_statistics import AddedUp, add_up
@@ -89,6 +90,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": duties.run("moved dead letters", lambda: _moved_by_sqs(ctx, tasks, sqs), 0),
         "OldestSnapshotSeconds": duties.run("old snapshots", lambda: _old_snapshot_seconds(ctx), 0),
+        "LoweredLimits": duties.run("lowered limits", lambda: _lowered_limits(ctx, tasks), 0),
         "EventsWaiting": swept.events_waiting,
         "EventsOldestSeconds": swept.events_oldest_seconds,
         "EventsDropped": swept.events_dropped,
@@ -194,6 +196,28 @@ def _waiting_too_long(ctx: TaskContext, tasks: Tasks, waits: Mapping[str, int], 
                 },
             )
     return late
+
+
+def _lowered_limits(ctx: TaskContext, tasks: Tasks) -> int:
+    """Return the number of limits that an operator has lowered and that keep tasks waiting, and log a line for each.
+
+    The line has the name without the key, which can be a value of a payload.
+    """
+    by_name, number = {name: task for task in tasks.values() for name in task.types}, 0
+    for limit in lowered(ctx.connection()):
+        if limit.change is None or not limit.keeps(limit.missed(by_name.get)):
+            continue
+        number += 1
+        ctx.logger.error(
+            "tasks wait for a limit that an operator has lowered: `joblane queues` names it, `joblane limits reset` "
+            "returns to the declared values",
+            extra={
+                "limit": limit.name.partition("/")[0],
+                "held": limit.number,
+                "waits_seconds": round(limit.oldest or 0),
+            },
+        )
+    return number
 
 
 def _old_snapshot_seconds(ctx: TaskContext) -> int:

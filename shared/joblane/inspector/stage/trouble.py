@@ -27,6 +27,7 @@ from joblane.inspector.views.now import LEAST_RUNS
 from joblane.names import Queue
 from joblane.record.row.states import State
 from joblane.record.run_statistics import percentile
+from joblane.sweep.lowered_limits import lowered
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MOST = 20
@@ -77,9 +78,9 @@ def _of(scope: Glance) -> Trouble:
 
 def limits(scope: Glance) -> Iterator[Check]:
     """Limits that operators have lowered, and types whose tasks wait for another limit for longer than the target."""
-    lowered = doctor_control.lowered(scope)
-    yield from doctor_control.checks_of(scope, lowered)
-    explained = {type_ for each in lowered for type_, *_ in each.waiting}
+    found = lowered(scope.connection)
+    yield from doctor_control.checks_of(scope, found)
+    explained = {type_ for each in found for type_, *_ in each.waiting}
     for (_, type_), (number, seconds) in sorted(scope.recorded.held.items(), key=lambda item: -item[1][1]):
         if type_ not in explained and scope.is_late(type_, seconds) and (task := scope.task(type_)) is not None:
             times = lasting(timedelta(seconds=seconds)), lasting(task.target_wait)
