@@ -172,7 +172,7 @@ def test_bad_things_come_before_warnings_and_the_rest_is_counted(scene: Scene, m
     run(run(scene, "sample:one", "failed", 9), "sample:two", "completed", 9)
     found = scene.inspector.trouble()
     assert [check.what for check in found.needs] == ["limit shared", "runs of sample:one", "limit sample:tree"]
-    assert trouble_line(found) == "3 things need you."
+    assert trouble_line(found) == "3 things need you, 2 of them at once."
     monkeypatch.setattr(trouble, "MOST", 2)
     assert (len(scene.inspector.trouble().needs), scene.inspector.trouble().number) == (2, 3)
 

@@ -222,22 +222,24 @@ def test_a_lowered_limit_that_keeps_tasks_waiting_has_a_metric_and_a_line_withou
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())
-    world.run("insert into joblane.limits (name, slots) values ('provider', 5), ('sample:one/', 2)")
+    world.run("insert into joblane.limits (name, slots) values ('provider', 5), ('data:export/', 2)")
     world.run(
         "insert into joblane.limit_changes (name, slots, reason, changed_by)"
-        " values ('provider', 0, 'r', 'ann'), ('sample:one/secret', 1, 'r', 'ann')"
+        " values ('provider', 0, 'r', 'ann'), ('data:export/secret', 1, 'r', 'ann')"
     )
     assert "LoweredLimits" not in sweeps(world, capsys)[0]
-    for n, limit in enumerate(("provider", "sample:one/secret")):
-        waits: dict[str, Any] = {"wait_kind": "limit", "waits_for": limit, "due_at": In(-MINUTE), "seq": n + 1}
-        put(world, sample_one, f"held-{n}", state="held", shared_limit=None, place=1.0, **waits)
+    for n, (column, limit) in enumerate((("shared_limit", "provider"), ("key_limit", "data:export/secret"))):
+        waits: dict[str, Any] = {"waits_for": limit, column: limit, "total_limit": None, "due_at": In(-MINUTE)}
+        put(world, sample_one, f"held-{n}", type="data:export", state="held", seq=n + 1, **waits)
+    taken = active(600, type="data:export", key_limit="data:export/secret", passed="all", first_due_at=In(0), seq=9)
+    put(world, sample_one, "runs", **taken)
     # a minute is within the target of the type, and nothing starts with a limit of 0
     assert sweeps(world, capsys)[0]["LoweredLimits"] == 1
     world.run("update joblane.tasks set due_at = due_at - interval '1 day' where state = 'held'")
     metrics, lines = sweeps(world, capsys)
     assert metrics["LoweredLimits"] == 2
     found = [line for line in lines if "that an operator has lowered" in line["message"]]
-    assert {line["limit"] for line in found} == {"provider", "sample:one"}
+    assert {line["limit"] for line in found} == {"provider", "data:export"}
     assert "secret" not in str(found)
 
 
