@@ -354,7 +354,7 @@ def trouble_line(trouble: Trouble) -> str:
     """The first line of an overview: all is well, or the number of things that need an operator."""
     if not trouble.number:
         return "All is well: nothing needs you now."
-    number = "1 thing needs you" if trouble.number == 1 else f"{trouble.number} things need you"
+    number = "1 thing needs you" if trouble.number == 1 else f"{trouble.number:,} things need you"
     bad = sum(check.grade == "bad" for check in trouble.needs)
     return f"{number}, {bad} of them at once." if 0 < bad < trouble.number else f"{number}."
 
@@ -364,18 +364,22 @@ def need_line(check: Check) -> str:
     return f"{check.what}: {check.found}"
 
 
-def late_line(due: int, waited: str, target: str, tenant: str | None, its: int) -> str:
-    """Due tasks that wait too long, and the tenant that has ``its`` of them. ``due`` 0: they have just started."""
+def late_line(due: int, waited: str, target: str, tenant: str | None, its: tuple[int, int]) -> str:
+    """Due tasks that wait too long, and a tenant with many of them. ``due`` 0: they have just started. ``its``: its
+    number among the oldest, and the number of these."""
     if not due:
         return f"a task has been due for {waited}; the target is {target}"
     number = f"{plural(due)} {'is' if due == 1 else 'are'} due, the first for {waited}; the target is {target}"
-    return f"{number}. Tenant {tenant} has {its:,} of them" if tenant else number
+    if tenant is None:
+        return number
+    return f"{number}. Tenant {tenant} has {its[0]:,} of {'them' if its[1] == due else f'the first {its[1]:,}'}"
 
 
-def new_line(cause: Cause, now: datetime) -> str:
-    """A new error with its first version and numbers: ``new since 12 min, first in 3f2a1c0: 7 runs failed: …``."""
-    version = f", first in {cause.first_version}" if cause.first_version else ""
-    return f"new since {lasting(now - cause.first_at)}{version}. {cause_line(cause)}"
+def new_line(error: str, runs: int, version: str | None, age: timedelta, others: int) -> str:
+    """A new error: ``new since 12 min, first in 3f2a1c0: 7 runs failed: KeyError: …``. ``others``: further new ones."""
+    first = f", first in {version}" if version else ""
+    more = f", and {plural(others, 'more new error')}" if others else ""
+    return f"new since {lasting(age)}{first}: {plural(runs, 'run')} failed: {error}{more}"
 
 
 def held_line(number: int, waited: str, target: str) -> str:

@@ -108,7 +108,7 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     ),
     "an error that is new, of a type that seldom fails": (
         lambda on: fail(run(on, "sample:one", "completed", 200), 2),
-        "error of sample:one: new since 5 min. 2 runs failed: [new] ConnectionError: no route",
+        "error of sample:one: new since 5 min: 2 runs failed: ConnectionError: no route",
         "`joblane errors --type sample:one` shows it",
         "/errors?type=sample%3Aone",
     ),

@@ -22,7 +22,7 @@ from joblane.inspector.sentences import first_of, later_line, saving_line
 from joblane.inspector.stage import batching, doctor_aws, doctor_database
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.stage.glance import STUCK, Glance, glance
-from joblane.inspector.tasks.filter_sql import BOUND
+from joblane.inspector.tasks.filter_sql import BOUND, reading
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
 from joblane.inspector.views.now import BAD_SHARE, LEAST_RUNS, WARNING_SHARE
@@ -171,7 +171,8 @@ select result ->> 'events_refusal' from joblane.tasks
 
 def failures(scope: Scope) -> Iterator[Check]:
     """The share of failed runs of each type in the last 15 minutes."""
-    rows = scope.connection.run(FAILING)
+    with reading(scope.connection) as connection:
+        rows = connection.run(FAILING)
     for type_, number, failed in sorted(rows, key=lambda row: (-row[2] / row[1], row[0])):
         share = failed / number
         if number >= LEAST_RUNS and share >= WARNING_SHARE:
@@ -185,7 +186,9 @@ def failures(scope: Scope) -> Iterator[Check]:
 
 def hooks(scope: Scope) -> Iterator[Check]:
     """No hook has kept a handler from its start. No check if none has, as most stages have no hooks."""
-    for type_, number, problem in scope.connection.run(HOOKS):
+    with reading(scope.connection) as connection:
+        rows = connection.run(HOOKS)
+    for type_, number, problem in rows:
         found = f"{number:,} run{'s' * (number != 1)} could not start in the last {MINUTES} minutes: {problem}"
         do = "correct the hook and deploy: until then the messages stay in the queue, and no attempt is spent"
         yield Check(Grade.BAD, f"hooks of {type_}", found, do, path("/runs", type=type_))
@@ -268,7 +271,8 @@ def batches(scope: Scope) -> Iterator[Check]:
 
 def tenants(scope: Scope) -> Iterator[Check]:
     """Name types whose runs are of several tenants and have no limit per key. This is a note, and no problem."""
-    types = (scope.task(type_) for (type_,) in scope.connection.run(TENANTS))
+    with reading(scope.connection) as connection:
+        types = [scope.task(type_) for (type_,) in connection.run(TENANTS)]
     found = [task.type for task in types if task is not None and not (task.flow and task.flow.key)]
     if not found:
         yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {MINUTES} minutes")

@@ -57,14 +57,14 @@ select distinct p.type, c.type
 
 def schema(scope: Scope) -> Iterator[Check]:
     """The migrations, what differs from them, and the functions of this code."""
-    for check in version(scope):
+    for check in _version(scope):
         yield check
         if check.what == "migrations" and check.grade is Grade.GOOD:
             for each in differences(scope.connection):
                 yield Check(GRADES[each.severity], each.what, each.found, each.do)
 
 
-def version(scope: Scope) -> Iterator[Check]:
+def _version(scope: Scope) -> Iterator[Check]:
     """The migrations, and the functions of this code."""
     newest = migrations.newest()
     try:
@@ -82,7 +82,13 @@ def version(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, "migrations", ahead, "use the version that is deployed")
     else:
         yield Check(Grade.GOOD, "migrations", f"the database is at revision {applied}")
-    if applied is not None and not functions.installed(scope.connection):
+    if applied is not None:
+        yield from functions_of_code(scope)
+
+
+def functions_of_code(scope: Scope) -> Iterator[Check]:
+    """The database has the functions that this code calls. No check if it has."""
+    if not functions.installed(scope.connection):
         versions = [version for (version,) in scope.connection.run(VERSIONS)]
         others = "" if functions.VERSION in versions else ", ".join(versions)  # dropped by hand
         has = f", and has {others}" if others else ""

@@ -8,32 +8,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.inspector.durations import lasting
-from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.filter import PauseScope
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import held_line, late_line, new_line, waiting_line
 from joblane.inspector.shell import argument
-from joblane.inspector.stage import causes, doctor, doctor_control, doctor_database, overview
-from joblane.inspector.stage.glance import LIVE_TASKS, Glance, glance, last_minutes
-from joblane.inspector.tasks.filter_sql import BOUND
+from joblane.inspector.stage import doctor, doctor_control, doctor_database, overview
+from joblane.inspector.stage.glance import Glance, glance, last_minutes
+from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Check, Grade, Now, Paused, Trouble, TypeNow
-from joblane.inspector.views.causes import Cause, CauseState
 from joblane.inspector.views.now import LEAST_RUNS
 from joblane.names import Queue
 from joblane.record.row.states import State
 from joblane.record.run_statistics import percentile
+from joblane.sweep.causes import VERSION, shown
 from joblane.sweep.lowered_limits import lowered
 
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MOST = 20
 """Findings of an answer."""
-MOST_CAUSES = 50
-"""Errors that are read: those with the most failed runs."""
+MOST_RUNS, MOST_ERRORS = 20_000, 200
+"""Failed runs of the last hour that are read, from the latest on, and errors: those with the most of these runs."""
+MOST_LATE = 5_000
+"""Live tasks among which the tenants of late types are counted: the oldest."""
 MOST_DEAD = 2_000
 """Archived tasks that are read, from the newest on."""
 LEAST_FLOOD = 20
@@ -42,11 +43,40 @@ FLOOD_SHARE = 1 / 3
 """Share of the due tasks of a type that a tenant has at least, and twice its fair share, if it floods the type."""
 
 DUE_TENANTS = f"""
-with {LIVE_TASKS}
-select type, coalesce(tenant, ''), count(*) from live
- where type = any($2::text[]) and state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()
+select type, coalesce(tenant, ''), count(*)
+  from (select type, tenant, state, due_at from joblane.tasks where finished_at is null
+         order by created_at, id limit {MOST_LATE}) as oldest
+ where type = any($1::text[]) and state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()
  group by 1, 2 order by 3 desc limit 1000
 """
+NOW = "select clock_timestamp()"
+ERRORS = f"""
+with ran as (
+  select fingerprint, type, count(*) as runs, min(started_at) as first_at, max(started_at) as last_at,
+         max(task_id) as id
+    from (select fingerprint, type, started_at, task_id from joblane.task_attempts
+           where fingerprint is not null and type is not null and started_at >= now() - interval '1 hour'
+           order by started_at desc limit {MOST_RUNS}) as latest
+   group by 1, 2
+),
+marked as (
+  select r.type, r.fingerprint, r.runs, r.id, r.last_at, coalesce(c.since, r.first_at) as since, c.first_version,
+         c.error_type, c.message, c.mark, coalesce(c.mark = 'resolved' and r.last_at > c.marked_at, false) as is_back
+    from ran r left join joblane.causes c using (fingerprint, type)
+   order by r.runs desc, r.last_at desc limit {MOST_ERRORS}
+)
+select m.type, m.runs, case when m.is_back then m.last_at else m.since end,
+       coalesce(m.first_version, {VERSION.format(at="m.since")}), coalesce(m.error_type, a.error_type),
+       coalesce(m.message, a.error_message), m.mark, m.is_back or m.since >= now() - interval '1 hour',
+       m.mark is not null and not m.is_back
+  from marked m left join lateral (
+    select error_type, left(error_message, 3000) as error_message from joblane.task_attempts a
+     where m.error_type is null and a.task_id = m.id and a.fingerprint = m.fingerprint order by a.run desc limit 1
+  ) as a on true
+ order by m.runs desc, m.last_at desc
+"""
+"""The errors of the failed runs of the last hour, most runs first. An error that the sweep has not seen has no row of
+its own, and one that failed again after it was resolved is new."""
 DEAD = f"""
 select type, count(*), count(*) filter (where finished_at >= now() - interval '1 hour')
   from (select type, state, cleared, finished_at from joblane.tasks
@@ -54,6 +84,27 @@ select type, count(*), count(*) filter (where finished_at >= now() - interval '1
  where state = 'archived' and not cleared and finished_at >= now() - interval '1 day'
  group by type
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """A row of :data:`ERRORS`."""
+
+    type: str
+    runs: int
+    since: datetime
+    version: str | None
+    error_type: str | None
+    message: str | None
+    mark: str | None
+    is_new: bool
+    is_quiet: bool
+
+    @property
+    def text(self) -> str:
+        """Class and first line of the error, without ids and numbers."""
+        message = shown(self.message or "")
+        return f"{self.error_type}: {message}" if message else self.error_type or "an unknown error"
 
 
 def trouble(scope: Scope) -> Trouble:
@@ -90,35 +141,32 @@ def limits(scope: Glance) -> Iterator[Check]:
 
 def failures(scope: Glance) -> Iterator[Check]:
     """Failing types with their most frequent error, and the errors of other types that are new within an hour."""
-    found = causes.read(scope, Filter(), within=HOUR, sort="runs", limit=MOST_CAUSES)
+    with reading(scope.connection) as connection:
+        now, found = connection.run(NOW)[0][0], [_Error(*row) for row in connection.run(ERRORS)]
     failing = set[str]()
     for check in doctor.failures(scope):
         type_ = check.what.removeprefix("runs of ")
         failing.add(type_)
-        first = next((cause for cause in found.causes if cause.type == type_ and cause.runs), None)
-        yield check if first is None else _with_cause(check, first)
-    for cause in found.causes:
-        if cause.type not in failing and cause.runs and is_new(cause, found.at):
-            do = f"`joblane errors --type {cause.type}` shows it"
-            grade = Grade.BAD if cause.runs >= LEAST_RUNS else Grade.WARNING
-            yield Check(
-                grade, f"error of {cause.type}", new_line(cause, found.at), do, path("/errors", type=cause.type)
-            )
+        first = next((error for error in found if error.type == type_), None)
+        yield check if first is None or check.grade is Grade.GOOD else _with_error(check, first)
+    new: dict[str, list[_Error]] = {}
+    for error in found:
+        if error.is_new and not error.is_quiet and error.type not in failing:
+            new.setdefault(error.type, []).append(error)
+    for type_, (first, *others) in new.items():
+        grade = Grade.BAD if first.runs >= LEAST_RUNS else Grade.WARNING
+        line = new_line(first.text, first.runs, first.version, now - first.since, len(others))
+        do = f"`joblane errors --type {type_}` shows {'them' if others else 'it'}"
+        yield Check(grade, f"error of {type_}", line, do, path("/errors", type=type_))
 
 
-def _with_cause(check: Check, cause: Cause) -> Check:
+def _with_error(check: Check, error: _Error) -> Check:
     """A failing type with its error. An error that operators know is a warning."""
-    do = f"`joblane errors --type {cause.type}` shows its errors; `joblane pause type {cause.type}` stops it"
-    where = path("/errors", type=cause.type)
-    if check.grade is Grade.GOOD:
-        return check
-    grade = Grade.WARNING if cause.is_quiet else check.grade
-    return replace(check, grade=grade, found=f"{check.found}: {cause.described}", do=do, path=where)
-
-
-def is_new(cause: Cause, at: datetime) -> bool:
-    """True if the first failure was within the last hour, or if a resolved error is back."""
-    return cause.state is CauseState.NEW and not at - DAY < cause.first_at < at - HOUR
+    do = f"`joblane errors --type {error.type}` shows its errors; `joblane pause type {error.type}` stops it"
+    grade = Grade.WARNING if error.is_quiet else check.grade
+    mark = f"[{error.mark}] " if error.is_quiet else "[new] " if error.is_new else ""
+    where = path("/errors", type=error.type)
+    return replace(check, grade=grade, found=f"{check.found}: {mark}{error.text}", do=do, path=where)
 
 
 def pauses(scope: Glance) -> Iterator[Check]:
@@ -149,15 +197,18 @@ def waits(scope: Glance) -> Iterator[Check]:
         return
     names = [name for type_ in late for name in scope.tasks[type_].types]
     tenants: dict[str, Counter[str]] = {}
-    for name, tenant, number in scope.connection.run(DUE_TENANTS, str(BOUND), names):
+    with reading(scope.connection) as connection:
+        rows = connection.run(DUE_TENANTS, names)
+    for name, tenant, number in rows:
         if (task := scope.task(name)) is not None:
             tenants.setdefault(task.type, Counter())[tenant] += number
     ranked = sorted(late.items(), key=lambda item: ("critical" not in item[1][2], -item[1][0] / (item[1][1] or 1.0)))
     for type_, (seconds, target, _) in ranked:
         due = tenants.get(type_, Counter())
         tenant = flooding(due)
+        number = sum(each for (_, name), each in scope.recorded.due.items() if name in scope.tasks[type_].types)
         times = lasting(timedelta(seconds=seconds)), lasting(timedelta(seconds=target))
-        found = late_line(due.total(), *times, tenant, due[tenant] if tenant else 0)
+        found = late_line(number, *times, tenant, (due[tenant], due.total()) if tenant else (0, 0))
         do = f"`joblane why {type_}` says why"
         if tenant:
             do = f"`joblane pause tenant {argument(tenant)} --for 1h` lets the others pass; {do}"
@@ -172,7 +223,7 @@ def flooding(due: Counter[str]) -> str | None:
 
 
 PARTS: doctor.Parts = (
-    ("migrations", doctor_database.version),
+    ("functions", doctor_database.functions_of_code),
     ("jobs:sweep", doctor_database.sweep),
     ("limits", limits),
     ("hooks", doctor.hooks),
@@ -194,7 +245,8 @@ PARTS: doctor.Parts = (
 
 def _types(scope: Glance) -> Iterator[TypeNow]:
     recorded = scope.recorded
-    dead = {type_: numbers for type_, *numbers in scope.connection.run(DEAD)}
+    with reading(scope.connection) as connection:
+        dead = {type_: numbers for type_, *numbers in connection.run(DEAD)}
     lanes = {*recorded.tasks, *((queue, type_) for queue, type_, _ in recorded.type_minutes)}
     names = {type_ for _, type_ in lanes} | set(dead)
     by_type: dict[str, set[str]] = {type_: set(task.types) for type_, task in scope.tasks.items()}
