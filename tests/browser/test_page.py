@@ -48,6 +48,7 @@ Scheme = Literal["light", "dark"]
 
 PAGES = {
     "queues": "/",
+    "wall": "/?wall=1",
     "tasks": "/tasks?limit=12",
     "find": "/find",
     "dry-run": "/bulk/new?action=cancel&which=all&state=scheduled",
@@ -408,6 +409,37 @@ def test_the_refresh_is_chosen_for_every_page_of_the_browser(visit: Visit) -> No
     # and a page that does not change has no choice
     visitor.go("/enqueue?type=data:export")
     expect(page.locator("#life")).to_be_hidden()
+
+
+def test_the_tab_follows_the_trouble_and_a_wall_that_is_not_up_to_date_says_so(visit: Visit, site: Site) -> None:
+    visitor = visit()
+    page = visitor.go("/?wall=1")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("need")
+    before = int(re.match(r"\((\d+)\)", page.title())[1])  # type: ignore[index]
+    assert "icon" in str(page.locator("link[rel=icon]").get_attribute("href"))
+    # when an operator closes a limit
+    site.world.run("insert into joblane.limit_changes (name, slots, changed_by) values ('storage', 0, 'ann')")
+    patience = PATIENCE_SECONDS * 1000
+    expect(page).to_have_title(re.compile(rf"^\({before + 1}\) Now"), timeout=patience)
+    expect(page.get_by_text("limit storage")).to_be_visible()
+    # and when the page does not answer
+    page.route("**/?wall=1", lambda route: route.abort())
+    _refresh(page)
+    expect(page.locator("#stale")).to_be_visible()
+    expect(page).to_have_title(re.compile("^Not up to date"))
+    page.unroute("**/?wall=1")
+    site.world.run("delete from joblane.limit_changes")
+    expect(page).to_have_title(re.compile(rf"^\({before}\) Now"), timeout=patience)
+    # and when a deploy has changed the page, it loads itself
+    page.evaluate("window.old = true; document.getElementById('live')")
+    page.route(
+        "**/?wall=1",
+        lambda route: route.fulfill(body=route.fetch().text().replace("page.css?v=", "page.css?v=new"), status=200),
+        times=1,
+    )
+    _refresh(page)
+    page.wait_for_function("window.old === undefined")
+    visitor.troubles.clear()  # the console reports the refused request as well
 
 
 # --- Actions ----------------------------------------------------------------------------------------------------
