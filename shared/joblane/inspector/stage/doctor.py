@@ -146,11 +146,12 @@ select count(*), min(name)
          where updated_at > clock_timestamp() - interval '1 day' and origin = 'run_time' and not {PAUSED}
          limit {MOST_SCHEDULES}) as x
 """
+# now(), which the index on next_at is searched for, and not clock_timestamp(), which is volatile.
 LATE_SCHEDULES = f"""
 select count(*), min(name)
   from (select name from joblane.schedules
          where origin = 'run_time' and (paused_at is null or paused_until is not null)
-           and next_at < clock_timestamp() - interval '{LATE}'
+           and next_at < now() - interval '{LATE}'
          order by next_at limit {MOST_SCHEDULES}) as x
 """
 LEAST_SAVING_USD = 1
