@@ -57,7 +57,7 @@ CEILINGS = {
     r"for ever": (8, "forever"),
     r"in (?:the )?place of": (44, "instead of"),
     r"the least": (9, "the smallest"),
-    r"as of": (6, "as for"),
+    r"as of": (5, "as for"),
     r"anew": (31, "again"),
     r"the one here": (0, "this one"),
     r"lets? (?:\w+ )?(?:go|wait)": (10, "releases, makes it wait"),

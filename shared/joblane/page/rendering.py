@@ -140,7 +140,7 @@ def rate_of(a_minute: float) -> str:
 
 
 def ticked(text: str) -> Markup:
-    """A text whose parts in backquotes are code."""
+    """A string whose parts in backquotes are code."""
     parts = text.split("`")
     shown = (Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
     return Markup("").join(shown)

@@ -14,7 +14,7 @@ from joblane.record.row.states import LEVELS, Level
 from joblane.tasks.task import Task
 
 MOST_READ = 200
-"""Limits whose waiting tasks are counted: those with the smallest values."""
+"""Limits whose waiting tasks are counted, from the smallest values on."""
 MOST_HELD = 1_000
 """Waiting tasks of a limit that are counted, from the first in its order."""
 MOST_RATES = 20

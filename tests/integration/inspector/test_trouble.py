@@ -163,7 +163,7 @@ def test_an_old_snapshot_is_named_with_the_statement_that_ends_it(scene: Scene) 
     assert "pg_terminate_backend" in found.do
 
 
-def test_a_pause_for_which_nothing_waits_needs_nobody(scene: Scene) -> None:
+def test_a_pause_for_which_no_task_waits_is_no_trouble(scene: Scene) -> None:
     assert needs(scene.pause("type", "sample:one").put("it", due_at=In(HOUR))) == []
 
 

@@ -218,7 +218,7 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
     assert world.sweep().stuck == 0
 
 
-def test_a_lowered_limit_that_keeps_tasks_waiting_has_a_metric_and_a_line_without_its_key(
+def test_a_lowered_limit_has_a_metric_and_a_line_without_its_key(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())

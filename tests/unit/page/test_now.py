@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.views import Check, Grade, Trouble
+from joblane.inspector.views import Check, Grade, Now, Trouble
 from joblane.names import Queue
 from joblane.page.rendering import rate_of, share_of, ticked
 from joblane.page.views.now import Latest
@@ -25,7 +25,7 @@ def shown(browser: TestClient, path: str = "/") -> str:
     return answer.text
 
 
-def test_the_first_line_says_what_needs_somebody_with_the_cause_the_command_and_its_page(browser: TestClient) -> None:
+def test_the_first_line_is_followed_by_causes_commands_and_pages(browser: TestClient) -> None:
     found = shown(browser)
     line, first = found.index("3 things need you, 1 of them at once."), found.index("limit stripe")
     assert line < first < found.index("queue low") < found.index("invoice:charge")
@@ -68,7 +68,7 @@ def test_a_queue_is_a_filter_with_its_charts_and_the_marks_that_concern_it(
     assert browser.get("/?minutes=241").status_code == 400
 
 
-def test_the_wall_has_no_menu_and_only_the_rows_that_need_somebody(browser: TestClient) -> None:
+def test_the_wall_has_no_menu_and_only_the_types_in_trouble(browser: TestClient) -> None:
     found = shown(browser, "/?wall=1")
     assert '<html lang="en" class="wall">' in found
     assert "<nav" not in found
@@ -78,7 +78,7 @@ def test_the_wall_has_no_menu_and_only_the_rows_that_need_somebody(browser: Test
     assert "/?wall=1" in found  # it refreshes itself
 
 
-def test_texts_from_outside_are_escaped(browser: TestClient, stub: FakeInspector) -> None:
+def test_strings_from_outside_are_escaped(browser: TestClient, stub: FakeInspector) -> None:
     need = Check(Grade.BAD, PLANTED, PLANTED, f"`{PLANTED}`", "/limits")
     row = views.type_now(type=PLANTED, pauses=(replace(views.overview().paused[0].pause, reason=PLANTED),), due=1)
     stub.given(now=replace(views.now(), trouble=Trouble(views.NOW, (need,) * 20, 9_980), types=(row,)))
@@ -104,7 +104,11 @@ def test_a_kept_answer_is_that_of_the_person_and_ends() -> None:
     latest, answer = Latest(lambda: now[0]), views.now()
 
     def ask(who: str) -> None:
-        latest.get((who, 60), lambda: (asked.append(who), answer)[1], fresh=False)
+        def call() -> Now:
+            asked.append(who)
+            return answer
+
+        latest.get((who, 60), call, fresh=False)
 
     for who, seconds in (("ann", 0.0), ("ann", 1.9), ("bob", 0.0), ("ann", 0.2)):
         now[0] += seconds

@@ -165,7 +165,7 @@ def queues(scope: Scope) -> Iterator[Check]:
     if count := waiting.pop(ticks, 0):
         do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane redrive`"
         yield Check(Grade.WARNING, f"queue {ticks}", plural(count, "dead letter"), do, "/errors")
-    places = {dead_letter_name(door): f"at the front door {door}" for door in front_doors}
+    places = {dead_letter_name(name): f"at the front door {name}" for name in front_doors}
     counts: Counter[str] = Counter()
     for name, count in waiting.items():
         counts[places.get(name) or f"in {_queue_of(scope, name)}"] += count

@@ -1,6 +1,6 @@
 """The trouble of a stage, which needs an operator now, and its types with their figures.
 
-The start page and the first line of an overview show it. The checks are those of the doctor that read the database and
+The start page and the first line of an overview show it. The checks are from the doctor: they read the database and
 cost little, with other words where more is known. They read the live tasks once.
 """
 
@@ -32,7 +32,7 @@ from joblane.sweep.lowered_limits import lowered
 MOST = 20
 """Findings of an answer."""
 MOST_RUNS, MOST_ERRORS = 20_000, 200
-"""Failed runs of the last hour that are read, from the latest on, and errors: those with the most of these runs."""
+"""Failed runs of the last hour that are read, from the latest on, and errors, from the most frequent on."""
 MOST_LATE = 5_000
 """Live tasks among which the tenants of late types are counted: the oldest."""
 MOST_DEAD = 2_000

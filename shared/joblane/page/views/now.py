@@ -50,7 +50,7 @@ class Latest:
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    """``queue``: only its types, with its charts. ``wall``: for a screen that nobody operates."""
+    """``queue``: only its types, with its charts. ``wall``: for a screen without an operator."""
     given = request.query_params
     minutes = whole("minutes", given.get("minutes") or "60", 1, 240)
     queue = given.get("queue") or None
