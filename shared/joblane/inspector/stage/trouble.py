@@ -24,9 +24,10 @@ from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Check, Grade, Now, Paused, Trouble, TypeNow
 from joblane.inspector.views.now import LEAST_RUNS
 from joblane.names import Queue
+from joblane.record.causes import shown
 from joblane.record.row.states import State
 from joblane.record.run_statistics import percentile
-from joblane.sweep.causes import VERSION, shown
+from joblane.sweep.causes import VERSION
 from joblane.sweep.lowered_limits import lowered
 
 MOST = 20
