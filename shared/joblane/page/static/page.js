@@ -158,7 +158,8 @@
 
   // --- Parts that refresh themselves --------------------------------------------------------------------------------
 
-  const SCRIPT = new URL(document.currentScript.src);
+  const filesOf = (html) => html.match(/page\.(?:css|js)\?v=\w+/g)?.join();
+  const FILES = filesOf(document.head.innerHTML);
   const life = document.getElementById("life");
   const choice = document.getElementById("refresh");
   const part = () => document.querySelector("#live[hx-get]");
@@ -198,8 +199,7 @@
       showStale("this page is not there any more, or you are not signed in", "Load the page again");
       return;
     }
-    const script = text.match(/ src="([^"]*\/page\.js\?[^"]*)"/)?.[1];
-    if (script && script !== SCRIPT.pathname + SCRIPT.search) {  // a deploy: the old script does not fit the new page
+    if (filesOf(text) !== FILES) {  // a deploy: the old script and style do not fit the new page
       event.detail.shouldSwap = false;
       location.reload();
       return;
