@@ -66,6 +66,7 @@ PAGES = {
     "batch": "/batches/show?id=import-7",
     "task-child": "/task?id=child",
     "statistics": "/statistics",
+    "chart": "/chart?within=2h&compare=yes",
     "runs": "/runs?type=user:invitation&within=2h",
     "types": "/types",
     "enqueue": "/enqueue?type=data:export",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.filter import Filter, Group, Measure, PauseScope
 from joblane.inspector.views import (
     Attempt,
     AuditEntry,
@@ -20,6 +20,7 @@ from joblane.inspector.views import (
     CauseNote,
     Causes,
     CauseState,
+    Chart,
     Check,
     Count,
     DeadLetters,
@@ -29,6 +30,7 @@ from joblane.inspector.views import (
     FoundKind,
     Grade,
     Lane,
+    Line,
     LogLine,
     Mark,
     Minute,
@@ -268,6 +270,15 @@ def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -
     some = RunCounts(40, 3, 2, 1, 0, 0.25, Percentiles(90, 1_400, 9_000), Percentiles(800, 2_000, 4_000))
     periods = tuple(Period(before(minutes=10 * at), none if at % 3 else some) for at in range(12, 0, -1))
     return Performance(kind, name, NOW, 600, replace(some, completed=160), periods)
+
+
+def chart(**changes: Any) -> Chart:
+    lines = (Line(TYPE, 160, (40, 120)), Line("mail:send", 12, (12, 0)))
+    others, before = Line("", 3, (1, 2)), Line("", 90, (45, 45))
+    made = Chart(
+        Measure.RUNS, Group.TYPE, "p95", NOW - timedelta(minutes=20), NOW, 600, 86_400, 5, lines, others, before
+    )
+    return replace(made, **changes)
 
 
 def batching(**changes: Any) -> Batching:

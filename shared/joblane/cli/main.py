@@ -13,6 +13,7 @@ from joblane.cli import queries
 from joblane.cli.commands import (
     actions,
     batch,
+    chart,
     dead,
     deploy,
     enqueue,
@@ -44,6 +45,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "waits": waits.waits,
         "queues": overview.queues,
         "runs": overview.runs,
+        "chart": chart.chart,
         "watch": watch.watch,
         "page": page.page,
         "types": overview.types,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,9 +11,18 @@ from rich.text import Text
 from joblane.cli.tables import BLOCKS, dollars, sparkline
 from joblane.cli.terminal import milliseconds, short, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.views import Lane, Overview, Percentiles, Performance
+from joblane.inspector.filter import Measure
+from joblane.inspector.sentences import group_name
+from joblane.inspector.views import Chart, Lane, Overview, Percentiles, Performance
 
 SPARKS, OTHER_COLUMNS = 60, 46
+FORMS: Mapping[Measure, Callable[[float], str]] = {
+    Measure.FAILED_SHARE: lambda value: f"{value:.1f} %",
+    Measure.WAIT: milliseconds,
+    Measure.DURATION: milliseconds,
+    Measure.COST: dollars,
+}
+"""Series → the form of its values. Others are whole numbers."""
 
 
 def performance(found: Performance, width: int, *, throughput: bool = True) -> RenderableType:
@@ -34,6 +43,25 @@ def performance(found: Performance, width: int, *, throughput: bool = True) -> R
     for name, numbers, drawn in lines if throughput else lines[1:]:
         made.add_row(name, numbers, drawn)
     return Group(word(title, "bold"), made)
+
+
+def lines(found: Chart, title: str, width: int) -> RenderableType:
+    """The lines of a chart: the value of the whole time, the highest, and blocks over time."""
+    text: Callable[[float], str] = FORMS.get(found.of, "{:,.0f}".format)
+    sparks = min(SPARKS, max(10, width - OTHER_COLUMNS))
+    made = Table(str(found.by).upper(), "WHOLE", "HIGHEST", "OVER TIME", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in made.columns[1:3]:
+        column.justify = "right"
+    named = [(group_name(found.by, line.key), line) for line in found.lines]
+    named += [("others", found.others)] if found.others else []
+    named += [("before", found.before)] if found.before else []
+    for name, line in named:
+        peaks = [value or 0 for value in line.values]
+        each = max(1, -(-len(peaks) // sparks))
+        drawn = [max(peaks[at : at + each]) for at in range(0, len(peaks), each)]
+        whole = "–" if line.whole is None else text(line.whole)
+        made.add_row(name, whole, text(max(peaks, default=0)), sparkline(drawn, len(drawn)))
+    return Group(word(f"{title}: from {stamp(found.start)}, every {short(found.step_seconds)}", "bold"), made)
 
 
 def lanes(overview: Overview, type_: str) -> list[Lane]:

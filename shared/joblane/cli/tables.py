@@ -112,7 +112,7 @@ def cell(kind: Kind, value: Any, now: datetime) -> Text:
     return found
 
 
-def sparkline(values: Sequence[int], width: int) -> str:
+def sparkline(values: Sequence[float], width: int) -> str:
     """The values as blocks, summed up to fit the width. The tallest block is the largest sum; zero is a blank."""
     each = max(1, -(-len(values) // width))
     sums = [sum(values[at : at + each]) for at in range(0, len(values), each)]

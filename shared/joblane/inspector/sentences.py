@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import lasting, milliseconds, stamp
-from joblane.inspector.filter import MOST_ERRORS
+from joblane.inspector.filter import MOST_ERRORS, Group, Measure
 
 if TYPE_CHECKING:
     from joblane.inspector.views import (
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         BulkView,
         Cause,
         Causes,
+        Chart,
         Check,
         Count,
         DeadLetters,
@@ -487,3 +488,38 @@ def mark_line(mark: Mark) -> str:
 def searched_line(number: int, back_to: datetime) -> str:
     """How far a search has read payloads."""
     return f"Searched the payloads of {plural(number)}, back to {stamp(back_to)}."
+
+
+# --- Charts ----------------------------------------------------------------------------------------------------------
+
+MEASURES = {
+    Measure.RUNS: "Runs",
+    Measure.FAILED: "Failed runs",
+    Measure.FAILED_SHARE: "Failed share",
+    Measure.WAIT: "Wait",
+    Measure.DURATION: "Duration",
+    Measure.COST: "Cost, estimated",
+}
+"""The titles of series."""
+
+
+def group_name(by: Group, key: str) -> str:
+    """The name of a group of runs."""
+    if by is Group.NONE:
+        return "all"
+    return {"": f"no {by}", "*": f"smaller {by}s"}.get(key, key)
+
+
+def chart_lines(chart: Chart) -> list[str]:
+    """The time that a chart covers and compares with, and what it leaves out."""
+    if chart.until is None:
+        return ["The sweep has not counted runs yet."]
+    lines = [f"The sweep has counted the runs up to {stamp(chart.until)}."]
+    left_out = chart.groups - len(chart.lines)
+    if left_out > 0 and chart.others is not None:
+        lines.append(f"The other {plural(left_out, str(chart.by))} {'is' if left_out == 1 else 'are'} one line.")
+    elif left_out > 0:
+        lines.append(f"The {chart.by}s with the longest mean are shown, {plural(left_out, str(chart.by))} not.")
+    if chart.before is not None:
+        lines.append(f"Before: all runs of the time {lasting(timedelta(seconds=chart.before_seconds))} earlier.")
+    return lines

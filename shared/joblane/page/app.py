@@ -43,6 +43,7 @@ from joblane.page.security import Keys, LocalGuard, address_of
 from joblane.page.views import (
     batches,
     bulk,
+    chart,
     dead,
     enqueue,
     errors,
@@ -83,6 +84,7 @@ PAGES: dict[str, View] = {
     "/runs": runs.show,
     "/runs/why": runs.why,
     "/runs/logs": logs.of_type,
+    "/chart": chart.show,
     "/tenants": stage.tenants,
     "/pauses": stage.pauses,
     "/types": enqueue.types,

@@ -47,13 +47,15 @@ class Scale(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The values of an axis. ``text``: of a value. ``steps``: the possible distances of ticks, smallest first.
+    """The values of an axis. ``text``: of a tick. ``words``: of any value. ``steps``: the possible distances of ticks,
+    smallest first.
 
     ``powers``: the possible ticks of a logarithmic axis. ``least``: the end of the axis without a value. ``one``: the
     value from which the logarithm counts; smaller ones are at the bottom.
     """
 
     text: Callable[[float], str]
+    words: Callable[[float], str]
     steps: Callable[[], Iterator[float]]
     powers: Callable[[], Iterator[float]]
     least: float
@@ -86,10 +88,10 @@ def _duration(value: float) -> str:
     return next(f"{value / size:,.10g} {unit}" for unit, size in (*UNITS, ("s", 1)) if size == 1 or value % size == 0)
 
 
-NUMBER = Unit(_number, _decimal(1), _powers(1), 1, 1)
-TIME = Unit(_duration, _seconds, lambda: iter(POWERS), 1, 0.001)
-PERCENT = Unit(lambda value: f"{value:.4g} %", _decimal(0.01), _powers(0.1), 1, 0.1)
-DOLLARS = Unit(usd, _decimal(1e-6), _powers(1e-6), 0.01, 1e-6)
+NUMBER = Unit(_number, lambda value: f"{value:,.0f}", _decimal(1), _powers(1), 1, 1)
+TIME = Unit(_duration, span, _seconds, lambda: iter(POWERS), 1, 0.001)
+PERCENT = Unit(lambda value: f"{value:.4g} %", lambda value: f"{value:.1f} %", _decimal(0.01), _powers(0.1), 1, 0.1)
+DOLLARS = Unit(usd, usd, _decimal(1e-6), _powers(1e-6), 0.01, 1e-6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,6 +258,10 @@ STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
             "COLUMNS=60 runs --tenant acme",
         ),
     ),
+    "chart": (
+        dict,
+        ("COLUMNS=100 chart", "COLUMNS=60 chart --tenant acme", "COLUMNS=80 chart cost --by queue --compare --json"),
+    ),
     "types": (runs, ("--stage dev types", "COLUMNS=80 --stage dev types")),
     "watch": (
         watch,

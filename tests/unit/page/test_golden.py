@@ -245,6 +245,7 @@ PAGES: dict[str, tuple[str, Callable[[], Given]]] = {
     "waits-none": ("/waits?tenant=acme", lambda: {"waits": views.wait_page(waits=())}),
     "statistics": ("/statistics?by=tenant&within=7d", dict),
     "runs": ("/runs?type=data:export", runs),
+    "chart": ("/chart?compare=yes&scale=log", dict),
     "runs-tenant": ("/runs?tenant=", lambda: {**runs(), "limits": LimitError("name", "no limit")}),
     "why": ("/runs/why?type=data:export", dict),
     "tenants": ("/tenants", lambda: {"paused": {(PauseScope.TENANT, "globex"): pauses()[2]}}),

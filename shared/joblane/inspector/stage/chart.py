@@ -46,7 +46,7 @@ names as (
             order by s.name limit 1)
      from names n where n.name is not null)
 )"""
-"""All types: the minutes of a type lie between its hours and those of the next type."""
+"""All types: the minutes of a type lie between its hours and the hours of the next type."""
 GIVEN = "names as (select unnest($7::text[]) as name)"
 COLUMNS = "name, queue, at, completed, failed, archived, lost, others, cost_usd, waits, durations, wait_ms, duration_ms"
 
@@ -116,7 +116,7 @@ UNTIL = "select until, clock_timestamp() from joblane.run_statistics_until"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a chart shows: see :meth:`joblane.inspector.inspector.Inspector.chart`."""
+    """The choices of a chart: see :meth:`joblane.inspector.inspector.Inspector.chart`."""
 
     of: Measure
     by: Group
@@ -183,7 +183,7 @@ class _Reading:
     number: int
 
     def lines(self) -> tuple[list[Line], Line | None, int]:
-        """Return the lines, that of the others, and the number of groups."""
+        """Return the lines, the line for the others, and the number of groups."""
         return self._times() if self.choice.of.is_time else self._sums()
 
     def _sums(self) -> tuple[list[Line], Line | None, int]:
@@ -256,7 +256,7 @@ def _checked(scope: Scope, choice: Choice) -> Choice:
         raise SelectionError("types", f"a list of at most {MOST_TYPES} types is required")
     check_types(scope, types)
     if not isinstance(choice.tenant, str | None) or "\0" in (choice.tenant or ""):
-        raise SelectionError("tenant", "a text without NUL is required")
+        raise SelectionError("tenant", "a string without NUL is required")
     if (by is Group.TENANT or choice.tenant is not None) and (types or choice.queue or by in {Group.TYPE, Group.QUEUE}):
         raise SelectionError("tenant", "the runs of tenants are not counted by type and queue")
     return replace(choice, of=of, by=by, types=tuple(types))

@@ -10,7 +10,7 @@ from joblane.inspector.filter import Group, Measure
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A group of runs. ``key``: the type, queue or tenant; empty for all runs, and for those without a tenant.
+    """A group of runs. ``key``: the type, queue or tenant; empty for all runs, and for runs without a tenant.
 
     ``values``: of the periods, oldest first; None: no run in it. ``whole``: of the whole time.
 
@@ -24,9 +24,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """``lines``: the groups with the largest values of the whole time, largest first; of times, those with the longest
-    mean. ``others``: the other groups as one; None if there are none, and for times. ``before``: all runs of the time
-    before; None if it was not asked for, or is not kept.
+    """``lines``: the groups with the largest values of the whole time, largest first; for times, the groups with the
+    longest mean. ``others``: the other groups as one; None if there are none, and for times. ``before``: all runs of
+    the time before; None if it was not asked for, or is not kept.
 
     ``start``: of the first period. ``until``: the end of the last one, up to which the sweep has counted; None: it has
     counted nothing. ``groups``: the number of all groups.

@@ -391,7 +391,7 @@ FIRST, LAST = "timestamptz '1973-01-01 UTC'", "timestamptz '9999-12-30 UTC'"
 
 RUN_STATISTICS = f"""
 -- Runs by type and queue, for each minute, hour and day, and by tenant, for each hour and day. The sweep writes the
--- rows. It removes those of days after 180 days, and the others after 30. A time without runs has no row.
+-- rows. It removes days after 180 days, and the others after 30. A time without runs has no row.
 create table joblane.run_statistics (
     -- Kind of the name: type or tenant.
     kind text not null check (kind in ('type', 'tenant')),
