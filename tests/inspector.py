@@ -302,6 +302,7 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     ],
     "performance": lambda stub, kind, name, **_: views.performance(kind, name),
     "marks": lambda stub, **_: tuple(stub.marked),
+    "graph": lambda stub, **named: views.graph(*named.values()),
     "chart": lambda stub, of, by, **_: views.chart(of=of, by=by),
     "why_slow": lambda stub, **_: (views.examined(Grade.BAD), views.examined(Grade.GOOD)),
     "statistics": lambda stub, by, **_: (views.statistic(views.TYPE if by == "type" else stub.tenant),),

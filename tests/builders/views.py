@@ -25,15 +25,19 @@ from joblane.inspector.views import (
     Count,
     DeadLetters,
     Depth,
+    Edge,
+    EdgeKind,
     Found,
     FoundGroup,
     FoundKind,
     Grade,
+    Graph,
     Lane,
     Line,
     LogLine,
     Mark,
     Minute,
+    Node,
     Now,
     Overview,
     Pause,
@@ -279,6 +283,26 @@ def chart(**changes: Any) -> Chart:
         Measure.RUNS, Group.TYPE, "p95", NOW - timedelta(minutes=20), NOW, 600, 86_400, 5, lines, others, before
     )
     return replace(made, **changes)
+
+
+def graph(key: str = "child") -> Graph:
+    nodes = (
+        Node("first", "first", TYPE, State.COMPLETED),
+        Node("first/x", "m-1", "mail:send", State.ARCHIVED, number=120, of="first"),
+        Node("child", "child", TYPE, State.HELD, waits="parents"),
+        Node("batch:import-7", "import-7", None, None, is_batch=True),
+        Node("end", "end", "report:daily", State.SCHEDULED, waits="signal"),
+        Node("gone", "gone", None, None),
+    )
+    edges = (
+        Edge("first", "first/x", EdgeKind.ENQUEUED),
+        Edge("first", "child", EdgeKind.AFTER),
+        Edge("gone", "child", EdgeKind.AFTER),
+        Edge("first", "batch:import-7", EdgeKind.MEMBER),
+        Edge("batch:import-7", "end", EdgeKind.CALLBACK),
+        Edge("child", "end", EdgeKind.AFTER),
+    )
+    return Graph(key, nodes, edges, exact=False)
 
 
 def batching(**changes: Any) -> Batching:

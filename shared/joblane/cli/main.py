@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "ls": tasks.ls,
         "find": tasks.find,
         "show": tasks.show,
+        "graph": tasks.graph,
         "logs": tasks.logs,
         "wait": tasks.wait,
         "waits": waits.waits,

@@ -7,14 +7,15 @@ from dataclasses import replace
 from datetime import datetime
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from joblane.cli import terminal
 from joblane.cli.tables import listed
 from joblane.cli.terminal import relative, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.sentences import runs_on
+from joblane.inspector.sentences import graph_tree, node_name, node_words, runs_on
 from joblane.inspector.shell import argument
-from joblane.inspector.views import Attempt, TaskView
+from joblane.inspector.views import Attempt, Graph, TaskView
 from joblane.record.row.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
@@ -184,3 +185,13 @@ def _next(to: Console, view: TaskView, command: str) -> None:
     if steps:
         _section(to, "Next steps")
         terminal.steps(to, steps)
+
+
+def tree(graph: Graph) -> Text:
+    """The workflow of a task, a line for each node, indented under the nodes before it."""
+    lines = []
+    for depth, node, again in graph_tree(graph):
+        line = Text("  " * depth).append(node_name(node), "bold" if node.key == graph.key else "")
+        line = line.append("  ").append_text(word(node_words(node), "dim"))
+        lines.append(line.append("  see above", "dim") if again else line)
+    return Text("\n").join(lines)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         trouble,
         why_slow,
     )
-    from joblane.inspector.tasks import detail, find, listing, logs, waits
+    from joblane.inspector.tasks import detail, find, graph, listing, logs, waits
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, cause_marks, schedule, signals, single = modules(
         "joblane.inspector.actions", "audit causes schedule signals single"
@@ -62,7 +62,9 @@ else:  # imported by the first call: a remote inspector needs only the signature
         "joblane.inspector.stage",
         "batches batching causes chart doctor limits marks overview pauses performance schedules trouble why_slow",
     )
-    detail, find, listing, logs, waits = modules("joblane.inspector.tasks", "detail find listing logs waits")
+    detail, find, graph, listing, logs, waits = modules(
+        "joblane.inspector.tasks", "detail find graph listing logs waits"
+    )
 
 VIEW, OPERATE, EDIT = Permission
 
@@ -161,6 +163,15 @@ class Inspector:
     def task(self, id: str) -> views.TaskView:
         """All details of one task. Raises :class:`~joblane.errors.UnknownTaskError`."""
         return detail.task(self._scope, id)
+
+    @needs(VIEW)
+    def graph(self, id: str) -> views.Graph:
+        """The workflow of a task, or of a batch by ``batch:`` and its id: parents, children, batches and callbacks.
+
+        More than 8 siblings of one type and state are one node. A graph has at most 300 nodes, up to 8 steps from the
+        task. Raises :class:`~joblane.errors.UnknownTaskError`.
+        """
+        return graph.graph(self._scope, id)
 
     @needs(VIEW)
     def logs(

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         Check,
         Count,
         DeadLetters,
+        Graph,
         LimitStatus,
         Mark,
         MarkedCauses,
+        Node,
         Overview,
         Pause,
         Paused,
@@ -523,3 +525,56 @@ def chart_lines(chart: Chart) -> list[str]:
     if chart.before is not None:
         lines.append(f"Before: all runs of the time {lasting(timedelta(seconds=chart.before_seconds))} earlier.")
     return lines
+
+
+# --- Graphs of workflows ----------------------------------------------------------------------------------------------
+
+WAITS_FOR = {"parents": "tasks", "limit": "a limit", "signal": "a signal", "time": "a time"}
+"""Kind of a wait → its words."""
+
+
+def node_words(node: Node) -> str:
+    """The state of a node of a graph, and what it waits for."""
+    if node.is_batch:
+        return "batch"
+    return f"{node.state or 'removed'}{f', waits for {WAITS_FOR[node.waits]}' if node.waits in WAITS_FOR else ''}"
+
+
+def node_name(node: Node) -> str:
+    """``3 × data:export``, ``batch import-7``, ``data:export 01a2…``."""
+    if node.is_batch:
+        return f"batch {node.id}"
+    if node.number > 1:
+        return f"{node.number:,} × {node.type or 'removed task'}"
+    return f"{node.type or 'removed task'} {node.id}"
+
+
+def graph_tree(graph: Graph) -> list[tuple[int, Node, bool]]:
+    """Return the nodes of a graph as a tree: depth, node, and True if its own nodes are further up.
+
+    The members of a batch are below it, as its callbacks are.
+    """
+    below: dict[str, list[str]] = {node.key: [] for node in graph.nodes}
+    inner: set[str] = set()
+    for edge in graph.edges:
+        above, under = (edge.target, edge.source) if edge.kind == "member" else (edge.source, edge.target)
+        if above != under:
+            below[above].append(under)
+            inner.add(under)
+    nodes = {node.key: node for node in graph.nodes}
+    seen: set[str] = set()
+    lines: list[tuple[int, Node, bool]] = []
+    for root in [*(key for key in nodes if key not in inner), *nodes]:
+        waiting = [(0, root)] if root not in seen else []
+        while waiting:
+            depth, key = waiting.pop()
+            again = key in seen
+            lines.append((depth, nodes[key], again and bool(below[key])))
+            seen.add(key)
+            waiting += [] if again else [(depth + 1, under) for under in reversed(below[key])]
+    return lines
+
+
+def graph_line(graph: Graph) -> str | None:
+    """The sentence about nodes that are left out; None if there are none."""
+    return None if graph.exact else f"The workflow is larger. Shown: {plural(len(graph.nodes), 'node')} near the task."

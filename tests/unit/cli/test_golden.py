@@ -258,6 +258,10 @@ STORIES: dict[str, tuple[Callable[[], Given], tuple[str, ...]]] = {
             "COLUMNS=60 runs --tenant acme",
         ),
     ),
+    "graph": (
+        lambda: {"graph": views.graph()},
+        ("graph one", "graph batch:import-7", "COLUMNS=60 graph batch:import-7 --json"),
+    ),
     "chart": (
         dict,
         ("COLUMNS=100 chart", "COLUMNS=60 chart --tenant acme", "COLUMNS=80 chart cost --by queue --compare --json"),

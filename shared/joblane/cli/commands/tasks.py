@@ -1,4 +1,4 @@
-"""Inspect tasks: `ls`, `find`, `show`, `logs`, `wait`."""
+"""Inspect tasks: `ls`, `find`, `show`, `graph`, `logs`, `wait`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import LOG_LEVELS, MAX_LOG_LINES
-from joblane.inspector.sentences import searched_line
+from joblane.inspector.sentences import graph_line, searched_line
 from joblane.inspector.shell import argument
 from joblane.inspector.short_id import task_of
 from joblane.record.row.states import ENDED
+from joblane.record.task.insert import BATCH_TAG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +79,22 @@ def show(context: typer.Context, id_: options.IdOrPrefix, as_json: options.AsJso
     from joblane.cli import task_tables as tables
 
     tables.task(terminal.console(), view, datetime.now(UTC), target.command(context))
+
+
+def graph(context: typer.Context, id_: options.IdOrPrefix, as_json: options.AsJson = False) -> None:
+    """Show the workflow of a task, or of batch:ID, as a tree.
+
+    The tasks that run before and after it or were enqueued by its runs, and its batch with members and callbacks. Many
+    tasks of one type and state are one line.
+    """
+    inspector = target.inspector(context)
+    found = inspector.graph(id_ if id_.startswith(BATCH_TAG) else task_of(inspector, id_).row.id)
+    terminal.answer(found, as_json=as_json)
+    from joblane.cli import task_tables as tables
+
+    terminal.console().print(tables.tree(found), soft_wrap=True)
+    if line := graph_line(found):
+        terminal.say(line)
 
 
 def logs(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
     from joblane.inspector.views.causes import Cause, CauseNote, Causes, CauseState, MarkedCauses
     from joblane.inspector.views.chart import Chart, Line
     from joblane.inspector.views.dead import DeadLetters
+    from joblane.inspector.views.graph import Edge, EdgeKind, Graph, Node
     from joblane.inspector.views.limits import LimitStatus
     from joblane.inspector.views.now import Now, Trouble, TypeNow
     from joblane.inspector.views.preview import Block, BlockKind, Preview, PreviewCause
@@ -76,10 +77,13 @@ __all__ = [
     "Count",
     "DeadLetters",
     "Depth",
+    "Edge",
+    "EdgeKind",
     "Found",
     "FoundGroup",
     "FoundKind",
     "Grade",
+    "Graph",
     "Lane",
     "LimitStatus",
     "Line",
@@ -88,6 +92,7 @@ __all__ = [
     "MarkedCauses",
     "Minute",
     "Now",
+    "Node",
     "Obstacle",
     "Overview",
     "Pause",
@@ -130,6 +135,7 @@ _HOMES = {
     "joblane.inspector.views.causes": "Cause CauseNote Causes CauseState MarkedCauses",
     "joblane.inspector.views.dead": "DeadLetters",
     "joblane.inspector.views.chart": "Chart Line",
+    "joblane.inspector.views.graph": "Edge EdgeKind Graph Node",
     "joblane.inspector.views.limits": "LimitStatus",
     "joblane.inspector.views.now": "Now Trouble TypeNow",
     "joblane.inspector.views.preview": "Block BlockKind Preview PreviewCause",

@@ -9,8 +9,10 @@ from joblane.inspector.filter import DEFAULT_RATE, MAX_CANARY
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import archived_members
 from joblane.page.filters import form, whole
+from joblane.page.graph import workflow
 from joblane.page.rendering import page, redirect
 from joblane.page.views.bulk import rate_of
+from joblane.record.task.insert import BATCH_TAG
 
 MOST = 100
 """Batches that are listed."""
@@ -22,7 +24,8 @@ def list_all(request: Request, inspector: Inspector) -> Response:
 
 def show(request: Request, inspector: Inspector) -> Response:
     found = inspector.batch(request.query_params.get("id", ""))
-    return page(request, "batch.html", batch=found, rate=DEFAULT_RATE)
+    shown = workflow(inspector, f"{BATCH_TAG}{found.row.id}")
+    return page(request, "batch.html", batch=found, rate=DEFAULT_RATE, workflow=shown)
 
 
 def retry(request: Request, inspector: Inspector) -> Response:

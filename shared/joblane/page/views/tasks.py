@@ -19,6 +19,7 @@ from joblane.inspector.sentences import effect_of, result_of
 from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskRow, TaskView
 from joblane.page.filters import LABELS, PER_PAGE, RARE, SHOWN, YES, form, read, whole
+from joblane.page.graph import workflow
 from joblane.page.inspectors import desk
 from joblane.page.rendering import as_json, page, query, redirect
 from joblane.page.sorting import sorting
@@ -90,13 +91,16 @@ EDITS = ("edit", "replay_with")
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    return _show(request, task_of(inspector, request.query_params.get("id", "")))
+    view = task_of(inspector, request.query_params.get("id", ""))
+    related = view.parents.tasks or view.children.tasks or view.batch or view.enqueued_by
+    return _show(request, view, workflow=workflow(inspector, view.row.id) if related else None)
 
 
 def _show(request: Request, view: TaskView, status: int = 200, **editing: Any) -> Response:
     """The page of a task. ``text``, ``problems``: of a payload that was refused."""
     id_ = view.row.id
-    editing = {"text": as_json(view.payload), "problems": (), "reason": "", "here": f"/task?{query(id=id_)}", **editing}
+    editing = {"text": as_json(view.payload), "problems": (), "reason": "", "workflow": None} | editing
+    editing.setdefault("here", f"/task?{query(id=id_)}")
     return page(request, "task.html", status, view=view, row=view.row, **editing)
 
 
