@@ -12,7 +12,6 @@ from joblane.cli.tables import BLOCKS, dollars, sparkline
 from joblane.cli.terminal import milliseconds, short, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Measure
-from joblane.inspector.sentences import group_name
 from joblane.inspector.views import Chart, Lane, Overview, Percentiles, Performance
 
 SPARKS, OTHER_COLUMNS = 60, 46
@@ -52,7 +51,7 @@ def lines(found: Chart, title: str, width: int) -> RenderableType:
     made = Table(str(found.by).upper(), "WHOLE", "HIGHEST", "OVER TIME", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in made.columns[1:3]:
         column.justify = "right"
-    named = [(group_name(found.by, line.key), line) for line in found.lines]
+    named = [(found.by.shown(line.key), line) for line in found.lines]
     named += [("others", found.others)] if found.others else []
     named += [("before", found.before)] if found.before else []
     for name, line in named:

@@ -13,7 +13,7 @@ from joblane.cli import terminal
 from joblane.cli.tables import listed
 from joblane.cli.terminal import relative, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.sentences import graph_tree, node_name, node_words, runs_on
+from joblane.inspector.sentences import node_name, node_words, runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Attempt, Graph, TaskView
 from joblane.record.row.states import WAITING
@@ -190,7 +190,7 @@ def _next(to: Console, view: TaskView, command: str) -> None:
 def tree(graph: Graph) -> Text:
     """The workflow of a task, a line for each node, indented under the nodes before it."""
     lines = []
-    for depth, node, again in graph_tree(graph):
+    for depth, node, again in graph.tree():
         line = Text("  " * depth).append(node_name(node), "bold" if node.key == graph.key else "")
         line = line.append("  ").append_text(word(node_words(node), "dim"))
         lines.append(line.append("  see above", "dim") if again else line)

@@ -109,6 +109,11 @@ class Measure(StrEnum):
     COST = "cost"
 
     @property
+    def title(self) -> str:
+        """Its name for a reader."""
+        return TITLES.get(self, self.capitalize())
+
+    @property
     def is_sum(self) -> bool:
         """True if the values of groups add up to the value of all."""
         return self in {Measure.RUNS, Measure.FAILED, Measure.COST}
@@ -127,7 +132,12 @@ class Group(StrEnum):
     QUEUE = "queue"
     TENANT = "tenant"
 
+    def shown(self, key: str) -> str:
+        """Return the name of a group by its key."""
+        return "all" if self is Group.NONE else {"": f"no {self}", "*": f"smaller {self}s"}.get(key, key)
 
+
+TITLES = {Measure.FAILED: "Failed runs", Measure.FAILED_SHARE: "Failed share", Measure.COST: "Cost, estimated"}
 PERCENTILES = ("p50", "p95", "p99")
 """Percentiles of waits and durations."""
 ALLOWED: Mapping[str, frozenset[State]] = {

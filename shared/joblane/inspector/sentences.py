@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import lasting, milliseconds, stamp
-from joblane.inspector.filter import MOST_ERRORS, Group, Measure
+from joblane.inspector.filter import MOST_ERRORS
 
 if TYPE_CHECKING:
     from joblane.inspector.views import (
@@ -494,23 +494,6 @@ def searched_line(number: int, back_to: datetime) -> str:
 
 # --- Charts ----------------------------------------------------------------------------------------------------------
 
-MEASURES = {
-    Measure.RUNS: "Runs",
-    Measure.FAILED: "Failed runs",
-    Measure.FAILED_SHARE: "Failed share",
-    Measure.WAIT: "Wait",
-    Measure.DURATION: "Duration",
-    Measure.COST: "Cost, estimated",
-}
-"""The titles of series."""
-
-
-def group_name(by: Group, key: str) -> str:
-    """The name of a group of runs."""
-    if by is Group.NONE:
-        return "all"
-    return {"": f"no {by}", "*": f"smaller {by}s"}.get(key, key)
-
 
 def chart_lines(chart: Chart) -> list[str]:
     """The time that a chart covers and compares with, and what it leaves out."""
@@ -547,32 +530,6 @@ def node_name(node: Node) -> str:
     if node.number > 1:
         return f"{node.number:,} × {node.type or 'removed task'}"
     return f"{node.type or 'removed task'} {node.id}"
-
-
-def graph_tree(graph: Graph) -> list[tuple[int, Node, bool]]:
-    """Return the nodes of a graph as a tree: depth, node, and True if its own nodes are further up.
-
-    The members of a batch are below it, as its callbacks are.
-    """
-    below: dict[str, list[str]] = {node.key: [] for node in graph.nodes}
-    inner: set[str] = set()
-    for edge in graph.edges:
-        above, under = (edge.target, edge.source) if edge.kind == "member" else (edge.source, edge.target)
-        if above != under:
-            below[above].append(under)
-            inner.add(under)
-    nodes = {node.key: node for node in graph.nodes}
-    seen: set[str] = set()
-    lines: list[tuple[int, Node, bool]] = []
-    for root in [*(key for key in nodes if key not in inner), *nodes]:
-        waiting = [(0, root)] if root not in seen else []
-        while waiting:
-            depth, key = waiting.pop()
-            again = key in seen
-            lines.append((depth, nodes[key], again and bool(below[key])))
-            seen.add(key)
-            waiting += [] if again else [(depth + 1, under) for under in reversed(below[key])]
-    return lines
 
 
 def graph_line(graph: Graph) -> str | None:

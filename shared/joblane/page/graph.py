@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import graph_line, graph_tree, node_name, node_words
+from joblane.inspector.sentences import graph_line, node_name, node_words
 from joblane.inspector.views import Graph, Node
 from joblane.local.errors import UnavailableError
 from joblane.page.rendering import query
@@ -43,8 +43,8 @@ MARKS = {
 
 SVG = Markup(
     '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="group" aria-label="{2}"><defs><marker id="arrow"'
-    ' viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z"/>'
-    "</marker></defs>{3}{4}</svg>"
+    ' viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">'
+    '<path d="M0 0L8 4L0 8z"/></marker></defs>{3}{4}</svg>'
 )
 EDGE = Markup(
     '<path class="edge {}" d="M{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}" marker-end="url(#arrow)"/>'
@@ -77,9 +77,7 @@ def workflow(inspector: Inspector, id_: str) -> Workflow | None:
         return None
     if not found.edges:
         return None
-    rows = [
-        (depth, address(node), node_name(node), node_words(node), again) for depth, node, again in graph_tree(found)
-    ]
+    rows = [(depth, address(node), node_name(node), node_words(node), again) for depth, node, again in found.tree()]
     return Workflow(drawn(found), rows, graph_line(found))
 
 

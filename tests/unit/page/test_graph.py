@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from joblane.inspector.sentences import graph_tree, node_words
+from joblane.inspector.sentences import node_words
 from joblane.inspector.views import Edge, EdgeKind, Graph, Node
 from joblane.page.graph import HEIGHT, WIDTH, address, drawn, layers_of
 from joblane.record.row.states import State
@@ -75,7 +75,7 @@ def test_a_node_leads_to_its_page(node: Node, expected: str) -> None:
 
 
 def test_the_list_has_each_node_below_those_before_it_and_ends_if_the_rows_are_damaged() -> None:
-    found = [(depth, node.key, again) for depth, node, again in graph_tree(views.graph())]
+    found = [(depth, node.key, again) for depth, node, again in views.graph().tree()]
     assert found == [
         (0, "batch:import-7", False),
         (1, "first", False),
@@ -88,6 +88,6 @@ def test_the_list_has_each_node_below_those_before_it_and_ends_if_the_rows_are_d
     ]
     circle = Graph("a", (Node("a", "a", "x:y", None), Node("b", "b", "x:y", None)), (), exact=True)
     both = (Edge("a", "b", EdgeKind.AFTER), Edge("b", "a", EdgeKind.AFTER))
-    lines = graph_tree(Graph("a", circle.nodes, both, exact=True))
+    lines = Graph("a", circle.nodes, both, exact=True).tree()
     assert [(depth, node.key) for depth, node, _ in lines] == [(0, "a"), (1, "b"), (2, "a")]
     assert node_words(circle.nodes[0]) == "removed"

@@ -9,7 +9,7 @@ import typer
 from joblane.cli import filters, options, target, terminal
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import PERCENTILES, Group, Measure
-from joblane.inspector.sentences import MEASURES, chart_lines
+from joblane.inspector.sentences import chart_lines
 
 
 def chart(
@@ -64,6 +64,6 @@ def chart(
     from joblane.cli import run_tables
 
     console = terminal.console()
-    console.print(run_tables.lines(found, f"{MEASURES[of]} {percentile if of.is_time else ''}".strip(), console.width))
+    console.print(run_tables.lines(found, f"{of.title} {percentile if of.is_time else ''}".strip(), console.width))
     for line in chart_lines(found):
         terminal.say(line)

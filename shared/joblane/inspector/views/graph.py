@@ -57,3 +57,29 @@ class Graph:
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     exact: bool
+
+    def tree(self) -> list[tuple[int, Node, bool]]:
+        """Return the nodes as a tree: depth, node, and True if the nodes below it are listed further up.
+
+        The members of a batch are below it, as its callbacks are.
+        """
+        below: dict[str, list[str]] = {node.key: [] for node in self.nodes}
+        inner: set[str] = set()
+        for edge in self.edges:
+            pair = (edge.source, edge.target)
+            above, under = reversed(pair) if edge.kind is EdgeKind.MEMBER else pair
+            if above != under:
+                below[above].append(under)
+                inner.add(under)
+        nodes = {node.key: node for node in self.nodes}
+        seen: set[str] = set()
+        lines: list[tuple[int, Node, bool]] = []
+        for root in [*(key for key in nodes if key not in inner), *nodes]:
+            waiting = [] if root in seen else [(0, root)]
+            while waiting:
+                depth, key = waiting.pop()
+                again = key in seen
+                lines.append((depth, nodes[key], again and bool(below[key])))
+                seen.add(key)
+                waiting += [] if again else [(depth + 1, under) for under in reversed(below[key])]
+        return lines

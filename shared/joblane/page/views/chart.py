@@ -1,4 +1,4 @@
-"""One chart whose series, groups and percentile the reader picks."""
+"""The chart whose series, groups and percentile the reader picks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import PERCENTILES, Group, Measure, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import MEASURES, chart_lines, group_name
+from joblane.inspector.sentences import chart_lines
 from joblane.inspector.views import Chart, Line, Mark
 from joblane.names import Queue
 from joblane.page import chart, marks
@@ -63,12 +63,12 @@ def show(request: Request, inspector: Inspector) -> Response:
         drawn=_drawn(frame, found, unit),
         legend=_legend(found, unit, chosen),
         notes=chart_lines(found),
-        title=MEASURES[of],
+        title=of.title,
         tabs=[(choice, f"/chart?{query({**chosen, 'within': choice})}", choice == within) for choice in WITHIN],
         address=f"/chart?{query({name: value for name, value in chosen.items() if name != 'scale'})}",
         scales=SCALES,
         scale=scale,
-        measures=MEASURES,
+        measures={measure: measure.title for measure in Measure},
         groups=tuple(Group),
         percentiles=PERCENTILES,
         types=sorted({one.type for one in desk(request).types(inspector)} | set(types)),
@@ -95,7 +95,7 @@ def _number(found: Chart) -> int:
 
 def _all(found: Chart) -> list[tuple[str, str, Line]]:
     """The lines with their class and name, and the others as the last of them."""
-    lines = [(f"s{at}", group_name(found.by, line.key), line) for at, line in enumerate(found.lines)]
+    lines = [(f"s{at}", found.by.shown(line.key), line) for at, line in enumerate(found.lines)]
     return lines + ([("others", "others", found.others)] if found.others else [])
 
 
@@ -107,7 +107,7 @@ def _scaled(found: Chart, values: Sequence[float | None]) -> list[float | None]:
 def _drawn(frame: chart.Frame, found: Chart, unit: Unit) -> Markup:
     series = [chart.Series(kind, _scaled(found, line.values)) for kind, _, line in _all(found)]
     before = chart.Series("before", _scaled(found, found.before.values)) if found.before else None
-    label = f"{MEASURES[found.of]} by {found.by}"
+    label = f"{found.of.title} by {found.by}"
     if found.of.is_sum:
         return frame.stacked(series, label, unit, before)
     return frame.lines([*series, *([before] if before else [])], label, unit, columns=True)
