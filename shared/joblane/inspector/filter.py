@@ -109,7 +109,7 @@ class Measure(StrEnum):
     COST = "cost"
 
     @property
-    def title(self) -> str:
+    def heading(self) -> str:
         """Its name for a reader."""
         return TITLES.get(self, self.capitalize())
 

@@ -51,7 +51,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("queues",): ("overview", views.overview, Overview),
     ("runs",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
     ("runs", "data:export"): ("performance", views.performance, Performance),
-    ("graph", "x"): ("graph", views.graph, Graph),
+    ("graph", "one"): ("graph", views.graph, Graph),
     ("chart",): ("chart", views.chart, Chart),
     ("audit",): ("audit", lambda: views.task_view().audit, tuple[AuditEntry, ...]),
     ("--stage", "dev", "types"): ("types", lambda: (views.type_view(),), tuple[TypeView, ...]),

@@ -64,6 +64,6 @@ def chart(
     from joblane.cli import run_tables
 
     console = terminal.console()
-    console.print(run_tables.lines(found, f"{of.title} {percentile if of.is_time else ''}".strip(), console.width))
+    console.print(run_tables.lines(found, f"{of.heading} {percentile if of.is_time else ''}".strip(), console.width))
     for line in chart_lines(found):
         terminal.say(line)

@@ -63,12 +63,12 @@ def show(request: Request, inspector: Inspector) -> Response:
         drawn=_drawn(frame, found, unit),
         legend=_legend(found, unit, chosen),
         notes=chart_lines(found),
-        title=of.title,
+        title=of.heading,
         tabs=[(choice, f"/chart?{query({**chosen, 'within': choice})}", choice == within) for choice in WITHIN],
         address=f"/chart?{query({name: value for name, value in chosen.items() if name != 'scale'})}",
         scales=SCALES,
         scale=scale,
-        measures={measure: measure.title for measure in Measure},
+        measures={measure: measure.heading for measure in Measure},
         groups=tuple(Group),
         percentiles=PERCENTILES,
         types=sorted({one.type for one in desk(request).types(inspector)} | set(types)),
@@ -107,7 +107,7 @@ def _scaled(found: Chart, values: Sequence[float | None]) -> list[float | None]:
 def _drawn(frame: chart.Frame, found: Chart, unit: Unit) -> Markup:
     series = [chart.Series(kind, _scaled(found, line.values)) for kind, _, line in _all(found)]
     before = chart.Series("before", _scaled(found, found.before.values)) if found.before else None
-    label = f"{found.of.title} by {found.by}"
+    label = f"{found.of.heading} by {found.by}"
     if found.of.is_sum:
         return frame.stacked(series, label, unit, before)
     return frame.lines([*series, *([before] if before else [])], label, unit, columns=True)
