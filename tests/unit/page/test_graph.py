@@ -74,7 +74,7 @@ def test_a_node_leads_to_its_page(node: Node, expected: str) -> None:
     assert address(node) == expected
 
 
-def test_the_list_has_each_node_below_those_before_it_and_ends_if_the_rows_are_damaged() -> None:
+def test_the_list_has_each_node_below_those_before_it_and_ends() -> None:
     found = [(depth, node.key, again) for depth, node, again in views.graph().tree()]
     assert found == [
         (0, "batch:import-7", False),

@@ -20,7 +20,6 @@ from joblane.inspector.sentences import graph_line, searched_line
 from joblane.inspector.shell import argument
 from joblane.inspector.short_id import task_of
 from joblane.record.row.states import ENDED
-from joblane.record.task.insert import BATCH_TAG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +86,8 @@ def graph(context: typer.Context, id_: options.IdOrPrefix, as_json: options.AsJs
     The tasks that run before and after it or were enqueued by its runs, and its batch with members and callbacks. Many
     tasks of one type and state are one line.
     """
+    from joblane.record.task.insert import BATCH_TAG
+
     inspector = target.inspector(context)
     found = inspector.graph(id_ if id_.startswith(BATCH_TAG) else task_of(inspector, id_).row.id)
     terminal.answer(found, as_json=as_json)
