@@ -42,6 +42,7 @@ from joblane.inspector.views import (
     TaskRow,
     TaskView,
     TenantRow,
+    TenantView,
     Trouble,
 )
 from joblane.record.flow.limit_status import LimitStatus
@@ -77,7 +78,7 @@ class FakeInspector:
     batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
     advised: list[Batching] = field(default_factory=list)
     scheduled: list[ScheduleRow] = field(default_factory=lambda: [views.schedule_row(), views.declared_row()])
-    tenant: str = "acme"
+    a_tenant: str = "acme"
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         assert permission_of(Inspector, operation), f"an inspector has no {operation}"
@@ -218,9 +219,12 @@ class FakeInspector:
         raise UnknownBatchError(id)
 
     def _tenants(self, limit: int, **_: object) -> tuple[TenantRow, ...]:
-        names = (self.tenant or "acme", "globex", "")
+        names = (self.a_tenant or "acme", "globex", "")
         pause = {name: self.paused.get((PauseScope.TENANT, name)) for name in names}
         return tuple(views.tenant_row(tenant=name, pause=pause[name]) for name in names)
+
+    def _tenant(self, name: str) -> TenantView:
+        return TenantView(name, views.tenant_types(), self.paused.get((PauseScope.TENANT, name)))
 
     def _audit(self, before: int | None, limit: int, **_: object) -> tuple[AuditEntry, ...]:
         return tuple(one for one in self.entries if before is None or one.number < before)[:limit]
@@ -305,7 +309,7 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "graph": lambda stub, **named: views.graph(*named.values()),
     "chart": lambda stub, of, by, **_: views.chart(of=of, by=by),
     "why_slow": lambda stub, **_: (views.examined(Grade.BAD), views.examined(Grade.GOOD)),
-    "statistics": lambda stub, by, **_: (views.statistic(views.TYPE if by == "type" else stub.tenant),),
+    "statistics": lambda stub, by, **_: (views.statistic(views.TYPE if by == "type" else stub.a_tenant),),
     "types": lambda stub: (views.type_view(),),
     "bulks": lambda stub, **_: tuple(stub.started.values()),
     "redrive": lambda stub, **named: stub._bulk("redrive", **named),

@@ -62,6 +62,7 @@ from joblane.inspector.views import (
     TaskRow,
     TaskView,
     TenantRow,
+    TenantType,
     TickView,
     Trouble,
     TypeNow,
@@ -341,6 +342,13 @@ def cause(**changes: Any) -> Cause:
         log_link=None,
     )
     return replace(made, **changes)
+
+
+def tenant_types() -> tuple[TenantType, ...]:
+    return (
+        TenantType(TYPE, 4, 2, 1, 3, 5, 300.0, 900, 12, 1_400),
+        TenantType("user:invitation", 0, 0, 0, 0, 1, None, 0, 0, None),
+    )
 
 
 def dead() -> DeadLetters:

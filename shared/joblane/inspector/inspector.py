@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         pauses,
         performance,
         schedules,
+        tenants,
         trouble,
         why_slow,
     )
@@ -56,11 +57,12 @@ else:  # imported by the first call: a remote inspector needs only the signature
         pauses,
         performance,
         schedules,
+        tenants,
         trouble,
         why_slow,
     ) = modules(
         "joblane.inspector.stage",
-        "batches batching causes chart doctor limits marks overview pauses performance schedules trouble why_slow",
+        "batches batching causes chart doctor limits marks overview pauses performance schedules tenants trouble why_slow",
     )
     detail, find, graph, listing, logs, waits = modules(
         "joblane.inspector.tasks", "detail find graph listing logs waits"
@@ -351,6 +353,14 @@ class Inspector:
         Raises :class:`~joblane.inspector.errors.SelectionError`.
         """
         return overview.tenants(self._scope, sort, limit)
+
+    @needs(VIEW)
+    def tenant(self, name: str) -> views.TenantView:
+        """A tenant now, by its types, with their runs of the last hour. ``name``: empty for tasks without a tenant.
+
+        Raises :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return tenants.tenant(self._scope, name)
 
     @needs(VIEW)
     def failures(self, *, minutes: int = 60, limit: int = 20) -> tuple[views.TaskRow, ...]:

@@ -180,8 +180,8 @@ SHOWN_IN_THEIR_OWN_WAY = frozenset(
     {
         "audit", "batch", "batches", "batching", "bulk_view", "bulks", "chart", "count", "dead", "doctor", "errors",
         "failures", "find", "graph", "limits", "line", "logs", "marks", "now", "overview", "pauses", "performance",
-        "preview", "schedule", "schedules", "statistics", "task", "tasks", "tenants", "trouble", "type_logs", "types",
-        "waits", "why_slow",
+        "preview", "schedule", "schedules", "statistics", "task", "tasks", "tenant", "tenants", "trouble",
+        "type_logs", "types", "waits", "why_slow",
     }
 )  # fmt: skip
 """Operations with a command, a list or a page that is written by hand: :mod:`joblane.inspector.queries` has others."""

@@ -5,7 +5,9 @@ The command line, `joblane watch` and the page print them. Programs and tests co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from joblane.inspector.filter import MOST_ERRORS
 if TYPE_CHECKING:
     from joblane.inspector.views import (
         ActionResult,
+        AuditEntry,
         Batching,
         BulkOutcome,
         BulkView,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
         Pause,
         Paused,
         Preview,
+        RunCounts,
         SchedulePause,
         ScheduleRow,
         Trouble,
@@ -49,6 +53,7 @@ MISSED = {"latest": "the latest runs late", "skip": "they do not run"}
 DELETED = "its payload, result and error are cleared"
 SOON = {"scheduled": "runs once it is due", "held": "waits for a limit"}
 """State after an action → when the task runs; in any other state as soon as its lane has capacity."""
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d.*(Z|[+-]\d\d:\d\d)$")
 STOPPING = "it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns"
 
 
@@ -73,6 +78,38 @@ def by(who: str | None) -> str:
 
 def because(reason: str | None) -> str:
     return f": {reason}" if reason else ""
+
+
+def earlier_line(counts: RunCounts) -> str:
+    """``A day earlier: 1,200 runs, 3.1 % failed, wait p95 1.4s, duration p95 2.0s.``"""
+    if not counts.number:
+        return "A day earlier: no run."
+    parts = [plural(counts.number, "run"), f"{100 * counts.unsuccessful / counts.number:.1f} % failed"]
+    for what, times in (("wait", counts.wait_ms), ("duration", counts.duration_ms)):
+        parts += [f"{what} p95 {milliseconds(times.p95)}"] if times else []
+    return f"A day earlier: {', '.join(parts)}."
+
+
+def details_of(entry: AuditEntry) -> list[tuple[str, str]]:
+    """The details of an entry of the audit as pairs of words; without those that say nothing."""
+    return [(name.replace("_", " "), _words(value)) for name, value in entry.details.items() if _words(value)]
+
+
+def _words(value: object) -> str:
+    """A value of JSON in words; empty for null, false, and a collection without anything in it."""
+    if value is None or value is False:
+        return ""
+    if isinstance(value, bool):
+        return "yes"
+    if isinstance(value, Mapping):
+        pairs = [(str(name).replace("_", " "), _words(each)) for name, each in value.items()]
+        return ", ".join(f"{name} {words}" for name, words in pairs if words)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(filter(None, map(_words, value)))
+    if isinstance(value, str) and TIME.match(value):
+        with suppress(ValueError):
+            return stamp(datetime.fromisoformat(value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # --- Actions on one task -------------------------------------------------------------------------------------------

@@ -50,6 +50,14 @@ def short(id_: str) -> Markup:
     return SHORT.format(id_[:8], id_[8:-4], id_[-4:]) if LONG_ID.fullmatch(id_) else escape(id_)
 
 
+def coded(text: str) -> Markup:
+    """A sentence with its backquotes as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one of them has no partner
+        return escape(text)
+    return Markup("").join(CODE.format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
+
+
 def span(seconds: float) -> str:
     """A duration in its two largest units; below ten seconds with a decimal or in milliseconds."""
     if seconds < 1:
@@ -105,15 +113,6 @@ def state(value: str, *, old: bool = False) -> Markup:
 def red(context: Context, at: datetime | None) -> str:
     """The class of bad news: ``bad`` while it is new, else empty."""
     return "bad" if is_new(at, context["now"]) else ""
-
-
-def detail(value: Any) -> str:
-    """A value of an audit entry in words: ``at a time 0, until 2026-01-02``."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name.replace('_', ' ')} {detail(each)}" for name, each in value.items() if each is not None)
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(detail, value))
-    return "yes" if value is True else str(value)
 
 
 @pass_context
@@ -177,16 +176,8 @@ def cell(kind: Kind, value: Any, now: datetime) -> str:
     if kind in (Kind.STATE, Kind.LINE):
         return state(value) if kind is Kind.STATE else CUT.format(value, value)
     if kind is Kind.PROSE and isinstance(value, str):
-        return with_code(value)
+        return coded(value)
     return escape(value if isinstance(value, str) or kind not in CELLS else CELLS[kind](value, now))
-
-
-def with_code(text: str) -> Markup:
-    """A sentence whose commands between backquotes are marked as code."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # a backquote that is not closed is a part of the text
-        return escape(text)
-    return Markup("").join(CODE.format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
 
 
 def _class(kind: Kind, *, is_red: bool, is_main: bool) -> Markup:

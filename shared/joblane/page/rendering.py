@@ -22,11 +22,19 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from joblane.inspector.block_words import block_line, blocks_text, cure_of
 from joblane.inspector.durations import stamp
 from joblane.inspector.schedule_words import a_day, in_words
-from joblane.inspector.sentences import live_line, obsolete_line, pause_line, runs_on, unread_line
+from joblane.inspector.sentences import (
+    details_of,
+    earlier_line,
+    live_line,
+    obsolete_line,
+    pause_line,
+    runs_on,
+    unread_line,
+)
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import navigation, sparkline, timeline
-from joblane.page.cells import NOTHING, detail, number, red, short, span, state, table, time_tag, usd
+from joblane.page.cells import NOTHING, coded, number, red, short, span, state, table, time_tag, usd
 from joblane.record.flow.limit_status import LimitValues
 from joblane.record.row.states import State
 from joblane.tasks.limit import rate_text, values_text
@@ -173,6 +181,7 @@ def _environment() -> Environment:
         "rate": rate_text,
         "values": values,
         "argument": argument,
+        "coded": coded,
         "a_day": a_day,
     }
     made.globals |= {
@@ -195,11 +204,12 @@ def _environment() -> Environment:
         "strip": sparkline.strip,
         "timeline": timeline.of_task,
         "in_words": in_words,
-        "detail": detail,
         "block_line": block_line,
         "cure_of": cure_of,
         "blocks_text": blocks_text,
         "live_line": live_line,
+        "earlier_line": earlier_line,
+        "details_of": details_of,
         "runs_on": runs_on,
         "obsolete_line": obsolete_line,
         "unread_line": unread_line,

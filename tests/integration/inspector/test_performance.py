@@ -231,6 +231,11 @@ def test_the_numbers_are_those_of_the_runs_added_up_or_not(
     # then
     if added:
         assert runs <= found.total.number <= runs + step // 1200 + 1
+    if added and within <= timedelta(days=1):
+        assert found.earlier is not None
+        assert runs <= found.earlier.number <= runs + step // 1200 + 1
+        assert found.earlier.duration_ms is not None
+    assert (found.earlier is None) is (within > timedelta(days=1))
     assert found.step_seconds == step
     assert sum(period.counts.number for period in found.periods) == found.total.number
     assert found.total.cost_usd == pytest.approx(0.001 * found.total.number)
@@ -242,11 +247,14 @@ def test_the_numbers_are_those_of_the_runs_added_up_or_not(
     assert gaps == {timedelta(seconds=step)}
 
 
-def test_a_tenants_runs_are_by_hour(ended: World, inspector: Inspector) -> None:
+def test_a_tenants_runs_are_by_hour(ended: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_statistics, "LONGEST", timedelta(days=9))
     add_up(ended.database.get(), may_continue=lambda: True)
     found = inspector.performance(PauseScope.TENANT, "acme", within=timedelta(hours=6))
     assert found.step_seconds == 3600
     assert 18 <= found.total.number <= 21
+    assert found.earlier is not None
+    assert 18 <= found.earlier.number <= 21
     assert inspector.performance(PauseScope.TENANT, "globex").total.number == 0
 
 
@@ -288,6 +296,37 @@ def test_tenants_are_listed_by_their_trouble_or_by_a_number(deployed: World, ins
         assert {row.tenant for row in by} == {row.tenant for row in found}
     with pytest.raises(SelectionError, match=r"sort: trouble, tenant, .* are valid, not 'due; drop'"):
         inspector.tenants(sort="due; drop")
+
+
+def test_a_tenant_is_shown_by_its_types(deployed: World, inspector: Inspector) -> None:
+    # given tasks of two tenants
+    for number in range(3):
+        put(deployed, sample_one, f"due{number}", tenant="acme")
+    put(deployed, sample_one, "other", tenant="globex")
+    put(deployed, sample_one, "held", tenant="acme", state="held")
+    put(deployed, sample_one, "again", tenant="acme", state="retry")
+    deployed.run("update joblane.tasks set due_at = now() + interval '1 h' where id = 'again'")
+    deployed.run("update joblane.tasks set due_at = now() - interval '10 min' where id = 'due1'")
+    deployed.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, type, tenant, outcome, wait_ms)"
+        " values ('x', 1, 1, 1, $1, 'acme', 'completed', 100), ('y', 1, 1, 1, $1, 'acme', 'timeout', 301),"
+        " ('z', 1, 1, 1, 'a:gone', 'acme', 'completed', null), ('o', 1, 1, 1, $1, 'globex', 'timeout', 7)",
+        sample_one.type,
+    )
+    inspector.pause(PauseScope.TENANT, "acme", reason="flood")
+    # when
+    found = inspector.tenant("acme")
+    # then
+    first, gone = found.types
+    assert (first.type, first.due, first.held, first.retry, first.later) == (sample_one.type, 3, 1, 1, 1)
+    assert (first.started, first.failed, first.failed_share, first.wait_ms) == (2, 1, 50, 200)
+    assert (gone.type, gone.due, gone.started, gone.failed, gone.wait_ms) == ("a:gone", 0, 1, 0, None)
+    assert found.oldest_wait_seconds == first.oldest_wait_seconds == pytest.approx(600, abs=60)
+    assert found.pause is not None
+    # and a tenant without anything, and a name that PostgreSQL refuses
+    assert inspector.tenant("nobody").types == ()
+    with pytest.raises(SelectionError, match="name: "):
+        inspector.tenant("a\0b")
 
 
 def test_the_last_failures_are_listed_by_their_end(deployed: World, inspector: Inspector) -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from joblane.inspector import sentences
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.views import ActionResult, BulkOutcome, Count, Obstacle, Pause, Paused
+from joblane.inspector.views import (
+    ActionResult,
+    AuditEntry,
+    BulkOutcome,
+    Count,
+    Obstacle,
+    Pause,
+    Paused,
+    Percentiles,
+    RunCounts,
+)
 from joblane.record.row.states import State
 from tests.builders import views
 
@@ -115,3 +126,29 @@ def test_each_sentence_has_its_wording(name: str) -> None:
 
 def test_each_obstacle_of_a_larger_batch_has_its_words() -> None:
     assert {*sentences.NO_BATCH} == {*Obstacle} - {Obstacle.LITTLE}
+
+
+# --- The audit, and yesterday ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        ({"stripe": {"at_a_time": 0}, "until": None, "replaced": False}, [("stripe", "at a time 0")]),
+        ({"until": "2026-01-02T03:04:05.678+01:00"}, [("until", "2026-01-02 02:04:05Z")]),
+        ({"replaced": True}, [("replaced", "yes")]),
+        ({"new_id": "0001", "total": 1200}, [("new id", "0001"), ("total", "1,200")]),
+        ({"filter": {"states": ["retry", "held"], "tenant": None, "tags": []}}, [("filter", "states retry, held")]),
+        ({"until": "2026-99-99T00:00:00Z", "empty": {}}, [("until", "2026-99-99T00:00:00Z")]),
+    ],
+)  # fmt: skip
+def test_the_details_of_the_audit_are_words(details: dict[str, Any], words: list[tuple[str, str]]) -> None:
+    assert sentences.details_of(AuditEntry(1, AT, "ann", "set_limit", "limit:stripe", None, details=details)) == words
+
+
+def test_the_runs_of_a_day_earlier_are_a_sentence() -> None:
+    counts = RunCounts(1_150, 40, 8, 2, 0, 0.1, Percentiles(1, 1_400, 2), Percentiles(1, 87, 2))
+    assert (
+        sentences.earlier_line(counts) == "A day earlier: 1,200 runs, 4.2 % failed, wait p95 1.4 s, duration p95 87 ms."
+    )
+    assert sentences.earlier_line(RunCounts(0, 0, 0, 0, 0, 0.0, None, None)) == "A day earlier: no run."

@@ -23,7 +23,7 @@ from joblane.inspector.filter_words import described
 from joblane.inspector.listing import Column, Kind, is_new
 from joblane.names import Queue
 from joblane.page import sparkline
-from joblane.page.cells import ago, span, usd
+from joblane.page.cells import ago, coded, span, usd
 from joblane.page.filters import age, read, write
 from joblane.page.inspectors import Desk
 from joblane.page.rendering import FOLDER, KEPT, Notices, query
@@ -257,3 +257,16 @@ def test_old_failures_are_neither_red_on_the_page_nor_in_a_terminal(browser: Tes
         console = Console(file=StringIO(), force_terminal=True, color_system="standard")
         console.print(table)
         assert ("\x1b[31m" in console.file.getvalue()) is is_red  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("run `joblane up <b>` now", "run <code>joblane up &lt;b&gt;</code> now"),
+        ("`a` and `b`", "<code>a</code> and <code>b</code>"),
+        ("a lone ` stays", "a lone ` stays"),
+        ("<i>", "&lt;i&gt;"),
+    ],
+)
+def test_backquotes_are_code(text: str, shown: str) -> None:
+    assert coded(text) == shown

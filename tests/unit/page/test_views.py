@@ -77,7 +77,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         type=planted,
     )
     entry = AuditEntry(1, at, planted, planted, planted, planted, planted, {planted: planted, "more": [planted]})
-    stub.rows, stub.entries, stub.tenant = [hurt], [entry], planted
+    stub.rows, stub.entries, stub.a_tenant = [hurt], [entry], planted
     stub.changes[planted] = {
         "payload": {planted: planted},
         "result": [planted],

@@ -30,7 +30,17 @@ from joblane.inspector.sentences import (
     resumed_schedule_line,
     schedule_pause_line,
 )
-from joblane.inspector.views import ActionResult, BulkView, Cause, CauseState, Pause, Preview, ScheduleRow, TaskRow, TaskView
+from joblane.inspector.views import (
+    ActionResult,
+    BulkView,
+    Cause,
+    CauseState,
+    Pause,
+    Preview,
+    ScheduleRow,
+    TaskRow,
+    TaskView,
+)
 from joblane.record.row.states import ENDED, WAITING, State
 
 REASON = Field("reason", "Reason, for the audit (optional)")

@@ -31,7 +31,7 @@ STEPS = (
     (LONGEST_WITHIN, timedelta(hours=6)),
 )
 """The longest time that is shown in periods of a length."""
-BY_HOUR = timedelta(hours=1)
+BY_HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 END = "infinity"
 FIELDS = "at, completed, failed, archived, lost, others, cost_usd, waits, durations"
 
@@ -113,6 +113,11 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
         if (period := periods.get(_floor(at, step))) is not None:
             period.add(row)
             total.add(row)
+    earlier = _Sum()
+    if within <= DAY:
+        seconds = "3600" if kind is PauseScope.TENANT else "60"
+        for _, *row in connection.run(ADDED_UP, kind, name, seconds, since - DAY, now - DAY, seconds):
+            earlier.add(row)
     if kind is PauseScope.TYPE and not any(total.numbers):
         check_types(scope, [name])
     return Performance(
@@ -122,6 +127,7 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
         step_seconds=round(step.total_seconds()),
         total=total.counts(),
         periods=tuple(Period(at, period.counts()) for at, period in periods.items()),
+        earlier=earlier.counts() if within <= DAY else None,
     )
 
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # the names of the map below, for type checkers
         WaitRow,
         Why,
     )
+    from joblane.inspector.views.tenants import TenantType, TenantView
 
 __all__ = [
     "BULK_RESULTS",
@@ -118,6 +119,8 @@ __all__ = [
     "TaskRow",
     "TaskView",
     "TenantRow",
+    "TenantType",
+    "TenantView",
     "TickView",
     "Trouble",
     "TypeNow",
@@ -143,6 +146,7 @@ _HOMES = {
     "joblane.inspector.views.schedules": "SchedulePage SchedulePause ScheduleRow ScheduleView TickView",
     "joblane.inspector.views.stage": "Check Count Depth Grade Lane Minute "
     "Overview Pause Paused QueueView TenantRow TypeView",
+    "joblane.inspector.views.tenants": "TenantType TenantView",
     "joblane.inspector.views.tasks": "Attempt Found FoundGroup FoundKind LogLine Reason "
     "Relative Relatives Signal Step TaskPage TaskRow TaskView Wait WaitPage WaitRow Why",
 }

@@ -73,7 +73,11 @@ LISTINGS[Period] = Listing(
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """The runs of a type or a tenant. ``periods``: oldest first, without gaps; the last one is not over yet."""
+    """The runs of a type or a tenant. ``periods``: oldest first, without gaps; the last one is not over yet.
+
+    ``earlier``: the runs of the same time a day earlier, of a tenant by whole hours; None if the time is longer than a
+    day.
+    """
 
     kind: PauseScope
     name: str
@@ -81,6 +85,7 @@ class Performance:
     step_seconds: int
     total: RunCounts
     periods: tuple[Period, ...]
+    earlier: RunCounts | None = None
 
     def latest(self, number: str) -> datetime | None:
         """The start of the last period in which a number of :class:`RunCounts` is not 0; None without one."""

@@ -17,7 +17,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import MOST_ERRORS, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import batching_line
-from joblane.inspector.views import Causes, Percentiles, Performance, TypeView
+from joblane.inspector.views import Causes, Percentiles, Performance, TenantType, TenantView, TypeView
 from joblane.local.errors import UnavailableError
 from joblane.page import chart, marks
 from joblane.page.cells import span
@@ -26,6 +26,7 @@ from joblane.page.filters import age, name_of
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query
 from joblane.page.scale import NUMBER, PERCENT, TIME, Scale
+from joblane.page.sorting import sorting
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitStatus
 from joblane.tasks.limit import TENANT
 
@@ -64,6 +65,8 @@ def show(request: Request, inspector: Inspector) -> Response:
         within=within,
         withins=WITHIN if is_type else WITHIN[2:],
         lanes=lanes,
+        tenant=None if is_type else _tenant(inspector, name),
+        sorting=None if is_type else sorting(request, TenantType),
         errors=errors,
         declared=next((one for one in declared if is_type and one.type == name), None),
         pause=pauses.get((kind, name)),
@@ -96,6 +99,13 @@ def _errors(inspector: Inspector, kind: PauseScope, name: str, within: timedelta
 def scale_of(request: Request) -> Scale:
     """``scale``: of the axes of values. Raises :class:`SelectionError`."""
     return name_of(Scale, "scale", request.query_params.get("scale") or Scale.LINEAR)
+
+
+def _tenant(inspector: Inspector, name: str) -> TenantView | None:
+    """The tenant now; None if a stage of an older version does not have it."""
+    with suppress(UnavailableError):
+        return inspector.tenant(name)
+    return None
 
 
 def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope, name: str) -> list[LimitStatus]:
