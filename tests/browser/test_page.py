@@ -73,6 +73,7 @@ PAGES = {
     "runs-tenant": "/runs?tenant=acme",
     "why": "/runs/why?type=data:export",
     "tenants": "/tenants",
+    "pauses": "/pauses",
     "audit": "/audit",
     "problem": "/task?id=unknown",
 }
@@ -163,7 +164,7 @@ def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: S
     expect(page.locator("#traceback-4 pre")).to_be_hidden()
 
 
-def test_a_filter_is_saved_by_a_name_and_forgotten_and_what_another_version_wrote_does_no_harm(visit: Visit) -> None:
+def test_a_filter_is_saved_by_a_name_and_forgotten(visit: Visit) -> None:
     # given a browser with something else under the key
     visitor = visit()
     page = visitor.page
@@ -393,9 +394,9 @@ def test_the_refresh_is_chosen_for_every_page_of_the_browser(visit: Visit) -> No
     # then not even the timer of the page asks
     requests = _requests(page)
     page.evaluate(
-        "htmx.trigger(document.body, 'x'); document.querySelector('#live').setAttribute('hx-trigger', 'every 1s, refresh')"
+        "const live = document.getElementById('live');"
+        " live.setAttribute('hx-trigger', 'every 1s, refresh'); htmx.process(live)"
     )
-    page.evaluate("htmx.process(document.getElementById('live'))")
     page.wait_for_timeout(1_500)
     assert requests == []
     # and with two seconds it comes by itself
@@ -730,6 +731,7 @@ def test_a_batch_is_opened_retried_and_sealed(visit: Visit, site: Site) -> None:
     page = visit().go("/task?id=child")
     expect(page.get_by_text(re.compile("It waits for task .*, which is archived, and for 1 more"))).to_be_visible()
     expect(page.get_by_role("heading", name="Parents")).to_be_visible()
+    page.get_by_role("link", name="Control", exact=True).click()
     page.get_by_role("link", name="Batches", exact=True).click()
     page.get_by_role("link", name="import-7:on_success").click()
     expect(

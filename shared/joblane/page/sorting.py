@@ -19,7 +19,7 @@ OWN = ("sort", "desc", "from", "note")
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """The order of a table. ``name`` None: that of the operation. ``path``, ``others``: the rest of the address."""
+    """The order of a table. ``name`` None: the operation's own. ``path``, ``others``: the rest of the address."""
 
     listing: Listing
     path: str
@@ -32,10 +32,9 @@ class Sorting:
         return tuple(rows) if self.name is None else self.listing.sorted(rows, self.name, descending=self.descending)
 
     def link(self, column: Column) -> tuple[str, str] | None:
-        """The address that sorts by a column, and the value of ``aria-sort``. That of the sorted column is its reverse,
-        or the list's own order if the operation has no reverse.
+        """The address that sorts by a column, and the value of ``aria-sort``; None: there is no such order.
 
-        None: there is no such order.
+        The link of the sorted column reverses it, or leads to the list's own order if the operation has no reverse.
         """
         name = next((name for name, each in self.listing.sortable.items() if each == column), None)
         if name is None:

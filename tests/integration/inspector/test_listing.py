@@ -539,9 +539,7 @@ def test_neither_the_overview_nor_the_view_of_a_task_scans_a_table(
 # --- The last run of each task ---------------------------------------------------------------------------------------
 
 
-def test_a_row_has_the_duration_of_its_last_run_and_the_version_that_was_deployed_then(
-    deployed: World, inspector: Inspector
-) -> None:
+def test_a_row_has_the_duration_and_the_version_of_its_last_run(deployed: World, inspector: Inspector) -> None:
     # given a task that was retried over a deploy, one that completed at once, one that runs, and one that has not run
     deployed.run("delete from joblane.deploys")
     deployed.run(

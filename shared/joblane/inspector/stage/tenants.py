@@ -40,11 +40,9 @@ select type, coalesce(due, 0), coalesce(held, 0), coalesce(active, 0), coalesce(
 def tenant(scope: Scope, name: str) -> TenantView:
     """Raises :class:`SelectionError`."""
     if not isinstance(name, str) or "\0" in name:
-        raise SelectionError("name", "a text without NUL is required")
+        raise SelectionError("name", "a string without NUL is required")
     with reading(scope.connection) as connection:
         found = [one for one in pauses.current(connection) if (one.scope, one.name) == (PauseScope.TENANT, name)]
         rows = connection.run(TENANT, str(BOUND), name)
-    types = tuple(
-        TenantType(*numbers, wait_ms=None if wait_ms is None else round(wait_ms)) for *numbers, wait_ms in rows
-    )
-    return TenantView(name, types, next(iter(found), None))
+    types = (TenantType(*numbers, None if wait_ms is None else round(wait_ms)) for *numbers, wait_ms in rows)
+    return TenantView(name, tuple(types), next(iter(found), None))
