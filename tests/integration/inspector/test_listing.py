@@ -162,11 +162,13 @@ def explained(filled: Scope, monkeypatch: pytest.MonkeyPatch) -> Explained:
 
 
 def everything(inspector: Inspector, filter_: Filter, limit: int = 500) -> Iterator[Any]:
-    page = inspector.tasks(filter_, limit=limit)
-    yield from page.tasks
-    while page.after is not None:
-        page = inspector.tasks(filter_, after=page.after, limit=limit)
-        yield from page.tasks
+    """All rows, without the durations, which grow while a run is in progress."""
+    after = None
+    while True:
+        page = inspector.tasks(filter_, after=after, limit=limit)
+        yield from (dataclasses.replace(row, took_ms=None) for row in page.tasks)
+        if (after := page.after) is None:
+            return
 
 
 def ask_all(filled: Scope, explained: Explained, filter_: Filter) -> None:

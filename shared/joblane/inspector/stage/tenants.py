@@ -25,7 +25,7 @@ waiting as (
 ),
 runs as (
   select coalesce(type, '') as type, count(*) as started,
-         count(*) filter (where outcome in {FAILED_OUTCOMES}) as failed, avg(wait_ms)::float8 as wait_ms
+         count(*) filter (where outcome in {FAILED_OUTCOMES}) as failed, avg(wait_ms)::bigint as wait_ms
     from joblane.runs
    where started_at >= now() - interval '{TENANT_MINUTES} min' and coalesce(tenant, '') = $2 group by 1
 )
@@ -44,5 +44,4 @@ def tenant(scope: Scope, name: str) -> TenantView:
     with reading(scope.connection) as connection:
         found = [one for one in pauses.current(connection) if (one.scope, one.name) == (PauseScope.TENANT, name)]
         rows = connection.run(TENANT, str(BOUND), name)
-    types = (TenantType(*numbers, None if wait_ms is None else round(wait_ms)) for *numbers, wait_ms in rows)
-    return TenantView(name, tuple(types), next(iter(found), None))
+    return TenantView(name, tuple(TenantType(*row) for row in rows), next(iter(found), None))
