@@ -309,7 +309,7 @@ def test_a_tenant_is_shown_by_its_types(deployed: World, inspector: Inspector) -
     deployed.run("update joblane.tasks set due_at = now() - interval '10 min' where id = 'due1'")
     deployed.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation, type, tenant, outcome, wait_ms)"
-        " values ('x', 1, 1, 1, $1, 'acme', 'completed', 100), ('y', 1, 1, 1, $1, 'acme', 'timeout', 301),"
+        " values ('x', 1, 1, 1, $1, 'acme', 'completed', 100), ('y', 1, 1, 1, $1, 'acme', 'timeout', 300),"
         " ('z', 1, 1, 1, 'a:gone', 'acme', 'completed', null), ('o', 1, 1, 1, $1, 'globex', 'timeout', 7)",
         sample_one.type,
     )

@@ -166,7 +166,7 @@
   let opened = [];
   let closed = [];
   let announced = "";
-  // Times are those of the server, and distances those of a clock that nobody sets: the browser's may be wrong.
+  // Times come from the server, and distances from a clock that cannot be set: the browser's clock may be wrong.
   let serverNow = document.body.dataset.now;
   let updatedAt = performance.now();
   let askedAt = updatedAt;
@@ -177,7 +177,7 @@
     part.querySelector("details.menu[open], input[name=chosen]:checked") ||
     (part.contains(document.activeElement) && typing(document.activeElement));
 
-  // Seconds between refreshes: those that the reader has chosen, or those of the page. 0: none.
+  // Seconds between refreshes, as the reader has chosen, or as the page has them. 0: none.
   function every() {
     const own = part()?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];
     return Number(choice?.value || own || 0);
