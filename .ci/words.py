@@ -45,7 +45,7 @@ WORDS = {
 }
 """Regular expression of whole words, in any case → the words to use."""
 CEILINGS = {
-    r"(?:that|those) of|those with": (187, "the noun again"),
+    r"(?:that|those) of|those with": (186, "the noun again"),
     r"a text|texts": (174, "a string, a message, a label"),
     r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (103, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (32, "even if, including"),
