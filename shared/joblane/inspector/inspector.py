@@ -62,7 +62,8 @@ else:  # imported by the first call: a remote inspector needs only the signature
         why_slow,
     ) = modules(
         "joblane.inspector.stage",
-        "batches batching causes chart doctor limits marks overview pauses performance schedules tenants trouble why_slow",
+        "batches batching causes chart doctor limits marks overview pauses performance schedules tenants trouble "
+        "why_slow",
     )
     detail, find, graph, listing, logs, waits = modules(
         "joblane.inspector.tasks", "detail find graph listing logs waits"

@@ -14,8 +14,8 @@ from joblane.inspector.filter import MAX_CANARY, BulkAction, Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import aimed, check_number, checked, reading
 from joblane.inspector.views import Preview, PreviewCause
+from joblane.record.causes import shown
 from joblane.record.row.states import State
-from joblane.sweep.causes import shown
 
 MOST_CAUSES = 50
 """Causes of a preview."""

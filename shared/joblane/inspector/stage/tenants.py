@@ -6,7 +6,8 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
-from joblane.inspector.stage.overview import LIVE_TASKS, TENANT_MINUTES
+from joblane.inspector.stage.glance import LIVE_TASKS
+from joblane.inspector.stage.overview import TENANT_MINUTES
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, reading
 from joblane.inspector.views import TenantType, TenantView
 from joblane.record.run_statistics import FAILED_OUTCOMES
