@@ -89,7 +89,7 @@ def _page() -> None:
     keys = Keys(base="")
     browser = TestClient(build(Desk(_inspector), port=8700, keys=keys), base_url="http://127.0.0.1:8700")
     browser.cookies.update({"joblane-8700": keys.session})
-    assert browser.get("/dead").text.count("data:export") >= len(Queue)
+    assert browser.get("/errors/messages").text.count("data:export") >= len(Queue)
 
 
 def _redrive() -> None:

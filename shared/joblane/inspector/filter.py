@@ -31,6 +31,8 @@ CAUSE_SORTS = ("last", "runs")
 """The orders of errors: the latest failure first, or the most failed runs."""
 TROUBLE = "trouble"
 """The order of tenants: failed runs of the last hour, and tasks that are due or held, most first."""
+MOST_FAILED_RUNS = 100_000
+"""Failed runs that a list of errors counts: the latest."""
 BULK_TYPE = BULK
 """The task type that carries out bulk actions."""
 STATISTICS_BY = ("type", "tenant")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import lasting, milliseconds, stamp
-from joblane.inspector.filter import MOST_ERRORS
+from joblane.inspector.filter import MOST_ERRORS, MOST_FAILED_RUNS
 
 if TYPE_CHECKING:
     from joblane.inspector.views import (
@@ -514,7 +514,7 @@ def left_out_lines(found: Causes) -> list[str]:
     if found.ignored:
         are = "is" if found.ignored == 1 else "are"
         lines.append(f"{plural(found.ignored, 'ignored error')} {are} not listed.")
-    if not found.exact and found.number <= len(found.causes):
+    if found.runs >= MOST_FAILED_RUNS:
         lines.append(f"Only the latest {plural(found.runs, 'failed run')} are counted.")
     return lines
 

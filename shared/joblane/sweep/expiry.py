@@ -42,7 +42,7 @@ with due as materialized (
 ),
 cleared as (
   update joblane.tasks t
-     set payload = null, result = null, headers = '{{}}', cleared = true,
+     set payload = null, result = null, headers = '{{}}', cleared = true, fingerprint = null,
          expire_at = greatest(t.finished_at + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days', clock_timestamp())
     from due where t.id = due.id and not due.cleared
   returning t.id

@@ -157,7 +157,7 @@ def errors() -> Given:
     none = views.errors(causes=(), number=0, ignored=0)
     marked = MarkedCauses(CauseState.KNOWN, {"0fa3c1d2e4b59687": CauseState.NEW})
     return {
-        "errors": [found, replace(found, number=7, exact=False), replace(found, exact=False), none, none],
+        "errors": [found, replace(found, number=7, exact=False), replace(found, exact=False, runs=100_000), none, none],
         "mark_errors": lambda fingerprints, state, **_: replace(
             marked, state=state, before=dict.fromkeys(fingerprints, CauseState.NEW)
         ),

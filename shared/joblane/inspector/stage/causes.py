@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import CAUSE_SORTS, Filter
+from joblane.inspector.filter import CAUSE_SORTS, MOST_FAILED_RUNS, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.performance import SHORTEST
@@ -23,22 +23,21 @@ from joblane.record.row.states import as_read
 from joblane.sweep.causes import VERSION
 
 BARS = 24
-MOST_RUNS = 100_000
-"""Failed runs that are counted: the latest."""
 MOST_CAUSES = 500
 """Causes that are listed."""
 NEW = "1 day"
 """A cause is new for this long after its first failed run, or after the first one since it was resolved."""
 
-IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and finished_at is not null and not cleared"
-"""Without the state, which no index has: these rows are read from the index alone."""
+IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and finished_at is not null"
+"""Without columns that no index has: most of these rows are read from the index alone. A task whose content is removed
+has no fingerprint."""
 OF_TASKS = "(cardinality($2::text[]) = 0 or type = any($2::text[])) and ($3::text is null or tenant = $3)"
 FIND = f"""
 with ran as materialized (
   select fingerprint, type, tenant, started_at, task_id
     from joblane.task_attempts
    where fingerprint is not null and started_at >= $1::timestamptz and type is not null and {OF_TASKS}
-   order by started_at desc limit {MOST_RUNS}
+   order by started_at desc limit {MOST_FAILED_RUNS}
 ),
 runs as (
   select fingerprint, type, count(*) as runs, min(started_at) as first_at, max(started_at) as last_at
@@ -49,8 +48,12 @@ tasks as (
          count(*) filter (where finished_at >= coalesce($10::timestamptz, '-infinity')) as lately,
          min(finished_at) as first_at, max(finished_at) as last_at, max(id) filter (where not is_live) as archived_id,
          max(id) as id
-    from (select coalesce(fingerprint, '') as fingerprint, type, id, finished_at, false as is_live from joblane.tasks
-           where {IS_ARCHIVED} and {OF_TASKS}
+    from (select fingerprint, type, id, finished_at, false as is_live from joblane.tasks
+           where {IS_ARCHIVED} and fingerprint is not null and {OF_TASKS}
+          union all
+          select '', type, id, finished_at, false
+            from (select id from joblane.tasks where {IS_ARCHIVED} and fingerprint is null and {OF_TASKS} offset 0) as n
+                 join joblane.tasks using (id) where state = 'archived' and not cleared
           union all
           select fingerprint, type, id, null, true from joblane.tasks
            where fingerprint is not null and finished_at is null and {OF_TASKS}) as t
@@ -182,7 +185,7 @@ def read(
     )
     number, ignored, runs = map(int, rows[0][14:17])
     found = tuple(_cause(scope, row) for row in rows if row[0] is not None)
-    return Causes(found, number, runs, ignored, runs < MOST_RUNS and number <= limit, since, at)
+    return Causes(found, number, runs, ignored, runs < MOST_FAILED_RUNS and number <= limit, since, at)
 
 
 def _cause(scope: Scope, row: Sequence[Any]) -> Cause:

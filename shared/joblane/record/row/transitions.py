@@ -102,6 +102,7 @@ DELETED: Columns = NO_LIMITS | {
     "finished_at": f"coalesce(t.finished_at, {NOW})",
     "sweep_at": "null",
     "error_message": "null",
+    "fingerprint": "null",
     "unique_key": "null",
     "payload": "null",
     "result": "null",

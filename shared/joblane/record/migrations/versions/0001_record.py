@@ -177,6 +177,7 @@ create table joblane.tasks (
     -- Message of the last error, with the values of redacted fields removed.
     error_message text,
     -- Digest of the last error: task type, class, message without its numbers, and place. Equal errors have one digest.
+    -- Null: no error, or the content is removed.
     fingerprint text,
     -- Id of the bulk action that has changed it last. Empty: an action on it alone came later. Null: neither.
     bulk text collate "C"
@@ -778,7 +779,7 @@ INDEXES = (
     # their error without a look at the table, in which each lies on a page of its own.
     (
         "create index tasks_archived on joblane.tasks (created_at, id)"
-        " include (fingerprint, type, tenant, finished_at, cleared)"
+        " include (fingerprint, type, tenant, finished_at)"
         " where dead_sent_at is not null or dead_letter_unsent"
     ),
     # Archived and cancelled tasks, which a retry of many tasks looks for. The check of the table requires the reason.
