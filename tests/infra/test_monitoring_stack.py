@@ -58,6 +58,7 @@ URGENT = {
     "waiting-critical",
     "missed-tick",
     "stuck-lease",
+    "lowered-limit",
     "health-check",
 } | OF_SWEEP
 SMALL = alarms_of_stage(Monitoring(), discover(), prefix="jobs", functions=[])

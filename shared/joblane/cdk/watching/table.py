@@ -211,7 +211,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
             says="Tasks wait for a limit that an operator has lowered, possibly to 0. The sweep's log names it.",
             run="queues",
             path="/",
-            topic=Topic.URGENT if has_critical else Topic.LATER,
+            topic=Topic.URGENT,
             is_state=True,
         ),
         reported(
