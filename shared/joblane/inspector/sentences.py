@@ -565,7 +565,7 @@ def node_name(node: Node) -> str:
     if node.is_batch:
         return f"batch {node.id}"
     if node.number > 1:
-        return f"{node.number:,} × {node.type or 'removed task'}"
+        return f"{'' if node.exact else 'at least '}{node.number:,} × {node.type or 'removed task'}"
     return f"{node.type or 'removed task'} {node.id}"
 
 

@@ -152,7 +152,7 @@ def _node(node: Node, place: tuple[int, int], *, is_here: bool) -> Markup:
     x, y = place
     state = "batch" if node.is_batch else node.state or "removed"
     name = f"batch {node.id}" if node.is_batch else node.type or node.id
-    name = name if node.number == 1 else f"{node.number:,} × {name}"
+    name = name if node.number == 1 else f"{'' if node.exact else '≥ '}{node.number:,} × {name}"
     words = f"{MARKS.get(state, '')} {node_words(node)}".strip()
     short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
     labels = LABEL.format("name", x + 10, y + 17, short) + LABEL.format("state-word", x + 10, y + 33, words)

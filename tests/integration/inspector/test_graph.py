@@ -99,6 +99,12 @@ def test_a_graph_is_bounded_in_steps_nodes_and_tasks(
     _chain(scene, (f"t-{number:02}" for number in range(12)))
     found = operator.graph("t-00")
     assert (len(found.nodes), found.exact) == (graph.MOST_LEVELS + 1, False)
+    scene.batch("many", *(f"m-{number:02}" for number in range(20)))
+    with monkeypatch.context() as patched:
+        patched.setattr(graph, "MOST_OF_ONE", 15)
+        found = operator.graph("batch:many")
+        assert [(node.number, node.exact) for node in found.nodes[1:]] == [(15, False)]
+        assert not found.exact
     monkeypatch.setattr(graph, "MOST_NODES", 3)
     found = operator.graph("t-00")
     assert (len(found.nodes), len(found.edges), found.exact) == (3, 2, False)

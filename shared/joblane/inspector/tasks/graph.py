@@ -109,7 +109,7 @@ class _Walk:
         self._read(other for id_ in ids for other in (*parents[id_], *children[id_]))
         for id_ in ids:
             self._place(id_, parents[id_], of_parents=True)
-            self._place(id_, self._first(children[id_]), of_parents=False)
+            self._place(id_, children[id_], of_parents=False)
             for batch in filter(None, (self.rows[id_][6], self.rows[id_][7])):
                 key = f"{BATCH_TAG}{batch}"
                 self._batch(key)
@@ -121,7 +121,7 @@ class _Walk:
     def _members(self, key: str) -> None:
         batch = key.removeprefix(BATCH_TAG)
         callbacks = [id_ for _, *ids in self.connection.run(BATCHES, [batch]) for id_ in ids if id_ is not None]
-        members = self._first([id_ for (id_,) in self.connection.run(MEMBERS, f"{BATCH_TAG}{batch}")])
+        members = [id_ for (id_,) in self.connection.run(MEMBERS, f"{BATCH_TAG}{batch}")]
         self._read([*members, *callbacks])
         for callback in callbacks:
             self.edges[key, self._task(callback)] = EdgeKind.CALLBACK
@@ -143,21 +143,24 @@ class _Walk:
     def _shown(self, of: str, ids: Sequence[str]) -> dict[str, str]:
         """Return the keys of the nodes of tasks: many new ones of one type and state get one node."""
         new: defaultdict[tuple[str | None, str | None], list[str]] = defaultdict(list)
-        for id_ in ids:
+        is_cut = len(ids) > MOST_OF_ONE
+        self.exact = self.exact and not is_cut
+        for id_ in ids[:MOST_OF_ONE]:
             if id_ not in self.keys and id_ in self.rows:
                 new[self.rows[id_][1], self.rows[id_][2]].append(id_)
-        for (type_, state), same in new.items():
+        for same in new.values():
             if len(same) > FOLD:
-                self._fold(of, type_, state, same)
+                self._fold(of, same, exact=not is_cut)
             else:
                 for id_ in same:
                     self._task(id_)
         return {id_: self.keys[id_] for id_ in ids if id_ in self.keys}
 
-    def _fold(self, of: str, type_: str | None, state: str | None, ids: Sequence[str]) -> None:
+    def _fold(self, of: str, ids: Sequence[str], *, exact: bool) -> None:
+        _, type_, state, *_ = self.rows[ids[0]]
         key = f"{of}/{type_}/{state}/{ids[0]}"
         found = None if state is None else as_read(State, state)
-        if self._add(Node(key, ids[0], type_, found, number=len(ids), of=of)):
+        if self._add(Node(key, ids[0], type_, found, number=len(ids), of=of, exact=exact)):
             self.keys |= dict.fromkeys(ids, key)
 
     def _task(self, id_: str) -> str:
@@ -180,10 +183,6 @@ class _Walk:
             return False
         self.nodes[node.key] = node
         return True
-
-    def _first(self, ids: Sequence[str]) -> list[str]:
-        self.exact = self.exact and len(ids) <= MOST_OF_ONE
-        return list(ids[:MOST_OF_ONE])
 
     def _read(self, ids: Iterable[str]) -> None:
         """Read the rows of tasks that are not read yet."""

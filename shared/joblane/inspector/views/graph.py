@@ -28,6 +28,7 @@ class Node:
     ``key``: the name of the node in edges. ``id``: of the task or the batch; of several tasks: of one of them.
     ``type``, ``state`` None: a batch, or a task whose row is removed. ``number``: of the tasks. ``of``: the key of the
     node by which several tasks were found. ``waits``: ``parents``, ``limit``, ``signal`` or ``time``; None: for none.
+    ``exact`` False: ``number`` counts a part of them.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Node:
     is_batch: bool = False
     of: str | None = None
     waits: str | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
