@@ -314,6 +314,8 @@ def test_one_cursor_moves_through_all_charts_by_pointer_and_keys(visit: Visit) -
     number = charts.count()
     assert number == 4  # runs, failed share, waits, durations
     # when
+    charts.last.scroll_into_view_if_needed()
+    page.evaluate("new Promise(requestAnimationFrame)")  # the end of the scrolling hides the cursor
     charts.last.locator(".plot").hover(position={"x": 900, "y": 60})
     # then all have it at the same time, with the words of the column
     expect(page.locator(".chart .cursor")).to_have_count(number)
@@ -731,6 +733,15 @@ def test_a_batch_is_opened_retried_and_sealed(visit: Visit, site: Site) -> None:
     page = visit().go("/task?id=child")
     expect(page.get_by_text(re.compile("It waits for task .*, which is archived, and for 1 more"))).to_be_visible()
     expect(page.get_by_role("heading", name="Parents")).to_be_visible()
+    # and the picture of its workflow, which keeps its place when the page is refreshed
+    picture = page.get_by_role("region", name="Picture of the workflow")
+    expect(picture.get_by_role("link", name="data:export, held, waits for tasks")).to_be_visible()
+    page.set_viewport_size({"width": 360, "height": 800})
+    picture.evaluate("box => box.scrollTo(37, 0)")
+    _refresh(page)
+    expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    assert picture.evaluate("box => box.scrollLeft") == 37
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.get_by_role("link", name="Control", exact=True).click()
     page.get_by_role("link", name="Batches", exact=True).click()
     page.get_by_role("link", name="import-7:on_success").click()

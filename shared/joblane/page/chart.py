@@ -227,6 +227,6 @@ def _y(found: Axis, value: float) -> float:
 
 
 def _classes(tick: Tick) -> str:
-    """The classes of a label, which stays within the plot at both ends."""
-    place = "first" if tick.share < 0.03 else "last" if tick.share > 0.97 else "middle"
+    """The classes of a label. The last one ends with the plot; the first one has room below the labels of values."""
+    place = "last" if tick.share > 0.97 else "middle"
     return f"{place} fine" if tick.is_fine else place

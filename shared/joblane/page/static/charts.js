@@ -1,4 +1,5 @@
-// One time cursor over all charts of a page, by pointer and by arrow keys. Without it each column has a tooltip and a link.
+// One time cursor over all charts of a page, by pointer and by arrow keys: without it each column has a tooltip and a link.
+// And the place to which the picture of a workflow is scrolled.
 "use strict";
 
 (() => {
@@ -102,9 +103,26 @@
   });
   document.addEventListener("focusout", hide);
 
-  function reachable() {
-    for (const chart of charts()) chart.tabIndex = 0;
+  // The picture of a workflow shows its task first, and then what the reader has scrolled to.
+  let scrolled = null;
+
+  function showWorkflow() {
+    const box = document.querySelector(".workflow");
+    if (!box) return;
+    const here = box.querySelector(".here")?.getBoundingClientRect();
+    const { left, top, width, height } = box.getBoundingClientRect();
+    if (scrolled) box.scrollTo(...scrolled);
+    else if (here) box.scrollTo((here.left + here.right - width) / 2 - left, (here.top + here.bottom - height) / 2 - top);
   }
-  document.addEventListener("htmx:afterSwap", reachable);
-  reachable();
+  document.addEventListener("htmx:beforeSwap", () => {
+    const box = document.querySelector(".workflow");
+    scrolled = box && [box.scrollLeft, box.scrollTop];
+  });
+
+  function begin() {
+    for (const chart of charts()) chart.tabIndex = 0;
+    showWorkflow();
+  }
+  document.addEventListener("htmx:afterSwap", begin);
+  begin();
 })();
