@@ -64,7 +64,9 @@ def test_siblings_of_a_type_and_state_are_one_node(scene: Scene, operator: Inspe
     assert (folded.of, folded.id in children) == ("p", True)
     assert f"p after {folded.key}" in edges(found)
     # and the task that was asked for is a node of its own
-    assert {"c-07", "p"} <= keys(operator.graph("c-07"))
+    nodes = {node.key: node.number for node in operator.graph("c-07").nodes}
+    assert {"c-07", "p"} <= set(nodes)
+    assert sorted(nodes.values())[-2:] == [1, 26]
     # and so are many parents, and a batch
     scene.enqueue("end", after=children[3:]).batch("many", *(f"m-{number}" for number in range(20)))
     assert {node.number for node in operator.graph("end").nodes} >= {27}
@@ -75,6 +77,20 @@ def test_a_removed_task_is_a_node_without_a_state(scene: Scene, operator: Inspec
     scene.enqueue("a", "b").enqueue("child", after=["a", "b"]).sql("delete from joblane.tasks where id = 'a'")
     nodes = {node.key: node.state for node in operator.graph("child").nodes}
     assert nodes == {"child": State.HELD, "a": None, "b": State.PENDING}
+
+
+def test_a_node_says_for_what_its_task_waits(scene: Scene, operator: Inspector) -> None:
+    scene.enqueue("a").change("a", "state = 'scheduled', runs = 2, due_at = now() + interval '1 day'")
+    found = []
+    for signal, run in (("approval", 1), ("approval", 2), (None, 2)):
+        scene.sql("delete from joblane.task_waits")
+        scene.sql(
+            "insert into joblane.task_waits (task_id, name, signal, until, run) values ('a', 'w', $1, now(), $2::int)",
+            signal,
+            run,
+        )
+        found += [node.waits for node in operator.graph("a").nodes]
+    assert found == [None, "signal", "time"]
 
 
 def test_damaged_rows_that_name_each_other_have_an_end(scene: Scene, operator: Inspector) -> None:

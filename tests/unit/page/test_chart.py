@@ -37,6 +37,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
         (TIME, 5_400, "0|30 min|1 h|90 min"),
         (TIME, 36_000, "0|2 h|4 h|6 h|8 h|10 h"),
         (TIME, 100_000, "0|6 h|12 h|18 h|1 d|30 h"),
+        (TIME, 86_400 * 8, "0|2 d|4 d|6 d|8 d"),
         (TIME, 86_400 * 40, "0|10 d|20 d|30 d|40 d"),
         (PERCENT, 0, "0 %|0.2 %|0.4 %|0.6 %|0.8 %|1 %"),
         (PERCENT, 85.5, "0 %|20 %|40 %|60 %|80 %|100 %"),
@@ -102,6 +103,11 @@ def test_ticks_are_at_round_times_and_none_is_missing(length: timedelta, fine: s
     steps = [after.share - before.share for before, after in pairwise(found)]
     assert max(steps) - min(steps) < 1e-9
     assert all(0 <= tick.share < 1 for tick in found)
+
+
+def test_only_a_midnight_has_its_date() -> None:
+    found = times(NOW.replace(hour=0), NOW.replace(hour=1))
+    assert [tick.text for tick in found][:3] == ["31 Jan", "00:05", "00:10"]
 
 
 def test_no_length_of_a_chart_has_too_many_labels() -> None:
