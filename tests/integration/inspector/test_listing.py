@@ -590,3 +590,23 @@ def test_the_oldest_tasks_are_listed_first_page_by_page(deployed: World, inspect
     newest = inspector.tasks(limit=2).after
     with pytest.raises(SelectionError, match="after"):  # a position is good for its own order only
         inspector.tasks(oldest_first=True, after=newest, limit=2)
+
+
+LAST_RUN_PLANTS = {
+    "the first run": ("a.run = r.runs", "a.run = 1"),
+    "the version of now": ("d.at <= a.started_at", "d.at <= now()"),
+    "runs in progress have no duration": ("extract(epoch from now() - a.started_at) * 1000", "null::float8"),
+}
+"""Fault → a part of the statement, and the fault in its place."""
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", LAST_RUN_PLANTS)
+def test_a_planted_fault_in_the_last_run_is_found(
+    deployed: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    part, fault = LAST_RUN_PLANTS[plant]
+    assert part in listing.LAST_RUNS
+    monkeypatch.setattr(listing, "LAST_RUNS", listing.LAST_RUNS.replace(part, fault))
+    with pytest.raises(AssertionError):
+        test_a_row_has_the_duration_and_the_version_of_its_last_run(deployed, inspector)

@@ -14,6 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.listing import LISTINGS
+from joblane.inspector.stage import tenants
 from joblane.inspector.stage.performance import STATISTICS
 from joblane.inspector.views import TenantRow
 from joblane.prices import PRICES, compute
@@ -371,3 +372,24 @@ def test_a_wrong_question_names_its_field(inspector: Inspector, given: tuple[Any
     kind, name, *within = given
     with pytest.raises(SelectionError, match=f"^{field}: "):
         inspector.performance(kind, name, **({"within": within[0]} if within else {}))
+
+
+TENANT_PLANTS = {
+    "runs of all tenants": ("and coalesce(tenant, '') = $2 group by 1\n)\nselect", "group by 1\n)\nselect"),
+    "tasks of all tenants": ("where coalesce(tenant, '') = $2 group by 1", "where $2::text is not null group by 1"),
+    "tasks that are due later": ("and due_at <= clock_timestamp()) as due", ") as due"),
+    "retries are not counted": ("where state = 'retry') as retry", "where state = 'lost') as retry"),
+}
+"""Fault → a part of the statement, and the fault in its place."""
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", TENANT_PLANTS)
+def test_a_planted_fault_in_the_page_of_a_tenant_is_found(
+    deployed: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    part, fault = TENANT_PLANTS[plant]
+    assert part in tenants.TENANT
+    monkeypatch.setattr(tenants, "TENANT", tenants.TENANT.replace(part, fault))
+    with pytest.raises(AssertionError):
+        test_a_tenant_is_shown_by_its_types(deployed, inspector)
