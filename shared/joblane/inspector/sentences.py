@@ -103,7 +103,9 @@ def _words(value: object) -> str:
         return "yes"
     if isinstance(value, Mapping):
         pairs = [(str(name).replace("_", " "), _words(each)) for name, each in value.items()]
-        return ", ".join(f"{name} {words}" for name, words in pairs if words)
+        return ", ".join(
+            f"{words} {name}" if name == "at a time" else f"{name} {words}" for name, words in pairs if words
+        )
     if isinstance(value, (list, tuple)):
         return ", ".join(filter(None, map(_words, value)))
     if isinstance(value, str) and TIME.match(value):

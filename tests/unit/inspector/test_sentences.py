@@ -134,7 +134,7 @@ def test_each_obstacle_of_a_larger_batch_has_its_words() -> None:
 @pytest.mark.parametrize(
     ("details", "words"),
     [
-        ({"stripe": {"at_a_time": 0}, "until": None, "replaced": False}, [("stripe", "at a time 0")]),
+        ({"stripe": {"at_a_time": 0}, "until": None, "replaced": False}, [("stripe", "0 at a time")]),
         ({"until": "2026-01-02T03:04:05.678+01:00"}, [("until", "2026-01-02 02:04:05Z")]),
         ({"replaced": True}, [("replaced", "yes")]),
         ({"new_id": "0001", "total": 1200}, [("new id", "0001"), ("total", "1,200")]),
