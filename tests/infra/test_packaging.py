@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,19 @@ def write(folder: Path, *names: str) -> None:
 def build(sources: Path) -> tuple[str, Path]:
     package = build_code([sources / name for name in ("functions", "shared", "joblane")], sources / "built")
     return package.hash, package.path
+
+
+def test_programs_that_need_the_same_zip_at_once_build_it_once(tmp_path: Path) -> None:
+    built: list[Path] = []
+
+    def fill(folder: Path) -> None:
+        built.append(folder)
+        time.sleep(0.1)  # the others start, too
+
+    with ThreadPoolExecutor(3) as pool:
+        packages = [pool.submit(packaging._built, tmp_path, "code", "d1" * 32, fill, 1) for _ in range(3)]
+    assert {package.result().path for package in packages} == {tmp_path / "code-d1d1d1d1d1d1d1d1.zip"}
+    assert len(built) == 1
 
 
 # --- Code ----------------------------------------------------------------------------------------------------------

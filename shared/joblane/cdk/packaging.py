@@ -9,6 +9,7 @@ with Lambda's version of Python: the layer is a fifth smaller. Frames of traceba
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform as machine
@@ -264,12 +265,16 @@ def _built(target: Path, name: str, digest: str, fill: Callable[[Path], None], l
     only, which is small.
     """
     package = Package(target / f"{name}-{digest[:16]}.zip", digest)
-    if not package.path.exists():
-        target.mkdir(parents=True, exist_ok=True)
-        # next to the zips, so that a finished zip is moved in one step
-        with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
-            fill(Path(folder))
-            _zip(Path(folder), package.path, level)
+    if package.path.exists():
+        return package
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may build it at this moment
+        if not package.path.exists():
+            # next to the zips, so that a finished zip is moved in one step
+            with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
+                fill(Path(folder))
+                _zip(Path(folder), package.path, level)
     return package
 
 
