@@ -45,6 +45,7 @@ AREAS = (
             Place("Types", "/types", "y", ("/runs?type", "/enqueue")),
             Place("Tenants", "/tenants", "u", ("/runs?tenant",)),
             Place("Statistics", "/statistics", "i"),
+            Place("Chart", "/chart", "r"),
         ),
     ),
     Place("Schedules", "/schedules", "s"),
