@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from joblane.errors import JobError
-from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.filter import BulkAction, Filter, Group, Measure, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
@@ -209,6 +210,13 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "limits: a type": lambda: inspector.limits(LIMITED),
         "marks: a type": lambda: inspector.marks(PauseScope.TYPE, (types[0],), within=timedelta(days=30)),
         "marks: a tenant": lambda: inspector.marks(PauseScope.TENANT, ("tenant-0",), within=timedelta(days=30)),
+        "graph:": lambda: inspector.graph(archived),
+        **{
+            f"chart: {of} by {by}, {days} days": partial(inspector.chart, of=of, by=by, within=timedelta(days=days))
+            for of in (Measure.RUNS, Measure.WAIT)
+            for by in (Group.NONE, Group.TYPE, Group.TENANT)
+            for days in (1, 7, 180)
+        },
         "marks: queues": lambda: inspector.marks(PauseScope.QUEUE, tuple(Queue), within=timedelta(hours=4)),
         "limits: all": inspector.limits,
         "line:": lambda: _refused(lambda: inspector.line(types[0], "7")),
