@@ -65,7 +65,7 @@ MAX_ERRORS = 50
 NOT_PROJECT_CODE = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "/opt/python/", "<")
 """Prefixes of files outside of the project: this library, the standard library, Lambda's layers, and code without a
 file."""
-ROOT = f"{os.environ.get('LAMBDA_TASK_ROOT') or Path.cwd()}/"
+ROOT = f"{Path.cwd()}/"
 """The folder of the function, or of the project."""
 CAUSE_LINE = "The above exception was the direct cause of the following exception:"
 CONTEXT_LINE = "During handling of the above exception, another exception occurred:"
