@@ -388,7 +388,7 @@ def errors(**changes: Any) -> Causes:
 
 
 def preview(action: str = "redrive", **changes: Any) -> Preview:
-    """Of the groups of :func:`dead`."""
+    """The preview of a redrive of :func:`dead`."""
     cause = PreviewCause(FINGERPRINT, "data:export", "TimeoutError: the upload did not end", 940)
     return replace(Preview(action, 940, exact=True, causes=(cause,), unreadable=2), **changes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import TextIOWrapper
@@ -172,11 +173,17 @@ for _of in app.registered_groups:
         _found.cls = Command
 
 
+OBJECTS = 100_000
+"""New objects after which the garbage collector runs. With Python's number it takes a tenth of a command's processor
+time, as the imports create objects that stay."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors that the user can fix are shown without a traceback."""
     from joblane.cli.terminal import say
-    from joblane.local.errors import UnavailableError
+    from joblane.local.errors import UnavailableError  # its message has its own advice
 
+    gc.set_threshold(OBJECTS, 20, 20)
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? for a character that it lacks
         if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
@@ -189,9 +196,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code is None:
             raise
         say(f"joblane: {message_of(error)}")
-        if code is Exit.UNAVAILABLE and not isinstance(error, UnavailableError):  # whose message has its own advice
+        if code is Exit.UNAVAILABLE and not isinstance(error, UnavailableError) and not has_advice(error):
             say("Is the local stack up (`joblane status`)? For a stage on AWS, give --stage.")
         sys.exit(code)
+
+
+def has_advice(error: BaseException) -> bool:
+    """True if the message of an error of the database says what to do."""
+    from joblane.record.driver.advice import advice_for
+
+    return advice_for(error.__cause__ or error) is not None
 
 
 def _check_text(arguments: Sequence[str]) -> None:

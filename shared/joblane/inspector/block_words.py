@@ -1,4 +1,4 @@
-"""What keeps tasks from starting, in words, and the commands that help: for previews, refusals and waiting canaries."""
+"""Words for what keeps tasks from starting, and the commands that help: in previews, refusals and waiting canaries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def block_reason(block: Block) -> str:
-    """What keeps tasks from starting, as a clause: ``type mail:send is paused by ann until it is resumed``."""
+    """A clause on what keeps tasks from starting: ``type mail:send is paused by ann until it is resumed``."""
     if block.pause is not None:
         return pause_line(block.pause, "until it is resumed")
     if block.limit is not None:
@@ -23,10 +23,15 @@ def block_reason(block: Block) -> str:
         set_by = f", set{by(change.by)}{until}{because(change.reason)}" if change else ", as it is declared"
         return f"limit {limit_name(limit)} is {values_line(limit.in_force)}{set_by}"
     if block.key is not None:
-        have = "task of key {key} of {type} has" if block.later == 1 else "tasks of key {key} of {type} have"
-        text = f"{block.later:,} later {have.format(key=block.key, type=block.type)} completed"
+        text = order_text(block.later, block.key, block.type)
         return text + (f", and so have later ones of {plural(block.keys - 1, 'other key')}" if block.keys > 1 else "")
     return f"no code declares the type {block.type}"
+
+
+def order_text(later: int, key: str, type_: str | None) -> str:
+    """``4 later tasks of key 42 of account:sync have completed``."""
+    have = "task of key {key} of {type} has" if later == 1 else "tasks of key {key} of {type} have"
+    return f"{later:,} later {have.format(key=key, type=type_)} completed"
 
 
 def block_line(block: Block) -> str:
@@ -51,7 +56,7 @@ def cure_of(block: Block) -> str | None:
 
 
 def blocks_text(blocks: Sequence[Block]) -> str:
-    """What keeps tasks from starting, as a list of clauses."""
+    """The clauses on what keeps tasks from starting."""
     return "; ".join(block_reason(block) for block in blocks)
 
 
@@ -63,7 +68,7 @@ def canary_stopped_line(blocks: Sequence[Block]) -> str:
 
 
 def canary_waits_line(view: BulkView) -> str | None:
-    """What the canary of an action waits for, as a sentence; None if nothing keeps it from starting."""
+    """A sentence on what the canary of an action waits for; None if nothing keeps it from starting."""
     cures = ", ".join(f"`joblane {cure}`" for block in view.blocks if (cure := cure_of(block)))
     helps = f" To end that: {cures}." if cures else ""
     return f"The canary waits: {blocks_text(view.blocks)}.{helps}" if view.blocks else None

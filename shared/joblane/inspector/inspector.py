@@ -19,7 +19,7 @@ from joblane.lazy import modules
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from joblane.inspector.actions import audit, schedule, signals, single
+    from joblane.inspector.actions import audit, schedule, signals, single, undo
     from joblane.inspector.actions import causes as cause_marks
     from joblane.inspector.bulk import dead, preview, start
     from joblane.inspector.scope import Scope
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     )
     from joblane.inspector.tasks import detail, find, graph, listing, logs, waits
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
-    audit, cause_marks, schedule, signals, single = modules(
-        "joblane.inspector.actions", "audit causes schedule signals single"
+    audit, cause_marks, schedule, signals, single, undo = modules(
+        "joblane.inspector.actions", "audit causes schedule signals single undo"
     )
     dead, preview, start = modules("joblane.inspector.bulk", "dead preview start")
     (
@@ -155,7 +155,7 @@ class Inspector:
 
     @needs(VIEW)
     def preview(self, action: str, filter: Filter, *, canary: int = 0) -> views.Preview:
-        """What an action on many tasks would do now: its tasks, their causes, and what will keep them from starting.
+        """The preview of an action on many tasks: its tasks, their causes, and what will keep them from starting.
 
         ``action``: a :class:`~joblane.inspector.filter.BulkAction`, or ``redrive``. ``canary``: as in :meth:`redrive`.
         Raises :class:`~joblane.inspector.errors.SelectionError`.
@@ -605,6 +605,16 @@ class Inspector:
     def resume(self, scope: PauseScope, name: str, *, reason: str | None = None) -> views.Pause:
         """End a pause. Returns the pause that was ended."""
         return pauses.resume(self._scope, scope, name, reason)
+
+    @needs(OPERATE)
+    def undo(self, number: int) -> views.AuditEntry:
+        """Undo a pause, a resume, a change of a limit, or a mark of one error. Returns its audit entry.
+
+        ``number``: of this entry.
+        Raises :class:`~joblane.inspector.errors.SelectionError` after 15 seconds, if its target was changed since, or
+        if another operator did it. Actions that send, archive or delete tasks cannot be undone.
+        """
+        return undo.undo(self._scope, number)
 
     @needs(OPERATE)
     def pause_schedule(

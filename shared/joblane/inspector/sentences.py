@@ -91,8 +91,12 @@ def earlier_line(counts: RunCounts) -> str:
 
 
 def details_of(entry: AuditEntry) -> list[tuple[str, str]]:
-    """The details of an entry of the audit as pairs of words; without those that say nothing."""
-    return [(name.replace("_", " "), _words(value)) for name, value in entry.details.items() if _words(value)]
+    """The details of an entry of the audit as pairs of words; without those that say nothing.
+
+    The rows before the action, which an undo restores, are not shown.
+    """
+    shown = {name: value for name, value in entry.details.items() if name != "before" or not isinstance(value, list)}
+    return [(name.replace("_", " "), _words(value)) for name, value in shown.items() if _words(value)]
 
 
 def _words(value: object) -> str:

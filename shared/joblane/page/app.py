@@ -98,6 +98,7 @@ SEARCHES: dict[str, View] = {"/find": find.begin}
 ACTIONS: dict[str, View] = {
     "/pause": stage.pause,
     "/resume": stage.resume,
+    "/undo": stage.undo,
     "/task/act": tasks.act,
     "/task/edit": tasks.edit,
     "/task/signal": tasks.signal,

@@ -43,6 +43,8 @@ FOLDER = Path(__file__).parent
 STATIC_PATH = "/static/"
 ADDRESSES = re.compile(r'(?<=\s)(href|src|action|formaction|hx-get)="/')
 """Addresses in HTML. No escaped value contains a quotation mark."""
+UNDO = "\x1f"
+"""Stands before the number of the audit entry in a notice whose action can be undone."""
 KEPT = 100
 """Notices that are kept until their page is requested."""
 
@@ -62,6 +64,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         "tab": tab,
         "here": f"{path}?{query(parameters)}",
         "notice": None,
+        "undo": None,
     }
     own = getattr(request.state, "common", {})
     text = TEMPLATES.get_template(template).render({**common, **request.app.state.common, **own, **values})
@@ -91,13 +94,17 @@ def problem(
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
     """A page, with the notice of the previous action."""
-    notice = request.app.state.notices.pop(request.query_params.get("note"))
-    return render(request, template, status, notice=notice, **values)
+    text = request.app.state.notices.pop(request.query_params.get("note"))
+    notice, _, undo = (text or "").partition(UNDO)
+    return render(request, template, status, notice=notice, undo=undo, **values)
 
 
-def redirect(request: Request, path: str, notice: str, **parameters: Any) -> Response:
-    """Redirect to a page after an action, so that loading the page again does not repeat the action."""
-    note = request.app.state.notices.put(notice)
+def redirect(request: Request, path: str, notice: str, *, undo: int | None = None, **parameters: Any) -> Response:
+    """Redirect to a page after an action, so that loading the page again does not repeat the action.
+
+    ``undo``: the number of the action's audit entry, if the page offers to undo it.
+    """
+    note = request.app.state.notices.put(notice if undo is None else f"{notice}{UNDO}{undo}")
     return RedirectResponse(f"{path}?{query(parameters, note=note)}", status_code=303)
 
 

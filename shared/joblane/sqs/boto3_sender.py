@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_sqs import SQSClient
 
-METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batch"}
+METHODS = {
+    "SendMessage": "send_message",
+    "SendMessageBatch": "send_message_batch",
+    "GetQueueAttributes": "get_queue_attributes",
+}
+"""Operation → the method of boto3's client."""
 TRACE = "X-Amzn-Trace-Id"
 FALLBACK = (
     "joblane's own sender does not know this version of botocore or urllib3, so boto3 sends the messages, with twice "
@@ -51,7 +56,7 @@ class Boto3Sender:
             client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
 
     def send(self, operation: str, arguments: Mapping[str, Any], *, keeps_chain: bool = True) -> Mapping[str, Any]:
-        """Send one message or one batch; ``operation`` is ``SendMessage`` or ``SendMessageBatch``.
+        """Send one message or one batch, or read the attributes of a queue. ``operation``: of :data:`METHODS`.
 
         ``keeps_chain`` False: without the trace header, in which Lambda counts the invocations of a chain.
 

@@ -1,15 +1,20 @@
-"""Sending, receiving and deleting messages in batches. boto3 is imported on first use, because that takes 280 ms."""
+"""Sending, receiving and deleting messages in batches.
+
+botocore is imported on first use, because that takes long. boto3, which takes as long again, is used if the program has
+imported it.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from joblane.errors import SendError
 from joblane.forking import follow_forks
@@ -180,7 +185,17 @@ class Sqs:
 
     def attributes(self, queue: str, names: Sequence[QueueAttributeNameType]) -> Mapping[Any, str]:
         """Return attributes of a queue. Raises botocore's errors."""
-        return self.client.get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)["Attributes"]
+        arguments = {"QueueUrl": self._url_of_sibling(queue), "AttributeNames": list(names)}
+        attributes: Mapping[Any, str] = self.sender.send("GetQueueAttributes", arguments)["Attributes"]
+        return attributes
+
+    def _url_of_sibling(self, queue: str) -> str:
+        """Return the queue's URL, from the URL of any other queue of the account: only the name differs.
+
+        Nothing is kept, as the queue may not exist.
+        """
+        known = self._urls.get(queue) or next(iter(tuple(self._urls.values())), None)
+        return self.url(queue) if known is None else f"{known.rpartition('/')[0]}/{queue}"
 
     def send(self, entry: Entry) -> str:
         """Send one message and return its SQS message id. Raises :class:`SendError`."""
@@ -344,7 +359,6 @@ def _on_open_connection(call: Callable[[], T]) -> T:
 
 
 def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient:
-    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -356,8 +370,15 @@ def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient
         parameter_validation=False,  # every field is checked before
     )
     with client_lock:
-        # boto3 itself reads AWS_DEFAULT_REGION alone
-        return boto3.client("sqs", region_name=os.environ.get("AWS_REGION") or None, config=config)
+        # boto3 and botocore themselves read AWS_DEFAULT_REGION alone
+        region = os.environ.get("AWS_REGION") or None
+        if "boto3" in sys.modules:  # its default session may have settings of the program
+            import boto3
+
+            return boto3.client("sqs", region_name=region, config=config)
+        from botocore.session import get_session
+
+        return cast("SQSClient", get_session().create_client("sqs", region_name=region, config=config))
 
 
 def _sender(client: SQSClient) -> Boto3Sender:

@@ -52,7 +52,11 @@ def queue_depth_if_exists(sqs: Sqs, queue: str) -> QueueDepth | None:
 
 
 def call_for_queues(sqs: Sqs, call: Callable[[str], T], queues: Sequence[str]) -> dict[str, T]:
-    """Return the result of ``call`` for each queue, with several calls at once."""
-    assert sqs.client  # created here, by one thread
+    """Return the result of ``call`` for each queue, with several calls at once.
+
+    The first call is alone: it creates the client, and the requests of the others are copies of its request.
+    """
+    assert sqs.client
+    found = {queue: call(queue) for queue in queues[:1]}
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        return dict(zip(queues, threads.map(call, queues), strict=True))
+        return found | dict(zip(queues[1:], threads.map(call, queues[1:]), strict=True))

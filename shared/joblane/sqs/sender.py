@@ -85,6 +85,8 @@ ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
 AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
 INVOCATION, TRY, LENGTH = "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
 FIRST_TRY = "attempt=1"
+ANSWERS = frozenset({"MessageId", "Successful", "Attributes"})
+"""Fields of an answer, of which a success has one."""
 NO_RESULT: tuple[bytes, HTTPClientError | AWSResponse | None] = b"", None
 ACCEPTED = SimpleNamespace(status_code=200)
 """The answer for which boto3 returns 1 to its quota of retries."""
@@ -365,16 +367,14 @@ def _without_opentelemetry(call: Any) -> Any:
 
 
 def _success(status: int, content: bytes) -> Mapping[str, Any] | None:
-    """Return the answer if SQS has accepted every message."""
+    """Return the answer if SQS has accepted every message, or has returned attributes."""
     if status != 200:
         return None
     try:
         answer: dict[str, Any] = from_json(content, cache_strings="keys")  # in a fifth of the time of json.loads
     except ValueError:
         return None
-    accepted = (
-        isinstance(answer, dict) and not answer.get("Failed") and ("MessageId" in answer or "Successful" in answer)
-    )
+    accepted = isinstance(answer, dict) and not answer.get("Failed") and not ANSWERS.isdisjoint(answer)
     return answer if accepted else None
 
 

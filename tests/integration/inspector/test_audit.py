@@ -143,8 +143,8 @@ scheduled as (
 declared as (insert into joblane.limits (name, slots) values ('shared', 2))
 insert into joblane.limit_changes (name, slots) values ('shared', 3)
 """
-OWN_TESTS = {"bulk", "redrive", "abort", "pass_line"}
-"""Bulk actions are tasks of their own, and an order of a key has several tasks."""
+OWN_TESTS = {"bulk", "redrive", "abort", "pass_line", "undo"}
+"""Bulk actions are tasks of their own, an order of a key has several tasks, and an undo needs another action."""
 
 
 def test_every_action_is_tested_here() -> None:

@@ -123,6 +123,12 @@ def test_tasks_of_an_ordered_key_run_after_the_later_ones_that_have_completed(
         "4 later tasks of key acme 42 of sample:ordered have completed; it would run after them."
     ]
     assert preview.canary_stopped == ()
+    # and the task itself and its retry say so
+    later = "4 later tasks of key acme 42 of sample:ordered have completed"
+    assert operator.task("v3").why.text.endswith(f"{later}; it would run after them.")
+    scene.world.lane(sample_ordered)
+    assert operator.retry("v3").note == f"{later}; it runs after them"
+    assert "have completed" not in operator.task("v2").why.text
 
 
 def test_no_code_runs_a_type_that_is_not_declared(scene: Scene, operator: Inspector) -> None:

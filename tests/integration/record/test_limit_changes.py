@@ -638,7 +638,9 @@ STORIES: dict[str, Story] = {
     "a change is in the audit": [
         set_limit("shared", total=9, reason="more"),
         reset_limit("shared", reason="done"),
-        sql("select action, target, reason, details, who like '%@%' from joblane.audit order by number").gives(
+        sql(
+            "select action, target, reason, details - 'before', who like '%@%' from joblane.audit order by number"
+        ).gives(
             [
                 ["set_limit", "limit:shared", "more", {"shared": {"at_a_time": 9}}, True],
                 ["reset_limit", "limit:shared", "done", {"limits": ["shared"]}, True],

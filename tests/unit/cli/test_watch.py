@@ -102,7 +102,7 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
                 assert ("task-3" in screen.text) is (size[0] == 140)
                 assert "TimeoutError: the up" in screen.text
         await screen.press("question_mark")
-        await screen.until("retry a task or a cause")
+        await screen.until("retry a task or an error's tasks")
         # the list is drawn in a new size at once, behind a dialog as well
         await screen.press("escape", "2")
         await screen.until("AGE")
@@ -110,7 +110,7 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
         await screen.pilot.resize_terminal(200, 40)
         await screen.until(lambda: any("task-3" in line for line in screen.lines))
         await screen.press("escape", "5", "enter")
-        await screen.until("Filter: state=archived fingerprint=")
+        await screen.until("Filter: type=data:export fingerprint=")
 
     watch(stub, scenario, size=size)
 
@@ -378,6 +378,20 @@ def test_an_error_of_tasks_that_retry_is_not_redriven(stub: FakeInspector) -> No
         await screen.until("ARCHIVED")
         await screen.press("r")
         await screen.until("No task is archived with this error.")
+
+    watch(stub, scenario)
+
+
+def test_the_question_of_a_redrive_names_what_stops_it(stub: FakeInspector) -> None:
+    stub.answers["preview"] = views.preview(blocks=(views.block(),), canary_stopped=(views.block(),))
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("5")
+        await screen.until("ARCHIVED")
+        await screen.press("r")
+        await screen.until("617 tasks would wait: type data:export is paused by ann")
+        await screen.until("It will be refused.")
+        assert stub.performed == []
 
     watch(stub, scenario)
 

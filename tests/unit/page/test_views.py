@@ -222,6 +222,34 @@ def test_a_queue_is_paused_with_a_reason_and_resumed(browser: TestClient, post: 
     assert stub.paused == {}
 
 
+def test_a_pause_can_be_undone_from_its_notice(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    entry = AuditEntry(7, NOW, "op", "pause", "queue:low", None)
+    stub.given(audit=(entry,), undo=entry)
+    address = post("/pause", scope="queue", name="low").headers["location"]
+    text = browser.get(address).text
+    assert '<form method="post" action="/undo" class="inline undo">' in text
+    assert '<input type="hidden" name="number" value="7">' in text
+    # and a page that is loaded again offers nothing
+    assert "/undo" not in browser.get(address).text
+    address = post("/undo", number="7").headers["location"]
+    assert stub.called("undo") == [((7,), {})]
+    text = browser.get(address).text
+    assert "Undone: pause of queue:low." in text
+    assert 'action="/undo"' not in text
+
+
+@pytest.mark.parametrize("number", ["", "x", "0", "-1", "9" * 30])
+def test_an_undo_without_the_number_of_an_entry_is_refused(post: Post, stub: FakeInspector, number: str) -> None:
+    assert post("/undo", number=number).status_code == 400
+    assert stub.performed == []
+
+
+def test_a_refused_undo_says_why(post: Post, stub: FakeInspector) -> None:
+    stub.given(undo=SelectionError("number", "more than 15 seconds have passed; nothing was undone"))
+    answer = post("/undo", number="7")
+    assert (answer.status_code, "more than 15 seconds have passed" in answer.text) == (400, True)
+
+
 @pytest.mark.parametrize("fields", [{"scope": "planet", "name": "x"}, {"scope": "queue", "name": "low", "for": "soon"}])
 def test_an_invalid_pause_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     answer = post("/pause", **fields)

@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from joblane.errors import SendError
 from joblane.quotas import MAX_BATCH, MAX_MESSAGE_BYTES
 from joblane.sqs.client import CONNECTIONS, NO_ANSWER, Entry, Sqs, _batches, attribute_size
+from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
 from tests.patience import PATIENCE_SECONDS
 from tests.sends import size_of
 from tests.unit.conftest import Aws
@@ -251,6 +252,29 @@ def test_the_address_of_a_queue_is_requested_once(aws: Aws, monkeypatch: pytest.
     for _ in range(3):
         aws.sqs.send(Entry(QUEUE, "x"))
     assert requests == [QUEUE]
+
+
+def test_the_depths_of_queues_need_one_address(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{QUEUE}-{number}" for number in range(3)]
+    aws.make(*names)
+    aws.sqs.send(Entry(names[1], "x"))
+    sqs, requests = Sqs(), list[str]()
+    real = sqs.client.get_queue_url
+
+    def counted(*, QueueName: str) -> Any:  # noqa: N803
+        requests.append(QueueName)
+        return real(QueueName=QueueName)
+
+    monkeypatch.setattr(sqs.client, "get_queue_url", counted)
+    found = call_for_queues(sqs, lambda name: queue_depth_if_exists(sqs, name), [*names, "gone"])
+    assert {name: depth and depth.all for name, depth in found.items()} == {
+        names[0]: 0,
+        names[1]: 1,
+        names[2]: 0,
+        "gone": None,
+    }
+    assert requests == names[:1]
+    assert call_for_queues(sqs, lambda name: name, []) == {}
 
 
 def test_creating_an_sqs_object_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:

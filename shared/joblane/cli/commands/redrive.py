@@ -32,7 +32,7 @@ def redrive(
     tenant: options.Tenant = None,
     everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
     all_causes: Annotated[
-        bool, typer.Option("--all-causes", help="With --yes: also if the tasks have several causes.")
+        bool, typer.Option("--all-causes", help="With --yes: even if the tasks have several causes.")
     ] = False,
     how: options.Bulk,
 ) -> None:
@@ -58,7 +58,7 @@ def redrive(
     if how.dry_run:
         previews.dry_run(found, _would(found), how, command)
     yes = how.yes or bool(chosen.ids)
-    if how.yes and found.number_of_causes > 1 and not (all_causes or chosen.ids):
+    if how.yes and found.number_of_causes > 1 and not (all_causes or chosen.ids or chosen.fingerprint):
         previews.show(found, command)
         previews.several_causes(found)
     question = f"Redrive {_tasks(found)}{how.first(number)}?" if number else f"Remove {_obsolete(found.removed)}?"

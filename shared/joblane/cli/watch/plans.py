@@ -188,7 +188,7 @@ def _acted(acted: ActionResult) -> str:
 
 
 def preview(inspector: Inspector, cause: Cause) -> Preview:
-    """What a redrive of a cause would do."""
+    """The preview of a redrive of a cause."""
     chosen, canary = _redriven(cause)
     return inspector.preview("redrive", chosen, canary=canary)
 

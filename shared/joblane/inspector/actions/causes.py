@@ -29,6 +29,17 @@ OPEN = """
 update joblane.causes set mark = null, marked_at = null, marked_by = null, note = null
  where fingerprint = any($1::text[])
 """
+BEFORE = """
+select jsonb_build_object('fingerprint', fingerprint, 'type', type, 'mark', mark, 'marked_at', marked_at,
+                          'marked_by', marked_by, 'note', note)
+  from joblane.causes where fingerprint = any($1::text[])
+"""
+RESTORE = """
+update joblane.causes c set mark = r.mark, marked_at = r.marked_at, marked_by = r.marked_by, note = r.note
+  from jsonb_to_recordset($1::jsonb)
+       as r(fingerprint text, type text, mark text, marked_at timestamptz, marked_by text, note text)
+ where c.fingerprint = r.fingerprint and c.type = r.type
+"""
 
 
 def mark(scope: Scope, fingerprints: Sequence[str], state: CauseState, reason: str | None) -> MarkedCauses:
@@ -50,6 +61,7 @@ def mark(scope: Scope, fingerprints: Sequence[str], state: CauseState, reason: s
     with audit.action(scope, ACTION, f"cause:{wanted[0]}", reason) as doing:
         rows = [(one.fingerprint, one.type, one.error_type, one.message, one.first_at, one.last_at) for one in found]
         write_causes(doing.connection, [(*row, None) for row in rows])
+        doing.details["before"] = [row for (row,) in doing.connection.run(BEFORE, wanted)]
         if state is CauseState.OPEN:
             doing.connection.run(OPEN, wanted)
         else:

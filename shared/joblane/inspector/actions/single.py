@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from joblane.enqueue.check import check, delay_seconds
@@ -25,7 +26,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.tasks.waits import keeps_wait
-from joblane.inspector.tasks.why_held import keeps_slot, keeps_time
+from joblane.inspector.tasks.why_held import keeps_slot, keeps_time, passed_over
 from joblane.inspector.views import ActionResult
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.driver.connection import Connection
@@ -44,7 +45,10 @@ IS_PAUSED = "its type, queue or tenant is paused: it waits until the pause ends"
 
 
 def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> ActionResult:
+    later: str | None = None
     with on_task(scope, action, id_, reason) as (doing, found):
+        if action is BulkAction.RETRY:
+            later = passed_over(doing.connection, found)  # a retry gives it a new place
         rows = change(doing.connection, action, [id_], who=doing.who)
         if not rows:
             raise refusal(doing, action, found, _problem(scope, doing, action, found))
@@ -53,7 +57,10 @@ def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None)
     if changed.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
         wake(scope.sqs, scope.prefix)  # it sends the dead letter
     serve_freed(scope.connection, scope.sqs, scope.prefix, rows)
-    return sent(scope, action, found, changed)
+    acted = sent(scope, action, found, changed)
+    if later is None:
+        return acted
+    return replace(acted, note="; ".join(filter(None, (acted.note, f"{later}; it runs after them"))))
 
 
 def sent(scope: Scope, action: str, found: Record, changed: Changed) -> ActionResult:

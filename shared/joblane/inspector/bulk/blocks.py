@@ -1,4 +1,4 @@
-"""What keeps the tasks of an action from starting: pauses, limits, orders, undeclared types; and their causes.
+"""The things that keep the tasks of an action from starting: pauses, limits, orders, undeclared types; and causes.
 
 A survey reads the tasks in steps of a bounded number of rows. Each step is one statement that groups them.
 """
@@ -47,7 +47,7 @@ groups as (
   select t.type, t.queue, p.name as tenant, count(*) as number
     from t left join joblane.pauses p on p.scope = 'tenant' and p.name = t.tenant group by 1, 2, 3
 ),
-keys as (  -- a key without values of its own has those of each key
+keys as (  -- a key without values of its own has the values of each key
   select case when {CHANGE.format(name="k.name")} then k.name else split_part(k.name, '/', 1) || '/' end as name, number
     from (select key_limit as name, count(*) as number from t where key_limit is not null group by 1) as k
 ),
@@ -94,7 +94,7 @@ class Survey:
 
     ``groups``: (type, queue, tenant) → their number; the tenant is None unless it is paused. ``limits``: the name of a
     limit that is 0 or changed → the number of its tasks. ``orders``: (type, name of the limit of the key) → the number
-    of tasks, and that of later tasks that have completed.
+    of tasks, and the number of later tasks that have completed.
     """
 
     number: int = 0
@@ -136,8 +136,10 @@ def survey(connection: Connection, filter_: Filter) -> Survey:
 
 
 def blocks_of(connection: Connection, declared: Collection[str], found: Survey) -> tuple[Block, ...]:
-    """What keeps the tasks of a survey from starting: what stops them first. ``declared``: the types, with their former
-    names."""
+    """The things that keep the tasks of a survey from starting: what stops them first.
+
+    ``declared``: the types, with their former names.
+    """
     blocks = [*_paused(connection, found.groups), *_limited(connection, found.limits), *_orders(found.orders)]
     types: Counter[str] = Counter()
     for (type_, _, _), number in found.groups.items():
@@ -149,7 +151,7 @@ def blocks_of(connection: Connection, declared: Collection[str], found: Survey) 
 
 
 def stopping(connection: Connection, declared: Collection[str], ids: Iterable[str]) -> tuple[Block, ...]:
-    """What stops any of these tasks."""
+    """The things that stop any of these tasks."""
     chosen = Filter(ids=tuple(ids))
     if not chosen.ids:
         return ()

@@ -177,7 +177,7 @@ def view(scope: Scope, id_: str) -> BulkView:
 
 
 def _blocks(scope: Scope, found: BulkView) -> tuple[Block, ...]:
-    """What keeps the canary of an action from starting, while the action waits for it."""
+    """The things that keep the canary of an action from starting, while the action waits for it."""
     if not found.canary or found.stopped is not None or found.state not in LIVE:
         return ()
     waiting = [id_ for (id_,) in scope.connection.run(WAITING_CANARY, found.id)]

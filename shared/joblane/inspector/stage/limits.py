@@ -56,16 +56,16 @@ def set_limit(scope: Scope, name: str, key: str | None, given: Given, reason: st
         changed, doing.details = limit_changes.set_limit(
             doing.connection, name, key, given, who=doing.who, reason=doing.reason
         )
-    return _served(scope, changed)
+    return served(scope, changed)
 
 
 def reset_limit(scope: Scope, name: str, key: str | None, reason: str | None) -> tuple[LimitStatus, ...]:
     with audit.action(scope, "reset_limit", limit_changes.target_of(name, key), reason) as doing:
         changed, doing.details = limit_changes.reset_limit(doing.connection, name, key)
-    return _served(scope, changed)
+    return served(scope, changed)
 
 
-def _served(scope: Scope, changed: Sequence[str]) -> tuple[LimitStatus, ...]:
+def served(scope: Scope, changed: Sequence[str]) -> tuple[LimitStatus, ...]:
     """Start tasks that wait for raised limits; a sweep, woken here, sends the messages of those with new times."""
     FollowUp(changed=[*changed]).act(scope.sqs, scope.prefix, scope.database.call, brief=True)
     wake(scope.sqs, scope.prefix)

@@ -42,6 +42,14 @@ delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_ar
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
 """
+ROWS = """
+select to_jsonb(p) from joblane.pauses p
+ where scope = $1 and name = any(array(select jsonb_array_elements_text($2::jsonb)))
+"""
+DELETE = (
+    "delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_array_elements_text($2::jsonb)))"
+)
+RESTORE = "insert into joblane.pauses select * from jsonb_populate_recordset(null::joblane.pauses, $1::jsonb)"
 NEVER_PAUSED = f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
 
 
@@ -58,6 +66,7 @@ def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: 
     end = end_of(until)
     with audit.action(scope, "pause", f"{kind}:{name}", reason) as doing:
         doing.connection.run(ONE_AT_A_TIME)
+        before = doing.connection.run(ROWS, kind, json.dumps(names))
         rows = [row for each in names for row in doing.connection.run(PAUSE, kind, each, doing.reason, doing.who, end)]
         if not rows:
             raise SelectionError("until", "a time in the future is required, by the database's clock")
@@ -65,6 +74,7 @@ def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: 
         doing.details |= {"until": end, "replaced": paused.replaced}
         if paused.replaced:
             doing.details |= {"since": paused.since.isoformat(), "paused_by": paused.replaced_by}
+        doing.details |= {"before": [row for (row,) in before]} if before else {}
     return paused
 
 
@@ -72,14 +82,25 @@ def resume(scope: Scope, kind: PauseScope, name: str, reason: str | None) -> Pau
     """A sweep continues the waiting tasks within seconds; if it cannot be woken, the next sweep does."""
     kind, names = _names(scope, kind, name, known=False)
     with audit.action(scope, "resume", f"{kind}:{name}", reason) as doing:
+        doing.connection.run(ONE_AT_A_TIME)
+        before = doing.connection.run(ROWS, kind, json.dumps(names))
         rows = doing.connection.run(RESUME, kind, json.dumps(names))
         if not rows:
             paused = ", ".join(f"{each.scope} {each.name}" for each in current(doing.connection)) or "none"
             raise SelectionError("name", f"{kind} {name!r} is not paused; current pauses: {paused}")
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
+        doing.details |= {"before": [row for (row,) in before]}
     wake(scope.sqs, scope.prefix)
     return resumed
+
+
+def restore(scope: Scope, connection: Connection, target: str, before: str) -> None:
+    """Restore the pauses that a pause or a resume has replaced, in the open transaction. ``target``: of its entry."""
+    kind, names = _names(scope, *target.split(":", 1), known=False)  # type: ignore[arg-type]
+    connection.run(ONE_AT_A_TIME)
+    connection.run(DELETE, kind, json.dumps(names))
+    connection.run(RESTORE, before)
 
 
 def _pause(row: list[Any]) -> Pause:

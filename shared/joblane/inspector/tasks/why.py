@@ -16,7 +16,7 @@ from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.tasks.waits import open_wait, wait_text
-from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held, why_parents
+from joblane.inspector.tasks.why_held import has_turn, passed_over, rate_of, why_held, why_parents
 from joblane.inspector.views import Attempt, Reason, Why
 from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_DELAY
@@ -57,7 +57,9 @@ def why(scope: Scope, connection: Connection, record: Record, last: Attempt | No
                 text += f" Its schedule is {name}: `joblane schedules show {argument(name)}`."
             return Why(Reason.ENDED, text)
         case State.ARCHIVED:
-            return _archived(scope, record)
+            found = _archived(scope, record)
+            later = passed_over(connection, record)
+            return replace(found, text=f"{found.text} {later}; it would run after them.") if later else found
         case State.ACTIVE:
             return _active(connection, record)
         case _:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from joblane.inspector.block_words import order_text
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
+from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
 from joblane.record.driver.connection import Connection
@@ -25,6 +27,13 @@ select id, state, attempts + 1, due_at, lease_until from joblane.tasks
  where key_limit = $1 and ordered and expire_at is null and state in {LIVE_SQL}
    and (first_due_at, seq) < ($2::timestamptz, $3::bigint)
  order by first_due_at, seq limit {MOST_COUNTED}
+"""
+LATER = f"""
+select count(*)
+  from (select key_limit, first_due_at, seq, state from joblane.tasks
+         where type = $1 and finished_at is not null and created_at > $2::timestamptz
+         order by created_at desc, id desc limit {BOUND}) as x
+ where state = 'completed' and key_limit = $3 and (first_due_at, seq) > ($4::timestamptz, $5::bigint)
 """
 WAIT_BEFORE = f"""
 select count(*) from (select from joblane.tasks
@@ -69,6 +78,16 @@ def why_held(connection: Connection, record: Record) -> Why:
         text += f"; {who}, until {_text(until)} at the latest" if id_ else ""
     text += f". {_place(before, in_turn=level_of(name) > 1)}"
     return Why(Reason.HELD, f"{text} To see or change the limit: {_command(limit)}.")
+
+
+def passed_over(connection: Connection, record: Record) -> str | None:
+    """Say how many later tasks of its ordered key have completed before an archived task; None if none has."""
+    if not record.ordered or record.key_limit is None or record.seq is None:
+        return None
+    values = (record.type, record.created_at, record.key_limit, record.first_due_at, record.seq)
+    [[later]] = connection.run(LATER, *values)
+    key = record.key_limit.partition("/")[2]
+    return order_text(later, key, record.type) if later else None
 
 
 def _place(before: int, *, in_turn: bool) -> str:

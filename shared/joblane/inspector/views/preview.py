@@ -27,7 +27,7 @@ class Block:
     """A thing that keeps tasks from starting. ``tasks``: how many. ``stops``: none of them starts while it lasts.
 
     ``pause``, ``limit``: of these kinds. ``type``: of an order or an undeclared type. ``key``, ``later``: of an order,
-    the key with the most later tasks that have completed, and their number. ``keys``: the ordered keys with any.
+    the key whose completed later tasks are most, and their number. ``keys``: the ordered keys with any.
     """
 
     kind: BlockKind
@@ -56,12 +56,12 @@ class PreviewCause:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What an action on many tasks would do now. ``number``: of tasks that it would change, up to 10,000.
+    """An action on many tasks, as it would be now. ``number``: of tasks that it would change, up to 10,000.
 
     ``exact`` False: there are more. ``causes``: the largest first, 50 at most; ``more_causes``: the number of others.
-    ``blocks``: only of actions that send tasks, those that stop tasks first. ``canary_stopped``: those that keep the
-    canary from running; the action is refused with this canary unless it is empty. ``removed``: obsolete dead letters
-    that a redrive would remove. ``unreadable``: messages that only a redrive of their fingerprint sends back.
+    ``blocks``: only of actions that send tasks, first the blocks that stop tasks. ``canary_stopped``: the blocks that
+    keep the canary from running; the action is refused with this canary unless it is empty. ``removed``: obsolete dead
+    letters that a redrive would remove. ``unreadable``: messages that only a redrive of their fingerprint sends back.
     """
 
     action: str
@@ -76,5 +76,5 @@ class Preview:
 
     @property
     def number_of_causes(self) -> int:
-        """The number of causes, of those that are listed and the others."""
+        """The number of listed causes and of the others."""
         return len(self.causes) + self.more_causes

@@ -16,6 +16,7 @@ from joblane.inspector.views import CauseState
 from joblane.page.filters import age, form, name_of
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect
+from joblane.page.views.stage import last_entry
 
 WITHIN = ("1h", "1d", "7d", "30d")
 FIELDS = ("within", "type", "tenant", "state", "sort")
@@ -75,8 +76,9 @@ def mark(request: Request, inspector: Inspector) -> Response:
         raise SelectionError("fingerprint", "select the errors first")
     reason = given.reason if state is CauseState.OPEN else given.required_reason
     marked = inspector.mark_errors(fingerprints, state, reason=reason)
-    back = {name: given.text(f"to_{name}") for name in FIELDS}
-    return redirect(request, "/errors", marked_line(marked), **{name: text for name, text in back.items() if text})
+    undo = last_entry(inspector, f"cause:{fingerprints[0]}") if len(set(fingerprints)) == 1 else None
+    back: dict[str, Any] = {name: text for name in FIELDS if (text := given.text(f"to_{name}"))}
+    return redirect(request, "/errors", marked_line(marked), undo=undo, **back)
 
 
 def _only(given: QueryParams) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from joblane.page.filters import Form, age, form, parsed, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect
 from joblane.page.sorting import sorting
+from joblane.page.views.stage import last_entry
+from joblane.record.flow.limit_changes import target_of
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus
 from joblane.tasks.limit import MAX_AT_A_TIME, MAX_BURST, Rate
 
@@ -87,7 +89,8 @@ def set_values(request: Request, inspector: Inspector) -> Response:
     except FieldError as error:
         wrong = SelectionError(FIELDS.get(error.field, error.field), error.problem)
         return _show(request, inspector, name, key, 400, given=given, wrong=wrong)
-    return redirect(request, "/limits/show", f"Set. {in_force_line(changed)}", name=name, key=key)
+    undo = last_entry(inspector, target_of(name, key))
+    return redirect(request, "/limits/show", f"Set. {in_force_line(changed)}", undo=undo, name=name, key=key)
 
 
 def reset(request: Request, inspector: Inspector) -> Response:
@@ -95,9 +98,10 @@ def reset(request: Request, inspector: Inspector) -> Response:
     name, key = _target(given)
     changed = inspector.reset_limit(name, key=key, reason=given.required_reason)
     notice = f"Reset. {in_force_line(changed)}"
+    undo = last_entry(inspector, target_of(name, key))
     if not any(one.is_declared for one in changed):  # it has no page any more
-        return redirect(request, "/limits", notice)
-    return redirect(request, "/limits/show", notice, name=name, key=key)
+        return redirect(request, "/limits", notice, undo=undo)
+    return redirect(request, "/limits/show", notice, undo=undo, name=name, key=key)
 
 
 def let_pass(request: Request, inspector: Inspector) -> Response:

@@ -19,6 +19,7 @@ from joblane.page.sorting import sorting
 
 WITHIN = ("1h", "1d", "7d", "30d")
 AUDIT_PER_PAGE = 50
+MOST_ENTRIES = 2**53
 AUDIT_FIELDS = ("target", "who", "action", "bulk")
 
 
@@ -87,14 +88,25 @@ def pause(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     scope, name = _target(given)
     paused = inspector.pause(scope, name, reason=given.reason, until=given.end)
-    return redirect(request, "/", paused_line(paused))
+    return redirect(request, "/", paused_line(paused), undo=last_entry(inspector, f"{scope}:{name}"))
 
 
 def resume(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     scope, name = _target(given)
     ended = inspector.resume(scope, name, reason=given.reason)
-    return redirect(request, "/", resumed_line(ended))
+    return redirect(request, "/", resumed_line(ended), undo=last_entry(inspector, f"{scope}:{name}"))
+
+
+def undo(request: Request, inspector: Inspector) -> Response:
+    undone = inspector.undo(whole("number", form(request).text("number"), 1, MOST_ENTRIES))
+    home = {"limit": "/limits", "cause": "/errors"}.get(undone.target.partition(":")[0], "/")
+    return redirect(request, home, f"Undone: {undone.action.replace('_', ' ')} of {undone.target}.")
+
+
+def last_entry(inspector: Inspector, target: str) -> int | None:
+    """The number of the latest audit entry about a target, which is the action just now."""
+    return next((entry.number for entry in inspector.audit(target=target, limit=1)), None)
 
 
 def _target(given: Form) -> tuple[PauseScope, str]:

@@ -1,4 +1,4 @@
-"""What an operator can do for a server that refuses writes or connections."""
+"""Advice for a server that refuses writes or connections."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ ADVICE = {
 
 
 def advice_for(error: BaseException) -> str | None:
-    """What to do for a server that refused a login or a statement with this error; None if that is not known."""
+    """The advice for a server that refused a login or a statement with this error; None if that is not known."""
     code = sqlstate(error) or ""
     return next((do for beginning, do in ADVICE.items() if code.startswith(beginning)), None)

@@ -68,6 +68,12 @@ RESET = """
 delete from joblane.limit_changes where name = any(array(select jsonb_array_elements_text($1::jsonb)))
 returning name, (until is null or until > clock_timestamp())
 """
+ROWS = """
+select to_jsonb(c) from joblane.limit_changes c where name = any(array(select jsonb_array_elements_text($1::jsonb)))
+"""
+RESTORE = """
+insert into joblane.limit_changes select * from jsonb_populate_recordset(null::joblane.limit_changes, $1::jsonb)
+"""
 ENDED = f"""
 select name from joblane.limit_changes
  where until <= clock_timestamp() order by name limit {BATCH}
@@ -235,13 +241,14 @@ def set_limit(
     until = _until(given.until)
     wanted = _wanted(declared_names(connection), name, key, given)
     _lock(connection, wanted)
+    before = _before(connection, wanted)
     for limit, values in wanted.items():
         rate = values.rate
         step, burst = (None, None) if rate is None else (rate.step.total_seconds(), rate.burst)
         if not connection.run(SET, limit, values.slots, step, burst, reason, who, until):
             raise LimitError("until", "a time in the future is required, by the database's clock")
     _give_times(connection, wanted)
-    details = {limit: _values(values) for limit, values in wanted.items()}
+    details = {limit: _values(values) for limit, values in wanted.items()} | before
     return list(wanted), details if until is None else details | {"until": until}
 
 
@@ -252,13 +259,28 @@ def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[lis
     """
     names = names_of(known_names(connection), name, key)
     _lock(connection, names)
+    before = _before(connection, names)
     was_set = [name for name, was_live in connection.run(RESET, json.dumps(names)) if was_live]
     delayed = [row[0] for row in connection.run(END_DELAYS, json.dumps(names))]
     if not was_set and not delayed:
         raise LimitError("name", f"nothing is set for {' and '.join(names)}; `joblane limits` shows what is")
     changed = [name for name in names if name in was_set or name in delayed]
     _give_times(connection, changed)
-    return changed, {"limits": was_set} | ({"delays": delayed} if delayed else {})
+    return changed, {"limits": was_set} | before | ({"delays": delayed} if delayed else {})
+
+
+def restore(connection: Connection, names: Sequence[str], before: str) -> None:
+    """Restore what was set for limits, in the open transaction. ``before``: rows, as details of the audit have them."""
+    _lock(connection, names)
+    connection.run(RESET, json.dumps(list(names)))
+    connection.run(RESTORE, before)
+    _give_times(connection, names)
+
+
+def _before(connection: Connection, names: Iterable[str]) -> dict[str, Any]:
+    """Return the rows that a change replaces, for the details of the audit; nothing if there are none."""
+    rows = [row for (row,) in connection.run(ROWS, json.dumps(list(names)))]
+    return {"before": rows} if rows else {}
 
 
 def ended_changes(connection: Connection) -> list[str]:
