@@ -382,20 +382,6 @@ def test_an_error_of_tasks_that_retry_is_not_redriven(stub: FakeInspector) -> No
     watch(stub, scenario)
 
 
-def test_the_question_of_a_redrive_names_what_stops_it(stub: FakeInspector) -> None:
-    stub.answers["preview"] = views.preview(blocks=(views.block(),), canary_stopped=(views.block(),))
-
-    async def scenario(screen: Screen) -> None:
-        await screen.press("5")
-        await screen.until("ARCHIVED")
-        await screen.press("r")
-        await screen.until("617 tasks would wait: type data:export is paused by ann")
-        await screen.until("It will be refused.")
-        assert stub.performed == []
-
-    watch(stub, scenario)
-
-
 def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> None:
     waiting, ended = BulkOutcome(900, 30, 0, 0, 0, True), BulkOutcome(928, 0, 0, 2, 0, True)
     stub.answers["bulk_view"] = [
