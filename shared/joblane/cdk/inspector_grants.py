@@ -8,22 +8,23 @@ from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.stage.doctor_mail import identities
-from joblane.names import Queue, cron_group_name, dead_letter_name, front_door_name, log_group_name
+from joblane.names import Queue, cron_group_name, dead_letter_name, event_bus_name, front_door_name, log_group_name
 
 REASON_FOR_NAMES = (
     "Operators also inspect and repair resources of earlier deploys: rows, lanes and dead letters of types that are no "
     "longer deployed. The names of all of them begin with the stage's prefix, which is no prefix of another stage."
 )
 REASON_FOR_LISTS = (
-    "AWS lists the mappings and schedules of the whole account or none, and SES has one state for the account; they "
-    "show no message, and reading them changes nothing."
+    "AWS lists the mappings and schedules of the whole account or none; SES, the concurrency of Lambda and metrics are "
+    "those of the account; they show no message, and reading them changes nothing."
 )
 
 
 def grant_inspecting(to: JobFunction, stage: Stage, sender: str | None, bus: str | None) -> None:
     """Allow sending to lanes, receiving from dead-letter queues, and reading queues, functions, schedules and logs.
 
-    It does not allow deleting a message, receiving from a lane, or sending to a front door: `jobs:bulk` redrives.
+    It does not allow deleting a message, receiving from a lane, or sending to a front door: `jobs:bulk` redrives. It
+    allows receiving the events that a target refused, which have the reason.
     ``sender``: the stage sends mail from it by Amazon SES, whose state may be read; None: it does not. ``bus``: name of
     the bus of its tasks' events; None: they have none.
     """
@@ -49,14 +50,17 @@ def grant_inspecting(to: JobFunction, stage: Stage, sender: str | None, bus: str
         (["sqs:GetQueueUrl", "sqs:GetQueueAttributes"], [*front_doors, *lanes, ticks]),
         (["sqs:SendMessage"], lanes),
         (["sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"], [*dead_letters, ticks]),
-        (["lambda:GetFunctionConfiguration"], [functions]),
-        (["lambda:ListEventSourceMappings"], ["*"]),
+        (["lambda:GetFunctionConfiguration", "lambda:GetFunctionConcurrency"], [functions]),
+        # none of them has a resource type. Source: Service Authorization Reference, Lambda and CloudWatch
+        (["lambda:ListEventSourceMappings", "lambda:GetAccountSettings", "cloudwatch:GetMetricData"], ["*"]),
         (["scheduler:GetSchedule"], [schedules]),
         (["scheduler:ListSchedules"], [all_schedules]),
         (["logs:FilterLogEvents"], [logs]),
     ):
         to.allow(actions, resources)
     if bus:
+        refused = stack.format_arn(service="sqs", resource=dead_letter_name(event_bus_name(prefix)))
+        to.allow(["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"], [refused])
         to.allow(
             ["events:DescribeEventBus"], [stack.format_arn(service="events", resource="event-bus", resource_name=bus)]
         )

@@ -28,7 +28,7 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import later_line, saving_line
-from joblane.inspector.stage import doctor, doctor_aws, doctor_database
+from joblane.inspector.stage import doctor, doctor_aws, doctor_database, doctor_sessions
 from joblane.inspector.views import Check, Grade, Obstacle
 from joblane.names import (
     TICKER,
@@ -45,6 +45,7 @@ from joblane.record import sql_functions as functions
 from joblane.record.driver.advice import ADVICE
 from joblane.record.driver.database import Database
 from joblane.record.schedules import register
+from joblane.settings import EVENT_BUS
 from joblane.sqs.tick import id_of
 from joblane.tasks.limit import Flow
 from joblane.tasks.schedule import cron, every
@@ -165,6 +166,10 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
         "functions",
         "schedules",
         "runs",
+        "timeouts",
+        "connections",
+        "storage",
+        "throttles",
         "waits",
         "leases",
         "stored schedules",
@@ -287,7 +292,7 @@ def test_a_database_without_tables_is_reported_once(stage: Stage) -> None:
         "run `joblane migrate`; on AWS, a deploy runs it",
     )
     assert [what for what, one in found.items() if one.grade is not Grade.GOOD] == ["migrations"]
-    assert found.keys() == {"migrations", "mappings", "queues", "functions", "schedules"}
+    assert found.keys() == {"migrations", "mappings", "queues", "functions", "schedules", "throttles"}
 
 
 def test_a_missing_migration_is_not_reported_twice(
@@ -508,6 +513,18 @@ def lose_queues(stage: Stage, *names: str) -> Stage:
 def send(stage: Stage, *queues: str) -> None:
     for name in queues:
         stage.world.sqs.client.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
+
+
+def refuse_events(stage: Stage, number: int) -> None:
+    """Let tasks have events, and a webhook that refused some."""
+    stage.declare(sample_heard)
+    variables = {"Variables": {EVENT_BUS: "jobs-events"}}
+    stage.functions.update_function_configuration(FunctionName=f"{PREFIX}-jobs-sweep", Environment=variables)
+    url = stage.world.sqs.client.create_queue(QueueName=f"{PREFIX}-events-dlq")["QueueUrl"]
+    reason = {"ERROR_CODE": "SDK_CLIENT_ERROR", "ERROR_MESSAGE": "status\n404"}
+    attributes: Any = {name: {"DataType": "String", "StringValue": text} for name, text in reason.items()}
+    for _ in range(number):
+        stage.world.sqs.client.send_message(QueueUrl=url, MessageBody="{}", MessageAttributes=attributes)
 
 
 def consume(stage: Stage, queue: str) -> None:
@@ -895,6 +912,26 @@ AWS = {
         ),
         Finds(same, f"queue {PREFIX}-cron-dlq", WARNING, "1 dead letter", "…EventBridge Scheduler could not send…"),
     ),
+    "events that a target refused": (
+        Finds(
+            lambda stage: refuse_events(stage, 0),
+            "refused events",
+            GOOD,
+            f"{PREFIX}-events-dlq is empty",
+        ),
+        Finds(
+            lambda stage: refuse_events(stage, 2),
+            "refused events",
+            WARNING,
+            f"2 events in {PREFIX}-events-dlq that a target did not accept, the oldest of 2 since … s: "
+            "SDK_CLIENT_ERROR status 404",
+            f"repair the target; then `python send_again.py {PREFIX} jobs-events` sends them again, or "
+            f"`aws sqs purge-queue --queue-url …/{PREFIX}-events-dlq` deletes them",
+        ),
+        # their receive hides none of them
+        Finds(same, "refused events", WARNING, f"2 events in {PREFIX}-events-dlq that …: SDK_CLIENT_ERROR status 404"),
+        Finds(lambda stage: lose_queues(stage, f"{PREFIX}-events-dlq"), "refused events", GOOD, ""),
+    ),
     "a missing function": (
         Finds(
             lambda stage: stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one"),
@@ -955,6 +992,48 @@ def test_an_old_snapshot_is_a_warning_with_the_statement_that_ends_it(stage: Sta
     assert "snapshots" not in stage.found()
 
 
+NEAR = """
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, type, outcome,
+                                   duration_ms)
+select $1 || n, n, 1, 1, now() - $2::interval, now() - $2::interval, $1, 'timeout', $3::int - n
+  from generate_series(1, 3) as n
+"""
+
+
+def test_a_run_near_its_timeout_is_a_warning(stage: Stage) -> None:
+    # given: 80 % of 20 s, less, and long ago
+    stage.sql(NEAR, "sample:one", "5 min", 16_001).sql(NEAR, "sample:batch", "1 h", 16_000)
+    stage.sql(NEAR, "sample:tick", "5 h", 10**9)
+    # when
+    wrong = stage.wrong()
+    of_type = {check.what: check for check in Inspector(stage.scope).why_slow("sample:one")}
+    # then
+    assert wrong.keys() == {"timeout of sample:one"}
+    found = "a run of the last 3 hours took 16.0 s, 80% of its timeout of 20 s; a longer one is interrupted and fails"
+    assert wrong["timeout of sample:one"].found == found
+    found = "99 % of the runs of the last day took … or less (…% of the timeout of 20 s), the longest 16.0 s (80%)"
+    assert is_like(of_type["timeout"].found, found), of_type["timeout"]
+    assert of_type["timeout"].grade is Grade.WARNING
+
+
+def test_the_first_finding_of_a_full_database_says_who_holds_its_connections(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_sessions, "FULL_PERCENT", 0)
+    monkeypatch.setattr(doctor_sessions, "MANY_DEAD", 0)
+    first, *_ = Inspector(stage.scope).doctor()
+    assert (first.grade, first.what) == (Grade.BAD, "connections")
+    assert is_like(first.found, "… of … connections are in use: … of …, the oldest since …")
+
+
+def test_a_statement_that_runs_for_long_is_named_by_its_user(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "select pid, usename, 'dump', 3600::float8 from pg_stat_activity where pid = pg_backend_pid()"
+    monkeypatch.setattr(doctor_sessions, "LONG", rows)
+    check = stage.wrong()["statements"]
+    assert is_like(check.found, "a statement of … (dump) has run for 1 h…")
+    assert is_like(check.do, "wanted? `select pg_cancel_backend(…)` ends it")
+
+
 def test_snapshots_are_unknown_to_a_role_that_may_not_see_sessions(stage: Stage) -> None:
     for statement in (
         "create role reader login password 'x'",
@@ -978,7 +1057,7 @@ def test_an_unavailable_database_is_reported_once_and_aws_is_still_checked(stage
     first, *others = Inspector(unavailable).doctor()
     assert (first.grade, first.what) == (Grade.BAD, "migrations")
     assert first.found.startswith("the database cannot be reached: ")
-    assert {one.what for one in others} == {"mappings", "queues", "functions", "schedules"}
+    assert {one.what for one in others} == {"mappings", "queues", "functions", "schedules", "throttles"}
     assert {one.grade for one in others} == {Grade.GOOD}
 
 

@@ -15,7 +15,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.listing import LISTINGS
 from joblane.inspector.stage import tenants
-from joblane.inspector.stage.performance import STATISTICS
+from joblane.inspector.stage.performance import BUCKET, STATISTICS
 from joblane.inspector.views import TenantRow
 from joblane.prices import PRICES, compute
 from joblane.sweep import run_statistics
@@ -113,6 +113,18 @@ def test_runs_are_counted_by_outcome_the_most_expensive_type_first(world: World,
     assert work.cost_usd == pytest.approx(7e-6)
 
 
+def test_a_type_has_its_p99_and_its_timeout(world: World, inspector: Inspector) -> None:
+    for number in range(100):
+        add(world, number, 5, type="sample:one", duration_ms=18_000 if number > 97 else 1000)
+    add(world, 100, 5, type="sample:one", outcome="lost", duration_ms=None)
+    [of_type] = inspector.statistics()
+    assert of_type.timeout_ms == 20_000
+    assert of_type.p99_ms == pytest.approx(18_000, rel=0.1)
+    assert of_type.timeout_share == 0.9
+    [of_tenant] = inspector.statistics(by="tenant")
+    assert (of_tenant.p99_ms, of_tenant.timeout_ms, of_tenant.longest_ms) == (None, None, 18_000)
+
+
 def test_runs_that_started_earlier_are_left_out(world: World, inspector: Inspector) -> None:
     add(world, 1, 4)
     add(world, 2, 6)
@@ -186,7 +198,7 @@ def test_runs_are_found_by_the_index_on_their_start(world: World, by: str) -> No
         " select 'id-' || n, 1, 1, 0, now() - make_interval(mins => n), 'some:work' from generate_series(1, 50000) n"
     )
     world.run("analyze joblane.task_attempts")
-    plan = world.run("explain " + STATISTICS.format(column=by), "3600", None)
+    plan = world.run("explain " + STATISTICS.format(column=by, histogram=BUCKET), "3600", None)
     assert "task_attempts_started" in "\n".join(row[0] for row in plan)
 
 

@@ -161,6 +161,21 @@ def test_wrong_options_are_a_usage_error(jobs: Run, stub: FakeInspector, wrong: 
     assert (jobs(*wrong).code, stub.calls) == (2, [])
 
 
+def test_the_timeouts_are_listed_with_the_nearest_first(jobs: Run, stub: FakeInspector) -> None:
+    near = replace(views.statistic("near:work"), p99_ms=40_000, longest_ms=48_000, timeout_ms=60_000)
+    far = replace(views.statistic("far:work"), p99_ms=1000, longest_ms=60_000, timeout_ms=600_000)
+    gone = replace(views.statistic("gone:work"), p99_ms=1000)
+    stub.answers["statistics"] = (gone, far, near)
+    title, first, second, third = jobs("runs", "--timeouts", columns=120).out.splitlines()
+    assert title.split("  ")[-1].strip() == "LONGEST OF TIMEOUT"
+    assert first.split()[0] == "near:work"
+    assert first.split()[-2:] == ["67%", "80%"]
+    assert second.split()[-2:] == ["0%", "10%"]
+    assert third.split()[0] == "gone:work"
+    assert jobs("runs", "--timeouts", "--by", "tenant").code == 2
+    assert jobs("runs", "data:export", "--timeouts").code == 2
+
+
 def test_the_audit_is_filtered(jobs: Run, stub: FakeInspector) -> None:
     options = ("--limit", "1", "--who", "ann", "--target", "queue:low", "--action", "redrive", "--bulk", "b1")
     assert jobs("audit", *options, "--newer", "2h", "--after", "7").code == 0

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from joblane.cdk.settings.section import SECRET_ARN, Settings, required
+from joblane.inspector.stage.doctor_sessions import FULL_PERCENT
+from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 
 
 class HttpLimits(Settings):
@@ -228,7 +230,7 @@ class Monitoring(Settings):
     throttles: Count = 1
     """Throttled invocations of the stage's functions within 5 minutes; with ``detail`` ``stage``, of all functions of
     the account in the region."""
-    near_timeout_percent: Percent = 80
+    near_timeout_percent: Percent = NEAR_TIMEOUT_PERCENT
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
     """Successive runs of the sweep's schedule, or of a health check, that are missing or did not complete. If they take
@@ -236,7 +238,7 @@ class Monitoring(Settings):
     of sweeps that fail, and of their lane if nothing reads it."""
     database_capacity_percent: Percent = 95
     """Used capacity of the stage's own Aurora, in percent of its ``max_capacity``, for 15 minutes."""
-    database_connections_percent: Percent = 80
+    database_connections_percent: Percent = FULL_PERCENT
     """Connections of the stage's own database, in percent of its ``max_connections``."""
     database_memory_percent: Percent = 5
     """Free memory of the stage's own database, in percent of the memory of its ``instance_class``, or of its writer's

@@ -418,8 +418,8 @@ def _near_timeout(group: str, lanes: Sequence[Watched], monitoring: Monitoring) 
                 f"Runs took {monitoring.near_timeout_percent} % of their timeout or more. One of these types: "
                 f"{listed([lane.task.type for lane in some])}."
             ),
-            run="runs --within 1d",
-            path="/statistics",
+            run="runs --timeouts --within 1h",
+            path="/statistics?within=1h&sort=longest-of-timeout&desc=yes",
             metrics={f"d{n}": lane.metric("DurationMs", WORST_TIME, QUARTER) for n, lane in enumerate(some)},
             expression=f"MAX([{', '.join(shares)}])" if len(shares) > 1 else shares[0],
             threshold=monitoring.near_timeout_percent,

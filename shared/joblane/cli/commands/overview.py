@@ -28,9 +28,16 @@ from joblane.names import TYPE_PATTERN
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from joblane.inspector.views import Check
+    from joblane.inspector.views import Check, Statistic
 
 MOST_MARKS = 5
+OF_COSTS = ("Cost", "Per 1000")
+OF_TIMEOUTS = ("Failed", "p99", "Timeout", "p99 of timeout", "Longest of timeout")
+OF_OUTCOMES = ("Completed", "Retried", "Archived", "Lost", "Mean wait")
+COSTS = (
+    "Costs are estimates: run time, requests and queue calls at list prices, without the database and free tiers. See "
+    "docs/explanation/costs.md."
+)
 
 
 def queues(
@@ -108,6 +115,9 @@ def runs(
         str, typer.Option(metavar="DURATION", help="Runs within this time: 15m, 1d, 7d; 30d at most.")
     ] = "1d",
     cost: Annotated[bool, typer.Option("--cost", help="Without a type or --tenant: show estimated costs.")] = False,
+    timeouts: Annotated[
+        bool, typer.Option("--timeouts", help="Without a type or --tenant: show timeouts, the nearest one first.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the runs of all types or tenants, or of one over time.
@@ -117,28 +127,33 @@ def runs(
     """
     length = filters.parsed(duration, within, "--within")
     if type_ is None and tenant is None:
-        _all_runs(context, within, length, by or "type", cost=cost, as_json=as_json)
+        if timeouts and (cost or by == "tenant"):
+            terminal.usage("give it without --cost and --by tenant", "--timeouts")
+        found = _all_runs(context, within, length, by or "type", nearest_first=timeouts, as_json=as_json)
+        lists.show(found, without=(*(() if cost else OF_COSTS), *(OF_OUTCOMES if timeouts else OF_TIMEOUTS)))
+        if cost:
+            terminal.say(COSTS)
     elif type_ is not None and tenant is not None:
         terminal.usage("give a type or --tenant, and not both")
-    elif cost or by:
-        terminal.usage("give it without a type and --tenant", "--cost" if cost else "--by")
+    elif cost or by or timeouts:
+        option = "--cost" if cost else "--by" if by else "--timeouts"
+        terminal.usage("give it without a type and --tenant", option)
     elif tenant is None:
         _runs_of(context, PauseScope.TYPE, type_ or "", length, as_json=as_json)
     else:
         _runs_of(context, PauseScope.TENANT, tenant, length, as_json=as_json)
 
 
-def _all_runs(context: typer.Context, within: str, length: timedelta, by: str, *, cost: bool, as_json: bool) -> None:
+def _all_runs(
+    context: typer.Context, within: str, length: timedelta, by: str, *, nearest_first: bool, as_json: bool
+) -> tuple[Statistic, ...]:
     if by not in STATISTICS_BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     found = target.inspector(context).statistics(within=length, by=by)
+    if nearest_first:
+        found = tuple(sorted(found, key=lambda one: -(one.timeout_share or 0)))
     terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
-    lists.show(found, without=("Failed",) if cost else ("Failed", "Cost", "Per 1000"))
-    if cost:
-        terminal.say(
-            "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
-            "tiers. See docs/explanation/costs.md."
-        )
+    return found
 
 
 def _runs_of(context: typer.Context, kind: PauseScope, name: str, length: timedelta, *, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import NOT_IN_DEV, sqlstate, text_of
-from joblane.inspector.durations import lasting
+from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import first_of, later_line, saving_line
@@ -26,9 +26,10 @@ from joblane.inspector.tasks.filter_sql import BOUND, reading
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
 from joblane.inspector.views.now import BAD_SHARE, LEAST_RUNS, WARNING_SHARE
+from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 from joblane.names import SWEEP
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
-from joblane.record.run_statistics import FAILED_OUTCOMES
+from joblane.record.run_statistics import FAILED_OUTCOMES, TIMED_OUTCOMES
 from joblane.record.schedules import PAUSED
 from joblane.sweep.events import KEPT
 
@@ -127,6 +128,12 @@ select type from joblane.runs
    and tenant is not null
  group by type having min(tenant) <> max(tenant) order by type
 """
+LONGEST_HOURS = 3
+LONGEST = f"""
+select type, max(duration_ms)::bigint from joblane.runs
+ where started_at >= now() - interval '{LONGEST_HOURS} h' and outcome in {TIMED_OUTCOMES} and type is not null
+ group by type
+"""
 MOST_TYPES = 5
 """Types that a finding names."""
 MOST_SCHEDULES = 1_000
@@ -193,6 +200,25 @@ def hooks(scope: Scope) -> Iterator[Check]:
         found = f"{number:,} run{'s' * (number != 1)} could not start in the last {MINUTES} minutes: {problem}"
         do = "correct the hook and deploy: until then the messages stay in the queue, and no attempt is spent"
         yield Check(Grade.BAD, f"hooks of {type_}", found, do, path("/runs", type=type_))
+
+
+def timeouts(scope: Scope) -> Iterator[Check]:
+    """No run of the last hours took nearly its timeout. A resumable task is left out: it uses each invocation to its
+    end and continues in the next one."""
+    near = []
+    for type_, longest_ms in scope.connection.run(LONGEST):
+        task = scope.task(type_)
+        if task is not None and not task.resumable and longest_ms is not None:
+            near.append((longest_ms / (task.timeout / timedelta(milliseconds=1)), longest_ms, task))
+    for share, longest_ms, task in sorted(near, key=lambda each: -each[0]):
+        if share * 100 >= NEAR_TIMEOUT_PERCENT:
+            found = (
+                f"a run of the last {LONGEST_HOURS} hours took {milliseconds(longest_ms)}, {share:.0%} of its timeout"
+            )
+            found = f"{found} of {lasting(task.timeout)}; a longer one is interrupted and fails"
+            do = f"raise `timeout` or `memory_mb`, or split the work; `joblane why {task.type}` has the percentiles"
+            yield Check(Grade.WARNING, f"timeout of {task.type}", found, do, path("/runs/why", type=task.type))
+    yield Check(Grade.GOOD, "timeouts", f"no run of the last {LONGEST_HOURS} hours was near its timeout")
 
 
 def waits(scope: Glance) -> Iterator[Check]:
@@ -291,6 +317,7 @@ def _counted(number: int) -> str:
 OF_WORK: Parts = (
     ("runs", failures),
     ("hooks", hooks),
+    ("timeouts", timeouts),
     ("waits", waits),
     ("leases", leases),
     ("events", events),

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
+from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import UNKNOWN_OPERATOR, plural
+from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, plural
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_mail import mail
+from joblane.inspector.stage.doctor_throttles import throttles
 from joblane.inspector.stage.schedules import paused_of_code
 from joblane.inspector.views import Check, Grade, SchedulePause
 from joblane.names import (
@@ -24,6 +27,7 @@ from joblane.names import (
     Queue,
     cron_group_name,
     dead_letter_name,
+    event_bus_name,
     front_door_name,
     full_schedule_name,
     function_name,
@@ -33,6 +37,7 @@ from joblane.names import (
 from joblane.quotas import MIN_CONCURRENCY, Numbers
 from joblane.settings import EVENT_BUS
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
+from joblane.sweep.causes import MAX_SHOWN
 from joblane.tasks.places import lanes_of, numbers_of
 from joblane.tasks.task import Task
 
@@ -320,12 +325,68 @@ def _bus_of(scope: Scope) -> str | None:
     return name
 
 
+MOST_REFUSED = 10
+"""Messages of one receive. Source: ReceiveMessage, SQS API reference."""
+
+
+def refused_events(scope: Scope) -> Iterator[Check]:
+    """No event waits that its target refused. No check if no task declares events, or the stage has no webhook.
+
+    The messages stay visible, for the program that sends them again.
+    """
+    name = dead_letter_name(event_bus_name(scope.prefix))
+    if not any(task.events for task in scope.tasks.values()):
+        return
+    if (depth := queue_depth_if_exists(scope.sqs, name)) is None:
+        return
+    if not depth.all:
+        yield Check(Grade.GOOD, "refused events", f"{name} is empty")
+        return
+    url = scope.sqs.url(name)
+    answer = scope.sqs.client.receive_message(
+        QueueUrl=url,
+        MaxNumberOfMessages=MOST_REFUSED,
+        VisibilityTimeout=0,
+        WaitTimeSeconds=1,  # without a wait SQS may miss messages
+        MessageSystemAttributeNames=["SentTimestamp"],
+        MessageAttributeNames=["ERROR_CODE", "ERROR_MESSAGE"],
+    )
+    messages = answer.get("Messages", [])
+    found = f"{plural(depth.all, 'event')} in {name} that a target did not accept"
+    if messages:
+        sent = min(int(each["Attributes"]["SentTimestamp"]) for each in messages)
+        age = datetime.now(UTC) - datetime.fromtimestamp(sent / 1000, UTC)
+        found += f", the oldest of {len(messages)} since {lasting(age)}"
+    reasons = Counter(reason for each in messages if (reason := _reason(each.get("MessageAttributes", {}))))
+    if reasons:
+        found += f": {first_of([reason for reason, _ in reasons.most_common()])}"
+    again = f"`python send_again.py {scope.prefix} {_bus_of(scope) or 'BUS'}` sends them again"
+    do = f"repair the target; then {again}, or `aws sqs purge-queue --queue-url {url}` deletes them"
+    yield Check(Grade.WARNING, "refused events", found, do)
+
+
+def _reason(attributes: Mapping[str, Any]) -> str:
+    """EventBridge's reason, on one line. Source: EventBridge, *Using dead-letter queues*."""
+    parts = (attributes.get(name, {}).get("StringValue", "") for name in ("ERROR_CODE", "ERROR_MESSAGE"))
+    return " ".join(" ".join(part for part in parts if part).split())[:MAX_SHOWN]
+
+
 PARTS: tuple[tuple[str, str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("mappings", "lambda:ListEventSourceMappings", mappings),
     ("queues", "sqs:GetQueueUrl and sqs:GetQueueAttributes on the stage's queues", queues),
     ("functions", "lambda:GetFunctionConfiguration on the stage's functions", functions),
     ("schedules", "scheduler:GetSchedule on the stage's schedules", schedules),
     ("mail", "ses:GetAccount, and ses:GetEmailIdentity on the sender's identities", mail),
+    (
+        "throttles",
+        "cloudwatch:GetMetricData, lambda:GetAccountSettings and lambda:GetFunctionConcurrency on the functions",
+        throttles,
+    ),
+    (
+        "refused events",
+        "sqs:GetQueueUrl, sqs:GetQueueAttributes and sqs:ReceiveMessage on the queue of refused events",
+        refused_events,
+    ),
     ("bus", "events:DescribeEventBus on the bus, and lambda:GetFunctionConfiguration on the sweep's function", bus),
 )
 """The name of each part, the permissions that it needs, and its function."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import LONGEST_WITHIN, check_types, check_within
 from joblane.inspector.views import Percentiles, Performance, Period, RunCounts, Statistic
 from joblane.record.driver.connection import Connection
-from joblane.record.run_statistics import LATEST_END, counting, merged, percentile
+from joblane.record.run_statistics import LATEST_END, TIMED_OUTCOMES, bucket_of, counting, merged, percentile
 from joblane.sweep.run_statistics import FIRST
 
 SHORTEST = timedelta(minutes=5)
@@ -161,15 +161,22 @@ def _percentiles(histogram: Counter[int]) -> Percentiles | None:
     return None if None in found else Percentiles(*(round(value or 0) for value in found))
 
 
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
 # --- All types or tenants ---------------------------------------------------------------------------------------------
 
 
 EACH_RUN = timedelta(days=1)
 """Up to here each run is read."""
+MILLISECOND = timedelta(milliseconds=1)
+DURATIONS = 7
+"""The place of the number of durations among the sums of :data:`STATISTICS`."""
 
 # now(), and not clock_timestamp(), which is volatile: a volatile value cannot be searched in the index on started_at.
 STATISTICS = """
-select coalesce(a.{column}, ''), count(*),
+select coalesce(a.{column}, ''), {histogram}, count(*),
        count(*) filter (where a.outcome = 'completed'),
        count(*) filter (where a.outcome in ('failed', 'timeout')),
        count(*) filter (where a.outcome = 'archived'),
@@ -180,9 +187,11 @@ select coalesce(a.{column}, ''), count(*),
   from joblane.runs a
  where a.started_at >= now() - make_interval(secs => $1::float8)
    and ($2::timestamptz is null or a.finished_at is null or a.finished_at >= $2::timestamptz)
- group by 1
+ group by 1, 2
 """
-"""The runs that started within $1 seconds and, unless $2 is null, have not ended before $2."""
+"""The runs that started within $1 seconds and, unless $2 is null, have not ended before $2. ``histogram``: null, or an
+expression by which the runs of a key are counted in addition."""
+BUCKET = f"case when a.outcome in {TIMED_OUTCOMES} then {bucket_of('a.duration_ms')} end"
 _SUMS = """sum(completed + failed + archived + lost + others)::bigint as runs, sum(completed)::bigint as completed,
        sum(failed)::bigint as failed, sum(archived)::bigint as archived, sum(lost)::bigint as lost,
        sum(completed + failed + archived + lost + others)::bigint as waits, sum(wait_ms)::bigint as wait_ms,
@@ -190,7 +199,7 @@ _SUMS = """sum(completed + failed + archived + lost + others)::bigint as runs, s
        max(longest_ms)::bigint as longest_ms, sum(cost_usd)::float8 as cost_usd"""
 HOURS = {
     "tenant": f"""
-select name, {_SUMS} from joblane.run_statistics
+select name, null, {_SUMS} from joblane.run_statistics
  where kind = 'tenant' and seconds = 3600 and at >= $1::timestamptz and at < $2::timestamptz group by name
 """,
     # The minutes of a type lie between its hours and those of the next type.
@@ -202,10 +211,16 @@ with recursive names as (
             order by s.name limit 1)
      from names n where n.name is not null)
 )
-select n.name, x.* from names n,
+select n.name, d.durations, x.* from names n,
        lateral (select {_SUMS} from joblane.run_statistics
                  where kind = 'type' and name = n.name and seconds = 3600
-                   and at >= $1::timestamptz and at < $2::timestamptz) as x
+                   and at >= $1::timestamptz and at < $2::timestamptz) as x,
+       lateral (select array_agg(array[bucket, number]) as durations
+                  from (select durations[i][1] as bucket, sum(durations[i][2])::int as number
+                          from joblane.run_statistics, generate_subscripts(durations, 1) as i
+                         where kind = 'type' and name = n.name and seconds = 3600
+                           and at >= $1::timestamptz and at < $2::timestamptz
+                         group by 1) as buckets) as d
  where n.name is not null and x.runs is not null
 """,
 }
@@ -231,11 +246,25 @@ def statistics(scope: Scope, within: timedelta, by: str) -> tuple[Statistic, ...
         since = (now - within).replace(minute=0, second=0, microsecond=0)
         if until is not None and until > since:
             rows, within, hour = scope.connection.run(HOURS[by], since, until), now - until + LATEST_END, until
-    rows += scope.connection.run(STATISTICS.format(column=by), str(within.total_seconds()), hour)
+    bucket = BUCKET if by == "type" else "null::int"
+    statement = STATISTICS.format(column=by, histogram=bucket)
+    rows += scope.connection.run(statement, str(within.total_seconds()), hour)
     by_key: defaultdict[str, list[list[Any]]] = defaultdict(list)
-    for key, *numbers in rows:
+    histograms: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for key, durations, *numbers in rows:
         by_key[key].append(numbers)
-    found = [_statistic(key, parts) for key, parts in by_key.items()]
+        if durations is not None:  # a histogram of hours, or the bucket of these runs
+            histograms[key].update(
+                {durations: numbers[DURATIONS]} if isinstance(durations, int) else merged([durations])
+            )
+    found = [
+        replace(
+            _statistic(key, parts),
+            p99_ms=_rounded(percentile(histograms[key], 0.99)),
+            timeout_ms=round(task.timeout / MILLISECOND) if by == "type" and (task := scope.task(key)) else None,
+        )
+        for key, parts in by_key.items()
+    ]
     return tuple(sorted(found, key=lambda one: (-one.cost_usd, -one.started, one.key)))
 
 

@@ -22,8 +22,10 @@ from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.inspector.views.now import LEAST_RUNS
+from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 from joblane.names import OWN_TYPES
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
+from joblane.record.run_statistics import TIMED_OUTCOMES
 from joblane.tasks.place import Lambda
 from joblane.tasks.task import Task
 
@@ -70,6 +72,15 @@ select queue, type,
 """
 """The live tasks of the other types of a place, by queue and type."""
 
+LONGEST = f"""
+select greatest(
+  (select max(longest_ms) from joblane.run_statistics
+    where kind = 'type' and name = $1 and (seconds = 3600 and at >= now() - interval '1 day'
+                                           or seconds = 60 and at >= now() - interval '2 hours')),
+  (select max(duration_ms) from joblane.runs
+    where type = $1 and started_at >= now() - interval '15 min' and outcome in {TIMED_OUTCOMES}))::bigint
+"""
+"""The runs of hours, of minutes, and those that no sweep has added up."""
 # The latest of a type are at the end of one index if they have ended, and of another if they are live.
 ARRIVED = f"""
 select (select count(*) from (select from joblane.tasks where type = any($1::text[]) and finished_at is not null
@@ -120,7 +131,20 @@ def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
     if task is None:
         raise SelectionError("name", unknown_type(name, scope.tasks))
     subject = _read(scope, task)
-    parts = (_waits, _place, _paused, _limits, _flooded, _lanes, _stopped, _longer, _arriving, _failing, _later)
+    parts = (
+        _waits,
+        _place,
+        _paused,
+        _limits,
+        _flooded,
+        _lanes,
+        _stopped,
+        _longer,
+        _timeout,
+        _arriving,
+        _failing,
+        _later,
+    )
     found = [check for part in parts for check in part(scope, subject)]
     return (*found, *doctor_database.sweep(scope))
 
@@ -306,6 +330,24 @@ def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:
         yield Check(Grade.WARNING, "durations", found, do)
     else:
         yield Check(Grade.GOOD, "durations", found)
+
+
+def _timeout(scope: Scope, subject: _Subject) -> Iterator[Check]:
+    """Compare the runs of a day with the timeout."""
+    [[longest_ms]] = scope.connection.run(LONGEST, subject.name)
+    percentiles, timeout = subject.before.total.duration_ms, subject.task.timeout
+    if percentiles is None or longest_ms is None:
+        return
+    share, p99 = (each * timedelta(milliseconds=1) / timeout for each in (longest_ms, percentiles.p99))
+    found = (
+        f"99 % of the runs of the last day took {milliseconds(percentiles.p99)} or less ({p99:.0%} of the timeout of "
+        f"{lasting(timeout)}), the longest {milliseconds(longest_ms)} ({share:.0%})"
+    )
+    if share * 100 >= NEAR_TIMEOUT_PERCENT and not subject.task.resumable:
+        do = f"raise `timeout` or `memory_mb`, or split the work; `joblane runs {subject.name}` shows since when"
+        yield Check(Grade.WARNING, "timeout", found, do)
+    else:
+        yield Check(Grade.GOOD, "timeout", found)
 
 
 def _arriving(_: Scope, subject: _Subject) -> Iterator[Check]:

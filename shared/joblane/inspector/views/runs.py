@@ -8,6 +8,9 @@ from datetime import datetime
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
 
+NEAR_TIMEOUT_PERCENT = 80
+"""A run that takes this share of its timeout is near it: the default of the alarm, and the bound of the doctor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
@@ -113,6 +116,9 @@ class Mark:
 class Statistic:
     """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate.
 
+    ``p99_ms``: of the durations, within 10 %; None for a tenant, and without such a run. ``timeout_ms``: that of the
+    declared type; None for a tenant, and if no code declares the type.
+
     A period of more than a day has the runs that ended in its hours. The ``key`` ``*`` then stands for the tenants that
     had no numbers of their own in an hour.
     """
@@ -127,11 +133,31 @@ class Statistic:
     duration_ms: int | None
     longest_ms: int | None
     cost_usd: float
+    p99_ms: int | None = None
+    timeout_ms: int | None = None
 
     @property
     def unsuccessful(self) -> int:
         """Runs that failed, timed out or were lost."""
         return self.retried + self.archived + self.lost
+
+    @property
+    def timeout_share(self) -> float | None:
+        """The longest run as a share of the timeout. A run at its timeout takes a little more than 1."""
+        return _share(self.longest_ms, self.timeout_ms)
+
+    @property
+    def p99_share(self) -> float | None:
+        """``p99_ms`` as a share of the timeout."""
+        return _share(self.p99_ms, self.timeout_ms)
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.0%}"
 
 
 LISTINGS[Statistic] = Listing(
@@ -150,6 +176,17 @@ LISTINGS[Statistic] = Listing(
         Column("Longest", "longest_ms", Kind.MILLISECONDS),
         Column("Cost", "cost_usd", Kind.DOLLARS),
         Column("Per 1000", lambda one: one.cost_usd / one.started * 1000 if one.started else None, Kind.DOLLARS),
+        Column("p99", "p99_ms", Kind.MILLISECONDS, optional=True),
+        Column("Timeout", "timeout_ms", Kind.MILLISECONDS, optional=True),
+        Column("p99 of timeout", lambda one: _percent(one.p99_share), Kind.NUMBER, optional=True, order="p99_share"),
+        Column(
+            "Longest of timeout",
+            lambda one: _percent(one.timeout_share),
+            Kind.NUMBER,
+            optional=True,
+            order="timeout_share",
+            warns=lambda one: (one.timeout_share or 0) * 100 >= NEAR_TIMEOUT_PERCENT,
+        ),
     ),
     left_out=("Per 1000", "Longest", "Mean wait", "Lost", "Retried", "Mean time", "Completed"),
     whole=True,
