@@ -17,9 +17,9 @@ from tests.infra.conftest import SENDERS
 from tests.inspector import FakeInspector
 from tests.pages import ROOT, anchors
 from tests.samples import sample_one
-from tests.unit.cli.conftest import Run
-from tests.unit.cli.conftest import jobs as jobs
-from tests.unit.cli.conftest import stub as stub
+from tests.unit.cli import conftest
+
+jobs, stub = conftest.jobs, conftest.stub
 
 
 def every_alarm() -> list[Alarm]:
@@ -34,7 +34,7 @@ def every_alarm() -> list[Alarm]:
     return found
 
 
-def test_the_command_of_every_alarm_runs(jobs: Run, stub: FakeInspector) -> None:
+def test_the_command_of_every_alarm_runs(jobs: conftest.Run, stub: FakeInspector) -> None:
     known, commands = anchors(ROOT / RUNBOOK), dict[str, str]()
     for alarm in every_alarm():
         assert alarm.heading in known, alarm.name

@@ -164,7 +164,7 @@ class Exercise:
             begun = self.control("redrive", filter=Filter(fingerprint=group.fingerprint), rate=500)
             for message in self.stage.received(lane):
                 self.stage.of("jobs-bulk").invoke(event(record(message["Body"], lane)))
-            assert self.control("bulk_view", id=begun.id).done == group.count
+            assert self.control("bulk_view", id=begun.id).done == group.archived
 
     def _put_undelivered_tick(self) -> None:
         """A tick that EventBridge Scheduler could not send."""

@@ -188,6 +188,17 @@ LISTINGS[Statistic] = Listing(
             warns=lambda one: (one.timeout_share or 0) * 100 >= NEAR_TIMEOUT_PERCENT,
         ),
     ),
-    left_out=("Per 1000", "Longest", "Mean wait", "Lost", "Retried", "Mean time", "Completed"),
+    left_out=(
+        "Timeout",
+        "p99 of timeout",
+        "p99",
+        "Per 1000",
+        "Longest",
+        "Mean wait",
+        "Lost",
+        "Retried",
+        "Mean time",
+        "Completed",
+    ),
     whole=True,
 )
