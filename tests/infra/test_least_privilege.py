@@ -72,7 +72,7 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "sqs:ChangeMessageVisibility",
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
-    ("lambda:GetFunctionConfiguration", "lambda:GetFunctionConcurrency"): r"arn:\S+:lambda:\S+:function:PREFIX-\*",
+    ("lambda:GetFunctionConcurrency", "lambda:GetFunctionConfiguration"): r"arn:\S+:lambda:\S+:function:PREFIX-\*",
     ("scheduler:ListSchedules",): r"arn:\S+:scheduler:\S+:schedule/\*/\*",  # it has no resource type for one group
     ("scheduler:GetSchedule",): r"arn:\S+:scheduler:\S+:schedule/PREFIX-cron/\*",
     ("logs:FilterLogEvents",): r"arn:\S+:logs:\S+:log-group:/aws/lambda/PREFIX-\*",

@@ -15,8 +15,8 @@ REASON_FOR_NAMES = (
     "longer deployed. The names of all of them begin with the stage's prefix, which is no prefix of another stage."
 )
 REASON_FOR_LISTS = (
-    "AWS lists the mappings and schedules of the whole account or none; SES, the concurrency of Lambda and metrics are "
-    "those of the account; they show no message, and reading them changes nothing."
+    "AWS lists the mappings and schedules of the whole account or none; SES, the concurrency of Lambda and metrics "
+    "belong to the account; they show no message, and reading them changes nothing."
 )
 
 

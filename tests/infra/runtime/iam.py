@@ -41,6 +41,10 @@ def checks(call):
         # the extraction knows no groups. Source: Service Authorization Reference, EventBridge Scheduler
         schedule = f"{query['groupName'][0]}/{path.rpartition('/')[2]}" if "GetSchedule" in action else "*/*"
         resource = f"arn:aws:scheduler:{call['region']}:{call['account']}:schedule/{schedule}"
+    if path.strip("/").endswith("account-settings"):
+        action = "lambda:GetAccountSettings"  # the extraction does not know it
+    if path.endswith("/concurrency") and call["method"] == "GET":
+        action = "lambda:GetFunctionConcurrency"  # the extraction takes it for a PUT
     if action == "events:DescribeEventBus":
         # the extraction takes the name for that of a rule. Source: Service Authorization Reference, EventBridge
         resource = f"arn:aws:events:{call['region']}:{call['account']}:event-bus/{json.loads(body)['Name']}"
@@ -53,6 +57,8 @@ def checks(call):
             identity = f"arn:aws:ses:{call['region']}:{call['account']}:identity/{address}"
             yield action, identity, {"ses:fromaddress": addresses[0]}
         return
+    if not action:
+        raise ValueError(f"the action of {call['service']} {call['method']} {path} {headers} is not known")
     yield action, resource, context
 
 def decide(call, statements):

@@ -17,7 +17,7 @@ HOURS = 3
 NEAR_SHARE = 0.9
 """An account whose functions used this share of its limit at once is at the limit: the metric has a value a minute."""
 OTHERS = ("router", "control", "api", "page")
-"""Functions of a stage that are not those of a task type, without the prefix."""
+"""Functions of a stage that run no task type, without the prefix."""
 MOST_METRICS = 500
 """Metrics of one call. Source: GetMetricData, CloudWatch API reference."""
 SCALES = "Lambda adds 1,000 concurrent executions every 10 seconds for each function"

@@ -116,8 +116,8 @@ class Mark:
 class Statistic:
     """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate.
 
-    ``p99_ms``: of the durations, within 10 %; None for a tenant, and without such a run. ``timeout_ms``: that of the
-    declared type; None for a tenant, and if no code declares the type.
+    ``p99_ms``: of the durations, within 10 %; None for a tenant, and without such a run. ``timeout_ms``: the timeout
+    of the type; None for a tenant, and if no code declares the type.
 
     A period of more than a day has the runs that ended in its hours. The ``key`` ``*`` then stands for the tenants that
     had no numbers of their own in an hour.
