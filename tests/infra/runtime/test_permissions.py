@@ -28,6 +28,7 @@ OTHERS = {
     r"\S+ (ec2:\w+|logs:(CreateLogStream|PutLogEvents))": "Lambda makes interfaces and writes logs with the role",
     r"\S+ rds-db:connect": "a login token is signed without a request",
     r"\S+-(data-export|report-generate) s3:AbortMultipartUpload": "only after a failed upload of more than one part",
+    r"\S+-control lambda:GetFunctionConcurrency": "only of a function that Lambda throttled",
     r"\S+-send-jobs-bulk-\S+ sqs:\w+": "every type has a policy, and this one is sent by the control API",
     r"\S+-(view|operate|edit)-\S+ (execute-api:Invoke|cloudformation:DescribeStacks)": "operators call the control API",
 }
