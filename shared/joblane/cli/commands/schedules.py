@@ -182,13 +182,13 @@ def delete(context: typer.Context, chosen: Chosen) -> None:
 
 def _show(context: typer.Context, found: SchedulePage) -> None:
     console, command = terminal.console(), target.command(context)
+    missing = [one for one in found.schedules if one.missing]
+    for one in missing:
+        console.print(terminal.word(missed_line(one)))
     if found.schedules:
         lists.show(found.schedules)
     else:
         terminal.say("No schedule matches.")
-    missing = [one for one in found.schedules if one.missing]
-    for one in missing:
-        console.print(terminal.word(missed_line(one)))
     if missing:
         terminal.say(f"× marks a missed tick. Run a task now:  {command} schedules run NAME")
     if found.after is not None:

@@ -19,17 +19,16 @@ from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import first_of, later_line, saving_line
-from joblane.inspector.stage import batching, doctor_aws, doctor_database
+from joblane.inspector.stage import batching, doctor_aws, doctor_database, work
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.stage.glance import STUCK, Glance, glance
 from joblane.inspector.tasks.filter_sql import BOUND, reading
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
-from joblane.inspector.views.now import BAD_SHARE, LEAST_RUNS, WARNING_SHARE
 from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 from joblane.names import SWEEP
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
-from joblane.record.run_statistics import FAILED_OUTCOMES, TIMED_OUTCOMES
+from joblane.record.run_statistics import TIMED_OUTCOMES
 from joblane.record.schedules import PAUSED
 from joblane.sweep.events import KEPT
 
@@ -109,22 +108,15 @@ def _aws(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
 # --- The work ---------------------------------------------------------------------------------------------------------
 
 
-MINUTES = 15
-FAILING = f"""
-select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
-  from joblane.runs
- where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
- group by type order by type
-"""
 HOOKS = f"""
 select type, count(*), (array_agg(error_message order by started_at desc))[1]
   from joblane.runs
- where started_at >= now() - interval '{MINUTES} min' and outcome = 'not_started' and type is not null
+ where started_at >= now() - interval '{work.MINUTES} min' and outcome = 'not_started' and type is not null
  group by type order by type
 """
 TENANTS = f"""
 select type from joblane.runs
- where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
+ where started_at >= now() - interval '{work.MINUTES} min' and outcome is not null and type is not null
    and tenant is not null
  group by type having min(tenant) <> max(tenant) order by type
 """
@@ -177,27 +169,12 @@ select result ->> 'events_refusal' from joblane.tasks
 """
 
 
-def failures(scope: Scope) -> Iterator[Check]:
-    """The share of failed runs of each type in the last 15 minutes."""
-    with reading(scope.connection) as connection:
-        rows = connection.run(FAILING)
-    for type_, number, failed in sorted(rows, key=lambda row: (-row[2] / row[1], row[0])):
-        share = failed / number
-        if number >= LEAST_RUNS and share >= WARNING_SHARE:
-            found = f"{failed:,} of {number:,} runs in the last {MINUTES} minutes failed ({share:.0%})"
-            do = f"`joblane errors --type {type_} --within {MINUTES}m` shows why; `joblane pause type {type_}` stops it"
-            grade = Grade.BAD if share >= BAD_SHARE else Grade.WARNING
-            yield Check(grade, f"runs of {type_}", found, do, path("/runs", type=type_))
-    runs = sum(number for _, number, _ in rows)
-    yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
-
-
 def hooks(scope: Scope) -> Iterator[Check]:
     """No hook has kept a handler from its start. No check if none has, as most stages have no hooks."""
     with reading(scope.connection) as connection:
         rows = connection.run(HOOKS)
     for type_, number, problem in rows:
-        found = f"{number:,} run{'s' * (number != 1)} could not start in the last {MINUTES} minutes: {problem}"
+        found = f"{number:,} run{'s' * (number != 1)} could not start in the last {work.MINUTES} minutes: {problem}"
         do = "correct the hook and deploy: until then the messages stay in the queue, and no attempt is spent"
         yield Check(Grade.BAD, f"hooks of {type_}", found, do, path("/runs", type=type_))
 
@@ -219,18 +196,6 @@ def timeouts(scope: Scope) -> Iterator[Check]:
             do = f"raise `timeout` or `memory_mb`, or split the work; `joblane why {task.type}` has the percentiles"
             yield Check(Grade.WARNING, f"timeout of {task.type}", found, do, path("/runs/why", type=task.type))
     yield Check(Grade.GOOD, "timeouts", f"no run of the last {LONGEST_HOURS} hours was near its timeout")
-
-
-def waits(scope: Glance) -> Iterator[Check]:
-    """No task has waited longer than the ``target_wait`` of its type, apart from paused tasks."""
-    for (queue, type_), seconds in sorted(scope.recorded.waits.items()):
-        task = scope.task(type_)
-        if task is not None and seconds > task.target_wait.total_seconds():
-            waited, target = lasting(timedelta(seconds=seconds)), lasting(task.target_wait)
-            found = f"a task of queue {queue} has been due for {waited}; the target is {target}"
-            do = f"`joblane why {task.type}` says why"
-            yield Check(Grade.BAD, f"waits of {type_}", found, do, path("/runs/why", type=task.type))
-    yield Check(Grade.GOOD, "waits", "no due task waits longer than the target of its type")
 
 
 def leases(scope: Glance) -> Iterator[Check]:
@@ -302,7 +267,7 @@ def tenants(scope: Scope) -> Iterator[Check]:
         types = [scope.task(type_) for (type_,) in connection.run(TENANTS)]
     found = [task.type for task in types if task is not None and not (task.flow and task.flow.key)]
     if not found:
-        yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {MINUTES} minutes")
+        yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {work.MINUTES} minutes")
         return
     why = f"{first_of(found, MOST_TYPES)}: runs of several tenants, and no limit for"
     do = 'declare `key="tenant", max_per_key=…`, because SQS\'s fair queues do not see each flood'
@@ -315,10 +280,11 @@ def _counted(number: int) -> str:
 
 
 OF_WORK: Parts = (
-    ("runs", failures),
+    ("bulk actions", work.bulks),
+    ("runs", work.failures),
     ("hooks", hooks),
     ("timeouts", timeouts),
-    ("waits", waits),
+    ("waits", work.waits),
     ("leases", leases),
     ("events", events),
     ("stored schedules", schedules),

@@ -126,7 +126,10 @@ class _Subject:
 
 
 def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
-    """In the order of the runbook. Raises :class:`SelectionError` if no such type is declared."""
+    """Causes in the order of the runbook, the wait that they explain, and what is well.
+
+    Raises :class:`SelectionError` if no such type is declared.
+    """
     task = scope.task(name) if isinstance(name, str) else None
     if task is None:
         raise SelectionError("name", unknown_type(name, scope.tasks))
@@ -146,7 +149,14 @@ def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
         _later,
     )
     found = [check for part in parts for check in part(scope, subject)]
-    return (*found, *doctor_database.sweep(scope))
+    found += doctor_database.sweep(scope)
+    return tuple(sorted(found, key=_order))
+
+
+def _order(check: Check) -> int:
+    """Causes come first, then the wait that they explain."""
+    is_wait = check.what == "waits"
+    return 2 if check.grade is Grade.GOOD and not is_wait else int(is_wait)
 
 
 def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
@@ -183,7 +193,7 @@ def _waits(_: Scope, subject: _Subject) -> Iterator[Check]:
     if live.oldest <= target.total_seconds():
         yield Check(Grade.GOOD, "waits", found)
     else:
-        do = f"read on; `joblane ls --type {subject.name} --state pending` lists them"
+        do = f"`joblane ls --type {subject.name} --state pending` lists them"
         yield Check(Grade.BAD, "waits", found, do)
 
 
@@ -269,7 +279,8 @@ def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
         yield Check(Grade.GOOD, "tenants", f"{live.due:,} of {due:,} due tasks have no tenant")
     else:
         found = f"tenant {name} has {live.due:,} of {due:,} due tasks"
-        do = f"`joblane pause tenant {argument(name)}` lets the others pass; `joblane queues --by tenant` shows all"
+        pause = f"`joblane pause tenant {argument(name)} --for 1h` lets the others pass"
+        do = f"{pause}; `joblane queues --by tenant` has all"
         yield Check(Grade.WARNING, "tenants", found, do)
 
 

@@ -1,0 +1,114 @@
+"""Thirteen incidents: start page, doctor and the command of the alarm name the true cause first, and the cure works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from joblane.functions.jobs_bulk import handler as bulk_handler
+from joblane.inspector.bulk import run as bulk_run
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor_aws
+from joblane.inspector.views import Grade
+from tests.builders.snapshots import session
+from tests.bulks import Bulks
+from tests.incidents import happens, platform
+from tests.incidents.platform import broken
+from tests.incidents.table import INCIDENTS, Incident
+from tests.integration.cli.conftest import Jobs
+from tests.integration.inspector.scene import Scene, is_like
+from tests.world import World, handle
+
+LATER = """
+update joblane.task_attempts set started_at = started_at - interval '2 h', finished_at = finished_at - interval '2 h'
+"""
+
+
+@pytest.fixture
+def inspector(scope: Scope) -> Inspector:
+    return Inspector(replace(scope, tasks=platform.TASKS))
+
+
+@pytest.fixture
+def stage(world: World, scope: Scope, bulks: Bulks, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """A healthy stage, whose doctor does not ask AWS. Tasks run whenever a bulk action waits."""
+    on = platform.healthy(Scene(world, scope))
+    monkeypatch.setattr(doctor_aws, "PARTS", ())
+    monkeypatch.setattr(bulk_handler, "discover", lambda: platform.TASKS)
+    monkeypatch.setenv("COLUMNS", "300")
+    waiting = SimpleNamespace(sleep=lambda _: other.submit(work, on).result(), monotonic=time.monotonic)
+    monkeypatch.setattr(bulk_run, "time", waiting)
+    with ThreadPoolExecutor(1) as other:  # another process: a run starts no run in itself
+        yield on
+    broken.clear()
+
+
+def work(on: Scene) -> None:
+    """Run the messages of all lanes."""
+    for task in platform.TYPES:
+        lane = on.world.lane(task)
+        while records := on.world.receive(lane):
+            on.world.acknowledge(lane, records, handle(on.world.worker(task), *records))
+
+
+def first_line(text: str) -> str:
+    """The first line of an output without the head of its table."""
+    head, *rest = text.splitlines()
+    return rest[0].strip() if re.fullmatch(r"[A-Z][A-Z ]+", head.strip()) else head.strip()
+
+
+def first_of(on: Scene) -> list[tuple[str, str]]:
+    """The first findings of the start page and of the doctor."""
+    found = (next(iter(on.inspector.trouble().needs), None), on.inspector.doctor()[0])
+    return [(each.what, each.found) for each in found if each is not None and each.grade is not Grade.GOOD]
+
+
+def test_a_healthy_stage_needs_nobody(stage: Scene) -> None:
+    assert first_of(stage) == []
+
+
+@pytest.mark.parametrize("incident", INCIDENTS, ids=lambda incident: incident.happens.__name__)
+def test_an_incident_is_named_and_cured(incident: Incident, stage: Scene, bulks: Bulks, jobs: Jobs) -> None:
+    def run(line: str) -> str:
+        ran = jobs(*shlex.split(line.format(id=id_, fingerprint=fingerprint)))
+        return ran.out + ran.err
+
+    with ExitStack() as open_:
+        # given
+        if incident.happens is happens.old_snapshot:
+            open_.enter_context(session(stage.world.url))
+        id_, fingerprint = incident.happens(stage), ""
+        # then start page and doctor name the cause first
+        for what, found in (seen := first_of(stage)):
+            assert what == incident.what.format(id=id_)
+            assert is_like(found, incident.line), found
+        assert len(seen) == 2
+        # and so does the command of the alarm, and other commands show it
+        if incident.alarm:
+            text = run(incident.alarm)
+            assert is_like(first_line(text), incident.says), text
+            fingerprint = next(iter(re.findall(r"\b[0-9a-f]{16}\b", text)), "")
+        for command, words in incident.shown:
+            assert words in (text := run(command)), text
+        # when it is cured
+        incident.mended(stage)
+    stage.sql("update joblane.tasks set due_at = now() where state = 'retry'")
+    text = ""
+    for command in incident.cure:
+        text = run(command)
+    work(stage)
+    # then
+    assert is_like(text.replace("\n", " "), f"…{incident.checks}…"), text
+    assert incident.steps <= incident.most
+    stage.sql(LATER)
+    needs = {need.what for need in stage.inspector.trouble().needs}
+    assert (incident.what.format(id=id_) in needs) is incident.stays
