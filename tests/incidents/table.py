@@ -65,7 +65,7 @@ INCIDENTS = (
     Incident(
         happens=happens.receipts_are_down,
         what="runs of invoice:charge",
-        line="93 of 103 runs in the last 15 minutes failed (90%): [new] ConnectionError: receipts.example.org: no route",
+        line="93 of 103 runs in the last 15 minutes failed (90%): [new] ConnectionError: receipts.example.org: no …",
         alarm="errors --within 1h --type invoice:charge",
         says="93 … 31 …ConnectionError: receipts.example.org: no route…",
         shown=(("runs invoice:charge --within 1h", "93 runs failed, 31 tasks in retry: [new] ConnectionError"),),
@@ -76,7 +76,7 @@ INCIDENTS = (
     Incident(
         happens=happens.bad_deploy,
         what="runs of data:export",
-        line="31 of 41 runs in the last 15 minutes failed (76%): [new] TypeError: export() got an unexpected argument …",
+        line="31 of 41 runs in the last 15 minutes failed (76%): [new] TypeError: export() got an unexpected …",
         alarm="dead --newer 1h --type data:export",
         says="…31 …TypeError: export() got an unexpected argument…",
         shown=(("runs data:export", "deploy 3f2a1c0"),),

@@ -694,7 +694,7 @@ WORK = {
             ),
             "waits of sample:one",
             BAD,
-            "a task of queue low has been due for 30 min; the target is 10 min",
+            "1 task is due, the first for 30 min; the target is 10 min",
         ),
         Finds(
             lambda stage: stage.sql("insert into joblane.pauses (scope, name) values ('type', 'sample:one')"),

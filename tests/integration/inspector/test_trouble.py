@@ -103,14 +103,14 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     "a bad release": (
         lambda on: fail(run(on, "sample:one", "completed", 30), 207),
         "runs of sample:one: 207 of 237 runs in the last 15 minutes failed (87%): [new] ConnectionError: no route",
-        "`joblane errors --type sample:one` shows its errors; `joblane pause type sample:one` stops it",
-        "/errors?type=sample%3Aone",
+        "`joblane errors --within 1h --type sample:one` shows its errors; `joblane pause type sample:one` stops it",
+        "/errors?within=1h&type=sample%3Aone",
     ),
     "an error that is new, of a type that seldom fails": (
         lambda on: fail(run(on, "sample:one", "completed", 200), 2),
         "error of sample:one: new since 5 min: 2 runs failed: ConnectionError: no route",
-        "`joblane errors --type sample:one` shows it",
-        "/errors?type=sample%3Aone",
+        "`joblane errors --within 1h --type sample:one` shows it",
+        "/errors?within=1h&type=sample%3Aone",
     ),
     "a tenant that floods a type": (
         lambda on: late(late(late(on, "acme", 40), "globex", 9), "initech", 9),
@@ -215,7 +215,7 @@ def test_what_a_role_may_not_check_is_not_called_well(scene: Scene) -> None:
 def test_a_tenant_floods_a_type_with_a_third_of_the_tasks_and_twice_its_share(
     due: dict[str, int], tenant: str | None
 ) -> None:
-    assert trouble.flooding(Counter(due)) == tenant
+    assert work.flooding(Counter(due)) == tenant
 
 
 # --- The types ------------------------------------------------------------------------------------------------------

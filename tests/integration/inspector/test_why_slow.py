@@ -137,7 +137,7 @@ CAUSES = {
             "tenants",
             WARNING,
             "tenant acme has 24 of 25 due tasks",
-            "…`joblane pause tenant acme`…",
+            "…`joblane pause tenant acme --for 1h`…",
         ),
     ),
     "a lane in which nothing runs, or that is full": (
