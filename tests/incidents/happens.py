@@ -99,7 +99,7 @@ def redrive_is_wrong(on: Scene) -> str:
     mail_provider_is_down(on)
     started = on.inspector.redrive(Filter(types=("mail:send",)), rate=5, reason="back")
     bulk = Bulks(on.world)
-    bulk.run(started.id)
+    bulk.run(started.id, seconds=3)
     return started.id
 
 

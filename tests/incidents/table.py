@@ -131,7 +131,7 @@ INCIDENTS = (
     Incident(
         happens=happens.ordered_key_is_poisoned,
         what="error of account:sync",
-        line="new since 0 s. 1 run failed, 1 archived: [new] ValueError: version # has no currency",
+        line="new since … s: 1 run failed: ValueError: version # has no currency",
         alarm="dead --newer 1h --type account:sync",
         says="…1 …ValueError: version # has no currency…",
         shown=(("show {id}", "2 later tasks of key 42 of account:sync have completed; it would run after them."),),
@@ -163,7 +163,7 @@ INCIDENTS = (
     Incident(
         happens=happens.member_of_a_batch_is_dead,
         what="error of import:row",
-        line="new since 0 s. 1 run failed, 1 archived: [new] ValueError: row # has # columns",
+        line="new since … s: 1 run failed: ValueError: row # has # columns",
         alarm="dead --newer 1h --type import:row",
         says="…1 …ValueError: row # has # columns…",
         shown=(("batch show {id}", "on_success  import-7:on_success  data:export  held"),),

@@ -31,6 +31,7 @@ from tests.world import World, handle
 LATER = """
 update joblane.task_attempts set started_at = started_at - interval '2 h', finished_at = finished_at - interval '2 h'
 """
+FAILED_BULKS = "select error_message from joblane.task_attempts where type = 'jobs:bulk' and outcome = 'failed'"
 
 
 @pytest.fixture
@@ -107,6 +108,7 @@ def test_an_incident_is_named_and_cured(incident: Incident, stage: Scene, bulks:
         text = run(command)
     work(stage)
     # then
+    assert not stage.world.run(FAILED_BULKS)
     assert is_like(text.replace("\n", " "), f"…{incident.checks}…"), text
     assert incident.steps <= incident.most
     stage.sql(LATER)
