@@ -22,6 +22,8 @@ insert into joblane.schedules (name, type, payload, tenant, expression, timezone
 select 'acme-every-minute-' || n, 'report:daily', '{}', 'acme', '* * * * *', 'UTC', 1440, n, now() + interval '1 min'
   from generate_series(1, 6) n
 """
+SENT = 2
+"""The commit after which the wrong redrive is looked at."""
 
 
 def fails(on: Scene, task: Task[Any, Any], error: Exception, id_: str, runs: int, number: int) -> str:
@@ -94,12 +96,18 @@ def limit_is_zero(on: Scene) -> str:
     return "stripe"
 
 
+def stop() -> None:
+    """End a bulk action in its middle: it is tried again."""
+    raise ConnectionError("the process ends")
+
+
 def redrive_is_wrong(on: Scene) -> str:
     """The tasks of an outage that has not ended are sent again: five have failed, and the others wait."""
     mail_provider_is_down(on)
     started = on.inspector.redrive(Filter(types=("mail:send",)), rate=5, reason="back")
-    bulk = Bulks(on.world)
-    bulk.run(started.id, seconds=3)
+    Bulks(on.world).run(started.id, after_commits={SENT: stop})
+    for id_ in on.world.run("select id from joblane.tasks where bulk = $1 and state = 'pending'", started.id):
+        on.deliver(*id_, *id_, task=platform.mail_send)
     return started.id
 
 

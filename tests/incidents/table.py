@@ -154,7 +154,7 @@ INCIDENTS = (
     Incident(
         happens=happens.redrive_is_wrong,
         what="bulk action {id}",
-        line="started by op: back. Redrive: 5 of 41 tasks sent again. Now 0 completed, … 5 archived again…",
+        line="started by op: back. Redrive: … of 41 tasks sent again. Now 0 completed, 0 wait, … archived again",
         shown=(("bulk ls", "mail:send"),),
         cure=("bulk abort {id} --reason 'too early'",),
         checks="Stop",
