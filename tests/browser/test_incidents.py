@@ -1,6 +1,6 @@
 """The page with all incidents at once: no overflow, no small text, and no finding of axe, on each route.
 
-With ``JOBLANE_SCREENSHOTS``, as ``python -m tests.incidents`` sets it, it takes pictures at four widths, light and dark.
+``python -m tests.incidents`` sets ``JOBLANE_SCREENSHOTS``: it takes pictures at four widths, light and dark.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROUTES = {
     "schedule": "/schedules/show?name=report:daily:0",
     "redrive": "/dead/redrive",
     "chart": "/chart",
-    "find": "/find?q=receipts",
+    "find": "/find?text=receipts",
 }
 PICTURES = bool(os.environ.get("JOBLANE_SCREENSHOTS"))
 WIDTHS = (1440, 768, 390, 360) if PICTURES else (1440, 360)

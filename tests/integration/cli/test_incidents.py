@@ -102,7 +102,8 @@ def test_an_incident_is_named_and_cured(incident: Incident, stage: Scene, bulks:
             assert is_like(first_line(text), incident.says), text
             fingerprint = next(iter(re.findall(r"\b[0-9a-f]{16}\b", text)), "")
         for command, words in incident.shown:
-            assert words in (text := run(command)), text
+            text = run(command)
+            assert words in text, text
         # when it is cured
         incident.mended(stage)
     stage.sql("update joblane.tasks set due_at = now() where state = 'retry'")

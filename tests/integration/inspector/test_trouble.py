@@ -12,7 +12,7 @@ import pytest
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.sentences import need_line, trouble_line
-from joblane.inspector.stage import doctor, glance, trouble
+from joblane.inspector.stage import doctor, glance, trouble, work
 from joblane.inspector.views import Grade, TypeNow
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
