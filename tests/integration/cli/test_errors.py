@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import doctor
+from joblane.inspector.stage import work
+from joblane.inspector.stage.glance import glance
 from tests.builders.rows import archived, put
 from tests.bulks import Bulks
 from tests.integration.cli.conftest import Jobs
@@ -47,7 +48,7 @@ def test_errors_and_the_runs_of_the_type_begin_with_the_outage(outage: Bulks, jo
 
 
 def test_the_command_of_doctor_begins_with_the_outage(outage: Bulks, inspector: Inspector, jobs: Jobs) -> None:
-    checks = list(doctor.failures(inspector._scope))
+    checks = list(work.failures(glance(inspector._scope)))
     [command, *_] = COMMAND.findall(checks[0].do or "")
     assert OUTAGE in first_row(jobs(*shlex.split(command)).out)
 

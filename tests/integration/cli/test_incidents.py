@@ -49,9 +49,9 @@ def stage(world: World, scope: Scope, bulks: Bulks, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor_aws, "PARTS", ())
     monkeypatch.setattr(bulk_handler, "discover", lambda: platform.TASKS)
     monkeypatch.setenv("COLUMNS", "300")
-    waiting = SimpleNamespace(sleep=lambda _: other.submit(work, on).result(), monotonic=time.monotonic)
-    monkeypatch.setattr(bulk_run, "time", waiting)
-    with ThreadPoolExecutor(1) as other:  # another process: a run starts no run in itself
+    with ThreadPoolExecutor(1) as other:  # as another process: a run starts no run in itself
+        waiting = SimpleNamespace(sleep=lambda _: other.submit(work, on).result(), monotonic=time.monotonic)
+        monkeypatch.setattr(bulk_run, "time", waiting)
         yield on
     broken.clear()
 
