@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.bulk import run as bulk_run
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_aws
+from joblane.inspector.stage import doctor_aws, why_slow, work
 from joblane.inspector.views import Grade
+from joblane.record.driver.database import Database
 from tests.builders.snapshots import session
 from tests.bulks import Bulks
 from tests.incidents import happens, platform
@@ -118,3 +121,56 @@ def test_an_incident_is_named_and_cured(incident: Incident, stage: Scene, bulks:
     stage.sql(LATER)
     needs = {need.what for need in stage.inspector.trouble().needs}
     assert (incident.what.format(id=id_) in needs) is incident.stays
+
+
+COMMANDS = ("queues", "errors", "runs", "schedules", "show it", "pause type mail:send --reason r", "doctor")
+
+
+def test_without_a_free_connection_each_command_says_what_frees_one(
+    stage: Scene, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page, `joblane watch` and the control API have the same error, see `test_connect.py`."""
+
+    def refused(_: Database) -> Any:
+        raise DatabaseError({"C": "53300", "M": "sorry, too many clients already"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "get", refused)
+        outputs = [jobs(*shlex.split(command)) for command in COMMANDS]
+    for ran in outputs:
+        text = " ".join((ran.out + ran.err).split()).lower()
+        assert "close connections, or raise its max_connections" in text, text
+
+
+# --- Planted faults ---------------------------------------------------------------------------------------------------
+
+PLANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
+    "the wait comes before its cause": (
+        lambda patch: patch.setattr(why_slow, "_order", lambda _: 0),
+        "tenant_floods",
+    ),
+    "a failing bulk action is not named": (
+        lambda patch: patch.setattr(work.start, "bulks", lambda *_: ()),
+        "redrive_is_wrong",
+    ),
+    "a failing type has no error": (
+        lambda patch: patch.setattr(work, "_with_error", lambda check, _: check),
+        "receipts_are_down",
+    ),
+}
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+def test_a_planted_fault_is_found(
+    plant: tuple[Callable[[pytest.MonkeyPatch], None], str],
+    stage: Scene,
+    bulks: Bulks,
+    jobs: Jobs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    breaks, name = plant
+    breaks(monkeypatch)
+    incident = next(each for each in INCIDENTS if each.happens.__name__ == name)
+    with pytest.raises(AssertionError):
+        test_an_incident_is_named_and_cured(incident, stage, bulks, jobs)
