@@ -22,7 +22,7 @@ class Incident:
     """``what``, ``line``: the check that the start page and the doctor have first, and its finding.
 
     ``alarm``: the command in the text of its alarm, ``says``: the first line of its output, ``metric``: what the sweep
-    writes for the alarm. Empty: no alarm rings, or the runs write its metric. ``mended``: what others than the operator
+    writes for the alarm. Empty: no alarm rings, or the runs write its metric. ``fixed``: what others than the operator
     do. ``cure``: the commands, the last of which is the check that it worked, if ``checks``: words of its output.
     ``steps``: the alarm's command, or the start page, and ``cure``. ``most``: those of the best tool. ``shown``: other
     commands, with words of their outputs. ``stays``: the check counts the last day, so it stays after the cure.
@@ -34,7 +34,7 @@ class Incident:
     alarm: str = ""
     says: str = ""
     metric: str = ""
-    mended: Callable[[Scene], object] = lambda scene: broken.clear()
+    fixed: Callable[[Scene], object] = lambda scene: broken.clear()
     cure: tuple[str, ...]
     checks: str
     most: int
@@ -92,7 +92,7 @@ INCIDENTS = (
         says="warning …tenant megacorp has 60 of 64 due tasks…",
         metric="WaitingTooLong",
         shown=(("queues --by tenant", "megacorp"),),
-        mended=lambda scene: scene.sql("delete from joblane.tasks where tenant in ('globex', 'initech')"),
+        fixed=lambda scene: scene.sql("delete from joblane.tasks where tenant in ('globex', 'initech')"),
         cure=("pause tenant megacorp --for 1h --reason floods",),
         checks="Paused tenant megacorp until",
         most=2,
@@ -167,7 +167,7 @@ INCIDENTS = (
         alarm="dead --newer 1h --type import:row",
         says="…1 …ValueError: row # has # columns…",
         shown=(("batch show {id}", "on_success  import-7:on_success  data:export  held"),),
-        cure=("batch retry {id} --reason 'mended' --yes",),
+        cure=("batch retry {id} --reason 'fixed' --yes",),
         checks="1 of 1 task sent again. Now 1 completed",
         most=2,
     ),

@@ -53,13 +53,13 @@ def stage(world: World, scope: Scope, bulks: Bulks, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bulk_handler, "discover", lambda: platform.TASKS)
     monkeypatch.setenv("COLUMNS", "300")
     with ThreadPoolExecutor(1) as other:  # as another process: a run starts no run in itself
-        waiting = SimpleNamespace(sleep=lambda _: other.submit(work, on).result(), monotonic=time.monotonic)
+        waiting = SimpleNamespace(sleep=lambda _: other.submit(run_messages, on).result(), monotonic=time.monotonic)
         monkeypatch.setattr(bulk_run, "time", waiting)
         yield on
     broken.clear()
 
 
-def work(on: Scene) -> None:
+def run_messages(on: Scene) -> None:
     """Run the messages of all lanes."""
     for task in platform.TYPES:
         lane = on.world.lane(task)
@@ -108,12 +108,12 @@ def test_an_incident_is_named_and_cured(incident: Incident, stage: Scene, bulks:
             text = run(command)
             assert words in text, text
         # when it is cured
-        incident.mended(stage)
+        incident.fixed(stage)
     stage.sql("update joblane.tasks set due_at = now() where state = 'retry'")
     text = ""
     for command in incident.cure:
         text = run(command)
-    work(stage)
+    run_messages(stage)
     # then
     assert not stage.world.run(FAILED_BULKS)
     assert is_like(text.replace("\n", " "), f"…{incident.checks}…"), text
@@ -150,7 +150,7 @@ PLANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
         "tenant_floods",
     ),
     "a failing bulk action is not named": (
-        lambda patch: patch.setattr(work.start, "bulks", lambda *_: ()),
+        lambda patch: patch.setattr("joblane.inspector.bulk.start.bulks", lambda *_: ()),
         "redrive_is_wrong",
     ),
     "a failing type has no error": (
