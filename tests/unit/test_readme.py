@@ -79,7 +79,7 @@ def test_the_promises_of_waits_name_their_tests() -> None:
     named = {name for _, _, tested in table(PROMISES, "What waits promise") for name in re.findall(r"test_\w+", tested)}
     tests = {
         name: {test for path in (ROOT / "tests" / "integration").rglob(name) for test in TEST.findall(path.read_text())}
-        for name in ("test_waits.py", "test_signals.py", "test_waits_field.py")
+        for name in ("test_waits.py", "test_wait_races.py", "test_signals.py", "test_waits_field.py")
     }
     assert named <= set().union(*tests.values())
     assert tests["test_waits_field.py"] <= named

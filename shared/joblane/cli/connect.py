@@ -16,7 +16,7 @@ from joblane.errors import DeclarationError, text_of
 from joblane.local import env_file
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.names import CONTROL_URL, PAGE_URL, check_prefix
-from joblane.project import Project
+from joblane.project import Project, ProjectError
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -96,8 +96,21 @@ def _local(profile: str | None, region: str | None) -> Inspector:
             tasks=Declared(),
             who=user_of_process(),
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "",
+            ticker_runs=ticker_runs,
         )
     )
+
+
+def ticker_runs(folder: Path | None = None) -> bool:
+    """False if the ticker of the project's local stack does not run; true if this process cannot know it: the stack has
+    another folder, or is of another machine. ``folder`` None: of the project."""
+    try:
+        from joblane.local.daemon import Daemon
+
+        ticker = Daemon("ticker", folder or Project.here().folder)
+    except (ImportError, ProjectError, OSError):  # without the extra of the local stack, or outside of a project
+        return True
+    return not ticker.log.exists() or ticker.pid is not None
 
 
 def load_settings(profile: str | None, region: str | None) -> str:

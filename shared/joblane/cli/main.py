@@ -183,8 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from joblane.cli.terminal import say
     from joblane.local.errors import UnavailableError  # its message has its own advice
 
-    gc.set_threshold(OBJECTS, 20, 20)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        gc.set_threshold(OBJECTS, 20, 20)
+        arguments = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? for a character that it lacks
         if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors="replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -19,7 +19,7 @@ class Scope:
     """``tasks``: by type, with the schedules of the stage. ``who``: the operator, for the audit; verified if remote.
 
     ``region``: the region of AWS's other services, also for links into the console; empty if none is set. ``lock``:
-    held by the current operation.
+    held by the current operation. ``ticker_runs``: false if the ticker of the local stack is known not to run.
     """
 
     database: Database
@@ -28,6 +28,7 @@ class Scope:
     tasks: Mapping[str, Task[Any, Any]]
     who: str
     region: str = ""
+    ticker_runs: Callable[[], bool] = lambda: True
     lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @property

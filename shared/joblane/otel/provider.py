@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from joblane import settings
+from joblane.background import Background
 from joblane.forking import at_end
 from joblane.otel.check import CONSOLE, METRICS, NONE, TRACES, exporters
 from joblane.otel.export import Exporting, FlushingProvider
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-
-    from joblane.background import Background
 
 END_SECONDS = 2.0
 """The end of a process waits for its exports at most this long."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
 
-from joblane.inspector.durations import UNITS
+from joblane.inspector.durations import ONE_DAY, ONE_HOUR, ONE_MINUTE, UNITS
 from joblane.page.cells import span, usd
 
 MOST_STEPS = 5
@@ -22,11 +22,10 @@ SECONDS = (1, 2, 5, 15, 30, 60, 120, 300, 900, 1_800, 3_600, 7_200, 21_600, 43_2
 """Steps of a duration, in seconds. Shorter and longer ones are 1, 2 or 5 times a power of ten, longer ones of days."""
 POWERS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3_600, 21_600, 86_400, 864_000, 8_640_000)
 """Ticks of a duration on a logarithmic axis."""
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 TIMES = (
-    *(number * MINUTE for number in (1, 5, 10, 15, 30)),
-    *(number * HOUR for number in (1, 2, 3, 6, 12)),
-    *(number * DAY for number in (1, 2, 7, 14, 28)),
+    *(number * ONE_MINUTE for number in (1, 5, 10, 15, 30)),
+    *(number * ONE_HOUR for number in (1, 2, 3, 6, 12)),
+    *(number * ONE_DAY for number in (1, 2, 7, 14, 28)),
 )
 """Steps of an axis of time. Each counts from a midnight in UTC, and days from a Monday."""
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -162,7 +161,7 @@ def times(start: datetime, end: datetime) -> list[Tick]:
     fine = _step(length, FINE)
     multiples = (fine * number for number in count(1))
     coarse = next(
-        step for step in multiples if length / step <= COARSE and (step in TIMES or step % DAY == timedelta())
+        step for step in multiples if length / step <= COARSE and (step in TIMES or step % ONE_DAY == timedelta())
     )
     first = MONDAY + -((MONDAY - start) // fine) * fine
     ticks = [first + n * fine for n in range(int((end - first) / fine) + 1)]

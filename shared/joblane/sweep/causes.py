@@ -26,7 +26,7 @@ AT_ONCE = 500
 """Causes that one statement writes."""
 WITHIN = "1 hour"
 """The time of a cause's last failed run is written if it is later by this."""
-FIRST = "timestamptz '1973-01-01 UTC'"
+EARLIEST = "timestamptz '1973-01-01 UTC'"
 """The earliest time that the table takes."""
 VERSION = """(select d.version from joblane.deploys d where d.at <= {at} and d.done_at is not null
          order by d.at desc, d.number desc limit 1)"""
@@ -36,7 +36,7 @@ FIND = f"""
 with ran as (
   select fingerprint, type, started_at, task_id from joblane.task_attempts
    where fingerprint is not null and started_at <= clock_timestamp()
-     and started_at >= greatest({FIRST}, (select max(last_at) from joblane.causes where last_at <= clock_timestamp())
+     and started_at >= greatest({EARLIEST}, (select max(last_at) from joblane.causes where last_at <= clock_timestamp())
                                          - interval '{LATEST_END.total_seconds():g} s')
    order by started_at desc limit {MOST_RUNS}
 ),

@@ -1250,12 +1250,11 @@ def test_the_schedule_says_if_the_ticker_sends_its_ticks(
     own.get_schedule = lambda **names: {**declared(**names), **disabled}
     assert Grade.BAD in {check.grade for check in doctor_aws.schedules(stage.scope)}
     own.get_schedule = lambda **names: {**declared(**names), **disabled, "Description": TICKER}
-    monkeypatch.setattr(doctor_aws, "ticker_runs", lambda: True)
     assert [check.found for check in doctor_aws.schedules(stage.scope)] == [
         "all 3 exist, disabled, as the local ticker sends the ticks"
     ]
-    monkeypatch.setattr(doctor_aws, "ticker_runs", lambda: False)
-    assert next(doctor_aws.schedules(stage.scope)) == Check(
+    without = replace(stage.scope, ticker_runs=lambda: False)
+    assert next(doctor_aws.schedules(without)) == Check(
         Grade.BAD,
         "schedules",
         "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run",
@@ -1264,12 +1263,12 @@ def test_the_schedule_says_if_the_ticker_sends_its_ticks(
 
 
 def test_a_ticker_has_stopped_if_its_log_is_there_and_its_process_is_not(tmp_path: Path) -> None:
-    assert doctor_aws.ticker_runs(tmp_path)
+    assert connect.ticker_runs(tmp_path)
     (tmp_path / "ticker.log").touch()
-    assert not doctor_aws.ticker_runs(tmp_path)
+    assert not connect.ticker_runs(tmp_path)
     state = {"pid": os.getpid(), "started": psutil.Process().create_time(), "program": "python", "remember": {}}
     (tmp_path / "ticker.json").write_text(json.dumps(state))
-    assert doctor_aws.ticker_runs(tmp_path)
+    assert connect.ticker_runs(tmp_path)
 
 
 # --- Parts that cannot be checked -------------------------------------------------------------------------------

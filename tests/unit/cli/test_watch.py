@@ -416,13 +416,6 @@ def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> 
         await screen.until("ARCHIVED")
         await screen.until(lambda: "Redrive:" not in screen.text)
         assert len(stub.called("bulk_view")) == asked
-        # an unreadable message runs no task that a canary could wait for
-        await screen.press("j", "r")
-        await screen.until("Redrive 2 unreadable messages")
-        assert "canary" not in screen.text
-        # and it has nothing that can be paused
-        await screen.press("escape", "p")
-        await screen.until("p works on a row with a type, queue, tenant or schedule.")
 
     watch(stub, scenario)
 

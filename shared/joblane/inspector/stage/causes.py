@@ -15,7 +15,7 @@ from joblane.inspector.filter import CAUSE_SORTS, MOST_FAILED_RUNS, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.performance import SHORTEST
-from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, check_within, checked
+from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, NOW, check_number, check_within, checked
 from joblane.inspector.views.causes import QUIET, Cause, CauseNote, Causes, CauseState
 from joblane.names import Queue, dead_letter_name, lane_name
 from joblane.record.causes import MAX_SHOWN, shown
@@ -126,7 +126,6 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
 ignored ones without archived tasks), in the order $5, if $6 only causes of tasks that were archived since $10 (null: at
 any time), the first $7 of them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as
 seconds since 1970."""
-NOW = "select clock_timestamp()"
 
 
 def causes(

@@ -13,10 +13,11 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from joblane.inspector.durations import written
+from joblane.inspector.durations import ONE_DAY, ONE_HOUR, ONE_MINUTE, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PERCENTILES, Group, Measure
 from joblane.inspector.scope import Scope
+from joblane.inspector.stage.performance import SHORTEST, UNTIL
 from joblane.inspector.tasks.filter_sql import check_number, check_types
 from joblane.inspector.views import Chart, Line
 from joblane.names import Queue
@@ -25,14 +26,13 @@ from joblane.record.run_statistics import time_of
 from joblane.sweep.run_statistics import DAYS_KEPT, KEPT_DAYS
 
 Name = TypeVar("Name", bound=StrEnum)
-SHORTEST, LONGEST = timedelta(minutes=5), timedelta(days=DAYS_KEPT)
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-STEPS = ((2 * HOUR, MINUTE), (7 * DAY, HOUR), (LONGEST, DAY))
+LONGEST = timedelta(days=DAYS_KEPT)
+STEPS = ((2 * ONE_HOUR, ONE_MINUTE), (7 * ONE_DAY, ONE_HOUR), (LONGEST, ONE_DAY))
 """The longest time that is shown in periods of a length."""
-OF_FEW_TYPES = ((DAY, 10 * MINUTE), (7 * DAY, HOUR), (KEPT_DAYS * DAY, 6 * HOUR))
-"""The same for at most :data:`FEW` types, whose rows are few."""
-FEW = 3
-BEFORE = (DAY, 7 * DAY, 30 * DAY, 90 * DAY)
+OF_FEW_TYPES = ((ONE_DAY, 10 * ONE_MINUTE), (7 * ONE_DAY, ONE_HOUR), (KEPT_DAYS * ONE_DAY, 6 * ONE_HOUR))
+"""The same for at most :data:`FEW_TYPES` types, whose rows are few."""
+FEW_TYPES = 3
+BEFORE = (ONE_DAY, 7 * ONE_DAY, 30 * ONE_DAY, 90 * ONE_DAY)
 """The distances to the time before: the shortest that is not shorter than the chart."""
 MOST_LINES = 12
 MOST_TYPES = 100
@@ -111,7 +111,6 @@ select key, place, (min(bucket) filter (where upto >= ceil(whole * {share})))::i
                sum(number) over (partition by key, place) as whole from lined) as q
  group by key, place
 """
-UNTIL = "select until, clock_timestamp() from joblane.run_statistics_until"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class Choice:
         steps: tuple[tuple[timedelta, timedelta], ...] = STEPS
         if self.is_tenant:
             steps = STEPS[1:]
-        elif 0 < len(self.types) <= FEW:
+        elif 0 < len(self.types) <= FEW_TYPES:
             steps = (STEPS[0], *OF_FEW_TYPES, STEPS[-1])
         return next(step for longest, step in steps if self.within <= longest)
 
@@ -147,7 +146,7 @@ def chart(scope: Scope, choice: Choice, *, compare: bool) -> Chart:
     choice = _checked(scope, choice)
     connection, step = scope.connection, choice.step
     [[until, now]] = connection.run(UNTIL)
-    end = _floor(until or now, HOUR if choice.is_tenant else MINUTE)
+    end = _floor(until or now, ONE_HOUR if choice.is_tenant else ONE_MINUTE)
     start = _floor(end - choice.within, step)
     number = max(1, -(-(end - start) // step))
     shift = next((shift for shift in BEFORE if choice.within <= shift), None) if compare else None
@@ -226,8 +225,8 @@ class _Reading:
         choice, step = self.choice, self.choice.step
         tables = [] if choice.is_tenant else [GIVEN if names else NAMES]
         tables.append(_found(choice))
-        day = max(self.start, _floor(self.end, DAY)) if step >= DAY else self.start
-        hour = max(day, _floor(self.end, HOUR)) if step >= HOUR else day
+        day = max(self.start, _floor(self.end, ONE_DAY)) if step >= ONE_DAY else self.start
+        hour = max(day, _floor(self.end, ONE_HOUR)) if step >= ONE_HOUR else day
         kind, seconds = "tenant" if choice.is_tenant else "type", str(round(step.total_seconds()))
         return self.connection.run(
             f"with recursive {', '.join(tables)}{query}",
@@ -236,7 +235,7 @@ class _Reading:
 
 
 def _is_kept(choice: Choice, start: datetime, now: datetime) -> bool:
-    kept = timedelta(days=DAYS_KEPT if choice.step >= DAY else KEPT_DAYS)
+    kept = timedelta(days=DAYS_KEPT if choice.step >= ONE_DAY else KEPT_DAYS)
     return start >= now - kept
 
 

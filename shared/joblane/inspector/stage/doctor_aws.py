@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
@@ -35,9 +34,9 @@ from joblane.names import (
     schedule_name,
 )
 from joblane.quotas import MIN_CONCURRENCY, Numbers
+from joblane.record.causes import MAX_SHOWN
 from joblane.settings import EVENT_BUS
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
-from joblane.sweep.causes import MAX_SHOWN
 from joblane.tasks.places import lanes_of, numbers_of
 from joblane.tasks.task import Task
 
@@ -238,7 +237,7 @@ def schedules(scope: Scope) -> Iterator[Check]:
                     deployed = _schedule(aws, scope.prefix, name)
                     by_ticker += _is_of_ticker(deployed)
                     yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), pause)
-    if by_ticker and not ticker_runs():
+    if by_ticker and not scope.ticker_runs():
         found = "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run"
         yield Check(Grade.BAD, "schedules", found, "`joblane status` shows it, `joblane up` starts it")
     enabled = ", disabled, as the local ticker sends the ticks" if by_ticker else " and are enabled"
@@ -255,20 +254,6 @@ def _schedule(aws: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
 
 def _is_of_ticker(deployed: Mapping[str, Any] | None) -> bool:
     return deployed is not None and deployed.get("Description") == TICKER
-
-
-def ticker_runs(folder: Path | None = None) -> bool:
-    """True if the ticker of the project's local stack runs, and if this process cannot know it: the stack has another
-    folder, or is of another machine. ``folder`` None: of the project."""
-    from joblane.project import Project, ProjectError
-
-    try:
-        from joblane.local.daemon import Daemon
-
-        ticker = Daemon("ticker", folder or Project.here().folder)
-    except (ImportError, ProjectError, OSError):  # without the extra of the local stack, or outside of a project
-        return True
-    return not ticker.log.exists() or ticker.pid is not None
 
 
 def _wrong_schedule(

@@ -10,7 +10,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.limits import limits_of
-from joblane.inspector.tasks.filter_sql import check_within
+from joblane.inspector.tasks.filter_sql import NOW, check_within
 from joblane.inspector.views import Mark
 from joblane.record.deploys import deploys
 from joblane.record.driver.connection import Connection
@@ -64,7 +64,6 @@ select b.id, b.action, b.who, b.reason, b.started_at, b.total, b.filter,
  where b.started_at >= $1::timestamptz order by b.started_at desc
 """
 """The last column: the types that the filter names, itself or by an error or ids; null: it names none."""
-NOW = "select clock_timestamp()"
 
 
 def marks(scope: Scope, kind: PauseScope, names: Sequence[str], within: timedelta) -> tuple[Mark, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from joblane.inspector.durations import ONE_DAY, ONE_HOUR
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.scope import Scope
@@ -31,7 +32,7 @@ STEPS = (
     (LONGEST_WITHIN, timedelta(hours=6)),
 )
 """The longest time that is shown in periods of a length."""
-BY_HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+BY_HOUR = ONE_HOUR
 END = "infinity"
 FIELDS = "at, completed, failed, archived, lost, others, cost_usd, waits, durations"
 
@@ -114,9 +115,9 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
             period.add(row)
             total.add(row)
     earlier = _Sum()
-    if within <= DAY:
+    if within <= ONE_DAY:
         seconds = "3600" if kind is PauseScope.TENANT else "60"
-        for _, *row in connection.run(ADDED_UP, kind, name, seconds, since - DAY, now - DAY, seconds):
+        for _, *row in connection.run(ADDED_UP, kind, name, seconds, since - ONE_DAY, now - ONE_DAY, seconds):
             earlier.add(row)
     if kind is PauseScope.TYPE and not any(total.numbers):
         check_types(scope, [name])
@@ -127,7 +128,7 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
         step_seconds=round(step.total_seconds()),
         total=total.counts(),
         periods=tuple(Period(at, period.counts()) for at, period in periods.items()),
-        earlier=earlier.counts() if within <= DAY else None,
+        earlier=earlier.counts() if within <= ONE_DAY else None,
     )
 
 

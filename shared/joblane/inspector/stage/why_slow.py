@@ -19,6 +19,7 @@ from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
 from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
+from joblane.inspector.stage.work import LEAST_FLOOD
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.inspector.views.now import LEAST_RUNS
@@ -35,8 +36,6 @@ LONGER = 1.5
 FAILING_SHARE = 0.1
 MOST_TENANTS = 500
 FLOOD_SHARE = 0.5
-LEAST_FLOOD = 20
-"""A tenant with fewer due tasks floods nothing."""
 
 SET = {LimitKind.SHARED: "--total", LimitKind.TOTAL: "--max-total", LimitKind.KEY: "--max-per-key"}
 """Kind of a limit → the option that sets its tasks at a time."""

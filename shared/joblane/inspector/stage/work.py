@@ -17,7 +17,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import because, late_line, new_line, report
 from joblane.inspector.shell import argument
 from joblane.inspector.stage.glance import Glance
-from joblane.inspector.tasks.filter_sql import reading
+from joblane.inspector.tasks.filter_sql import NOW, reading
 from joblane.inspector.views import Check, Grade
 from joblane.inspector.views.now import BAD_SHARE, LEAST_RUNS, WARNING_SHARE
 from joblane.record.causes import shown
@@ -45,7 +45,6 @@ select type, coalesce(tenant, ''), count(*)
  where type = any($1::text[]) and state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()
  group by 1, 2 order by 3 desc limit 1000
 """
-NOW = "select clock_timestamp()"
 ERRORS = f"""
 with ran as (
   select fingerprint, type, count(*) as runs, min(started_at) as first_at, max(started_at) as last_at,

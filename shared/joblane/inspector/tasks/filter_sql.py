@@ -34,6 +34,7 @@ LONGEST_WITHIN = timedelta(days=30)
 MAX_VALUES = LARGEST_PAGE
 """Values of one field of a filter: enough for the ids of a whole page."""
 MAX_ERROR = 200
+NOW = "select clock_timestamp()"
 BOUND = 20_000
 """Rows that a statement of a listing reads at most, in about 10 ms."""
 HAS_ROWS = f"""

@@ -134,7 +134,7 @@ def of_type(scope: Scope, type_: str, *, level: str | None, text: str | None, li
     names, now = names_of(scope, type_), datetime.now(UTC)
     found: list[LogLine] = []
     with client("logs", scope.region) as logs:
-        search = Search(logs, scope.log_group(type_), MOST_EVENTS, time.monotonic() + SECONDS)
+        search = Search(logs, scope.log_group(type_), MOST_OF_TYPE, time.monotonic() + SECONDS)
         for later, earlier in pairwise(BACK):
             newest: deque[LogLine] = deque(maxlen=limit - len(found))
             for event in search.events(_term(text or ""), (now - earlier, now - later - MOMENT)):
@@ -167,7 +167,7 @@ def _term(text: str) -> str:
     return max(SAFE.findall(text), key=len, default="")
 
 
-MOST_EVENTS = 10_000
+MOST_OF_TYPE = 10_000
 """Events that one search of a type's lines reads, of each step."""
 
 

@@ -16,9 +16,8 @@ from joblane.inspector.views import CauseState
 from joblane.page.filters import age, form, name_of
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect
-from joblane.page.views.stage import last_entry
+from joblane.page.views.stage import WITHIN, last_entry
 
-WITHIN = ("1h", "1d", "7d", "30d")
 FIELDS = ("within", "type", "tenant", "state", "sort")
 MOST = 50
 """Errors that are listed."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from joblane.errors import LimitError
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import MOST_ERRORS, PauseScope
+from joblane.inspector.filter import MOST_ERRORS, PERCENTILES, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import batching_line
 from joblane.inspector.views import Causes, Percentiles, Performance, TenantType, TenantView, TypeView
@@ -33,7 +33,6 @@ from joblane.tasks.limit import TENANT
 WITHIN = ("15m", "2h", "1d", "7d", "30d")
 MOST_LIMITED = 10
 """Types whose limits of a tenant are shown."""
-PERCENTILES = ("p50", "p95", "p99")
 SCALES = {Scale.LINEAR: "linear", Scale.CLIP: "without peaks", Scale.LOG: "logarithmic"}
 """The choices of an axis, and their words."""
 
