@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(scene: Scene,
         " ('b', 'run', 'x', '', '{}'), ('ann', 'replay', 'it', null, '{\"new_id\": \"again\"}')"
     )
     view = operator.task("it")
-    assert view.row == operator.tasks().tasks[-1]
+    assert view.row == replace(operator.tasks().tasks[-1], took_ms=None, version=None)  # of a list alone
     assert (view.row.state, view.owner, view.runs, view.generation) == (State.COMPLETED, "ann", 1, 0)
     assert (view.payload, view.result) == ({"do": "detailed_progress", "number": 0}, {"rows": 7})
     assert view.headers == {"traceparent": PARENT, "k": MASK}

@@ -133,7 +133,10 @@ def test_two_types_with_one_fingerprint_are_two_causes(inspector: Inspector, wor
 
 def test_the_version_and_the_times_of_a_cause_outlive_its_runs(inspector: Inspector, world: World) -> None:
     # given
-    world.run("insert into joblane.deploys (at, version) values (now() - interval '3 hours', 'v1'), (now(), 'v2')")
+    world.run(
+        "insert into joblane.deploys (at, done_at, version)"
+        " values (now() - interval '3 hours', now(), 'v1'), (now(), now(), 'v2')"
+    )
     fail(world, "it", "aaaa", ago=7200, message="x" * 1_000_000 + "\nsecond line")
     before = only(inspector)
     assert (before.first_version, before.last_version, before.message) == ("v1", "v1", "x" * 300)
@@ -191,7 +194,7 @@ def test_a_resolved_error_is_new_again_once_a_later_run_fails(inspector: Inspect
     # a run that started before does not count
     fail(world, "late", "aaaa", ago=1)
     assert only(inspector, within=within).state is RESOLVED
-    fail(world, "again", "aaaa", ago=-0.001)
+    fail(world, "again", "aaaa", ago=0)
     if swept:
         assert sweep(world) == 1
         assert world.run("select since > marked_at is not false from joblane.causes") == [[True]]

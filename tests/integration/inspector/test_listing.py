@@ -545,8 +545,8 @@ def test_a_row_has_the_duration_and_the_version_of_its_last_run(deployed: World,
     # given a task that was retried over a deploy, one that completed at once, one that runs, and one that has not run
     deployed.run("delete from joblane.deploys")
     deployed.run(
-        "insert into joblane.deploys (at, version)"
-        " values (now() - interval '3 h', 'v1'), (now() - interval '1 h', 'v2')"
+        "insert into joblane.deploys (at, done_at, version)"
+        " values (now() - interval '3 h', now(), 'v1'), (now() - interval '1 h', now(), 'v2')"
     )
     for id_ in ("retried", "once", "runs", "new", "before"):
         put(deployed, sample_one, id_)

@@ -14,7 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import overview
+from joblane.inspector.stage import glance, overview
 from joblane.inspector.views import Count, Depth, Lane, Overview, QueueView
 from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
@@ -150,7 +150,8 @@ def test_the_oldest_and_the_newest_live_tasks_are_counted_once(
     live: Count,
 ) -> None:
     # given three tasks of a type, then one, then two of other types, each of one time
-    monkeypatch.setattr(overview, "BOUND", bound)
+    for module in (overview, glance):
+        monkeypatch.setattr(module, "BOUND", bound)
     scene.sql(
         "insert into joblane.tasks"
         " (id, type, queue, state, payload_digest, max_attempts, retention_seconds, created_at)"

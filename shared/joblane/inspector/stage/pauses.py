@@ -43,13 +43,15 @@ delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_ar
 returning scope, name, reason, paused_by, since, until
 """
 ROWS = """
-select to_jsonb(p) from joblane.pauses p
+select pg_catalog.to_jsonb(p) from joblane.pauses p
  where scope = $1 and name = any(array(select jsonb_array_elements_text($2::jsonb)))
 """
 DELETE = (
     "delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_array_elements_text($2::jsonb)))"
 )
-RESTORE = "insert into joblane.pauses select * from jsonb_populate_recordset(null::joblane.pauses, $1::jsonb)"
+RESTORE = """
+insert into joblane.pauses select * from pg_catalog.jsonb_populate_recordset(null::joblane.pauses, $1::jsonb)
+"""
 NEVER_PAUSED = f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
 
 

@@ -69,10 +69,12 @@ delete from joblane.limit_changes where name = any(array(select jsonb_array_elem
 returning name, (until is null or until > clock_timestamp())
 """
 ROWS = """
-select to_jsonb(c) from joblane.limit_changes c where name = any(array(select jsonb_array_elements_text($1::jsonb)))
+select pg_catalog.to_jsonb(c) from joblane.limit_changes c
+ where name = any(array(select jsonb_array_elements_text($1::jsonb)))
 """
 RESTORE = """
-insert into joblane.limit_changes select * from jsonb_populate_recordset(null::joblane.limit_changes, $1::jsonb)
+insert into joblane.limit_changes
+select * from pg_catalog.jsonb_populate_recordset(null::joblane.limit_changes, $1::jsonb)
 """
 ENDED = f"""
 select name from joblane.limit_changes
