@@ -86,6 +86,13 @@ def test_its_error_is_that_of_the_run_and_nothing_is_done(effects: World, statem
     assert written(effects) == []
 
 
+@pytest.mark.parametrize("statement", ["commit", "insert into effects values ('it', 'early'); commit"])
+def test_the_first_statement_of_a_run_cannot_end_it_either(effects: World, statement: str) -> None:
+    row = run(effects, lambda ctx: through_session(ctx, statement))
+    assert (row["state"], row["error_type"], written(effects)) == ("retry", "JobError", [])
+    assert row["error_message"].startswith("COMMIT as SQL is refused")
+
+
 def test_a_hook_cannot_end_the_transaction_of_its_run(effects: World) -> None:
     @around
     def rolls_back(ctx: TaskContext) -> Iterator[None]:

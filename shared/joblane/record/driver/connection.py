@@ -199,7 +199,8 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     def execute_simple(self, statement: str) -> Any:
         """Run statements without parameters. pg8000 also calls this method to begin a caller's transaction."""
-        if self.guard is not None and statement != BEGIN and not self.idle:  # between pages none is open
+        # between pages none is open; the first statement of a cursor goes with the begin
+        if self.guard is not None and statement != BEGIN and (self._begins or not self.idle):
             self.guard.check(statement)
         if statement == BEGIN and self._limits is not None:  # a cursor's, which sends its first statement next
             self._begins = True
