@@ -101,6 +101,24 @@ def test_archived_tasks_whose_runs_lie_before_the_time_are_listed(inspector: Ins
     assert all(one.bars == (0,) * 24 for one in found)
 
 
+@pytest.mark.parametrize("swept", [True, False])
+def test_a_task_whose_retry_waits_for_longer_than_the_time_has_the_time_of_its_last_run(
+    inspector: Inspector, world: World, swept: bool
+) -> None:
+    in_retry(world, "it", "aaaa", started_at=In(-172_800))
+    fail(world, "it", "aaaa", ago=172_800)
+    assert sweep(world) == 1 or not swept
+    if not swept:
+        world.run("delete from joblane.causes")
+    cause = only(inspector)
+    assert (cause.runs, cause.retry, cause.state) == (0, 1, OPEN)
+    assert {round((datetime.now(UTC) - at).total_seconds(), -3) for at in (cause.first_at, cause.last_at)} == {173_000}
+    # and its mark holds, even after its runs have expired
+    world.run("delete from joblane.task_attempts")
+    assert inspector.mark_errors(("aaaa",), RESOLVED, reason="deployed").before == {"aaaa": OPEN}
+    assert only(inspector).state is RESOLVED
+
+
 def test_errors_are_chosen_by_type_tenant_and_time(inspector: Inspector, world: World) -> None:
     fail(world, "one", "aaaa", tenant="acme")
     fail(world, "two", "aaaa", tenant="other")

@@ -65,7 +65,8 @@ found as (
          least(r.first_at, t.first_at, c.first_at) as first_at, greatest(r.last_at, t.last_at) as last_at,
          r.last_at as run_at, c.first_at as kept_at, c.first_version, c.last_version, c.error_type, c.message,
          c.marked_at, c.marked_by, c.note, t.archived_id, t.id,
-         case when c.mark <> 'resolved' or coalesce(r.last_at, t.last_at) <= c.marked_at then c.mark
+         case when c.mark <> 'resolved' or coalesce(r.last_at, t.last_at, c.last_at) <= c.marked_at
+              then c.mark
               when coalesce(case when c.mark is null then c.since else r.last_at end, least(r.first_at, t.first_at))
                    > $8::timestamptz - interval '{NEW}' then 'new'
               else 'open' end as state
@@ -104,7 +105,8 @@ concerned as (
   select fingerprint, type, count(distinct tenant) as tenants, max(task_id) filter (where started_at = run_at) as id
     from mine group by 1, 2
 )
-select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0), l.first_at, l.last_at, b.bars,
+select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0),
+       coalesce(l.first_at, q.started_at, q.created_at), coalesce(l.last_at, q.started_at, q.created_at), b.bars,
        l.state, l.marked_at, l.marked_by, l.note, case when $6 then l.archived_id else coalesce(a.id, l.id) end,
        o.number, o.ignored, o.runs, l.error_type, l.message, e.error_type, e.message, q.queue,
        q.error_type, q.message,
@@ -117,7 +119,7 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
           where l.error_type is null and e.task_id = a.id and e.fingerprint = l.fingerprint
           order by e.run desc limit 1) as e on true
        left join lateral (
-         select q.queue, coalesce(q.error_type, 'Archived') as error_type,
+         select q.queue, q.started_at, q.created_at, coalesce(q.error_type, 'Archived') as error_type,
                 left(coalesce(q.error_message, q.reason), {10 * MAX_SHOWN}) as message
            from joblane.tasks q where q.id = coalesce(l.id, a.id)) as q on true
  order by l.place
@@ -125,7 +127,8 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
 """The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: all except
 ignored ones without archived tasks), in the order $5, if $6 only causes of tasks that were archived since $10 (null: at
 any time), the first $7 of them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as
-seconds since 1970."""
+seconds since 1970. The failed runs of a task in retry can all be older than $1: its row has the start of the last
+one."""
 
 
 def causes(
