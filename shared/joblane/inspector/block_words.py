@@ -46,12 +46,16 @@ def block_line(block: Block) -> str:
 
 
 def cure_of(block: Block) -> str | None:
-    """The command that ends what keeps tasks from starting, without ``joblane``; None if there is none."""
+    """The command that ends what keeps tasks from starting, without ``joblane``; None if there is none.
+
+    A command that takes a value ends with ``…``.
+    """
     if block.pause is not None:
         return f"resume {block.pause.scope} {argument(block.pause.name)}"
     if block.limit is not None:
         key = f" --key {argument(block.limit.key)}" if block.limit.key else ""
-        return f"limits {'reset' if block.limit.change else 'set'} {argument(block.limit.name)}{key}"
+        name = f"{argument(block.limit.name)}{key}"
+        return f"limits reset {name}" if block.limit.change else f"limits set {name} …"
     return None
 
 

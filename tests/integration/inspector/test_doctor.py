@@ -958,6 +958,7 @@ AWS = {
             f"schedule {FIRST}",
             WARNING,
             "it is disabled: paused by ann",
+            "`joblane schedules resume sample:tick:0`",
         ),
     ),
 }
@@ -1184,6 +1185,7 @@ def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause() -> None:
     for paused in (("type", "sample:one"), ("queue", "default")):
         (check,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
         assert (check.grade, check.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
+        assert check.do == f"`joblane resume {' '.join(paused)}`"
 
 
 def test_a_mapping_with_dangerous_settings_is_reported() -> None:

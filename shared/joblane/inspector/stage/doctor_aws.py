@@ -85,10 +85,12 @@ def _mapping(
         lane[1][0].max_concurrency if lane else None,
     )
     if mapping["State"] not in ("Enabled", "Enabling", "Creating", "Updating"):
-        who = None if lane is None else paused.get(("queue", lane[0])) or _who_paused(lane[1], paused)
+        stopping = [] if lane is None else _pauses_of(lane, paused)
         on = f"aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}"
-        if who:
-            yield Check(Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`joblane resume`")
+        if stopping:
+            found = f"its mapping is {mapping['State']}: paused by {paused[stopping[0]]}"
+            do = ", ".join(f"`joblane resume {kind} {each}`" for kind, each in stopping)
+            yield Check(Grade.WARNING, what, found, do)
         else:
             yield Check(Grade.BAD, what, f"its mapping is {mapping['State']}, and it is not paused", on)
     if most is None:
@@ -118,10 +120,11 @@ def _missing(scope: Scope, names: Collection[str]) -> set[str]:
     return {name for name, depth in found.items() if depth is None}
 
 
-def _who_paused(tasks: Sequence[Task[Any, Any]], paused: Mapping[tuple[str, str], str]) -> str | None:
-    """Return the operator if all types of a lane are paused: a mapping is of all of them."""
-    who = [paused.get(("type", task.type)) for task in tasks]
-    return who[0] if all(who) else None
+def _pauses_of(lane: Lane, paused: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
+    """Return scope and name of the pause of a lane's queue, or of the pauses of its types if all are paused."""
+    queue, tasks = lane
+    types = [("type", task.type) for task in tasks]
+    return next((found for found in ([("queue", str(queue))], types) if paused.keys() >= {*found}), [])
 
 
 def _lanes(scope: Scope) -> dict[str, Lane]:
@@ -168,7 +171,7 @@ def queues(scope: Scope) -> Iterator[Check]:
             yield Check(Grade.BAD, f"queue {name}", "it does not exist", DEPLOY)
     if count := waiting.pop(ticks, 0):
         do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane redrive`"
-        yield Check(Grade.WARNING, f"queue {ticks}", plural(count, "dead letter"), do, "/errors")
+        yield Check(Grade.WARNING, f"queue {ticks}", plural(count, "dead letter"), do, "/errors/messages")
     places = {dead_letter_name(name): f"at the front door {name}" for name in front_doors}
     counts: Counter[str] = Counter()
     for name, count in waiting.items():
@@ -231,12 +234,14 @@ def schedules(scope: Scope) -> Iterator[Check]:
     with client("scheduler", scope.region) as aws:
         for task in scope.tasks.values():
             for schedule in task.schedules:
-                pause = paused.get(full_schedule_name(task.type, str(schedule.name)))
+                full_name = full_schedule_name(task.type, str(schedule.name))
+                pause = paused.get(full_name)
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
                     deployed = _schedule(aws, scope.prefix, name)
                     by_ticker += _is_of_ticker(deployed)
-                    yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), pause)
+                    times, resume = (expression, schedule.timezone), f"`joblane schedules resume {full_name}`"
+                    yield from _wrong_schedule(name, deployed, times, pause, resume)
     if by_ticker and not scope.ticker_runs():
         found = "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run"
         yield Check(Grade.BAD, "schedules", found, "`joblane status` shows it, `joblane up` starts it")
@@ -257,9 +262,9 @@ def _is_of_ticker(deployed: Mapping[str, Any] | None) -> bool:
 
 
 def _wrong_schedule(
-    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], pause: SchedulePause | None
+    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], pause: SchedulePause | None, resume: str
 ) -> Iterator[Check]:
-    """``times``: the declared expression and time zone."""
+    """``times``: the declared expression and time zone. ``resume``: the command that ends the pause."""
     what = f"schedule {name}"
     if deployed is None:
         yield Check(Grade.BAD, what, "it does not exist: its ticks are not sent", DEPLOY)
@@ -272,7 +277,7 @@ def _wrong_schedule(
     if deployed["State"] != "ENABLED" and not by_ticker:
         if pause:
             found = f"it is disabled: paused by {pause.by or UNKNOWN_OPERATOR}"
-            yield Check(Grade.WARNING, what, found, "`joblane schedules resume`")
+            yield Check(Grade.WARNING, what, found, resume)
         else:
             yield Check(Grade.BAD, what, "it is disabled, and it is not paused: its ticks are not sent", DEPLOY)
 
