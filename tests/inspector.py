@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.errors import UnknownScheduleError, UnknownTaskError
 from joblane.inspector.errors import UnknownBatchError, UnknownBulkError
-from joblane.inspector.filter import ALLOWED, BulkAction, Filter, PauseScope
+from joblane.inspector.filter import ALLOWED, BULK_TYPE, BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.views import (
@@ -172,11 +172,17 @@ class FakeInspector:
         if action != "redrive" or filter.tag or filter.ids:
             kind = BulkAction.RETRY if action == "redrive" else BulkAction(action)
             return Preview(action, len(list(self._matching(filter, kind))), exact=True)
-        dead = DeadLetters(tuple(self.groups), {}, 0, self.obsolete)
         found = [
-            PreviewCause(group.fingerprint, group.type, group.error, group.archived) for group in dead.within(filter)
+            PreviewCause(group.fingerprint, group.type, group.error, group.archived)
+            for group in self.groups
+            if filter.fingerprint in (None, group.fingerprint)
+            and (
+                group.type in filter.types if filter.types else filter.fingerprint or group.type not in ("", BULK_TYPE)
+            )
         ]
-        removed = dead.removable(filter)
+        removed = filter.removes_obsolete and sum(
+            number for type_, number in self.obsolete.items() if not filter.types or type_ in filter.types
+        )
         return Preview(action, sum(one.number for one in found), exact=True, causes=tuple(found), removed=removed)
 
     def _matching(self, chosen: Filter, action: BulkAction | None) -> Iterator[TaskRow]:

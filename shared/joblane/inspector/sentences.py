@@ -67,6 +67,11 @@ def plural(number: int, noun: str = "task") -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def waits(number: int, noun: str = "task") -> str:
+    """``1 task waits``, ``1,200 tasks wait``."""
+    return f"{plural(number, noun)} wait{'s' if number == 1 else ''}"
+
+
 def counted(count: Count | Preview, noun: str = "task") -> str:
     """``at least 10,000 tasks``."""
     return ("" if count.exact else "at least ") + plural(count.number, noun)
@@ -194,8 +199,7 @@ def pause_line(pause: Pause, without_end: str = "") -> str:
 
 def waiting_line(paused: Paused) -> str:
     """The same, with the number of due tasks that wait for its end."""
-    waits = f"{plural(paused.waiting, 'due task')} wait{'' if paused.waiting != 1 else 's'}"
-    return f"{pause_line(paused.pause)} ({waits})"
+    return f"{pause_line(paused.pause)} ({waits(paused.waiting, 'due task')})"
 
 
 def paused_line(paused: Pause) -> str:
@@ -222,8 +226,8 @@ def held_pause_line(
     line = f"paused {lasting(now - pause.since)} ago by {pause.by or UNKNOWN_OPERATOR}{because(pause.reason)}"
     if not waiting or oldest is None:
         return line
-    waits = f"{plural(waiting, 'due task')} wait{'' if waiting != 1 else 's'}"
-    return f"{line.rstrip('.')}. {waits} for its end, the oldest for {lasting(timedelta(seconds=oldest))}"
+    first = lasting(timedelta(seconds=oldest))
+    return f"{line.rstrip('.')}. {waits(waiting, 'due task')} for its end, the oldest for {first}"
 
 
 # --- Schedules -----------------------------------------------------------------------------------------------------
@@ -322,8 +326,7 @@ def set_line(
     if not waiting or oldest is None:
         return line
     missed = f"; the target is {lasting(target)}" if target is not None else ""
-    waits = f"{plural(waiting)} wait{'' if waiting != 1 else 's'}"
-    return f"{line}. {waits}, the first for {lasting(timedelta(seconds=oldest))}{missed}"
+    return f"{line}. {waits(waiting)}, the first for {lasting(timedelta(seconds=oldest))}{missed}"
 
 
 def allowed_line(limit: LimitStatus) -> str:
@@ -430,8 +433,7 @@ def new_line(error: str, runs: int, version: str | None, age: timedelta, others:
 
 def held_line(number: int, waited: str, target: str) -> str:
     """Tasks that wait for a declared limit for too long."""
-    waits = f"{plural(number)} wait{'' if number != 1 else 's'}"
-    return f"{waits} for a limit, the first for {waited}; the target is {target}"
+    return f"{waits(number)} for a limit, the first for {waited}; the target is {target}"
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------

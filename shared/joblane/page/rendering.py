@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -154,13 +153,6 @@ def rate_of(a_minute: float) -> str:
     return f"{a_minute:,.0f}" if a_minute >= 10 or not a_minute else f"{a_minute:.1f}" if a_minute >= 0.1 else "< 0.1"
 
 
-def ticked(text: str) -> Markup:
-    """A string whose parts in backquotes are code."""
-    parts = text.split("`")
-    shown = (Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
-    return Markup("").join(shown)
-
-
 def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
@@ -206,7 +198,6 @@ def _environment() -> Environment:
         "target": sparkline.target,
         "share_of": share_of,
         "rate_of": rate_of,
-        "ticked": ticked,
         "pause_line": pause_line,
         "strip": sparkline.strip,
         "timeline": timeline.of_task,

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.views import Check, Grade, Now, Trouble
 from joblane.names import Queue
-from joblane.page.rendering import rate_of, share_of, ticked
+from joblane.page.rendering import rate_of, share_of
 from joblane.page.views.now import Latest
 from tests.builders import views
 from tests.inspector import FakeInspector
@@ -129,4 +129,3 @@ def test_a_part_is_never_shown_as_nothing_or_all(share: float, text: str) -> Non
 
 def test_rates_and_commands_are_readable() -> None:
     assert [rate_of(each) for each in (0.0, 0.01, 0.25, 12.4, 1234.5)] == ["0", "< 0.1", "0.2", "12", "1,234"]
-    assert ticked("`a` or <b>") == "<code>a</code> or &lt;b&gt;"

@@ -14,12 +14,11 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import trouble_line
-from joblane.inspector.views import Grade, Mark, Now, TypeNow
+from joblane.inspector.views import Grade, Mark, Minute, Now, TypeNow
 from joblane.names import Queue
 from joblane.page import marks
 from joblane.page.filters import whole
 from joblane.page.rendering import page
-from joblane.page.views.stage import flow
 
 KEPT_SECONDS = 2.0
 """An answer serves all requests of a person for so long: several tabs, and a screen on the wall."""
@@ -79,10 +78,23 @@ def show(request: Request, inspector: Inspector) -> Response:
         pauses=[one.pause for one in found.overview.paused],
         waiting={(one.pause.scope, one.pause.name): one.waiting for one in found.overview.paused},
         chosen=chosen,
-        flow=flow(chosen.minutes) if chosen else None,
+        flow=_flow(chosen.minutes) if chosen else None,
         marks=[(mark, marks.address(mark, {"queue": queue or ""})) for mark in events],
         drawn=marks.shares(events, found.overview.at, minutes),
     )
+
+
+def _flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
+    """Sums over the minutes, and the mean wait of all runs that started."""
+    started = sum(minute.started for minute in minutes)
+    waits = [(minute.wait_ms, minute.started) for minute in minutes if minute.wait_ms is not None]
+    waited = sum(count for _, count in waits)
+    return {
+        "started": started,
+        "failed": sum(minute.failed for minute in minutes),
+        "peak": max((minute.started for minute in minutes), default=0),
+        "wait_ms": sum(wait * count for wait, count in waits) / waited if waited else None,
+    }
 
 
 def _total(rows: tuple[TypeNow, ...]) -> dict[str, float]:

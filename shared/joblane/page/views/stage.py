@@ -11,7 +11,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import STATISTICS_BY, TROUBLE, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.sentences import paused_line, resumed_line
-from joblane.inspector.views import Minute, Statistic, TenantRow
+from joblane.inspector.views import Statistic, TenantRow
 from joblane.page.filters import Form, age, form, name_of, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
@@ -21,19 +21,6 @@ WITHIN = ("1h", "1d", "7d", "30d")
 AUDIT_PER_PAGE = 50
 MOST_ENTRIES = 2**53
 AUDIT_FIELDS = ("target", "who", "action", "bulk")
-
-
-def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
-    """Sums over the minutes, and the mean wait of all runs that started."""
-    started = sum(minute.started for minute in minutes)
-    waits = [(minute.wait_ms, minute.started) for minute in minutes if minute.wait_ms is not None]
-    waited = sum(count for _, count in waits)
-    return {
-        "started": started,
-        "failed": sum(minute.failed for minute in minutes),
-        "peak": max((minute.started for minute in minutes), default=0),
-        "wait_ms": sum(wait * count for wait, count in waits) / waited if waited else None,
-    }
 
 
 def tenants(request: Request, inspector: Inspector) -> Response:
