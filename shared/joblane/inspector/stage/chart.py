@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from joblane.inspector.durations import ONE_DAY, ONE_HOUR, ONE_MINUTE, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PERCENTILES, Group, Measure
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage.performance import SHORTEST, UNTIL
+from joblane.inspector.stage.performance import SHORTEST, UNTIL, floor_of
 from joblane.inspector.tasks.filter_sql import check_number, check_types
 from joblane.inspector.views import Chart, Line
 from joblane.names import Queue
@@ -146,8 +146,8 @@ def chart(scope: Scope, choice: Choice, *, compare: bool) -> Chart:
     choice = _checked(scope, choice)
     connection, step = scope.connection, choice.step
     [[until, now]] = connection.run(UNTIL)
-    end = _floor(until or now, ONE_HOUR if choice.is_tenant else ONE_MINUTE)
-    start = _floor(end - choice.within, step)
+    end = floor_of(until or now, ONE_HOUR if choice.is_tenant else ONE_MINUTE)
+    start = floor_of(end - choice.within, step)
     number = max(1, -(-(end - start) // step))
     shift = next((shift for shift in BEFORE if choice.within <= shift), None) if compare else None
     lines, others, groups = _Reading(connection, choice, start, end, number).lines()
@@ -225,8 +225,8 @@ class _Reading:
         choice, step = self.choice, self.choice.step
         tables = [] if choice.is_tenant else [GIVEN if names else NAMES]
         tables.append(_found(choice))
-        day = max(self.start, _floor(self.end, ONE_DAY)) if step >= ONE_DAY else self.start
-        hour = max(day, _floor(self.end, ONE_HOUR)) if step >= ONE_HOUR else day
+        day = max(self.start, floor_of(self.end, ONE_DAY)) if step >= ONE_DAY else self.start
+        hour = max(day, floor_of(self.end, ONE_HOUR)) if step >= ONE_HOUR else day
         kind, seconds = "tenant" if choice.is_tenant else "type", str(round(step.total_seconds()))
         return self.connection.run(
             f"with recursive {', '.join(tables)}{query}",
@@ -266,10 +266,3 @@ def _named(kind: type[Name], field: str, value: str) -> Name:
         return kind(value)
     except ValueError:
         raise SelectionError(field, f"{', '.join(map(str, kind))} are valid, not {value!r}") from None
-
-
-def _floor(at: datetime, step: timedelta) -> datetime:
-    """The begin of the period of a time, counted from midnight in UTC."""
-    at = at.astimezone(UTC)
-    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight + (at - midnight) // step * step

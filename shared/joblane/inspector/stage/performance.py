@@ -107,11 +107,11 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
     step = next(step for longest, step in STEPS if within <= longest)
     if kind is PauseScope.TENANT:
         step = max(step, BY_HOUR)
-    since = _floor(now - within, step)
+    since = floor_of(now - within, step)
     periods = {since + number * step: _Sum() for number in range(int((now - since) / step) + 1)}
     total = _Sum()
     for at, *row in _rows(connection, kind, name, step=step, since=since, until=until or now - FIRST):
-        if (period := periods.get(_floor(at, step))) is not None:
+        if (period := periods.get(floor_of(at, step))) is not None:
             period.add(row)
             total.add(row)
     earlier = _Sum()
@@ -136,7 +136,7 @@ def _rows(
     connection: Connection, kind: PauseScope, name: str, *, step: timedelta, since: datetime, until: datetime
 ) -> Iterable[list[Any]]:
     """Yield the rows of minutes or hours, and of the runs that ended after ``until``, which no sweep has added up."""
-    hour, length = _floor(until, BY_HOUR), str(round(step.total_seconds()))
+    hour, length = floor_of(until, BY_HOUR), str(round(step.total_seconds()))
     if step >= BY_HOUR:
         yield from connection.run(ADDED_UP, kind, name, "3600", since, hour, length)
     if kind is PauseScope.TENANT:
@@ -150,7 +150,7 @@ def _rows(
     yield from connection.run(latest, max(since, until), END, name)
 
 
-def _floor(at: datetime, step: timedelta) -> datetime:
+def floor_of(at: datetime, step: timedelta) -> datetime:
     """The begin of the period of a time, counted from midnight in UTC."""
     at = at.astimezone(UTC)
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -22,7 +22,7 @@ from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
 from joblane.inspector.stage.work import LEAST_FLOOD
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
-from joblane.inspector.views.now import LEAST_RUNS
+from joblane.inspector.views.now import LEAST_RUNS, WARNING_SHARE
 from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 from joblane.names import OWN_TYPES
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
@@ -33,7 +33,6 @@ from joblane.tasks.task import Task
 RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
 LONGER = 1.5
 """Runs are longer than before from this factor on."""
-FAILING_SHARE = 0.1
 MOST_TENANTS = 500
 FLOOD_SHARE = 0.5
 
@@ -376,9 +375,9 @@ def _failing(_: Scope, subject: _Subject) -> Iterator[Check]:
     counts, live = subject.recent.total, subject.all
     waits = "task waits" if live.retry == 1 else "tasks wait"
     found = f"{counts.unsuccessful:,} of {counts.number:,} recent runs failed; {live.retry:,} {waits} for a retry"
-    fails = counts.number >= LEAST_RUNS and counts.unsuccessful >= counts.number * FAILING_SHARE
+    fails = counts.number >= LEAST_RUNS and counts.unsuccessful >= counts.number * WARNING_SHARE
     # after an outage most tasks may wait for hours, and none runs
-    waiting = live.retry >= max(LEAST_RUNS, (live.due + live.active + live.retry + counts.number) * FAILING_SHARE)
+    waiting = live.retry >= max(LEAST_RUNS, (live.due + live.active + live.retry + counts.number) * WARNING_SHARE)
     if fails or waiting:
         do = f"`joblane errors --type {subject.name}` shows why"
         yield Check(Grade.WARNING, "failures", found, do)
