@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from joblane.inspector import sentences
+from joblane.inspector.block_words import cure_of
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.views import (
     ActionResult,
     AuditEntry,
+    BlockKind,
     BulkOutcome,
     Count,
     Obstacle,
@@ -126,6 +128,12 @@ def test_each_sentence_has_its_wording(name: str) -> None:
 
 def test_each_obstacle_of_a_larger_batch_has_its_words() -> None:
     assert {*sentences.NO_BATCH} == {*Obstacle} - {Obstacle.LITTLE}
+
+
+def test_the_command_for_a_limit_resets_what_was_set_and_names_the_value_that_a_declared_one_lacks() -> None:
+    block = views.block(kind=BlockKind.LIMIT, pause=None, limit=views.limit())
+    assert cure_of(block) == "limits reset openai"
+    assert cure_of(replace(block, limit=views.limit("a:b", "7", change=None))) == "limits set a:b --key 7 …"
 
 
 # --- The audit, and yesterday ----------------------------------------------------------------------------------------

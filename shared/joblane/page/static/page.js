@@ -64,7 +64,7 @@
 
   // --- Selecting rows -----------------------------------------------------------------------------------------------
 
-  const boxes = () => [...document.querySelectorAll("input[name=chosen]")];
+  const boxes = () => [...document.querySelectorAll("td.select input")];
 
   function count() {
     const selected = boxes().filter((box) => box.checked).length;
@@ -174,7 +174,7 @@
   // A part is not refreshed while the page is hidden, or while the reader fills in a form of the part.
   const busy = (part) =>
     document.hidden ||
-    part.querySelector("details.menu[open], input[name=chosen]:checked") ||
+    part.querySelector("details.menu[open], td.select input:checked") ||
     (part.contains(document.activeElement) && typing(document.activeElement));
 
   // Seconds between refreshes, as the reader has chosen, or as the page has them. 0: none.
