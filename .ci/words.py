@@ -46,7 +46,7 @@ WORDS = {
 """Regular expression of whole words, in any case → the words to use."""
 CEILINGS = {
     r"(?:that|those) of|those with": (186, "the noun again"),
-    r"a text|texts": (174, "a string, a message, a label"),
+    r"a text|texts": (173, "a string, a message, a label"),
     r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (103, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (32, "even if, including"),
     r"by (?:SQL|IAM|the API|Amazon SES)": (67, "with, through, using"),

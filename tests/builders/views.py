@@ -240,7 +240,7 @@ def empty_type(type_: str, **changes: Any) -> TypeNow:
 
 def trouble() -> Trouble:
     stopped = (
-        "0 at a time was set 19 min ago by ann: test. Declared: 10 at a time. 218 tasks wait, the first for 19 min"
+        "0 at a time was set 19 min ago by ann: test. Declared: 10 at a time. 218 tasks wait, the oldest for 19 min"
     )
     paused = "paused by ann@laptop: the database moves (4 due tasks wait)"
     return Trouble(

@@ -14,7 +14,7 @@ from tests.incidents.platform import broken
 from tests.integration.inspector.scene import Scene
 
 UP = "the provider is back"
-HELD = "0 at a time was set … ago by op: test, please ignore. Declared: 6 at a time. 2 tasks wait, the first for 20 min"
+HELD = "0 at a time was set … ago by op: test, please ignore. Declared: 6 at a time. 2 tasks wait, the oldest for 20 min"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ INCIDENTS = (
     Incident(
         happens=happens.tenant_floods,
         what="waits of webhook:deliver",
-        line="64 tasks are due, the first for 30 min; the target is 10 min. Tenant megacorp has 60 of them",
+        line="64 tasks are due, the oldest for 30 min; the target is 10 min. Tenant megacorp has 60 of them",
         alarm="why webhook:deliver",
         says="warning …tenant megacorp has 60 of 64 due tasks…",
         metric="WaitingTooLong",
@@ -131,7 +131,7 @@ INCIDENTS = (
     Incident(
         happens=happens.ordered_key_is_poisoned,
         what="error of account:sync",
-        line="new since … s: 1 run failed: ValueError: version # has no currency",
+        line="new for … s: 1 run failed: ValueError: version # has no currency",
         alarm="dead --newer 1h --type account:sync",
         says="…1 …ValueError: version # has no currency…",
         shown=(("show {id}", "2 later tasks of key 42 of account:sync have completed; it would run after them."),),
@@ -163,7 +163,7 @@ INCIDENTS = (
     Incident(
         happens=happens.member_of_a_batch_is_dead,
         what="error of import:row",
-        line="new since … s: 1 run failed: ValueError: row # has # columns",
+        line="new for … s: 1 run failed: ValueError: row # has # columns",
         alarm="dead --newer 1h --type import:row",
         says="…1 …ValueError: row # has # columns…",
         shown=(("batch show {id}", "on_success  import-7:on_success  data:export  held"),),

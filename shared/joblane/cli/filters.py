@@ -48,7 +48,7 @@ class FilterOptions:
     id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="Beginning of the id.")] = None
     error: Annotated[str | None, typer.Option(metavar="TEXT", help="Text in the error's type or message.")] = None
     fingerprint: Annotated[
-        str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane dead`.")
+        str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane errors`.")
     ] = None
     parent: Annotated[
         str | None, typer.Option(metavar="ID", help="Tasks that run after this task, or that its runs enqueued.")

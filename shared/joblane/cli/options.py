@@ -94,7 +94,7 @@ class Bulk:
     rate: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_RATE, help="Tasks a second.")] = DEFAULT_RATE
     reason: Reason = None
     yes: Yes = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the tasks, and do nothing.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen, and do nothing.")] = False
     as_json: AsJson = False
 
     def first(self, number: int) -> str:

@@ -317,7 +317,7 @@ def set_line(
     ``oldest``: seconds since the first of the tasks was due. ``target``: the missed target; None: no target is missed.
     """
     if change is None:
-        line = "0 at a time is declared, so no task starts"
+        line = "the declared value is 0 at a time, so no task starts"
     else:
         until = f", until {stamp(change.until)}" if change.until else ""
         by = f"by {change.by or UNKNOWN_OPERATOR}{until}{because(change.reason)}"
@@ -326,7 +326,7 @@ def set_line(
     if not waiting or oldest is None:
         return line
     missed = f"; the target is {lasting(target)}" if target is not None else ""
-    return f"{line}. {waits(waiting)}, the first for {lasting(timedelta(seconds=oldest))}{missed}"
+    return f"{line}. {waits(waiting)}, the oldest for {lasting(timedelta(seconds=oldest))}{missed}"
 
 
 def allowed_line(limit: LimitStatus) -> str:
@@ -405,7 +405,8 @@ def trouble_line(trouble: Trouble) -> str:
         return "All is well: nothing needs you now."
     number = "1 thing needs you" if trouble.number == 1 else f"{trouble.number:,} things need you"
     bad = sum(check.grade == "bad" for check in trouble.needs)
-    return f"{number}, {bad} of them at once." if 0 < bad < trouble.number else f"{number}."
+    urgent = f"{bad:,} {'is' if bad == 1 else 'are'} urgent"
+    return f"{number}, and {urgent}." if 0 < bad < trouble.number else f"{number}."
 
 
 def need_line(check: Check) -> str:
@@ -418,22 +419,22 @@ def late_line(due: int, waited: str, target: str, tenant: str | None, its: tuple
     number among the oldest, and the number of these."""
     if not due:
         return f"a task has been due for {waited}; the target is {target}"
-    number = f"{plural(due)} {'is' if due == 1 else 'are'} due, the first for {waited}; the target is {target}"
+    number = f"{plural(due)} {'is' if due == 1 else 'are'} due, the oldest for {waited}; the target is {target}"
     if tenant is None:
         return number
     return f"{number}. Tenant {tenant} has {its[0]:,} of {'them' if its[1] == due else f'the first {its[1]:,}'}"
 
 
 def new_line(error: str, runs: int, version: str | None, age: timedelta, others: int) -> str:
-    """A new error: ``new since 12 min, first in 3f2a1c0: 7 runs failed: KeyError: …``. ``others``: further new ones."""
+    """A new error: ``new for 12 min, first in 3f2a1c0: 7 runs failed: KeyError: …``. ``others``: further new ones."""
     first = f", first in {version}" if version else ""
     more = f", and {plural(others, 'more new error')}" if others else ""
-    return f"new since {lasting(age)}{first}: {plural(runs, 'run')} failed: {error}{more}"
+    return f"new for {lasting(age)}{first}: {plural(runs, 'run')} failed: {error}{more}"
 
 
 def held_line(number: int, waited: str, target: str) -> str:
     """Tasks that wait for a declared limit for too long."""
-    return f"{waits(number)} for a limit, the first for {waited}; the target is {target}"
+    return f"{waits(number)} for a limit, the oldest for {waited}; the target is {target}"
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------
@@ -471,7 +472,7 @@ def target_line(declared: TypeView) -> str:
     most = declared.max_concurrency and declared.max_concurrency * declared.batch_size
     start = f"Its tasks should start within {lasting(timedelta(seconds=declared.target_wait_seconds))}"
     if declared.place is not None:
-        together = f": up to {most:,} tasks run at a time in each lane, of all of them" if most else ""
+        together = f": up to {most:,} tasks of all of them run at a time in each lane" if most else ""
         return f"{start}. It runs on {runs_on(declared.place, declared.others)}{together}."
     return f"{start}, and up to {most:,} run at a time in each lane." if most else f"{start}."
 
@@ -502,7 +503,7 @@ def error_lines(found: Causes) -> list[str]:
 MARKED = {
     "known": "known: listed below the others until resolved or opened",
     "resolved": "resolved: new again once a run that starts later fails",
-    "ignored": "ignored: not listed without archived tasks, until opened",
+    "ignored": "ignored: listed only with archived tasks, until opened",
     "open": "open",
 }
 """State of a cause that an operator has set → its words."""
@@ -547,9 +548,9 @@ def chart_lines(chart: Chart) -> list[str]:
     lines = [f"The sweep has counted the runs up to {stamp(chart.until)}."]
     left_out = chart.groups - len(chart.lines)
     if left_out > 0 and chart.others is not None:
-        lines.append(f"The other {plural(left_out, str(chart.by))} {'is' if left_out == 1 else 'are'} one line.")
+        lines.append(f"One line has {plural(left_out, 'smaller group')} together.")
     elif left_out > 0:
-        lines.append(f"The {chart.by}s with the longest mean are shown, {plural(left_out, str(chart.by))} not.")
+        lines.append(f"Not shown: {plural(left_out, 'group')} with a shorter mean.")
     if chart.before is not None:
         lines.append(f"Before: all runs of the time {lasting(timedelta(seconds=chart.before_seconds))} earlier.")
     return lines

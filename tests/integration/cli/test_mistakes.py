@@ -80,7 +80,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "signal waits approval NaN": (2, "value: a value that JSON can hold is required: a string, a finite number"),
     "signal waits aprobación": (2, "signal: 1 to 100 printable ASCII characters are required"),
     "retry": (2, "Give ids, or options that choose tasks"),
-    "redrive": (2, "Give a fingerprint from `joblane dead`, ids, --type, --tenant, or --all"),
+    "redrive": (2, "Give a fingerprint from `joblane errors`, ids, --type, --tenant, or --all"),
     "show": (2, "Missing argument 'ID'"),
     "lss": (2, "No such command 'lss'. Did you mean 'ls'?"),
     "retry --state active --yes": (2, "retry is for tasks that are archived or cancelled"),

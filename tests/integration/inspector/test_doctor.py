@@ -694,7 +694,7 @@ WORK = {
             ),
             "waits of sample:one",
             BAD,
-            "1 task is due, the first for 30 min; the target is 10 min",
+            "1 task is due, the oldest for 30 min; the target is 10 min",
         ),
         Finds(
             lambda stage: stage.sql("insert into joblane.pauses (scope, name) values ('type', 'sample:one')"),
@@ -775,7 +775,7 @@ WORK = {
             "bus jobs-events",
             BAD,
             "it does not exist: EventBridge drops the events, and reports no error",
-            "`aws events create-event-bus --name jobs-events`: a deploy does not create it anew; or…",
+            "`aws events create-event-bus --name jobs-events`: a deploy does not create it again; or…",
         ),
         Finds(
             lambda stage: boto3.client("events").create_event_bus(Name="jobs-events"),
@@ -791,7 +791,7 @@ WORK = {
             "type sample:one",
             WARNING,
             "paused 3 d ago by ann: a bad release",
-            "still wanted? `joblane resume type sample:one` ends it",
+            "if no longer needed, `joblane resume type sample:one` ends it",
         ),
         Finds(same, "queue low", GOOD, "…"),
         Finds(same, "tenant acme", GOOD, "…"),
@@ -828,7 +828,7 @@ WORK = {
             lambda stage: wait_for(stage, "openai", 3),
             "limit openai",
             BAD,
-            "0 at a time was set … ago by ann: by mistake. Declared: 5 at a time. 3 tasks wait, the first for 1 min",
+            "0 at a time was set … ago by ann: by mistake. Declared: 5 at a time. 3 tasks wait, the oldest for 1 min",
             "`joblane limits reset openai` returns to the declared values",
         ),
         Finds(lambda stage: stop(stage, "openai", 4), "limit openai", WARNING, "4 at a time …. 3 tasks wait, …"),
@@ -836,7 +836,7 @@ WORK = {
             lambda stage: stage.sql("update joblane.tasks set due_at = due_at - interval '1 h' where state = 'held'"),
             "limit openai",
             BAD,
-            "4 at a time …. 3 tasks wait, the first for 1 h; the target is 10 min",
+            "4 at a time …. 3 tasks wait, the oldest for 1 h; the target is 10 min",
         ),
         Finds(lambda stage: stop(stage, "openai", 6), "limit openai", BAD, ""),
     ),
@@ -846,7 +846,7 @@ WORK = {
             lambda stage: wait_for(stage, "closed", 1),
             "limit closed",
             BAD,
-            "0 at a time is declared, so no task starts. 1 task waits, the first for 1 min",
+            "the declared value is 0 at a time, so no task starts. 1 task waits, the oldest for 1 min",
             "`joblane limits set closed …` lets tasks start; or declare another value, and deploy",
         ),
     ),
@@ -871,7 +871,7 @@ WORK = {
             "queue low",
             WARNING,
             "paused 1 h ago by an unknown operator. 1 due task waits for its end, the oldest for 30 min",
-            "still wanted? `joblane resume queue low` ends it",
+            "if no longer needed, `joblane resume queue low` ends it",
         ),
     ),
 }
@@ -923,13 +923,13 @@ AWS = {
             lambda stage: refuse_events(stage, 2),
             "refused events",
             WARNING,
-            f"2 events in {PREFIX}-events-dlq that a target did not accept, the oldest of 2 since … s: "
+            f"2 events in {PREFIX}-events-dlq, which a target refused; of 2, the oldest is … s old: "
             "SDK_CLIENT_ERROR status 404",
             f"repair the target; then `python send_again.py {PREFIX} jobs-events` sends them again, or "
             f"`aws sqs purge-queue --queue-url …/{PREFIX}-events-dlq` deletes them",
         ),
         # their receive hides none of them
-        Finds(same, "refused events", WARNING, f"2 events in {PREFIX}-events-dlq that …: SDK_CLIENT_ERROR status 404"),
+        Finds(same, "refused events", WARNING, f"2 events in {PREFIX}-events-dlq, which …: SDK_CLIENT_ERROR status 404"),
         Finds(lambda stage: lose_queues(stage, f"{PREFIX}-events-dlq"), "refused events", GOOD, ""),
     ),
     "a missing function": (
@@ -1024,7 +1024,7 @@ def test_the_first_finding_of_a_full_database_says_who_holds_its_connections(
     monkeypatch.setattr(doctor_sessions, "MANY_DEAD", 0)
     first, *_ = Inspector(stage.scope).doctor()
     assert (first.grade, first.what) == (Grade.BAD, "connections")
-    assert is_like(first.found, "… of … connections are in use: … of …, the oldest since …")
+    assert is_like(first.found, "… of … connections are in use: … of …, the oldest for …")
 
 
 def test_a_statement_that_runs_for_long_is_named_by_its_user(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1032,7 +1032,7 @@ def test_a_statement_that_runs_for_long_is_named_by_its_user(stage: Stage, monke
     monkeypatch.setattr(doctor_sessions, "LONG", rows)
     check = stage.wrong()["statements"]
     assert is_like(check.found, "a statement of … (dump) has run for 1 h…")
-    assert is_like(check.do, "wanted? `select pg_cancel_backend(…)` ends it")
+    assert is_like(check.do, "if not needed, `select pg_cancel_backend(…)` ends it")
 
 
 def test_snapshots_are_unknown_to_a_role_that_may_not_see_sessions(stage: Stage) -> None:

@@ -86,7 +86,7 @@ def test_a_quiet_stage_is_well(scene: Scene) -> None:
 FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     "a limit of 0 that holds critical tasks, with failures elsewhere": (
         lambda on: run(hold(on.limit("shared", total=0)), "sample:one", "failed", 9),
-        "limit shared: 0 at a time was set … ago by op: r. Declared: 2 at a time. 3 tasks wait, the first for 20 min…",
+        "limit shared: 0 at a time was set … ago by op: r. Declared: 2 at a time. 3 tasks wait, the oldest for 20 min…",
         "`joblane limits reset shared` returns to the declared values",
         "/limits/show?name=shared",
     ),
@@ -96,7 +96,7 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
             .send("a", "b", "c", task=sample_rated)
             .sql("update joblane.tasks set first_due_at = first_due_at - interval '1 h'")
         ),
-        "limit sample:rated: 1 an hour was set … Declared: 1 a second, burst 2. 2 tasks wait, the first for 1 h; …",
+        "limit sample:rated: 1 an hour was set … Declared: 1 a second, burst 2. 2 tasks wait, the oldest for 1 h; …",
         "`joblane limits reset sample:rated` …",
         "/limits/show?name=sample%3Arated",
     ),
@@ -108,19 +108,19 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     ),
     "an error that is new, of a type that seldom fails": (
         lambda on: fail(run(on, "sample:one", "completed", 200), 2),
-        "error of sample:one: new since 5 min: 2 runs failed: ConnectionError: no route",
+        "error of sample:one: new for 5 min: 2 runs failed: ConnectionError: no route",
         "`joblane errors --within 1h --type sample:one` shows it",
         "/errors?within=1h&type=sample%3Aone",
     ),
     "a tenant that floods a type": (
         lambda on: late(late(late(on, "acme", 40), "globex", 9), "initech", 9),
-        "waits of sample:one: 58 tasks are due, the first for 30 min; the target is 10 min. Tenant acme has 40 of them",
-        "`joblane pause tenant acme --for 1h` lets the others pass; `joblane why sample:one` says why",
+        "waits of sample:one: 58 tasks are due, the oldest for 30 min; the target is 10 min. Tenant acme has 40 of them",
+        "`joblane pause tenant acme --for 1h` lets the others run; `joblane why sample:one` says why",
         "/runs/why?type=sample%3Aone",
     ),
     "late tasks of many tenants": (
         lambda on: late(late(late(on, "acme", 9), "globex", 9), "initech", 9),
-        "waits of sample:one: 27 tasks are due, the first for 30 min; the target is 10 min",
+        "waits of sample:one: 27 tasks are due, the oldest for 30 min; the target is 10 min",
         "`joblane why sample:one` says why",
         "…",
     ),
@@ -138,7 +138,7 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     ),
     "a declared limit that makes tasks late": (
         hold,
-        "limits of sample:sharing: 3 tasks wait for a limit, the first for 20 min; the target is 10 min",
+        "limits of sample:sharing: 3 tasks wait for a limit, the oldest for 20 min; the target is 10 min",
         "`joblane why sample:sharing` says for which",
         "…",
     ),
@@ -172,7 +172,7 @@ def test_bad_things_come_before_warnings_and_the_rest_is_counted(scene: Scene, m
     run(run(scene, "sample:one", "failed", 9), "sample:two", "completed", 9)
     found = scene.inspector.trouble()
     assert [check.what for check in found.needs] == ["limit shared", "runs of sample:one", "limit sample:tree"]
-    assert trouble_line(found) == "3 things need you, 2 of them at once."
+    assert trouble_line(found) == "3 things need you, and 2 are urgent."
     monkeypatch.setattr(trouble, "MOST", 2)
     assert (len(scene.inspector.trouble().needs), scene.inspector.trouble().number) == (2, 3)
 

@@ -72,7 +72,7 @@ class Aws:
                     "throttles",
                     (
                         "the account used 100 of its 100 concurrent executions at once, so Lambda throttled 9 "
-                        "invocations in 3 hours; no function of this stage was"
+                        "invocations in 3 hours; none of this stage"
                     ),
                     "ask AWS for a higher limit",
                 )

@@ -27,7 +27,7 @@ def shown(browser: TestClient, path: str = "/") -> str:
 
 def test_the_first_line_is_followed_by_causes_commands_and_pages(browser: TestClient) -> None:
     found = shown(browser)
-    line, first = found.index("3 things need you, 1 of them at once."), found.index("limit stripe")
+    line, first = found.index("3 things need you, and 1 is urgent."), found.index("limit stripe")
     assert line < first < found.index("queue low") < found.index("invoice:charge")
     assert 'href="/limits/show?name=stripe"' in found
     assert "<code>joblane limits reset stripe</code> returns to the declared values" in found

@@ -25,7 +25,7 @@ def redrive(
     context: typer.Context,
     which: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FINGERPRINT|ID", help="A fingerprint from `joblane dead`, or ids."),
+        typer.Argument(metavar="FINGERPRINT|ID", help="A fingerprint from `joblane errors`, or ids."),
     ] = None,
     *,
     type_: options.Types = None,
@@ -44,7 +44,7 @@ def redrive(
     if everything and (which or type_ or tenant):
         terminal.usage("give --all without a fingerprint, ids, --type or --tenant", "--all")
     if not (everything or which or type_ or tenant):
-        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, --tenant, or --all")
+        terminal.usage("give a fingerprint from `joblane errors`, ids, --type, --tenant, or --all")
     inspector, command = target.inspector(context), target.command(context)
     chosen = _filter(which or [], tuple(type_ or ()), tenant)
     found = inspector.preview("redrive", chosen, canary=how.canary)

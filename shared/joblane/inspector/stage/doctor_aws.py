@@ -43,7 +43,7 @@ from joblane.tasks.task import Task
 K = TypeVar("K")
 V = TypeVar("V")
 DEPLOY = "deploy the stage"
-NO_BUS = "`aws events create-event-bus --name {}`: a deploy does not create it anew; or correct the setting events.bus"
+NO_BUS = "`aws events create-event-bus --name {}`: a deploy does not create it again; or correct the setting events.bus"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
@@ -342,11 +342,11 @@ def refused_events(scope: Scope) -> Iterator[Check]:
         MessageAttributeNames=["ERROR_CODE", "ERROR_MESSAGE"],
     )
     messages = answer.get("Messages", [])
-    found = f"{plural(depth.all, 'event')} in {name} that a target did not accept"
+    found = f"{plural(depth.all, 'event')} in {name}, which a target refused"
     if messages:
         sent = min(int(each["Attributes"]["SentTimestamp"]) for each in messages)
         age = datetime.now(UTC) - datetime.fromtimestamp(sent / 1000, UTC)
-        found += f", the oldest of {len(messages)} since {lasting(age)}"
+        found += f"; of {len(messages)}, the oldest is {lasting(age)} old"
     reasons = Counter(reason for each in messages if (reason := _reason(each.get("MessageAttributes", {}))))
     if reasons:
         found += f": {first_of([reason for reason, _ in reasons.most_common()])}"

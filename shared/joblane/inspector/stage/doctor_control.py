@@ -85,7 +85,7 @@ def pauses(scope: Glance) -> Iterator[Check]:
     if endless >= {("queue", str(queue)) for queue in Queue}:
         resume = ", ".join(f"`joblane resume {kind} {name}`" for kind, name in EVERYTHING if (kind, name) in endless)
         text = "every queue is paused, and no task starts until they are resumed"
-        yield Check(Grade.WARNING, "pauses", text, f"look what will run, then {resume}", "/")
+        yield Check(Grade.WARNING, "pauses", text, f"check what will run, then {resume}", "/")
 
 
 def _is_old(pause: Pause | SchedulePause, now: datetime) -> bool:
@@ -93,7 +93,7 @@ def _is_old(pause: Pause | SchedulePause, now: datetime) -> bool:
 
 
 def _ends(resume: str) -> str:
-    return f"still wanted? `joblane {resume}` ends it"
+    return f"if no longer needed, `joblane {resume}` ends it"
 
 
 def _grade(do: str) -> Grade:

@@ -52,7 +52,7 @@ def sessions(scope: Scope) -> Iterator[Check]:
     for pid, user, application, seconds in statements[:1]:
         more = f", and {plural(len(statements) - 1, 'other statement')}" if statements[1:] else ""
         found = f"a statement of {_who(user, application)} has run for {lasting(timedelta(seconds=seconds))}{more}"
-        yield Check(Grade.WARNING, "statements", found, f"wanted? `select pg_cancel_backend({pid})` ends it")
+        yield Check(Grade.WARNING, "statements", found, f"if not needed, `select pg_cancel_backend({pid})` ends it")
     yield Check(Grade.GOOD, "connections", f"{used:,} of {most:,} connections are in use")
 
 
@@ -61,8 +61,8 @@ def storage(scope: Scope) -> Iterator[Check]:
     rows = scope.connection.run(TABLES)
     for table, dead, live, _ in rows:
         if dead >= MANY_DEAD and dead > live:
-            found = f"{dead:,} dead rows and {live:,} live ones: storage and time are spent on what nothing reads"
-            do = f"does autovacuum run, and is no snapshot old? `vacuum (analyze) joblane.{table}` removes them"
+            found = f"{dead:,} dead rows and {live:,} live ones, which take storage and slow statements down"
+            do = f"does autovacuum run? Is there an old snapshot? `vacuum (analyze) joblane.{table}` removes them"
             yield Check(Grade.WARNING, f"table {table}", found, do)
     [[size]] = scope.connection.run("select pg_database_size(current_database())")
     largest = first_of([f"{table} {its / GB:,.1f} GB" for table, _, _, its in rows if its >= GB / 10], MOST_NAMED)
@@ -70,7 +70,7 @@ def storage(scope: Scope) -> Iterator[Check]:
 
 
 def _named(user: str, application: str, state: str, number: int, seconds: float | None) -> str:
-    since = "" if seconds is None else f", the oldest since {lasting(timedelta(seconds=seconds))}"
+    since = "" if seconds is None else f", the oldest for {lasting(timedelta(seconds=seconds))}"
     return f"{number:,} of {_who(user, application)} {state}{since}"
 
 

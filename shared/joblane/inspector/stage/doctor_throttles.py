@@ -56,7 +56,7 @@ def found(
     account = f"the account used {peak:,} of its {limit:,} concurrent executions at once"
     shared = {name: count for name, count in own.items() if reserved[name] is None}
     if peak >= limit * NEAR_SHARE:
-        of = f": {_counted(shared)}" if shared else "; no function of this stage was"
+        of = f": {_counted(shared)}" if shared else "; none of this stage"
         text = f"{account}, so Lambda throttled {throttled:,.0f} invocations in {HOURS} hours{of}"
         yield Check(Grade.WARNING, "throttles", text, RAISE)
     elif shared:

@@ -277,7 +277,7 @@ def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
         yield Check(Grade.GOOD, "tenants", f"{live.due:,} of {due:,} due tasks have no tenant")
     else:
         found = f"tenant {name} has {live.due:,} of {due:,} due tasks"
-        do = f"`joblane pause tenant {argument(name)} --for 1h` lets the others pass; `joblane queues --by tenant`"
+        do = f"`joblane pause tenant {argument(name)} --for 1h` lets the others run; `joblane queues --by tenant`"
         yield Check(Grade.WARNING, "tenants", found, do)
 
 

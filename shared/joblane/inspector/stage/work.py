@@ -184,7 +184,7 @@ def waits(scope: Glance) -> Iterator[Check]:
         found = late_line(number, *times, tenant, (due[tenant], due.total()) if tenant else (0, 0))
         do = f"`joblane why {type_}` says why"
         if tenant:
-            do = f"`joblane pause tenant {argument(tenant)} --for 1h` lets the others pass; {do}"
+            do = f"`joblane pause tenant {argument(tenant)} --for 1h` lets the others run; {do}"
         yield Check(Grade.BAD, f"waits of {type_}", found, do, path("/runs/why", type=type_))
 
 
