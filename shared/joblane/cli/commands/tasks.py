@@ -112,7 +112,9 @@ def logs(
         ),
     ] = None,
     level: Annotated[str | None, typer.Option(metavar="LEVEL", help=f"Lowest level: {', '.join(LOG_LEVELS)}.")] = None,
-    text: Annotated[str | None, typer.Option(help="Only lines with this text; upper and lower case differ.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only lines with this text; upper and lower case differ.")
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow for ten minutes, or until the task has ended.")
     ] = False,

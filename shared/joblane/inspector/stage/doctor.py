@@ -246,7 +246,7 @@ def schedules(scope: Scope) -> Iterator[Check]:
     if frequent:
         found = f"{_counted(frequent)} less than 5 minutes between two ticks, new or changed within a day"
         found = f"{found}, for example {often}"
-        do = "if not intended: `joblane schedules --sort ticks` lists them, `joblane schedules pause --tenant` stops many"
+        do = "not intended? `joblane schedules --sort ticks` lists them; `joblane schedules pause --tenant` stops many"
         yield Check(Grade.WARNING, "frequent schedules", found, do, path("/schedules", sort="ticks"))
     yield Check(Grade.GOOD, what, "none has a problem, and none is late")
 
