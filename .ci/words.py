@@ -58,7 +58,7 @@ CEILINGS = {
     r"in (?:the )?place of": (43, "instead of"),
     r"the least": (9, "the smallest"),
     r"as of": (5, "as for"),
-    r"anew": (31, "again"),
+    r"anew": (30, "again"),
     r"the one here": (0, "this one"),
     r"lets? (?:\w+ )?(?:go|wait)": (10, "releases, makes it wait"),
     r"the look|looks? which": (0, "the check, checks which"),
