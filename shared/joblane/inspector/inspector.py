@@ -399,7 +399,7 @@ class Inspector:
         ``of``: ``runs``, ``failed``, ``failed-share``, ``wait``, ``duration`` or ``cost``. ``by``: ``none``, ``type``,
         ``queue`` or ``tenant``. ``percentile``: ``p50``, ``p95`` or ``p99``, of waits and durations. ``types``,
         ``queue``: only their runs, not by tenant. ``tenant``: only its runs, by ``tenant`` or ``none``. ``compare``:
-        with the runs of the day, the week or the 30 days before. ``limit``: 1 to 12 groups; the others are one.
+        with the runs of the day, the week or the 30 days before. ``limit``: 1 to 12 groups; the others are added up.
 
         Only runs that the sweep has counted: up to some minutes ago, and for tenants up to the last full hour.
         Raises :class:`~joblane.inspector.errors.SelectionError`.

@@ -215,7 +215,7 @@ class Monitoring(Settings):
     """Ticks without a task."""
     lowered_limits: Count = 1
     """Limits that an operator has lowered and for which tasks wait: longer than the ``target_wait`` of their type, or
-    at all, if nothing may start."""
+    for any time, if no task may start."""
     stuck_leases: Count = 1
     """Runs whose lease ended more than ten minutes ago and whose end is not recorded."""
     old_snapshot_minutes: Annotated[int, Field(ge=15)] | Literal["off"] = 30

@@ -41,7 +41,7 @@ def chart(
         bool, typer.Option("--compare", help="Also the runs of the day, the week or the 30 days before.")
     ] = False,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, max=12, help="Groups; the others are one.")
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=12, help="Groups; the others are added up.")
     ] = 8,
     as_json: options.AsJson = False,
 ) -> None:

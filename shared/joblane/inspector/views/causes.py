@@ -39,9 +39,9 @@ class CauseNote:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """An error of a type, with the tasks that it concerns.
+    """An error of a type, with its runs and tasks.
 
-    ``runs``: failed runs that started in the time that was asked for. ``retry``: live tasks whose last run failed with
+    ``runs``: failed runs that started in the requested time. ``retry``: live tasks whose last run failed with
     it. ``archived``: archived tasks, whenever they failed. ``tenants``: tenants of the failed runs. ``first_at``,
     ``last_at``: times of the first and the last failure that is known. ``first_version``, ``last_version``: the
     versions that were deployed then, None if not known. ``bars``: the failed runs in each of 24 parts of the time,

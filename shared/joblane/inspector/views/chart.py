@@ -26,7 +26,7 @@ class Line:
 class Chart:
     """``lines``: the groups with the largest values of the whole time, largest first; for times, the groups with the
     longest mean. ``others``: the other groups as one; None if there are none, and for times. ``before``: all runs of
-    the time before; None if it was not asked for, or is not kept.
+    the time before; None if it is not requested or not kept.
 
     ``start``: of the first period. ``until``: the end of the last one, up to which the sweep has counted; None: it has
     counted nothing. ``groups``: the number of all groups.

@@ -53,7 +53,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """``key``: of the task or the batch that was asked for. ``exact`` False: there are more nodes."""
+    """``key``: of the requested task or batch. ``exact`` False: there are more nodes."""
 
     key: str
     nodes: tuple[Node, ...]

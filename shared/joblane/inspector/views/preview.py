@@ -10,7 +10,7 @@ from joblane.inspector.views.stage import Pause
 
 
 class BlockKind(StrEnum):
-    """The things that keep a task from starting, or from being of use."""
+    """The obstacles of a task. An ``order`` does not stop it, but later tasks of its key have completed."""
 
     PAUSE = "pause"
     """A pause of its type, queue or tenant."""
@@ -56,10 +56,10 @@ class PreviewCause:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An action on many tasks, as it would be now. ``number``: of tasks that it would change, up to 10,000.
+    """The effect that an action on many tasks would have now. ``number``: of tasks that it would change, up to 10,000.
 
     ``exact`` False: there are more. ``causes``: the largest first, 50 at most; ``more_causes``: the number of others.
-    ``blocks``: only of actions that send tasks, first the blocks that stop tasks. ``canary_stopped``: the blocks that
+    ``blocks``: only of actions that send tasks, those that stop tasks first. ``canary_stopped``: the blocks that
     keep the canary from running; the action is refused with this canary unless it is empty. ``removed``: obsolete dead
     letters that a redrive would remove. ``unreadable``: messages that only a redrive of their fingerprint sends back.
     """
