@@ -27,7 +27,7 @@ class Block:
     """A thing that keeps tasks from starting. ``tasks``: how many. ``stops``: none of them starts while it lasts.
 
     ``pause``, ``limit``: of these kinds. ``type``: of an order or an undeclared type. ``key``, ``later``: of an order,
-    the key whose completed later tasks are most, and their number. ``keys``: the ordered keys with any.
+    the key with the most completed later tasks, and their number. ``keys``: the number of keys with such tasks.
     """
 
     kind: BlockKind
