@@ -236,11 +236,11 @@ def schedules(scope: Scope) -> Iterator[Check]:
     [[late, late_name]] = scope.connection.run(LATE_SCHEDULES)
     if number:
         found = f"{_counted(number)} a problem, for example {name}: {problem}"
-        do = "`joblane schedules --problem` lists them. Put them again with what fits the code, or delete them"
+        do = "`joblane schedules --problem` lists them. Replace them with schedules that fit the code, or delete them"
         yield Check(Grade.WARNING, what, found, do, path("/schedules", problem="yes"))
     if late:
         found = f"{_counted(late)} a tick that is more than {LATE} late, for example {late_name}"
-        do = "does the sweep run? It makes the tasks of their ticks: `joblane ls --type jobs:sweep`"
+        do = "does the sweep run? It creates the tasks of their ticks: `joblane ls --type jobs:sweep`"
         yield Check(Grade.BAD, "ticks of schedules", found, do, path("/schedules/show", name=late_name))
     [[frequent, often]] = scope.connection.run(FREQUENT)
     if frequent:
