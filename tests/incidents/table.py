@@ -14,7 +14,7 @@ from tests.incidents.platform import broken
 from tests.integration.inspector.scene import Scene
 
 UP = "the provider is back"
-HELD = "0 at a time was set … ago by op: test, please ignore. Declared: 6 at a time. 2 tasks wait, the oldest for 20 min"
+HELD = "0 at a time was set … ago by op: test, please …. Declared: 6 at a time. 2 tasks wait, the oldest for 20 min"
 
 
 @dataclass(frozen=True, kw_only=True)

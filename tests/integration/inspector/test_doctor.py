@@ -929,7 +929,7 @@ AWS = {
             f"`aws sqs purge-queue --queue-url …/{PREFIX}-events-dlq` deletes them",
         ),
         # their receive hides none of them
-        Finds(same, "refused events", WARNING, f"2 events in {PREFIX}-events-dlq, which …: SDK_CLIENT_ERROR status 404"),
+        Finds(same, "refused events", WARNING, f"2 events in {PREFIX}-events-dlq, …: SDK_CLIENT_ERROR status 404"),
         Finds(lambda stage: lose_queues(stage, f"{PREFIX}-events-dlq"), "refused events", GOOD, ""),
     ),
     "a missing function": (

@@ -114,7 +114,7 @@ FIRST: dict[str, tuple[Callable[[Scene], object], str, str, str]] = {
     ),
     "a tenant that floods a type": (
         lambda on: late(late(late(on, "acme", 40), "globex", 9), "initech", 9),
-        "waits of sample:one: 58 tasks are due, the oldest for 30 min; the target is 10 min. Tenant acme has 40 of them",
+        "waits of sample:one: 58 tasks are due, the oldest for 30 min; the target is …. Tenant acme has 40 of them",
         "`joblane pause tenant acme --for 1h` lets the others run; `joblane why sample:one` says why",
         "/runs/why?type=sample%3Aone",
     ),
