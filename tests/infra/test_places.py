@@ -173,7 +173,7 @@ def test_killed_invocations_of_a_place_have_an_alarm_that_names_its_types(monito
     assert (alarm["Threshold"], alarm["Statistic"], alarm["Period"]) == (10, "Sum", 900)
     text = text_of(alarm["AlarmDescription"])
     assert text.startswith("Function acme-web: at least 10 invocations were killed in 15m")
-    assert "It runs card:list, card:send.\n" in text
+    assert "The function runs card:list, card:send.\n" in text
     # failed runs have the type
     for lane in ("default-card-send", "default-card-list", "low-card-list"):
         assert {metric["MetricName"] for metric in metrics_of(alarms[f"acme-failing-{lane}"])} == {

@@ -394,7 +394,7 @@ def _killed(place: Lambda, tasks: Sequence[Task[Any, Any]], prefix: str, monitor
         name=f"failing-{place.name}",
         heading="failing",
         says=f"Function {function}: at least {runs} invocations were killed in {written(QUARTER)}, or failed at their "
-        f"start. Their tasks are tried again. It runs {listed([task.type for task in tasks])}.",
+        f"start. Their tasks are tried again. The function runs {listed([task.type for task in tasks])}.",
         run="runs --within 1h",
         path="/runs",
         is_state=True,
