@@ -31,8 +31,11 @@ def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspect
     ids = [deployed.send(deployed.named("default-data-export"), deployed.export(tenant_id=tenant)) for _ in range(3)]
     for id_ in ids:
         deployed.await_state(id_, "archived")
-    [group] = [group for group in inspector.dead().groups if group.example in ids]
+    # other tests may leave tasks with the same error
+    [fingerprint] = {inspector.task(id_).row.fingerprint for id_ in ids}
+    [group] = [group for group in inspector.dead().groups if group.fingerprint == fingerprint]
     assert (group.type, group.error_type) == ("data:export", "SkipRetry")
+    assert group.archived >= len(ids)
     # when
     deployed.database.get().run(
         "insert into saas.tenants (id, name, slug, created_by) values ($1::uuid, 'Late Ltd', 'late', 'owner')", tenant
@@ -44,7 +47,8 @@ def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspect
         assert deployed.await_state(id_, "completed")["generation"] == 1
     view = inspector.bulk_view(begun.id)
     assert (view.total, view.done, view.failed, view.stopped) == (3, 3, 0, None)
-    assert not any(group.example in ids for group in inspector.dead().groups)
+    left = sum(now.archived for now in inspector.dead().groups if now.fingerprint == fingerprint)
+    assert left == group.archived - len(ids)
 
 
 def test_a_message_that_a_front_door_refused_is_redriven_to_it(deployed: Deployed, inspector: Inspector) -> None:
