@@ -395,14 +395,18 @@ def ask(world: World, gathered: Gathered) -> None:
     ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in LOGGED)]
     arguments: Mapping[str, list[tuple[Any, ...]]] = {
         "task": [(id_,) for id_ in ids],
+        "graph": [(id_,) for id_ in ids],
         "logs": [(id_,) for id_ in ids],
+        "type_logs": [("leak:one",)],
         "tasks": [(), (Filter(error="bad"),)],
         "find": [(PLANTED,), ("leak:one",), ("bad token",)],
+        "preview": [(action, Filter(types=("leak:one",))) for action in ("retry", "redrive")],
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
         "schedule": [("good",), ("old",)],
+        "tenant": [("",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }

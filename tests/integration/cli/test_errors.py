@@ -68,7 +68,8 @@ def test_the_command_of_the_archived_alarm_begins_with_what_was_archived(outage:
     assert DECLINED not in ran.out
 
 
-def test_an_error_is_marked_by_its_fingerprint(outage: Bulks, jobs: Jobs) -> None:
+def test_an_error_is_marked_by_its_fingerprint(outage: Bulks, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "240")  # in a narrower table the text continues in the next line
     assert jobs("errors", "known", OUTAGE, "--reason", "the provider knows").code == 0
     rows = [line for line in jobs("errors").out.splitlines() if "sample:one" in line]
     assert DECLINED in rows[0]

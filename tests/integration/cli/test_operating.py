@@ -122,7 +122,7 @@ def a_tenant_floods(step: Steps, world: World) -> None:
     first = step("queues --by tenant", "pause tenant megacorp --for 1h").splitlines()[1]
     assert first.split()[:2] == ["megacorp", str(FLOOD)]
     step("pause tenant megacorp --for 1h --reason 'it floods'", "Paused tenant megacorp until")
-    step("queues", "tenant megacorp is paused by op until", "it floods (400 due tasks wait)")
+    step("queues", "tenant megacorp: paused", "by op: it floods. 400 due tasks wait for its end")
 
 
 def a_slow_queue(step: Steps, world: World) -> None:

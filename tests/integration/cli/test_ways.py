@@ -49,7 +49,7 @@ def ids(jobs: Jobs, *options: str) -> list[str]:
 def test_one_group_is_found_and_redriven_and_the_other_groups_stay(given_up: World, jobs: Jobs) -> None:
     # given
     groups = jobs("dead", "--json").json["groups"]
-    assert [group["count"] for group in groups] == sorted(CAUSES.values(), reverse=True)
+    assert [group["archived"] for group in groups] == sorted(CAUSES.values(), reverse=True)
     full = next(group for group in groups if "disk" in group["message"])
     # when
     ran = jobs("redrive", full["fingerprint"], "--yes", "--reason", "a larger disk", "--json")
@@ -66,7 +66,11 @@ def test_one_group_is_found_and_redriven_and_the_other_groups_stay(given_up: Wor
 def test_a_filter_is_counted_acted_on_and_audited(given_up: World, jobs: Jobs) -> None:
     archived = ("--state", "archived", "--error", "does not exist")
     # without a confirmation nothing is done
-    assert jobs("delete", *archived, "--dry-run", "--json").json == {"number": 6, "exact": True}
+    previewed = jobs("delete", *archived, "--dry-run", "--json").json
+    assert (previewed["number"], previewed["exact"]) == (6, True)
+    assert [(cause["error"], cause["number"]) for cause in previewed["causes"]] == [
+        ("SkipRetry: file # does not exist", 6)
+    ]
     assert jobs("delete", *archived).code == 2
     assert len(ids(jobs, *archived)) == 6
     # when it is confirmed
