@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from joblane.inspector.bulk import start
 from joblane.inspector.durations import lasting
-from joblane.inspector.filter import BULK_TYPE
+from joblane.inspector.filter import BULK_TYPE, PauseScope
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import because, late_line, new_line, report
@@ -183,7 +183,7 @@ def waits(scope: Glance) -> Iterator[Check]:
         times = lasting(timedelta(seconds=seconds)), lasting(timedelta(seconds=target))
         found = late_line(number, *times, tenant, (due[tenant], due.total()) if tenant else (0, 0))
         do = f"`joblane why {type_}` says why"
-        if tenant:
+        if tenant and (PauseScope.TENANT, tenant) not in scope.recorded.pauses:
             do = f"`joblane pause tenant {argument(tenant)} --for 1h` lets the others run; {do}"
         yield Check(Grade.BAD, f"waits of {type_}", found, do, path("/runs/why", type=type_))
 
