@@ -180,9 +180,8 @@ class FakeInspector:
                 group.type in filter.types if filter.types else filter.fingerprint or group.type not in ("", BULK_TYPE)
             )
         ]
-        removed = filter.removes_obsolete and sum(
-            number for type_, number in self.obsolete.items() if not filter.types or type_ in filter.types
-        )
+        obsolete = (number for type_, number in self.obsolete.items() if not filter.types or type_ in filter.types)
+        removed = sum(obsolete) if filter.removes_obsolete else 0
         return Preview(action, sum(one.number for one in found), exact=True, causes=tuple(found), removed=removed)
 
     def _matching(self, chosen: Filter, action: BulkAction | None) -> Iterator[TaskRow]:
