@@ -285,6 +285,7 @@ class FakeInspector:
 
 ANSWERS: Mapping[str, Callable[..., Any]] = {
     "pauses": lambda stub: tuple(stub.paused.values()),
+    "undo": lambda stub, number: AuditEntry(number, views.NOW, "op", "pause", "queue:low", None),
     "find": lambda stub, **_: views.found(),
     "logs": lambda stub, **_: tuple(stub.lines),
     "type_logs": lambda stub, **_: tuple(stub.lines),
