@@ -351,7 +351,9 @@ def refused_events(scope: Scope) -> Iterator[Check]:
     if reasons:
         found += f": {first_of([reason for reason, _ in reasons.most_common()])}"
     again = f"`python send_again.py {scope.prefix} {_bus_of(scope) or 'BUS'}` sends them again"
-    do = f"repair the target; then {again}, or `aws sqs purge-queue --queue-url {url}` deletes them"
+    count = f"`aws sqs get-queue-attributes --queue-url {url} --attribute-names All` counts them"
+    delete = f"`aws sqs purge-queue --queue-url {url}` deletes them"
+    do = f"repair the target; then {again}. If nobody needs them: {count}, {delete}"
     yield Check(Grade.WARNING, "refused events", found, do)
 
 
