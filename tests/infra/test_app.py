@@ -216,7 +216,7 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert re.search(
         r"Aurora, awake for 26 of 720 hours +\$ +1\.55  the database; 155 times a month its schedules", text
     )
-    assert re.search(r"17 alarms, for each metric they read +\$ +2\.40", text)
+    assert re.search(r"18 alarms, for each metric they read +\$ +2\.50", text)
     assert text.splitlines()[-1] == (
         "The database: it may pause; schedules wake it 155 times a month and keep it awake for 26 of 720 hours, for "
         "$1.55; hours of each type alone: jobs:sweep (20.0), system_user:expiry (5.0), tenant:cleanup (5.0), "
