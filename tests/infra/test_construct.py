@@ -37,6 +37,7 @@ from tests.pages import ROOT, blocks
 
 VERSION = rds.AuroraPostgresEngineVersion.VER_16_6
 SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
+OWN_APP = ROOT / "docs" / "how-to" / "own-cdk-app.md"
 SETTINGS: dict[str, Any] = {"prefix": "shop", "mail_from": "shop@example.com"}
 
 
@@ -399,7 +400,7 @@ def test_the_example_of_the_page_synthesises(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given empty zips in place of the real zips
-    (block,) = (block for block in blocks("python") if block.mark == "construct")
+    (block,) = (block for block in blocks("python", OWN_APP) if block.mark == "construct")
     monkeypatch.setattr(packaging, "build_layer", lambda *_: no_packages.layer)
     monkeypatch.setattr(packaging, "build_code", lambda *_: no_packages.code)
     monkeypatch.setattr(packaging, "check_layer", lambda *_: None)
@@ -415,7 +416,7 @@ def test_the_example_of_the_page_synthesises(
 
 def test_the_imports_of_the_example_find_the_projects_node(tmp_path: Path) -> None:
     # given a project with the tools, and no Node.js on PATH
-    (block,) = (block for block in blocks("python") if block.mark == "construct")
+    (block,) = (block for block in blocks("python", OWN_APP) if block.mark == "construct")
     (tmp_path / "functions").mkdir()
     (tmp_path / ".joblane").mkdir()
     (tmp_path / ".joblane" / "tools").symlink_to(ROOT / ".joblane" / "tools")
