@@ -37,6 +37,8 @@ MAX_RESOURCES, MAX_TEMPLATE_BYTES, MAX_DYNAMIC_REFERENCES = 500, 1_000_000, 60
 """Source: CloudFormation quotas, *Resources*, *Template body size in an Amazon S3 object*; *Dynamic references*."""
 MAX_WIDGETS, MAX_METRICS, MAX_METRICS_OF_WIDGET, MAX_ALARMS_OF_WIDGET = 500, 2500, 500, 100
 """Source: CloudWatch quotas, *Dashboards*; *Dashboard body structure and syntax*, ``alarms``."""
+MORE_ALARMS = 11
+"""Of a stage with a webhook, four; with a database that pauses, four; with a NAT instance, three."""
 PREFIX = "types-of-a-big-team"
 STACK = f"{PREFIX}-monitoring"
 TYPES = [f"team_{number % 12}:a_job_with_a_long_name_number_{number:03}" for number in range(197)]
@@ -100,7 +102,8 @@ def test_the_texts_of_alarms_fit_and_have_the_address_of_the_page(monitored: Mon
     (stuck,) = (text for name, text in texts.items() if name.endswith("-stuck-lease"))
     assert f"\nPage: {PAGE_URL}/tasks?lease_over=yes\n" in stuck
     # the address may be a dynamic reference
-    assert max(json.dumps(each).count(PAGE_URL) for each in monitored().values()) <= MAX_DYNAMIC_REFERENCES / 2
+    found = max(json.dumps(each).count(PAGE_URL) for each in monitored().values())
+    assert found + MORE_ALARMS <= MAX_DYNAMIC_REFERENCES
 
 
 def test_every_type_has_its_alarms(monitored: Monitored) -> None:
