@@ -38,7 +38,7 @@ MAX_RESOURCES, MAX_TEMPLATE_BYTES, MAX_DYNAMIC_REFERENCES = 500, 1_000_000, 60
 MAX_WIDGETS, MAX_METRICS, MAX_METRICS_OF_WIDGET, MAX_ALARMS_OF_WIDGET = 500, 2500, 500, 100
 """Source: CloudWatch quotas, *Dashboards*; *Dashboard body structure and syntax*, ``alarms``."""
 MORE_ALARMS = 11
-"""Of a stage with a webhook, four; with a database that pauses, four; with a NAT instance, three."""
+"""Alarms that a stage can add: four of a webhook, four of a database that pauses, three of a NAT instance."""
 PREFIX = "types-of-a-big-team"
 STACK = f"{PREFIX}-monitoring"
 TYPES = [f"team_{number % 12}:a_job_with_a_long_name_number_{number:03}" for number in range(197)]

@@ -926,7 +926,7 @@ AWS = {
             f"2 events in {PREFIX}-events-dlq, which a target refused; of 2, the oldest is … s old: "
             "SDK_CLIENT_ERROR status 404",
             f"repair the target; then `python send_again.py {PREFIX} jobs-events` sends them again. "
-            "If nobody needs them: "
+            "If no target needs them: "
             f"`aws sqs get-queue-attributes --queue-url …/{PREFIX}-events-dlq --attribute-names All` counts them, "
             f"`aws sqs purge-queue --queue-url …/{PREFIX}-events-dlq` deletes them",
         ),

@@ -353,7 +353,7 @@ def refused_events(scope: Scope) -> Iterator[Check]:
     again = f"`python send_again.py {scope.prefix} {_bus_of(scope) or 'BUS'}` sends them again"
     count = f"`aws sqs get-queue-attributes --queue-url {url} --attribute-names All` counts them"
     delete = f"`aws sqs purge-queue --queue-url {url}` deletes them"
-    do = f"repair the target; then {again}. If nobody needs them: {count}, {delete}"
+    do = f"repair the target; then {again}. If no target needs them: {count}, {delete}"
     yield Check(Grade.WARNING, "refused events", found, do)
 
 
