@@ -102,7 +102,7 @@ def test_archived_tasks_whose_runs_lie_before_the_time_are_listed(inspector: Ins
 
 
 @pytest.mark.parametrize("swept", [True, False])
-def test_a_task_whose_retry_waits_for_longer_than_the_time_has_the_time_of_its_last_run(
+def test_a_task_that_waits_longer_than_the_time_has_the_time_of_its_last_run(
     inspector: Inspector, world: World, swept: bool
 ) -> None:
     in_retry(world, "it", "aaaa", started_at=In(-172_800))

@@ -130,7 +130,7 @@ def test_each_obstacle_of_a_larger_batch_has_its_words() -> None:
     assert {*sentences.NO_BATCH} == {*Obstacle} - {Obstacle.LITTLE}
 
 
-def test_the_command_for_a_limit_resets_what_was_set_and_names_the_value_that_a_declared_one_lacks() -> None:
+def test_the_command_for_a_limit_resets_what_was_set_or_names_the_value() -> None:
     block = views.block(kind=BlockKind.LIMIT, pause=None, limit=views.limit())
     assert cure_of(block) == "limits reset openai"
     assert cure_of(replace(block, limit=views.limit("a:b", "7", change=None))) == "limits set a:b --key 7 …"
