@@ -417,9 +417,7 @@ def test_the_refresh_is_chosen_for_every_page_of_the_browser(visit: Visit) -> No
     expect(page.locator("#life")).to_be_hidden()
 
 
-def test_the_tab_follows_the_trouble_and_a_wall_that_is_not_up_to_date_says_so(
-    visit: Visit, site: Site, wait_until: Callable[[Callable[[], bool]], None]
-) -> None:
+def test_the_tab_follows_the_trouble_and_a_wall_that_is_not_up_to_date_says_so(visit: Visit, site: Site) -> None:
     visitor = visit()
     page = visitor.go("/?wall=1")
     expect(page.get_by_role("heading", level=1)).to_contain_text("need")
@@ -439,14 +437,13 @@ def test_the_tab_follows_the_trouble_and_a_wall_that_is_not_up_to_date_says_so(
     site.world.run("delete from joblane.limit_changes")
     expect(page).to_have_title(re.compile(rf"^\({before}\) Now"), timeout=patience)
     # and when a deploy has changed the page, it loads itself
-    page.evaluate("window.old = true; document.getElementById('live')")
-    page.route(
-        "**/?wall=1",
-        lambda route: route.fulfill(body=route.fetch().text().replace("page.css?v=", "page.css?v=new"), status=200),
-        times=1,
-    )
-    _refresh(page)
-    wait_until(lambda: bool(page.evaluate("window.old === undefined")))
+    with page.expect_navigation():
+        page.route(
+            "**/?wall=1",
+            lambda route: route.fulfill(body=route.fetch().text().replace("page.css?v=", "page.css?v=new"), status=200),
+            times=1,
+        )
+        _refresh(page)
     visitor.troubles.clear()  # the console reports the refused request as well
 
 
