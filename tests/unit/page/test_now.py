@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 import pytest
 from starlette.testclient import TestClient
@@ -117,6 +119,23 @@ def test_a_kept_answer_is_that_of_the_person_and_ends() -> None:
     for number in range(200):
         ask(str(number))
     assert len(latest._found) == 50
+
+
+def test_a_slow_answer_for_a_person_keeps_no_other_person_waiting() -> None:
+    latest, has_asked, may_end = Latest(), Event(), Event()
+
+    def slow() -> Now:
+        has_asked.set()
+        assert may_end.wait(30)
+        return views.now()
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(latest.get, ("ann", 60), slow, fresh=False)
+        assert has_asked.wait(30)
+        assert latest.get(("bob", 60), views.now, fresh=False)
+        assert not first.done()
+        may_end.set()
+        assert first.result(30)
 
 
 @pytest.mark.parametrize(

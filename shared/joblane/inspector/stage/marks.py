@@ -59,7 +59,7 @@ select b.id, b.action, b.who, b.reason, b.started_at, b.total, b.filter,
                    order by t.created_at desc, t.id desc limit 1))
             when b.filter ? 'ids' then array(
                  (select distinct t.type from joblane.tasks t
-                   where t.id in (select jsonb_array_elements_text(b.filter->'ids') limit {MOST_IDS}))) end
+                   where t.id = any(array(select jsonb_array_elements_text(b.filter->'ids') limit {MOST_IDS})))) end
   from (select * from joblane.bulks order by id desc limit {MOST_BULKS}) as b
  where b.started_at >= $1::timestamptz order by b.started_at desc
 """

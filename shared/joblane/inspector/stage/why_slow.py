@@ -5,6 +5,7 @@ Each finding is a :class:`~joblane.inspector.views.Check` with its numbers and t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
 from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
-from joblane.inspector.stage.work import LEAST_FLOOD
+from joblane.inspector.stage.work import crowding
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.inspector.views.now import LEAST_RUNS, WARNING_SHARE
@@ -34,7 +35,6 @@ RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
 LONGER = 1.5
 """Runs are longer than before from this factor on."""
 MOST_TENANTS = 500
-FLOOD_SHARE = 0.5
 
 SET = {LimitKind.SHARED: "--total", LimitKind.TOTAL: "--max-total", LimitKind.KEY: "--max-per-key"}
 """Kind of a limit → the option that sets its tasks at a time."""
@@ -270,13 +270,13 @@ def _limit(limit: LimitStatus, late: datetime) -> Iterator[Check]:
 
 def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
     due = subject.all.due
-    name, live = max(subject.tenants.items(), key=lambda item: item[1].due, default=("", _Live()))
-    if live.due < LEAST_FLOOD or live.due < due * FLOOD_SHARE or len(subject.tenants) < 2:
+    name = crowding(Counter({tenant: live.due for tenant, live in subject.tenants.items()}))
+    if name is None:
         yield Check(Grade.GOOD, "tenants", "no tenant keeps others waiting")
     elif not name:
-        yield Check(Grade.GOOD, "tenants", f"{live.due:,} of {due:,} due tasks have no tenant")
+        yield Check(Grade.GOOD, "tenants", f"{subject.tenants[name].due:,} of {due:,} due tasks have no tenant")
     else:
-        found = f"tenant {name} has {live.due:,} of {due:,} due tasks"
+        found = f"tenant {name} has {subject.tenants[name].due:,} of {due:,} due tasks"
         do = f"`joblane pause tenant {argument(name)} --for 1h` lets the others run; `joblane queues --by tenant`"
         yield Check(Grade.WARNING, "tenants", found, do)
 

@@ -190,6 +190,11 @@ def waits(scope: Glance) -> Iterator[Check]:
 
 def flooding(due: Counter[str]) -> str | None:
     """The tenant with so many of the due tasks of a type that the others wait for it; None: there is none."""
+    return crowding(due) or None
+
+
+def crowding(due: Counter[str]) -> str | None:
+    """As :func:`flooding`; empty for the tasks without a tenant, which no pause of a tenant stops."""
     tenant, number = next(iter(due.most_common(1)), ("", 0))
     least = max(FLOOD_SHARE, 2 / len(due)) if len(due) > 2 else 0.5
-    return tenant if tenant and len(due) > 1 and number >= max(LEAST_FLOOD, due.total() * least) else None
+    return tenant if len(due) > 1 and number >= max(LEAST_FLOOD, due.total() * least) else None

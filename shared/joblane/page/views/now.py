@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Lock
 
@@ -29,23 +30,31 @@ ICONS = {Grade.BAD: "icon-bad.svg", Grade.WARNING: "icon-warning.svg", Grade.UNK
 """Worst grade → the icon of the tab."""
 
 
+@dataclass(slots=True)
+class _Kept:
+    """An answer. ``lock``: held by the request that asks for it."""
+
+    lock: Lock = field(default_factory=Lock)
+    at: float = 0.0
+    found: Now | None = None
+
+
 class Latest:
     """The latest answers, by person and period. Of concurrent requests one asks, and the others wait for its answer."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, Lock()
-        self._found: dict[tuple[str | None, int], tuple[float, Now]] = {}
+        self._found: dict[tuple[str | None, int], _Kept] = {}
 
     def get(self, key: tuple[str | None, int], ask: Callable[[], Now], *, fresh: bool) -> Now:
         with self._lock:
-            at, found = self._found.get(key, (0.0, None))
-            if fresh or found is None or self._clock() - at > KEPT_SECONDS:
-                found = ask()
-                self._found.pop(key, None)
-                self._found[key] = (self._clock(), found)
-                while len(self._found) > MOST_KEPT:
-                    del self._found[next(iter(self._found))]
-            return found
+            kept = self._found[key] = self._found.pop(key, _Kept())
+            while len(self._found) > MOST_KEPT:
+                del self._found[next(iter(self._found))]
+        with kept.lock:  # a slow answer for one person keeps no other person waiting
+            if fresh or kept.found is None or self._clock() - kept.at > KEPT_SECONDS:
+                kept.found, kept.at = ask(), self._clock()
+            return kept.found
 
 
 def show(request: Request, inspector: Inspector) -> Response:
