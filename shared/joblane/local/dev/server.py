@@ -88,7 +88,7 @@ class Dev:
         self._stop = asyncio.Event()
         self._problem: str | None = None
         self._pools: dict[str, Pool] = {}
-        self._reported: set[str] = set()
+        self._reported: set[tuple[str, frozenset[tuple[str, int]]]] = set()
         self._routes: dict[str, Sequence[str]] = {}
         self._queues = DevQueues(self._prefix, self._changed)
         self._router = Router({}, self._queues, self._prefix)
@@ -272,12 +272,13 @@ class Dev:
         self._log.say("Ready. A save reloads; Ctrl-C stops.", GREEN)
 
     def _report_broken(self, folder: str, text: str) -> None:
-        """Print an error of a handler, once for each save. Its messages stay in the queue."""
+        """Print an error of a handler, once for each state of the code. Its messages stay in the queue."""
         for type_, pool in self._pools.items():
             if type_ == folder or folder_of(type_) == folder:
                 pool.broken = True
-        if folder not in self._reported:
-            self._reported.add(folder)
+        # One save can come as two, and the first reload can import what the second one announces.
+        if (key := (folder, code_of(self._project))) not in self._reported:
+            self._reported.add(key)
             self._log.say(f"{text}\nIts messages wait. The other tasks run.", RED)
 
     async def _follow_postgres(self) -> None:
@@ -377,7 +378,6 @@ class Dev:
 
     def _reload(self, paths: Sequence[Path]) -> None:
         forget_compiled(paths)
-        self._reported.clear()
         shown = names_of(self._project.root.resolve(), paths)
         try:
             self._project = Project.at(self._project.root)
