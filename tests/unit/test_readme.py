@@ -68,6 +68,10 @@ def test_the_programs_of_a_page_pass_format_lint_and_types(page: str, files: str
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_readme_can_be_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
 def test_every_test_that_the_page_of_promises_names_exists() -> None:
     named = re.findall(r"`(test_\w+\.py)`", PROMISES.read_text())
     existing = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
