@@ -129,7 +129,7 @@ PYTHON = {
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
     "docs/how-to/images.md": ("tests/infra/test_images.py", "images.md"),
     "docs/how-to/own-domain.md": ("tests/infra/test_docs_domain.py", "own-domain.md"),
-    "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "docs_page(name)"),
+    "docs/how-to/limit": ("tests/integration/test_docs_limits.py", "docs_page("),
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_after.py", f'docs_page("{name}")')
         for name in ("after", "batches")
