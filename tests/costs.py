@@ -66,7 +66,7 @@ ASSUMED: Mapping[str, Amount] = {
         JOB_WRITES,
         "writes",
         f"{COMMITS} commits with {JOB_WAL_KB} KB of log, and {RETENTION_WAL_KB} KB for the retention, as "
-        "[measured](growth.md#what-a-task-costs). Aurora counts units of 4 KB, and a commit takes one at least",
+        "measured in `tests/bench/growth.md`. Aurora counts units of 4 KB, and a commit takes one at least",
     ),
     "KB of a job's rows": Amount(JOB_ROWS_KB, "KB", "a task with a payload of a few hundred bytes, and one run"),
     "KB of a job to and from the database": Amount(

@@ -1,4 +1,4 @@
-"""The page ``docs/explanation/what-a-job-costs.md`` shows the results of ``make bench-peers``."""
+"""The page ``tests/bench/peers/report.md`` shows the results of ``make bench-peers``."""
 
 from __future__ import annotations
 

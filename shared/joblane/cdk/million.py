@@ -39,7 +39,7 @@ JOB_SECONDS, JOB_MB, JOB_ROWS_KB = 0.1, 512, 2
 """Assumed: time and memory of a run, and the rows of a task, while its id is kept."""
 COMMITS, JOB_WAL_KB, RETENTION_WAL_KB = 3, 1.7, 0.9
 """Enqueue, claim and finish with the log that they write, and the log of the retention. Measured:
-``docs/explanation/growth.md``."""
+``tests/bench/growth.md``."""
 UNIT_KB = 4
 """Aurora counts writes of its log in these units. Source: Amazon Aurora FAQs, *Pricing*; AWS Database Blog, *Planning
 I/O in Amazon Aurora*."""

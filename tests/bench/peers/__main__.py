@@ -1,6 +1,6 @@
 """`make bench-peers`: what a job costs and what a crash costs, Joblane and other systems on the same servers.
 
-It prints the tables of `docs/explanation/what-a-job-costs.md`. With `--write` it writes them into that page, and the
+It prints the tables of `tests/bench/peers/report.md`. With `--write` it writes them into that page, and the
 values of every round into `results.json`. A system that fails is reported with the reason, and the others are measured.
 """
 

@@ -1,4 +1,4 @@
-"""The tables of ``docs/explanation/what-a-job-costs.md``, rendered from ``results.json``."""
+"""The tables of ``tests/bench/peers/report.md``, rendered from ``results.json``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.peers import cost_tables, crash_tables
-from tests.pages import ROOT
 
-PAGE = ROOT / "docs" / "explanation" / "what-a-job-costs.md"
+PAGE = Path(__file__).with_name("report.md")
 RESULTS = Path(__file__).with_name("results.json")
 EMPTY = re.compile(r"(<!-- peers: [a-z-]+ -->\n)(<!-- end -->)")
 NOT_MEASURED = "*Not measured yet in a whole run.*"

@@ -24,7 +24,7 @@ from joblane.tasks.discovery import discover
 from tests.pages import ROOT
 
 SWEEP = {"jobs:sweep": discover(times={})["jobs:sweep"]}
-GROWTH = (ROOT / "docs" / "explanation" / "growth.md").read_text()
+GROWTH = (ROOT / "tests" / "bench" / "growth.md").read_text()
 
 
 def templates(*, least: float | None, sweep_minutes: int = 360) -> list[dict[str, Any]]:
