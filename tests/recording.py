@@ -74,7 +74,9 @@ def recorded(project: Path) -> str:
         terminal.wait_for("Ready.")
         terminal.joblane("enqueue", "hello:world")
         terminal.wait_for("completed in")
-        handler.write_text(good.replace("return ", 'raise ValueError("the mail server refuses the address")\n    return '))
+        handler.write_text(
+            good.replace("return ", 'raise ValueError("the mail server refuses the address")\n    return ')
+        )
         terminal.wait_for("reloaded.")
         terminal.joblane("enqueue", "hello:world")
         terminal.wait_for("again in")

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-import pytest
-
 from joblane.record.row.states import State
 from joblane.testing import JobTester
 from tests.integration.docs_page import Page
