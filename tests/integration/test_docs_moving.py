@@ -21,8 +21,7 @@ LLMS = DOCS / "llms.txt"
 PROJECTS = (
     DOCS / "moving" / "celery.md",
     DOCS / "moving" / "dramatiq.md",
-    DOCS / "moving" / "sidekiq.md",
-    DOCS / "moving" / "asynq.md",
+    DOCS / "moving" / "redis-queues.md",
     LLMS,
 )
 OWN = 'lint.isort.known-first-party = ["functions", "joblane"]'

@@ -138,7 +138,7 @@ PYTHON = {
     "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
     **{
         f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")
-        for name in ("asynq", "celery", "dramatiq", "sidekiq")
+        for name in ("celery", "dramatiq", "redis-queues")
     },
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')

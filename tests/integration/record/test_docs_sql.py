@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 DATABASE, OPERATING, MOVING = (
     DOCS / "how-to" / "existing-database.md",
     DOCS / "how-to" / "operate.md",
-    DOCS / "moving" / "asynq.md",
+    DOCS / "moving" / "redis-queues.md",
 )
 ELSEWHERE = DOCS / "how-to" / "produce-without-the-client.md"
 """The page whose SQL runs together with its Python, in ``tests/integration/test_docs_produce.py``."""
