@@ -71,6 +71,8 @@ class TaskContext:
     idempotency_key: str
     """A text that is the same in every attempt of this task, for services outside of the database. It is the task's
     id."""
+    _unwritten: tuple[int, int | None, str | None] | None = None
+    """The last progress, if it is not written yet."""
 
     def __init__(
         self,
@@ -255,7 +257,7 @@ class TaskContext:
         """Record the progress of the run, and check as :meth:`check` does.
 
         The progress is visible at once, outside of the task's transaction. It is written at most once a second, and
-        always when ``done`` reaches ``total``.
+        always when ``done`` reaches ``total``. A run that does not complete writes its last progress with its end.
 
         Args:
             done: Number of items that are done, zero or more.
@@ -270,9 +272,14 @@ class TaskContext:
         """
         if not (_is_count(done) and (total is None or _is_count(total))):
             raise ValueError("progress: done and total are whole numbers of zero or more")
+        self._unwritten = done, total, note
         if time.monotonic() - self._reported_at >= REPORT_EVERY_SECONDS or done == total:
             self._reported_at = time.monotonic()
-            self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
+            self._report(done, total, self._short(note))
+            self._unwritten = None
+
+    def _short(self, note: str | None) -> str | None:
+        return self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None
 
     def _report(self, done: int | None, total: int | None, note: str | None) -> None:
         self._refuse_ended("ctx.check")
@@ -683,6 +690,13 @@ def enqueue_within(context: TaskContext, where: CallersTransaction, job: Job) ->
 def read_at_next_check(context: TaskContext) -> None:
     """Have the next ``check()`` or ``progress()`` of a run read its row, even if the last one was just before."""
     context._asked_at = context._reported_at = -math.inf
+
+
+def write_last_progress(context: TaskContext) -> None:
+    """Record the progress that a run has reported within a second of the one before. The run does not complete."""
+    if context._unwritten is not None:
+        done, total, note = context._unwritten
+        context._work.report_last(done, total, context._short(note))
 
 
 def close_context(context: TaskContext) -> None:

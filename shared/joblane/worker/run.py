@@ -23,8 +23,10 @@ from joblane.errors import (
     StepError,
     Stopped,
     TaskTimeout,
+    text_of,
 )
-from joblane.handler.context import TaskContext, close_context
+from joblane.handler.context import TaskContext, close_context, write_last_progress
+from joblane.record.driver.database import DATABASE_ERRORS
 from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.record.task.run_session import RunSession
@@ -145,6 +147,7 @@ class Run:
             self.end = outcome.failed(task, claim, error, duration_ms, payload, note=note, receives=receives)
             runner.log.price(claim, self.end)
             self.note_error(error, payload)
+            _keep_progress(context)
             if isinstance(error, LeaseLostError):
                 self.end = None
                 telemetry.logger().warning(
@@ -171,6 +174,7 @@ class Run:
         except Stopped:
             assert work.waits is not None
             assert work.waits.stop is not None
+            write_last_progress(context)
             return outcome.stopped(self.claim, work.waits.stop)
         except BaseExceptionGroup as group:
             if group.subgroup(Stopped) is None or work.waits is None or work.waits.stop is None:
@@ -188,6 +192,14 @@ def completed(claim: Claim, result: Any) -> Finish:
     """Return the end of a run whose handler returned. Raises if the result cannot be stored; the attempt then fails."""
     result = None if result is None else outcome.storable_result(result)
     return Finish(claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result)
+
+
+def _keep_progress(context: TaskContext) -> None:
+    """Record the last progress of a run that has failed. If that fails too, the outcome is recorded anyway."""
+    try:
+        write_last_progress(context)
+    except DATABASE_ERRORS as error:
+        telemetry.logger().warning("progress could not be recorded", extra={"error": text_of(error)})
 
 
 def _attempt_seconds(task: Task[Any, Any], claim: Claim) -> float:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import text
 
-from joblane import State, TaskContext
+from joblane import Snooze, State, TaskContext
+from joblane.handler.context import read_at_next_check
 from joblane.record.task.status import TaskStatus
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
-from tests.builders.handlers import Clock, run
+from tests.builders.handlers import Clock, cancels, run
 from tests.samples import sample_one
 from tests.samples_long import counts, make_things, write
 from tests.world import World, handle
@@ -91,6 +94,65 @@ def test_progress_is_written_once_a_second_and_always_at_the_end(world: World, c
 
     assert not run(world, tell_often)["kept"]
     assert during == [(1, 100, None), (50, 100, "after a second"), (100, 100, "all")]
+
+
+def stops(ctx: TaskContext) -> None:
+    write(ctx, 1)
+    ctx.sleep("until tomorrow", timedelta(days=1))
+
+
+def fails(_: TaskContext) -> None:
+    raise ValueError("no")
+
+
+def fails_in_a_transaction(ctx: TaskContext) -> None:
+    write(ctx, 1)
+    ctx.session.execute(text("select 1 / 0"))
+
+
+def is_cancelled(ctx: TaskContext) -> None:
+    read_at_next_check(ctx)
+    cancels(ctx)
+
+
+def snoozes(_: TaskContext) -> None:
+    raise Snooze(timedelta(minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (fails, State.RETRY),
+        (fails_in_a_transaction, State.RETRY),
+        (snoozes, State.PENDING),
+        (is_cancelled, State.CANCELLED),
+        (stops, State.SCHEDULED),
+    ],
+)
+def test_a_run_that_does_not_complete_writes_its_last_progress(
+    world: World, end: Callable[[TaskContext], None], state: State
+) -> None:
+    def tell_and_end(ctx: TaskContext) -> None:
+        ctx.progress(1, 5, "workspace")
+        ctx.progress(2, 5, "a\0b")
+        end(ctx)
+
+    run(world, tell_and_end)
+
+    assert (seen(world).state, reported(world)) == (state, (2, 5, "ab"))
+
+
+def test_a_last_progress_that_is_refused_changes_no_outcome(world: World) -> None:
+    world.run("alter table joblane.task_progress add constraint not_two check (done <> 2)")
+
+    def tell_and_fail(ctx: TaskContext) -> None:
+        ctx.progress(1, 5)
+        ctx.progress(2, 5)
+        raise ValueError("no")
+
+    row = run(world, tell_and_fail)
+
+    assert (row["state"], row["error_type"], reported(world)) == (State.RETRY, "ValueError", (1, 5, None))
 
 
 def test_a_loop_that_checks_by_itself_does_not_take_the_turn_of_progress(world: World, clock: Clock) -> None:

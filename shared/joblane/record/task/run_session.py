@@ -403,6 +403,11 @@ class RunSession:
         if cancelled is None:
             raise self._lease_lost()
 
+    def report_last(self, done: int, total: int | None, note: str | None) -> None:
+        """Record progress with the end of the run: in the open transaction, or at once."""
+        with self.uninterrupted, self._own.get().bounded():
+            checkpoints.write_progress(self._own.get(), self._id, self._token, done=done, total=total, note=note)
+
     def _connection_to_report(self, *, own: bool) -> Connection:
         if self.is_async:
             return self._own.get()  # another asyncio task may use the session's connection
