@@ -1,9 +1,9 @@
 """The causes of failures: each error of a type once, with the times and versions of its first and last failed run.
 
 Inspectors count the failed runs themselves. The table ``joblane.causes`` keeps what outlives the runs, and the marks of
-operators. A sweep reads the failed runs that started since shortly before the last one that a sweep has seen, the
-latest :data:`MOST_RUNS` of them, and writes new causes, causes that came back after they were resolved, and times that
-are an hour old.
+operators. Each writer locks the rows in the order of fingerprint and type. A sweep reads the failed runs that started
+since shortly before the last one that a sweep has seen, the latest :data:`MOST_RUNS` of them, and writes new causes,
+causes that came back after they were resolved, and times that are an hour old.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ select s.fingerprint, s.type, a.error_type, a.message, s.first_at, s.last_at, s.
        left join lateral (
          select a.error_type, left(split_part(a.error_message, E'\\n', 1), {10 * MAX_SHOWN}) as message
            from joblane.task_attempts a
-          where c.fingerprint is null and a.task_id = s.example and a.fingerprint = s.fingerprint
+          where coalesce(c.message, '') = '' and a.task_id = s.example and a.fingerprint = s.fingerprint
           order by a.run desc limit 1) as a on true
  where c.fingerprint is null or s.last_at > c.last_at + interval '{WITHIN}' or s.again_at is not null
  order by s.last_at, s.fingerprint limit {AT_ONCE}
@@ -66,22 +66,31 @@ select fingerprint, type, coalesce(error_type, ''), coalesce(message, ''), first
                                         first_at timestamptz, last_at timestamptz, again_at timestamptz)
  order by fingerprint, type
 on conflict (fingerprint, type) do update set
+  message = case c.message when '' then excluded.message else c.message end,
   first_at = least(c.first_at, excluded.first_at),
   first_version = case when excluded.first_at < c.first_at then excluded.first_version else c.first_version end,
   last_at = greatest(c.last_at, excluded.last_at),
   last_version = case when excluded.last_at > c.last_at then excluded.last_version else c.last_version end
 """
 REOPEN = """
+with again as (
+  select c.fingerprint, c.type, x.again_at
+    from joblane.causes c
+         join json_to_recordset($1::json) as x(fingerprint text, type text, again_at timestamptz)
+         using (fingerprint, type)
+   where c.mark = 'resolved' and c.marked_at < x.again_at order by c.fingerprint, c.type for no key update of c
+)
 update joblane.causes c
-   set since = x.again_at, mark = null, marked_at = null, marked_by = null, note = null
-  from json_to_recordset($1::json) as x(fingerprint text, type text, again_at timestamptz)
- where c.fingerprint = x.fingerprint and c.type = x.type and c.mark = 'resolved' and c.marked_at < x.again_at
+   set since = a.again_at, mark = null, marked_at = null, marked_by = null, note = null
+  from again a where c.fingerprint = a.fingerprint and c.type = a.type
 """
 """A resolved cause that has come back is new again. A mark that an operator has set meanwhile stays."""
 REMOVE = f"""
-delete from joblane.causes
- where last_at < clock_timestamp() - interval '{KEPT_DAYS} days' and mark is distinct from 'ignored'
-    or last_at < (select last_at from joblane.causes order by last_at desc offset {MOST_CAUSES} limit 1)
+delete from joblane.causes where ctid = any(array(
+  select ctid from joblane.causes
+   where last_at < clock_timestamp() - interval '{KEPT_DAYS} days' and mark is distinct from 'ignored'
+      or last_at < (select last_at from joblane.causes order by last_at desc offset {MOST_CAUSES} limit 1)
+     for update skip locked))
 """
 
 

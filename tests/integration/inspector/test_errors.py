@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from joblane.inspector.actions import causes as cause_marks
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import causes as causes_sql
 from joblane.inspector.views import Cause, CauseState
+from joblane.record.driver.database import Database
 from joblane.sweep import causes as causes_sweep
 from joblane.sweep.causes import note_causes
 from tests.builders.rows import In, active, archived, put
@@ -314,6 +318,70 @@ def test_a_message_holds_no_value_of_a_redacted_field(inspector: Inspector, worl
     sweep(world)
     assert only(inspector).message == "no account '…' for #"
     assert "PLANTED" not in str(world.run("select message from joblane.causes"))
+
+
+# --- Deleted tasks -------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_task_takes_the_message_of_its_cause_along(inspector: Inspector, world: World) -> None:
+    # given two tasks with the same error, one of which has failed with another error before
+    for id_ in ("one", "two"):
+        put(world, sample_one, id_, **archived(fingerprint="aaaa", error_message="no Jo Doe"))
+        fail(world, id_, "aaaa", run=2, message="no Jo Doe")
+    fail(world, "one", "bbbb", message="Jo Doe is late")
+    sweep(world)
+    # then a message stays as long as another task has it, and the cause stays
+    inspector.delete("one")
+    assert kept_messages(world) == {"aaaa": "no Jo Doe", "bbbb": ""}
+    inspector.delete("two")
+    assert kept_messages(world) == {"aaaa": "", "bbbb": ""}
+    assert {one.error for one in inspector.errors().causes} == {"ConnectionError"}
+    # and the next run that fails has one again, before and after a sweep
+    fail(world, "two later", "aaaa", ago=-0.001, message="no Al Roe")
+    assert "ConnectionError: no Al Roe" in {one.error for one in inspector.errors().causes}
+    world.run("update joblane.causes set last_at = last_at - interval '2 hours'")
+    sweep(world)
+    assert kept_messages(world) == {"aaaa": "no Al Roe", "bbbb": ""}
+
+
+def kept_messages(world: World) -> dict[str, str]:
+    return dict(world.run("select fingerprint, message from joblane.causes"))
+
+
+# --- Locks ---------------------------------------------------------------------------------------------------------
+
+BACKWARDS = json.dumps(
+    [{"fingerprint": name, "type": "sample:one", "again_at": "2999-01-01T00:00Z"} for name in ("bbbb", "aaaa")]
+)
+WRITERS: dict[str, Callable[[Inspector, Database], Any]] = {
+    "a mark": lambda inspector, _: inspector.mark_errors(("aaaa", "bbbb"), KNOWN, reason="why"),
+    "an undo": lambda _, database: database.get().run(cause_marks.RESTORE, BACKWARDS),
+    "a sweep": lambda _, database: database.get().run(causes_sweep.REOPEN, BACKWARDS),
+    "a delete": lambda inspector, _: inspector.delete("it"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_writers_of_causes_lock_them_in_one_order(inspector: Inspector, world: World, writer: str) -> None:
+    put(world, sample_one, "it", **archived(fingerprint="aaaa"))
+    for run, fingerprint in enumerate(("bbbb", "aaaa"), 1):
+        fail(world, "it", fingerprint, run=run)
+        sweep(world)
+    world.run("update joblane.causes set mark = 'resolved', marked_at = now(), marked_by = 'op', note = 'why'")
+    if writer == "a mark":  # its statement writes the causes of runs, and marks the others
+        world.run("delete from joblane.task_attempts where fingerprint = 'aaaa'")
+        world.run("update joblane.tasks set fingerprint = null")
+    lock = "select 1 from joblane.causes where fingerprint = $1 for update"
+    blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with world.database.another() as own, world.database.another() as other, ThreadPoolExecutor(1) as threads:
+        other.get().execute_simple("begin")
+        other.get().run(lock, "aaaa")
+        waiting = threads.submit(WRITERS[writer], inspector, own)
+        while world.run(blocked) == [[0]]:
+            assert not waiting.done()
+        other.get().run(lock, "bbbb")  # a deadlock, if the writer has locked this one first
+        other.get().commit()
+        waiting.result()
 
 
 # --- Planted faults ------------------------------------------------------------------------------------------------

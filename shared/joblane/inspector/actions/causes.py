@@ -19,7 +19,10 @@ MOST_MARKED = 100
 """Causes that are marked at once."""
 MARKS = (CauseState.KNOWN, CauseState.RESOLVED, CauseState.IGNORED, CauseState.OPEN)
 
-KEPT = "select fingerprint, coalesce(mark, 'open') from joblane.causes where fingerprint = any($1::text[])"
+KEPT = """
+select coalesce(mark, 'open'), fingerprint, type, error_type, message, first_at, last_at
+  from joblane.causes where fingerprint = any($1::text[])
+"""
 MARK = """
 update joblane.causes
    set mark = $2::text, marked_at = clock_timestamp(), marked_by = $3::text, note = $4::text
@@ -35,10 +38,16 @@ select jsonb_build_object('fingerprint', fingerprint, 'type', type, 'mark', mark
   from joblane.causes where fingerprint = any($1::text[])
 """
 RESTORE = """
-update joblane.causes c set mark = r.mark, marked_at = r.marked_at, marked_by = r.marked_by, note = r.note
-  from jsonb_to_recordset($1::jsonb)
-       as r(fingerprint text, type text, mark text, marked_at timestamptz, marked_by text, note text)
- where c.fingerprint = r.fingerprint and c.type = r.type
+with old as (
+  select c.fingerprint, c.type, r.mark, r.marked_at, r.marked_by, r.note
+    from joblane.causes c
+         join jsonb_to_recordset($1::jsonb)
+              as r(fingerprint text, type text, mark text, marked_at timestamptz, marked_by text, note text)
+         using (fingerprint, type)
+   order by c.fingerprint, c.type for no key update of c
+)
+update joblane.causes c set mark = o.mark, marked_at = o.marked_at, marked_by = o.marked_by, note = o.note
+  from old o where c.fingerprint = o.fingerprint and c.type = o.type
 """
 
 
@@ -54,13 +63,24 @@ def mark(scope: Scope, fingerprints: Sequence[str], state: CauseState, reason: s
     if state is not CauseState.OPEN and audit.check_reason(reason) is None:
         raise SelectionError("reason", "a note is required, for other operators")
     found = causes.read(scope, Filter(), within=LONGEST_WITHIN, fingerprints=wanted, limit=causes.MOST_CAUSES).causes
-    before = {fingerprint: CauseState(kept) for fingerprint, kept in scope.connection.run(KEPT, wanted)}
+    kept = scope.connection.run(KEPT, wanted)
+    before = {row[1]: CauseState(row[0]) for row in kept}
     before |= {cause.fingerprint: cause.state for cause in found}
     if unknown := [fingerprint for fingerprint in wanted if fingerprint not in before]:
         raise SelectionError("filter", f"no failure has the fingerprint {unknown[0]}; `joblane errors` lists them")
     with audit.action(scope, ACTION, f"cause:{wanted[0]}", reason) as doing:
-        rows = [(one.fingerprint, one.type, one.error_type, one.message, one.first_at, one.last_at) for one in found]
-        write_causes(doing.connection, [(*row, None) for row in rows])
+        rows = {(one[1], one[2]): one[1:] for one in kept}
+        for one in found:
+            rows[one.fingerprint, one.type] = [
+                one.fingerprint,
+                one.type,
+                one.error_type,
+                one.message,
+                one.first_at,
+                one.last_at,
+            ]
+        # all of them, so that their rows are locked in order
+        write_causes(doing.connection, [(*row, None) for row in rows.values()])
         doing.details["before"] = [row for (row,) in doing.connection.run(BEFORE, wanted)]
         if state is CauseState.OPEN:
             doing.connection.run(OPEN, wanted)

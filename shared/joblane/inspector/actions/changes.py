@@ -99,7 +99,24 @@ signals as (delete from joblane.task_signals where task_id in (select id from ch
 progress as (delete from joblane.task_progress where task_id in (select id from changed)),
 attempts as (
   update joblane.task_attempts set error_message = null, traceback = null where task_id in (select id from changed)
+  returning fingerprint, type
+),
+messages as (
+  select c.fingerprint, c.type from joblane.causes c
+   where c.message <> ''
+     and (c.fingerprint, c.type) in (select fingerprint, type from attempts
+                                     union all
+                                     select t.fingerprint, t.type from joblane.tasks t join changed using (id))
+     and not exists (select from joblane.tasks t
+                      where t.fingerprint = c.fingerprint collate "default" and t.type = c.type
+                        and t.id not in (select id from changed) offset 0)
+   order by c.fingerprint, c.type for no key update of c
+),
+emptied as (
+  update joblane.causes c set message = '' from messages m where c.fingerprint = m.fingerprint and c.type = m.type
 )"""
+"""The message of a cause is deleted with its last task, and a later run that fails with it brings it back. The
+collation is that of the index of tasks by cause."""
 
 
 BULK = "case when $3::text is not null then $3::text when t.bulk is not null then '' end"

@@ -116,11 +116,11 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
        left join concerned a using (fingerprint, type)
        left join lateral (
          select error_type, left(error_message, {10 * MAX_SHOWN}) as message from joblane.task_attempts e
-          where l.error_type is null and e.task_id = a.id and e.fingerprint = l.fingerprint
+          where coalesce(l.message, '') = '' and e.task_id = a.id and e.fingerprint = l.fingerprint
           order by e.run desc limit 1) as e on true
        left join lateral (
          select q.queue, q.started_at, q.created_at, coalesce(q.error_type, 'Archived') as error_type,
-                left(coalesce(q.error_message, q.reason), {10 * MAX_SHOWN}) as message
+                left(coalesce(q.error_message, case when not q.cleared then q.reason end), {10 * MAX_SHOWN}) as message
            from joblane.tasks q where q.id = coalesce(l.id, a.id)) as q on true
  order by l.place
 """
@@ -195,13 +195,11 @@ def _cause(scope: Scope, row: Sequence[Any]) -> Cause:
     marked_at, marked_by, note, example, _, _, _, kept_error, kept_message, *rest = rest
     of_run, of_run_message, queue, of_task, of_task_message, first_version, last_version = rest
     heights = dict(bars or ())
-    errors = ((kept_error, kept_message), (of_run, of_run_message), (of_task, of_task_message))
-    error_type, message = next((error for error in errors if error[0] is not None), ("", ""))
     return Cause(
         fingerprint=fingerprint,
         type=type_,
-        error_type=error_type,
-        message=shown(message or ""),
+        error_type=kept_error or of_run or of_task or "",
+        message=shown(kept_message or of_run_message or of_task_message or ""),
         runs=int(runs),
         retry=int(retry),
         archived=int(archived),

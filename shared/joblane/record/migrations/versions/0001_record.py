@@ -508,7 +508,7 @@ create table joblane.causes (
     type text collate "C" not null,
     -- Class of the error.
     error_type text not null,
-    -- First line of the message without ids and numbers, 300 characters at most.
+    -- First line of the message without ids and numbers, 300 characters at most. Empty: its tasks were deleted.
     message text not null,
     -- Time at which the first failed run started.
     first_at timestamptz not null check (first_at between {FIRST} and {LAST}),
