@@ -190,8 +190,10 @@ def test_a_change_answers_with_the_limits_and_is_in_the_audit(limited: World, op
         "it moves",
     )
     assert was_set.details == {
-        f"{TREE}/": {"at_a_time": 1, "rate": {"starts": 100, "per_seconds": 60.0, "burst": 10}},
-        TREE: {"at_a_time": 0},
+        "set": {
+            f"{TREE}/": {"at_a_time": 1, "rate": {"starts": 100, "per_seconds": 60.0, "burst": 10}},
+            TREE: {"at_a_time": 0},
+        },
         "until": until.isoformat(),
     }
     assert (done.action, done.reason, set(done.details["limits"])) == ("reset_limit", "done", {TREE, f"{TREE}/"})

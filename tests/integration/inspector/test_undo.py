@@ -70,6 +70,15 @@ def test_the_values_of_a_limit_are_as_they_were_before(scene: Scene, operator: I
         assert values(operator) == before
 
 
+@pytest.mark.parametrize("name", ["limits", "until", "before", "delays", "set"])
+def test_the_name_of_a_limit_can_be_any_word(scene: Scene, operator: Inspector, name: str) -> None:
+    scene.sql("insert into joblane.limits (name, slots) values ($1, 5)", name).limit(name, total=1)
+    before = values(operator, name)
+    operator.set_limit(name, total=0, reason="by mistake")
+    operator.undo(last(operator))
+    assert values(operator, name) == before
+
+
 def test_the_mark_of_an_error_is_as_it_was_before(scene: Scene, operator: Inspector) -> None:
     for id_ in "ab":
         scene.put(id_, **archived(fingerprint=id_ * 16))
@@ -97,6 +106,20 @@ def test_an_undo_is_refused_if_the_target_has_changed_since(
     number = last(operator)
     as_operator("bob").pause(TYPE, "sample:one", reason="an incident")
     refused(operator, number, "bob has changed type:sample:one since; nothing was undone")
+
+
+def test_an_undo_replaces_no_value_that_another_operator_has_set(
+    scene: Scene, operator: Inspector, as_operator: Callable[[str], Inspector]
+) -> None:
+    # given the reset of two limits of a type, of which one had expired
+    scene.limit("sample:tree", max_per_key=1, max_total=1)
+    scene.sql("update joblane.limit_changes set until = now() where name = 'sample:tree/'")
+    operator.reset_limit("sample:tree")
+    number = last(operator)
+    # when
+    as_operator("bob").set_limit("sample:tree", max_per_key=2, reason="an incident")
+    # then
+    refused(operator, number, "bob has changed limit:sample:tree since; nothing was undone")
 
 
 def test_an_undo_is_refused_after_its_time_and_twice(scene: Scene, operator: Inspector) -> None:

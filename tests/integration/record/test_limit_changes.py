@@ -642,7 +642,7 @@ STORIES: dict[str, Story] = {
             "select action, target, reason, details - 'before', who like '%@%' from joblane.audit order by number"
         ).gives(
             [
-                ["set_limit", "limit:shared", "more", {"shared": {"at_a_time": 9}}, True],
+                ["set_limit", "limit:shared", "more", {"set": {"shared": {"at_a_time": 9}}}, True],
                 ["reset_limit", "limit:shared", "done", {"limits": ["shared"]}, True],
             ]
         ),

@@ -142,7 +142,7 @@ def test_the_command_for_a_limit_resets_what_was_set_or_names_the_value() -> Non
 @pytest.mark.parametrize(
     ("details", "words"),
     [
-        ({"stripe": {"at_a_time": 0}, "until": None, "replaced": False}, [("stripe", "0 at a time")]),
+        ({"set": {"stripe": {"at_a_time": 0}}, "until": None, "replaced": False}, [("set", "stripe 0 at a time")]),
         ({"until": "2026-01-02T03:04:05.678+01:00"}, [("until", "2026-01-02 02:04:05Z")]),
         ({"replaced": True}, [("replaced", "yes")]),
         ({"new_id": "0001", "total": 1200}, [("new id", "0001"), ("total", "1,200")]),

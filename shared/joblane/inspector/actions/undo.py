@@ -62,9 +62,9 @@ def _pauses(scope: Scope, connection: Connection, entry: AuditEntry, before: str
 
 
 def _limits(_: Scope, connection: Connection, entry: AuditEntry, before: str) -> Sequence[str]:
-    found = entry.details.get("limits") or [name for name in entry.details if name not in ("until", "before")]
+    found = list(entry.details.get("set") or entry.details.get("limits", ()))
     limit_changes.restore(connection, found, before)
-    return list(found)
+    return found
 
 
 def _marks(_: Scope, connection: Connection, entry: AuditEntry, before: str) -> Sequence[str]:

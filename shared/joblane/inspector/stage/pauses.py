@@ -51,6 +51,7 @@ DELETE = (
 )
 RESTORE = """
 insert into joblane.pauses select * from pg_catalog.jsonb_populate_recordset(null::joblane.pauses, $1::jsonb)
+on conflict do nothing
 """
 NEVER_PAUSED = f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
 

@@ -74,8 +74,9 @@ select pg_catalog.to_jsonb(c) from joblane.limit_changes c
 """
 RESTORE = """
 insert into joblane.limit_changes
-select * from pg_catalog.jsonb_populate_recordset(null::joblane.limit_changes, $1::jsonb)
+select * from pg_catalog.jsonb_populate_recordset(null::joblane.limit_changes, $1::jsonb) on conflict do nothing
 """
+"""A limit that another operator has set meanwhile stays."""
 ENDED = f"""
 select name from joblane.limit_changes
  where until <= clock_timestamp() order by name limit {BATCH}
@@ -250,7 +251,7 @@ def set_limit(
         if not connection.run(SET, limit, values.slots, step, burst, reason, who, until):
             raise LimitError("until", "a time in the future is required, by the database's clock")
     _give_times(connection, wanted)
-    details = {limit: _values(values) for limit, values in wanted.items()} | before
+    details = {"set": {limit: _values(values) for limit, values in wanted.items()}} | before
     return list(wanted), details if until is None else details | {"until": until}
 
 
