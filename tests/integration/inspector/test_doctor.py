@@ -908,9 +908,11 @@ AWS = {
             "dead letters",
             WARNING,
             f"1 dead letter: 1 at the front door {PREFIX}-critical",
-            "…`joblane redrive`…",
+            "`joblane dead` lists their causes, and says how to send them back",
         ),
-        Finds(same, f"queue {PREFIX}-cron-dlq", WARNING, "1 dead letter", "…EventBridge Scheduler could not send…"),
+        Finds(
+            same, f"queue {PREFIX}-cron-dlq", WARNING, "1 dead letter", "EventBridge Scheduler…`joblane dead` lists…"
+        ),
     ),
     "events that a target refused": (
         Finds(
@@ -1177,22 +1179,17 @@ def test_the_command_says_what_is_wrong_with_the_database_and_what_to_do(
 # --- AWS --------------------------------------------------------------------------------------------------------
 
 
-def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause() -> None:
-    mapping = {"EventSourceArn": f"arn:aws:sqs:::{LANE}", "UUID": "u-1", "State": "Disabled"}
-    whole = {"ScalingConfig": {"MaximumConcurrency": 2}, "FunctionResponseTypes": ["ReportBatchItemFailures"]}
-    lane = (Queue.DEFAULT, [sample_one])
-    (check,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {})
-    assert check.grade is Grade.BAD
-    assert check.do == "aws lambda update-event-source-mapping --enabled --uuid u-1"
-    for paused in (("type", "sample:one"), ("queue", "default")):
-        (check,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
-        assert (check.grade, check.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
-        assert check.do == f"`joblane resume {' '.join(paused)}`"
+def test_a_disabled_mapping_is_reported_with_its_command_even_if_its_type_is_paused(stage: Stage) -> None:
+    stage.functions.update_event_source_mapping(UUID=stage.mappings[LANE], Enabled=False)
+    stage.sql("insert into joblane.pauses (scope, name, paused_by) values ('type', 'sample:one', 'ann')")
+    [check] = [check for check in doctor_aws.mappings(stage.scope) if check.what == f"queue {LANE}"]
+    assert (check.grade, "no pause disables it" in check.found) == (Grade.BAD, True)
+    assert check.do == f"`aws lambda update-event-source-mapping --enabled --uuid {stage.mappings[LANE]}`"
 
 
 def test_a_mapping_with_dangerous_settings_is_reported() -> None:
     mapping = {"State": "Enabled", "UUID": "u-1", "LastProcessingResult": "PROBLEM: Function call failed"}
-    checks = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, [sample_one]), [mapping], {}))
+    checks = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, [sample_one]), [mapping]))
     assert [check.grade for check in checks] == [Grade.BAD] * 3
     assert ["MaximumConcurrency" in checks[0].found, "ReportBatchItemFailures" in checks[1].found] == [True, True]
     assert checks[2].found == "Lambda reports: PROBLEM: Function call failed"

@@ -154,7 +154,7 @@ def test_the_function_of_a_place_is_checked_once_with_its_longest_timeout(
     assert asked == ["jobs-desk", "jobs-sample-one"]
 
 
-def test_the_mapping_of_a_place_is_paused_with_all_its_types(on: Scene) -> None:
+def test_the_mapping_of_a_place_has_the_concurrency_of_all_its_types(on: Scene) -> None:
     lanes = doctor_aws._lanes(on.scope)
     assert {name: [each.type for each in tasks] for name, (_, tasks) in lanes.items()} == {
         LANE: ["desk:stamp", "desk:file"],
@@ -168,11 +168,8 @@ def test_the_mapping_of_a_place_is_paused_with_all_its_types(on: Scene) -> None:
         "ScalingConfig": {"MaximumConcurrency": 7},
         "FunctionResponseTypes": ["ReportBatchItemFailures"],
     }
-    one = {("type", "desk:stamp"): "ann"}
-    disabled, most = doctor_aws._mapping(LANE, lanes[LANE], [mapping], one)
+    disabled, most = doctor_aws._mapping(LANE, lanes[LANE], [mapping])
     assert disabled.grade is Grade.BAD
     assert most.found == (
         'its mapping allows a concurrency of 7, and max_concurrency of Lambda("desk") is declared as 2'
     )
-    disabled, _ = doctor_aws._mapping(LANE, lanes[LANE], [mapping], one | {("type", "desk:file"): "bob"})
-    assert (disabled.grade, disabled.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")

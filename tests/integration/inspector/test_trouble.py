@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from joblane import Job
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.sentences import need_line, trouble_line
-from joblane.inspector.stage import doctor, glance, trouble, work
+from joblane.inspector.stage import doctor, doctor_sessions, glance, trouble, work
 from joblane.inspector.views import Grade, TypeNow
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
@@ -21,7 +22,7 @@ from joblane.tasks.limit import Rate
 from tests.builders.rows import In
 from tests.builders.snapshots import session, swept
 from tests.integration.inspector.scene import Scene, is_like
-from tests.samples import sample_rated, sample_sharing, sample_tick, sample_tree
+from tests.samples import Sample, sample_one, sample_rated, sample_sharing, sample_tick, sample_tree
 
 MINUTE, HOUR = 60, 3600
 ATTEMPTS = """
@@ -161,6 +162,29 @@ def test_an_old_snapshot_is_named_with_the_statement_that_ends_it(scene: Scene) 
         [found] = scene.inspector.trouble().needs
     assert (found.what, found.grade) == ("snapshots", Grade.WARNING)
     assert "pg_terminate_backend" in found.do
+
+
+def test_a_dead_member_of_a_batch_holds_its_callback(scene: Scene) -> None:
+    for name, dead in (("import-7", 2), ("whole", 0)):
+        batch = scene.world.client.batch(name, on_success=Job(sample_one, Sample()))
+        batch.enqueue_many([Job(sample_one, Sample(), task_id=f"{name}-{n}") for n in range(3)])
+        batch.seal()
+        for n in range(dead):
+            scene.act("archive", f"{name}-{n}")
+    [found] = [check for check in scene.inspector.trouble().needs if check.what.startswith("batch")]
+    assert need_line(found) == "batch import-7: 2 archived members hold its callback on_success"
+    assert (found.do.partition(" runs")[0], found.path) == (
+        "`joblane batch retry import-7`",
+        "/batches/show?id=import-7",
+    )
+    assert found in scene.inspector.doctor()
+
+
+def test_connections_and_statements_of_others_are_trouble(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_sessions, "FULL_PERCENT", 0)
+    monkeypatch.setattr(doctor_sessions, "LONG", "select 7, 'app', 'dump', 3600::float8")
+    needs = scene.inspector.trouble().needs
+    assert [(check.what, check.grade) for check in needs] == [("connections", Grade.BAD), ("statements", Grade.WARNING)]
 
 
 def test_a_pause_for_which_no_task_waits_is_no_trouble(scene: Scene) -> None:

@@ -42,6 +42,7 @@ from tests.builders.views import (
     batch_row,
     batching,
     cause,
+    errors,
     limit,
     schedule_row,
     task_row,
@@ -744,6 +745,16 @@ def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient) ->
     text = browser.get("/runs", params={"type": "data:export"}).text
     [address, *_] = re.findall(r'<a href="(/tasks[^"]*ended_older=[^"]*)"', text)
     assert browser.get(html.unescape(address)).status_code == 200
+
+
+@pytest.mark.parametrize(("hours", "css"), [((100, 0), "bad"), ((0, 100), "bad"), ((100, 100), "")])
+def test_dead_letters_of_a_type_are_red_by_the_newest_of_all_errors(
+    browser: TestClient, stub: FakeInspector, hours: tuple[int, int], css: str
+) -> None:
+    found = [cause(archived=1, last_at=datetime.now(UTC) - timedelta(hours=ago, minutes=1)) for ago in hours]
+    stub.answers["errors"] = [errors(causes=(*found, cause(archived=0, last_at=datetime.now(UTC))))]
+    text = browser.get("/runs", params={"type": "data:export"}).text
+    assert f'<dt>dead letters</dt><dd class="{css}">' in text
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,7 @@ def _counted(number: int) -> str:
 OF_WORK: Parts = (
     ("bulk actions", work.bulks),
     ("runs", work.failures),
+    ("callbacks", work.callbacks),
     ("hooks", hooks),
     ("timeouts", timeouts),
     ("waits", work.waits),

@@ -14,7 +14,6 @@ from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, plural
-from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.stage.doctor_throttles import throttles
@@ -43,6 +42,7 @@ from joblane.tasks.task import Task
 K = TypeVar("K")
 V = TypeVar("V")
 DEPLOY = "deploy the stage"
+SEND_BACK = "`joblane dead` lists their causes, and says how to send them back"
 NO_BUS = "`aws events create-event-bus --name {}`: a deploy does not create it again; or correct the setting events.bus"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
@@ -59,10 +59,9 @@ def mappings(scope: Scope) -> Iterator[Check]:
     front_doors = (front_door_name(scope.prefix, queue) for queue in Queue)
     expected = {**dict.fromkeys(front_doors, None), **_lanes(scope)}
     missing = _missing(scope, [name for name in expected if not found.get(name)])
-    paused = _unless_down(scope, _paused)
     for name, lane in expected.items():
         if name not in missing:  # a missing queue is a finding of `queues`
-            yield from _mapping(name, lane, found.get(name, []), paused)
+            yield from _mapping(name, lane, found.get(name, []))
     if not missing:
         yield Check(Grade.GOOD, "mappings", f"all {len(expected)} exist and are enabled")
 
@@ -71,9 +70,7 @@ Lane = tuple[Queue, Sequence["Task[Any, Any]"]]
 """A queue, and the types of the lane there."""
 
 
-def _mapping(
-    name: str, lane: Lane | None, existing: list[Mapping[str, Any]], paused: Mapping[tuple[str, str], str]
-) -> Iterator[Check]:
+def _mapping(name: str, lane: Lane | None, existing: list[Mapping[str, Any]]) -> Iterator[Check]:
     what = f"queue {name}"
     if len(existing) != 1:
         found = "no consumer" if not existing else f"{len(existing)} consumers: each takes messages of the others"
@@ -85,14 +82,9 @@ def _mapping(
         lane[1][0].max_concurrency if lane else None,
     )
     if mapping["State"] not in ("Enabled", "Enabling", "Creating", "Updating"):
-        stopping = [] if lane is None else _pauses_of(lane, paused)
-        on = f"aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}"
-        if stopping:
-            found = f"its mapping is {mapping['State']}: paused by {paused[stopping[0]]}"
-            do = ", ".join(f"`joblane resume {kind} {each}`" for kind, each in stopping)
-            yield Check(Grade.WARNING, what, found, do)
-        else:
-            yield Check(Grade.BAD, what, f"its mapping is {mapping['State']}, and it is not paused", on)
+        found = f"its mapping is {mapping['State']}: messages wait, and expire after ten days; no pause disables it"
+        on = f"`aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}`"
+        yield Check(Grade.BAD, what, found, on)
     if most is None:
         found = "its mapping lacks MaximumConcurrency: throttled invocations use up the receives of messages"
         yield Check(Grade.BAD, what, found, DEPLOY)
@@ -120,13 +112,6 @@ def _missing(scope: Scope, names: Collection[str]) -> set[str]:
     return {name for name, depth in found.items() if depth is None}
 
 
-def _pauses_of(lane: Lane, paused: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
-    """Return scope and name of the pause of a lane's queue, or of the pauses of its types if all are paused."""
-    queue, tasks = lane
-    types = [("type", task.type) for task in tasks]
-    return next((found for found in ([("queue", str(queue))], types) if paused.keys() >= {*found}), [])
-
-
 def _lanes(scope: Scope) -> dict[str, Lane]:
     """The lanes that have a consumer, with their types. A type of a place can still have a lane of its own."""
     found: dict[str, list[Task[Any, Any]]] = {}
@@ -134,11 +119,6 @@ def _lanes(scope: Scope) -> dict[str, Lane]:
         for name in lanes_of(scope.prefix, task):
             found.setdefault(name, []).append(task)
     return {name: (queue_of(scope.prefix, name), tasks) for name, tasks in found.items()}
-
-
-def _paused(scope: Scope) -> dict[tuple[str, str], str]:
-    """Scope and name → operator."""
-    return {(pause.scope, pause.name): pause.by or UNKNOWN_OPERATOR for pause in pauses.current(scope.connection)}
 
 
 def _unless_down(scope: Scope, read: Callable[[Scope], dict[K, V]]) -> dict[K, V]:
@@ -170,7 +150,7 @@ def queues(scope: Scope) -> Iterator[Check]:
         if name not in without:
             yield Check(Grade.BAD, f"queue {name}", "it does not exist", DEPLOY)
     if count := waiting.pop(ticks, 0):
-        do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane redrive`"
+        do = f"EventBridge Scheduler could not send these: check its role and lane. {SEND_BACK}"
         yield Check(Grade.WARNING, f"queue {ticks}", plural(count, "dead letter"), do, "/errors/messages")
     places = {dead_letter_name(name): f"at the front door {name}" for name in front_doors}
     counts: Counter[str] = Counter()
@@ -178,9 +158,8 @@ def queues(scope: Scope) -> Iterator[Check]:
         counts[places.get(name) or f"in {_queue_of(scope, name)}"] += count
     if counts.total():
         by_place = ", ".join(f"{count:,} {place}" for place, count in counts.most_common() if count)
-        do = "`joblane dead` lists their causes, `joblane redrive` sends them back"
         text = f"{plural(counts.total(), 'dead letter')}: {by_place}"
-        yield Check(Grade.WARNING, "dead letters", text, do, "/errors")
+        yield Check(Grade.WARNING, "dead letters", text, SEND_BACK, "/errors")
     yield Check(Grade.GOOD, "queues", f"all {len(found)} exist, and none has dead letters")
 
 

@@ -18,7 +18,7 @@ from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences import held_line, waiting_line
 from joblane.inspector.shell import argument
-from joblane.inspector.stage import doctor, doctor_control, doctor_database, overview, work
+from joblane.inspector.stage import doctor, doctor_control, doctor_database, doctor_sessions, overview, work
 from joblane.inspector.stage.glance import Glance, glance, last_minutes
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Check, Grade, Now, Paused, Trouble, TypeNow
@@ -29,12 +29,11 @@ from joblane.sweep.lowered_limits import lowered
 
 MOST = 20
 """Findings of an answer."""
-MOST_DEAD = 2_000
-"""Archived tasks that are read, from the newest on."""
 DEAD = f"""
 select type, count(*), count(*) filter (where finished_at >= now() - interval '1 hour')
   from (select type, state, cleared, finished_at from joblane.tasks
-         where dead_sent_at is not null or dead_letter_unsent order by created_at desc, id desc limit {MOST_DEAD}) as d
+         where dead_sent_at is not null or dead_letter_unsent
+         order by created_at desc, id desc limit {work.MOST_DEAD}) as d
  where state = 'archived' and not cleared and finished_at >= now() - interval '1 day'
  group by type
 """
@@ -92,10 +91,12 @@ def pauses(scope: Glance) -> Iterator[Check]:
 PARTS: doctor.Parts = (
     ("functions", doctor_database.functions_of_code),
     ("jobs:sweep", doctor_database.sweep),
+    ("connections", doctor_sessions.sessions),
     ("limits", limits),
     ("hooks", doctor.hooks),
     ("bulk actions", work.bulks),
     ("runs", work.failures),
+    ("callbacks", work.callbacks),
     ("pauses", pauses),
     ("snapshots", doctor_database.snapshots),
     ("waits", work.waits),

@@ -31,6 +31,10 @@ MOST_BULKS = 20
 """Bulk actions that are read: the latest."""
 MOST_RUNS, MOST_ERRORS = 20_000, 200
 """Failed runs of the last hour that are read, from the latest on, and errors, from the most frequent on."""
+MOST_BATCHES = 5
+"""Batches that are named."""
+MOST_DEAD = 2_000
+"""Archived tasks that are read, from the newest on."""
 MOST_LATE = 5_000
 """Live tasks among which the tenants of late types are counted: the oldest."""
 LEAST_FLOOD = 20
@@ -44,6 +48,13 @@ select type, coalesce(tenant, ''), count(*)
          order by created_at, id limit {MOST_LATE}) as oldest
  where type = any($1::text[]) and state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()
  group by 1, 2 order by 3 desc limit 1000
+"""
+CALLBACKS = f"""
+select b.id, count(*)
+  from (select batch, state, cleared from joblane.tasks
+         where dead_sent_at is not null or dead_letter_unsent order by created_at desc, id desc limit {MOST_DEAD}) as d
+       join joblane.batches b on b.id = d.batch join joblane.tasks c on c.id = b.on_success
+ where d.state = 'archived' and not d.cleared and c.state = 'held' group by b.id order by b.id
 """
 ERRORS = f"""
 with ran as (
@@ -156,6 +167,18 @@ def _with_error(check: Check, error: _Error) -> Check:
     grade = Grade.WARNING if error.is_quiet else check.grade
     mark = f"[{error.mark}] " if error.is_quiet else "[new] " if error.is_new else ""
     return replace(check, grade=grade, found=f"{check.found}: {mark}{error.text}")
+
+
+def callbacks(scope: Scope) -> Iterator[Check]:
+    """The batches whose callback waits for archived members. No check if there are none."""
+    with reading(scope.connection) as connection:
+        rows = connection.run(CALLBACKS)
+    for id_, number in rows[:MOST_BATCHES]:
+        members = "1 archived member holds" if number == 1 else f"{number:,} archived members hold"
+        do = f"`joblane batch retry {argument(id_)}` runs them again, once the cause is mended"
+        yield Check(
+            Grade.WARNING, f"batch {id_}", f"{members} its callback on_success", do, path("/batches/show", id=id_)
+        )
 
 
 def waits(scope: Glance) -> Iterator[Check]:

@@ -67,6 +67,9 @@ def show(request: Request, inspector: Inspector) -> Response:
         tenant=None if is_type else _tenant(inspector, name),
         sorting=None if is_type else sorting(request, TenantType),
         errors=errors,
+        archived_at=max((one.last_at for one in errors.causes if one.archived and one.last_at), default=None)
+        if errors
+        else None,
         declared=next((one for one in declared if is_type and one.type == name), None),
         pause=pauses.get((kind, name)),
         queue_pauses={lane.queue: pauses.get((PauseScope.QUEUE, lane.queue)) for lane in lanes},
