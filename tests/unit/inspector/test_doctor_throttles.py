@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_throttles
@@ -163,3 +166,23 @@ def test_it_says_which_function_was_throttled_how_often_and_what_to_raise(
     # and a stage without throttles costs two metrics
     assert aws.calls[:1] == ["GetMetricData of 2"]
     assert aws.calls[1:2] == (["GetMetricData of 6"] if throttles else [])
+
+
+def test_the_metrics_of_each_function_are_read_from_cloudwatch() -> None:
+    """In moto. It adds up the metrics of all functions for the account, which has metrics of its own on AWS."""
+    with mock_aws():
+        aws, now = boto3.client("cloudwatch", region_name="us-east-1"), datetime.now(UTC)
+        for name, value, minutes in ((ONE, 3, 100), (ONE, 2, 10), (BATCH, 4, 20), (BATCH, 8, 200), ("others", 1, 5)):
+            datum = {
+                "MetricName": "Throttles",
+                "Dimensions": [{"Name": "FunctionName", "Value": name}],
+                "Timestamp": now - timedelta(minutes=minutes),
+                "Value": value,
+            }
+            aws.put_metric_data(Namespace="AWS/Lambda", MetricData=[datum])
+        for value in (30, 40):
+            datum = {"MetricName": "ConcurrentExecutions", "Timestamp": now - timedelta(minutes=9), "Value": value}
+            aws.put_metric_data(Namespace="AWS/Lambda", MetricData=[datum])
+        throttles = [("Throttles", "Sum", name) for name in (ONE, BATCH, "jobs-router")]
+        found = doctor_throttles._read(aws, [("ConcurrentExecutions", "Maximum", None), *throttles])
+    assert found == [40, 5, 4, 0]

@@ -209,7 +209,6 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
             monitoring.lowered_limits,
             heading="a-lowered-limit",
             says="Tasks wait for a limit that an operator has lowered, possibly to 0. The sweep's log names it.",
-            run="queues",
             path="/",
             topic=Topic.URGENT,
             is_state=True,
