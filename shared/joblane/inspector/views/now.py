@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.views.runs import OfRuns
 from joblane.inspector.views.stage import Check, Grade, Overview, Pause, Paused
 from joblane.names import Queue
 
@@ -39,7 +40,7 @@ LEAST_RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class TypeNow:
+class TypeNow(OfRuns):
     """A type with its live tasks, and its runs of the last minutes.
 
     ``minutes``: runs that started in each, oldest first. ``wait_p95_ms``: within 10 %, None without runs.
@@ -65,11 +66,6 @@ class TypeNow:
     dead: int
     dead_hour: int
     pauses: tuple[Pause, ...]
-
-    @property
-    def failed_share(self) -> float | None:
-        """None without runs."""
-        return self.failed / self.started if self.started else None
 
     @property
     def a_minute(self) -> float:

@@ -21,6 +21,24 @@ class Percentiles:
     p99: int
 
 
+class OfRuns:
+    """A row with the number of runs of a time, and of those that failed."""
+
+    __slots__ = ()
+    started: int
+    failed: int
+
+    @property
+    def failed_share(self) -> float | None:
+        """The failed runs, as a part of all; None without a run."""
+        return self.failed / self.started if self.started else None
+
+    @property
+    def failed_percent(self) -> float | None:
+        """The failed runs, in percent of all; None without a run."""
+        return None if self.failed_share is None else round(100 * self.failed_share, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class RunCounts:
     """Runs that ended in a time. ``failed``: they failed or timed out, and were retried. ``archived``: their task was

@@ -10,6 +10,7 @@ from typing import Any
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing, Order
+from joblane.inspector.views.runs import OfRuns
 from joblane.names import Queue, slug_of
 from joblane.record.row.states import State
 
@@ -110,7 +111,7 @@ class Minute:
 
 
 @dataclass(frozen=True, slots=True)
-class TenantRow:
+class TenantRow(OfRuns):
     """A tenant now, by its live tasks, of which the 20,000 oldest and the 20,000 newest of the stage are counted.
 
     ``tenant``: empty for tasks without one. ``due``: tasks that are due and have not started. ``later``: tasks that are
@@ -126,11 +127,6 @@ class TenantRow:
     started: int
     failed: int
     pause: Pause | None
-
-    @property
-    def failed_share(self) -> float | None:
-        """Runs of the last hour that failed, in percent of all; None without a run."""
-        return round(100 * self.failed / self.started, 1) if self.started else None
 
 
 TENANT_ORDERS = {
@@ -152,7 +148,7 @@ LISTINGS[TenantRow] = Listing(
         Column("Later", "later", Kind.NUMBER),
         Column("Runs 1h", "started", Kind.NUMBER),
         Column("Failed 1h", "failed", Kind.ALARM),
-        Column("Failed %", "failed_share", Kind.NUMBER),
+        Column("Failed %", "failed_percent", Kind.NUMBER),
         Column("Paused", lambda row: row.pause and "yes", optional=True),
     ),
     left_out=("Failed %", "Later", "Held"),

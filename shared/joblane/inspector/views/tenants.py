@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing
+from joblane.inspector.views.runs import OfRuns
 from joblane.inspector.views.stage import Pause
 
 
 @dataclass(frozen=True, slots=True)
-class TenantType:
+class TenantType(OfRuns):
     """A type of a tenant now: its live tasks, counted as in :class:`TenantRow`, and its runs of the last hour.
 
     ``retry``: tasks that wait for another attempt; they are also ``due`` or ``later``. ``wait_ms``: the mean time from
@@ -27,11 +28,6 @@ class TenantType:
     failed: int
     wait_ms: int | None
 
-    @property
-    def failed_share(self) -> float | None:
-        """Runs that failed, in percent of all; None without a run."""
-        return round(100 * self.failed / self.started, 1) if self.started else None
-
 
 LISTINGS[TenantType] = Listing(
     "Types of a tenant",
@@ -46,7 +42,7 @@ LISTINGS[TenantType] = Listing(
         Column("Later", "later", Kind.NUMBER),
         Column("Runs 1h", "started", Kind.NUMBER),
         Column("Failed 1h", "failed", Kind.ALARM),
-        Column("Failed %", "failed_share", Kind.NUMBER),
+        Column("Failed %", "failed_percent", Kind.NUMBER),
         Column("Mean wait", "wait_ms", Kind.MILLISECONDS),
     ),
     left_out=("Failed %", "Later", "Held"),
