@@ -59,14 +59,16 @@ update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) 
 TASK_ROWS = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts, attempts, runs,
                    retention_seconds, created_at, due_at, sweep_at, lease_until, finished_at, dead_sent_at,
-                   expire_at, reason, error_type, error_message)
+                   expire_at, reason, error_type, error_message, started_at, duration_ms, billed_ms, memory_mb,
+                   cost_usd)
 select md5(n::text)::uuid::text,
        ($2::text[])[case when n % 10 < 3 then 1 when n % 10 < 5 then 2
                          else 3 + n / 10 % (array_length($2::text[], 1) - 2) end],
        case when n % 100 < 5 then 'critical' when n % 100 < 25 then 'low' else 'default' end,
        case when n % 11 > 0 then 'tenant-' || floor(power(n::bigint * 7919 % 1000 / 1000.0, 3) * 500) end,
        case when n % 1000 = 0 then array['import-' || n / 100000] when n % 10 = 0 then array['nightly'] else '{}' end,
-       s.state, jsonb_build_object('tenant_id', md5(n::text), 'number', n), md5(n::text), 6, 1, 1, 604800,
+       s.state, jsonb_build_object('tenant_id', md5(n::text), 'number', n), md5(n::text), 6, 1,
+       case when s.state = 'active' or s.state = 'completed' and n % 4 = 0 then 2 else 1 end, 604800,
        at, d.due_at,
        case when s.state in ('scheduled', 'pending', 'retry', 'active') then d.due_at + interval '1 min' end,
        case when s.state = 'active' then clock_timestamp() + interval '1 min' end,
@@ -77,7 +79,10 @@ select md5(n::text)::uuid::text,
        case when s.state in ('archived', 'retry') then
             (array['ValueError', 'HTTPStatusError', 'TaskTimeout'])[1 + n % 3] end,
        case when s.state in ('archived', 'retry') then
-            (array['no room', 'the service answered 503', 'the task exceeded its timeout'])[1 + n % 3] end
+            (array['no room', 'the service answered 503', 'the task exceeded its timeout'])[1 + n % 3] end,
+       case when s.state in ('completed', 'archived', 'retry', 'active') then at + n % 2000 * interval '1 ms' end,
+       case when s.state = 'completed' then 20 + n * 7 % 900 end, case when s.state = 'completed' then 60 end,
+       case when s.state = 'completed' then 512 end, case when s.state = 'completed' then 0.000001 end
   from generate_series(1, $1::int) n,
        lateral (select case when k < 100 then 'archived' when k < 220 then 'scheduled' when k < 270 then 'pending'
                             when k < 290 then 'retry' when k < 300 then 'active' when k < 350 then 'cancelled'
@@ -89,12 +94,22 @@ select md5(n::text)::uuid::text,
 """
 ATTEMPT_ROWS = """
 insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms,
- type,
-                           queue, tenant, wait_ms)
-select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then 'archived' else 'completed' end, 20,
-       type, queue, tenant, 40
-  from joblane.tasks where created_at > clock_timestamp() - interval '2 days' and state in ('completed', 'archived')
+                                   type, queue, tenant, wait_ms, billed_ms, memory_mb, cost_usd, error_type,
+                                   error_message, fingerprint)
+select id, run, run, 0, at, at + duration * interval '1 ms', outcome, duration, type, queue, tenant,
+       abs(hashtext(id)) % 90000, 60, 512, 0.000001, case when failed then error_type end,
+       case when failed then error_message end, case when failed then fingerprint end
+  from joblane.tasks t, generate_series(1, runs) as run,
+       lateral (select case when run < runs then case when fingerprint is null then 'waiting' else 'failed' end
+                            when state = 'retry' then 'failed' when state <> 'active' then state end as outcome,
+                       case when state = 'active' and run = runs then clock_timestamp() - interval '5 s'
+                            else t.started_at + (run - 1) * interval '34 s' end as at) as o,
+       lateral (select outcome in ('failed', 'archived') as failed,
+                       case when outcome is not null then 20 + abs(hashtext(id)) % 900 end as duration) as f
+ where state in ('archived', 'retry', 'active') or state = 'completed' and runs > 1
+ order by at
 """
+"""The runs that are not on the row of their task. A run in progress started five seconds ago."""
 
 
 @dataclass(frozen=True, slots=True)

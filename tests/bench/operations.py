@@ -8,13 +8,14 @@ workers, with planning: the best of some calls. SQS is imitated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from joblane.errors import JobError
+from joblane.inspector.bulk.start import REDRIVE
 from joblane.inspector.filter import BulkAction, Filter, Group, Measure, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
@@ -34,31 +35,22 @@ from joblane.sweep.causes import note_causes
 from joblane.tasks.discovery import discover
 from joblane.tasks.task import Task
 from tests.bench import backends
-from tests.bench.inspecting import CAUSES, TASK_ROWS, TASKS, types_of_rows
+from tests.bench.inspecting import ATTEMPT_ROWS, TASK_ROWS, TASKS, types_of_rows
 from tests.bench.record import bench_keyed, clones
 from tests.bench.report import Ratio, within
 
 ROUNDS = 5
-TARGET_MS, WEEK_MS = 200, 100
-ATTEMPTS = """
-insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms,
-                                   type, queue, tenant, wait_ms, billed_ms, memory_mb, cost_usd)
-select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then 'archived' else 'completed' end,
-       20 + abs(hashtext(id)) % 4000, type, queue, tenant, abs(hashtext(id)) % 90000, 60, 512, 0.000001
-  from joblane.tasks where state in ('completed', 'archived') order by created_at
-"""
+TARGET_MS = 100
 FAILING = """
-update joblane.tasks set fingerprint = left(md5((abs(hashtext(id)) % 10000)::text), 16) where error_type is not null
+update joblane.tasks t
+   set fingerprint = left(md5(cause::text), 16), runs = 5, created_at = at, started_at = at,
+       finished_at = case when state = 'archived' then at + interval '170 s' end
+  from (select id, now() - row_number() over (order by created_at desc) * interval '172 s' as at,
+               row_number() over (order by type, id) * 10000 / count(*) over () as cause
+          from joblane.tasks where error_type is not null) as f
+ where t.id = f.id
 """
-FAILED = """
-insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, error_type,
-                                   error_message, fingerprint, type, queue, tenant)
-select id, 2 + n, 2, 0, now() - (nth + n * 0.2) * interval '172 s', now(), 'failed', error_type, error_message,
-       fingerprint, type, queue, tenant
-  from (select *, row_number() over (order by created_at desc) as nth from joblane.tasks
-         where fingerprint is not null) as t, generate_series(0, 4) as n
-"""
-"""The failed runs of the tasks in retry and of the archived ones, over 24 days: of 10,000 causes."""
+"""The tasks in retry and the archived ones, over 24 days: with 10,000 causes, and five failed runs each."""
 LIMITED = bench_keyed.type
 HELD = """
 insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
@@ -69,18 +61,27 @@ select 'held-' || n, $1, 'default', 'tenant-' || n % 200, 'held', '{}', '', 6, 6
 """
 """100,000 tasks that wait for 200 keys."""
 HISTOGRAM = "(select array_agg(array[b + n % 7, 1 + n % 3]) from generate_series(10, 24) b)"
+PERIODS = {"minute": (60, 30 * 1440), "hour": (3600, 30 * 24), "day": (86400, 180)}
+"""Length of a period in seconds, and the number of periods that are kept."""
 STATISTICS = f"""
 insert into joblane.run_statistics
-select 'type', t.type, 'default', $2::int, date_trunc('hour', now(), 'UTC') - n * make_interval(secs => $2::int),
-       40, 3, 1, 0, 1, 0.0001, {HISTOGRAM}, {HISTOGRAM}
-  from unnest($1::text[]) as t(type), generate_series(0, 30 * 86400 / $2::int - 1) as n
+select 'type', type, (array['critical', 'default', 'low'])[1 + place % 3], $3::int,
+       date_trunc($2, now(), 'UTC') - n * make_interval(secs => $3::int), 40, 3, 1, 0, 1, 0.0001, {HISTOGRAM},
+       {HISTOGRAM}
+  from unnest($1::text[]) with ordinality as t(type, place), generate_series(1, $4::int) as n
 """
 TENANTS = f"""
 insert into joblane.run_statistics
-select 'tenant', 'tenant-' || t, '', 3600, date_trunc('hour', now(), 'UTC') - n * interval '1 hour',
+select 'tenant', 'tenant-' || t, '', $2::int, date_trunc($1, now(), 'UTC') - n * make_interval(secs => $2::int),
        40, 3, 1, 0, 1, 0.0001, {HISTOGRAM}, {HISTOGRAM}
-  from generate_series(0, 199) as t, generate_series(0, 719) as n
+  from generate_series(0, 199) as t, generate_series(1, $3::int) as n
 """
+WAITS = """
+insert into joblane.task_waits (task_id, name, signal, until, run)
+select id, 'go', 'go', case when state = 'scheduled' then due_at else created_at + interval '30 days' end, 1
+  from joblane.tasks where state = 'scheduled' or state = 'completed' and runs > 1
+"""
+"""Each scheduled task waits for a signal. A quarter of the completed tasks did: their waits are kept."""
 SCHEDULES = """
 insert into joblane.schedules (name, type, payload, tenant, expression, timezone, ticks_a_day, revision, next_at,
                                last_at, last_task, problem, paused_at)
@@ -130,16 +131,16 @@ def fill(database: Database) -> None:
     connection.limit(None)
     register(connection, _tasks())
     connection.run(TASK_ROWS, str(TASKS), types)
-    connection.run(CAUSES)
-    connection.run(HELD, LIMITED)
-    connection.run(ATTEMPTS)
     connection.run(FAILING)
-    connection.run(FAILED)
+    connection.run(HELD, LIMITED)
+    connection.run(ATTEMPT_ROWS)
     while note_causes(connection, may_continue=lambda: True):
         pass
-    connection.run(STATISTICS, types, "60")
-    connection.run(STATISTICS, types, "3600")
-    connection.run(TENANTS)
+    connection.run(WAITS)
+    for unit, (seconds, number) in PERIODS.items():
+        connection.run(STATISTICS, types, unit, str(seconds), str(number))
+        if unit != "minute":
+            connection.run(TENANTS, unit, str(seconds), str(number))
     connection.run("update joblane.run_statistics_until set until = date_trunc('minute', now() - interval '2 min')")
     connection.run(AUDIT)
     connection.run(ACTIONS, types[0])
@@ -148,34 +149,42 @@ def fill(database: Database) -> None:
     schedules.register(connection, _tasks())
     for number in range(200):
         write_deploy(connection, f"v{number}", "ann")
-    for table in ("tasks", "task_attempts", "causes", "run_statistics", "audit", "schedules"):
+    for table in ("tasks", "task_attempts", "task_waits", "causes", "run_statistics", "audit", "schedules"):
         connection.run(f"vacuum analyze joblane.{table}")
     database.drop()
 
 
 def measured(scope: Scope) -> list[Ratio]:
-    calls, week = _calls(scope), f"performance: a type, {timedelta(days=7)}"
-    missing = {name for name in vars(Inspector) if permission_of(Inspector, name) is Permission.VIEW}
-    missing -= {name.partition(":")[0] for name in calls}
-    assert not missing, f"not measured: {missing}"
-    return [_measured(scope, name, call, WEEK_MS if name == week else TARGET_MS) for name, call in calls.items()]
+    [[archived]] = scope.connection.run("select id from joblane.tasks where state = 'archived' limit 1")
+    [[pending]] = scope.connection.run("select id from joblane.tasks where state = 'pending' limit 1")
+    [[cause]] = scope.connection.run("select min(fingerprint) from joblane.tasks where state = 'archived'")
+    found = calls(scope, archived, pending, cause)
+    return [_measured(scope, name, call) for name, call in found.items()]
 
 
-def _measured(scope: Scope, name: str, call: Callable[[], object], target: float) -> Ratio:
+def missing(names: Iterable[str]) -> set[str]:
+    """Return the reading operations of the inspector that no call measures. ``names``: of calls."""
+    queries = {name for name in vars(Inspector) if permission_of(Inspector, name) is Permission.VIEW}
+    return queries - {name.partition(":")[0] for name in names}
+
+
+def _measured(scope: Scope, name: str, call: Callable[[], object]) -> Ratio:
     times = []
     for _ in range(ROUNDS):
         scope.connection.run("set max_parallel_workers_per_gather = 0")
         pid = backends.pid_of(scope.connection)
         times.append(backends.of(pid, call) * 1000)
-    return within(name, f"CPU ms of PostgreSQL, the best of {ROUNDS}", min(times), target, "ms")
+    return within(name, f"CPU ms of PostgreSQL, the best of {ROUNDS}", min(times), TARGET_MS, "ms")
 
 
-def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
+def calls(scope: Scope, archived: str, pending: str, cause: str) -> Mapping[str, Callable[[], object]]:
+    """Return the calls by the names of their operations, each with what it measures.
+
+    ``archived``, ``pending``: ids of tasks. ``cause``: a fingerprint.
+    """
     inspector, types, now = Inspector(scope), types_of_rows(), datetime.now(UTC)
-    [[archived]] = scope.connection.run("select id from joblane.tasks where state = 'archived' limit 1")
-    [[pending]] = scope.connection.run("select id from joblane.tasks where state = 'pending' limit 1")
     day = Filter(ended_after=now - timedelta(days=5), ended_before=now - timedelta(days=4), types=(types[0],))
-    calls: dict[str, Callable[[], object]] = {
+    found: dict[str, Callable[[], object]] = {
         "overview: 1 minute": lambda: inspector.overview(minutes=1),
         "overview: 4 hours": lambda: inspector.overview(minutes=240),
         "trouble:": inspector.trouble,
@@ -201,8 +210,18 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "errors: 1 day": inspector.errors,
         "errors: 7 days": lambda: inspector.errors(within=timedelta(days=7)),
         "errors: 30 days": lambda: inspector.errors(within=timedelta(days=30), sort="runs"),
+        "errors: 30 days, the first 500": lambda: inspector.errors(within=timedelta(days=30), sort="runs", limit=500),
         "errors: a type": lambda: inspector.errors(within=timedelta(days=7), types=(types[0],)),
         "errors: a tenant": lambda: inspector.errors(within=timedelta(days=7), tenant="tenant-0"),
+        "preview: a redrive of a cause": lambda: inspector.preview(REDRIVE, Filter(fingerprint=cause)),
+        "preview: a redrive of a type": lambda: inspector.preview(REDRIVE, Filter(types=(types[0],)), canary=3),
+        "preview: a redrive of all": lambda: inspector.preview(REDRIVE, Filter()),
+        "preview: a cancel of all": lambda: inspector.preview(BulkAction.CANCEL, Filter()),
+        "preview: a delete of all": lambda: inspector.preview(BulkAction.DELETE, Filter()),
+        "waits: all": inspector.waits,
+        "waits: of a type": lambda: inspector.waits(type=types[0], limit=500),
+        "waits: for no such signal": lambda: inspector.waits(signal="nobody"),
+        "type_logs: an unknown type": lambda: _refused(lambda: inspector.type_logs("no:type")),
         "pauses:": inspector.pauses,
         "batching:": inspector.batching,
         "why_slow:": lambda: inspector.why_slow(types[0]),
@@ -214,8 +233,8 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         **{
             f"chart: {of} by {by}, {days} days": partial(inspector.chart, of=of, by=by, within=timedelta(days=days))
             for of in (Measure.RUNS, Measure.WAIT)
-            for by in (Group.NONE, Group.TYPE, Group.TENANT)
-            for days in (1, 7, 180)
+            for by in Group
+            for days in (1, 7, 30, 180)
         },
         "marks: queues": lambda: inspector.marks(PauseScope.QUEUE, tuple(Queue), within=timedelta(hours=4)),
         "limits: all": inspector.limits,
@@ -252,15 +271,15 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "bulk_view:": lambda: _refused(lambda: inspector.bulk_view("bulk-1")),
     }
     for within_ in (timedelta(minutes=15), timedelta(hours=2), *(timedelta(days=days) for days in (1, 7, 30))):
-        calls |= {
+        found |= {
             f"performance: a type, {within_}": _performance(inspector, PauseScope.TYPE, types[0], within_),
             f"performance: a tenant, {within_}": _performance(inspector, PauseScope.TENANT, "tenant-0", within_),
         }
         for by in ("type", "tenant"):
-            calls[f"statistics: by {by}, {within_}"] = _statistics(inspector, within_, by)
+            found[f"statistics: by {by}, {within_}"] = _statistics(inspector, within_, by)
     for what, part in (*doctor_database.PARTS, *doctor.OF_WORK, *((f"trouble {what}", one) for what, one in PARTS)):
-        calls[f"doctor: {what}"] = lambda part=part: list(part(glance(scope)))  # type: ignore[misc]
-    return calls
+        found[f"doctor: {what}"] = lambda part=part: list(part(glance(scope)))  # type: ignore[misc]
+    return found
 
 
 def _performance(inspector: Inspector, kind: PauseScope, name: str, within_: timedelta) -> Callable[[], object]:

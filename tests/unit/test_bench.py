@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from joblane.inspector.scope import Scope
+from joblane.record.driver.database import Database
 from tests.bench import __main__ as bench
-from tests.bench import instructions
+from tests.bench import instructions, operations
 from tests.bench.report import Ratio, within
 
 Run = Callable[..., int]
@@ -103,3 +105,8 @@ def test_values_are_kept_only_of_a_run_that_counts_instructions(run: Run, capsys
     with pytest.raises(SystemExit):
         run({"working": works}, "--write", "now", "working")
     assert "--write needs the measurement instructions" in capsys.readouterr().err
+
+
+def test_each_reading_operation_has_a_measurement() -> None:
+    scope = Scope(Database("postgresql://nowhere"), operations.Empty(), "jobs", {}, "bench")
+    assert operations.missing(operations.calls(scope, "archived", "pending", "cause")) == set()
