@@ -339,7 +339,8 @@ class Inspector:
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
         """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``.
 
-        More than a day: by whole hours, and without runs that were found lost three hours after their start.
+        More than 3 hours: without runs that were found lost three hours after their start. More than a day: from the
+        start of an hour.
         """
         return performance.statistics(self._scope, within, by)
 

@@ -152,6 +152,12 @@ def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
         add_up(world.database.get(), may_continue=lambda: True)
     added = world.run("select count(*) from joblane.run_statistics where seconds = 3600")
     assert added[0][0] > 100
+    # then a day has the runs that started in it, those before its first whole hour included
+    day = "select count(*) from joblane.runs where started_at >= now() - interval '1 day'"
+    [[before]] = world.run(day)
+    started = sum(one.started for one in inspector.statistics(within=timedelta(days=1), by=by))
+    [[after]] = world.run(day)
+    assert after <= started <= before
     all_runs = inspector.statistics(within=timedelta(days=4), by=by)
     # when the runs that are added up are removed
     world.run(
@@ -198,7 +204,7 @@ def test_runs_are_found_by_the_index_on_their_start(world: World, by: str) -> No
         " select 'id-' || n, 1, 1, 0, now() - make_interval(mins => n), 'some:work' from generate_series(1, 50000) n"
     )
     world.run("analyze joblane.task_attempts")
-    plan = world.run("explain " + STATISTICS.format(column=by, histogram=BUCKET), "3600", None)
+    plan = world.run("explain " + STATISTICS.format(column=by, histogram=BUCKET), "3600", None, None)
     assert "task_attempts_started" in "\n".join(row[0] for row in plan)
 
 

@@ -15,7 +15,7 @@ from joblane.inspector.filter import CAUSE_SORTS, MOST_FAILED_RUNS, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.performance import SHORTEST
-from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, NOW, check_number, check_within, checked
+from joblane.inspector.tasks.filter_sql import CUSTOM, LARGEST_PAGE, NOW, check_number, check_within, checked, snapshot
 from joblane.inspector.views.causes import QUIET, Cause, CauseNote, Causes, CauseState
 from joblane.names import Queue, dead_letter_name, lane_name
 from joblane.record.causes import MAX_SHOWN, shown
@@ -28,18 +28,20 @@ MOST_CAUSES = 500
 NEW = "1 day"
 """A cause is new for this long after its first failed run, or after the first one since it was resolved."""
 
+INDEXED = f"{CUSTOM}; set local enable_seqscan = off; set local enable_bitmapscan = off; set local random_page_cost = 1"
+"""A bitmap reads the pages of the table, and indexes have all columns: with a type it takes three times as long."""
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and finished_at is not null"
 """Without columns that no index has: most of these rows are read from the index alone. A task whose content is removed
 has no fingerprint."""
 OF_TASKS = "(cardinality($2::text[]) = 0 or type = any($2::text[])) and ($3::text is null or tenant = $3)"
 FIND = f"""
-with ran as materialized (
+with ran as not materialized (
   select fingerprint, type, tenant, started_at, task_id
     from joblane.task_attempts
    where fingerprint is not null and started_at >= $1::timestamptz and type is not null and {OF_TASKS}
    order by started_at desc limit {MOST_FAILED_RUNS}
 ),
-runs as (
+runs as materialized (
   select fingerprint, type, count(*) as runs, min(started_at) as first_at, max(started_at) as last_at
     from ran group by 1, 2
 ),
@@ -48,23 +50,20 @@ tasks as (
          count(*) filter (where finished_at >= coalesce($10::timestamptz, '-infinity')) as lately,
          min(finished_at) as first_at, max(finished_at) as last_at, max(id) filter (where not is_live) as archived_id,
          max(id) as id
-    from (select fingerprint, type, id, finished_at, false as is_live from joblane.tasks
-           where {IS_ARCHIVED} and fingerprint is not null and {OF_TASKS}
-          union all
-          select '', type, id, finished_at, false
-            from (select id from joblane.tasks where {IS_ARCHIVED} and fingerprint is null and {OF_TASKS} offset 0) as n
-                 join joblane.tasks using (id) where state = 'archived' and not cleared
+    from (select coalesce(fingerprint, '') as fingerprint, type, id, finished_at, false as is_live from joblane.tasks a
+           where {IS_ARCHIVED} and {OF_TASKS}
+             and (fingerprint is not null
+                  or (select state = 'archived' and not cleared from joblane.tasks t where t.id = a.id))
           union all
           select fingerprint, type, id, null, true from joblane.tasks
            where fingerprint is not null and finished_at is null and {OF_TASKS}) as t
    group by 1, 2
 ),
-found as (
+found as materialized (
   select fingerprint, type, coalesce(r.runs, 0) as runs, coalesce(t.retry, 0) as retry,
          coalesce(t.archived, 0) as archived, coalesce(t.lately, 0) as lately,
          least(r.first_at, t.first_at, c.first_at) as first_at, greatest(r.last_at, t.last_at) as last_at,
-         r.last_at as run_at, c.first_at as kept_at, c.first_version, c.last_version, c.error_type, c.message,
-         c.marked_at, c.marked_by, c.note, t.archived_id, t.id,
+         r.last_at as run_at, t.archived_id, t.id,
          case when c.mark <> 'resolved' or coalesce(r.last_at, t.last_at, c.last_at) <= c.marked_at
               then c.mark
               when coalesce(case when c.mark is null then c.since else r.last_at end, least(r.first_at, t.first_at))
@@ -72,7 +71,7 @@ found as (
               else 'open' end as state
     from runs r full join tasks t using (fingerprint, type) left join joblane.causes c using (fingerprint, type)
 ),
-matching as (
+matching as not materialized (
   select * from found
    where case when $4::text is not null then state = $4
               else state <> 'ignored' or archived > 0 or cardinality($9::text[]) > 0 end
@@ -83,7 +82,7 @@ totals as (
   select (select count(*) from matching) as number, (select coalesce(sum(runs), 0) from runs) as runs,
          (select count(*) from found where state = 'ignored' and archived = 0) as ignored
 ),
-listed as (
+listed as materialized (
   select *, row_number() over () as place
     from (select * from matching
            order by array_position(array['known', 'resolved', 'ignored'], state) nulls first,
@@ -91,8 +90,9 @@ listed as (
                     last_at desc nulls last, archived desc, fingerprint, type
            limit $7::int) as m
 ),
-mine as materialized (
-  select fingerprint, type, r.started_at, r.tenant, r.task_id, run_at from ran r join listed using (fingerprint, type)
+mine as materialized (  -- "is true": each run is looked up in a hash of the listed causes; a join may hash all runs
+  select fingerprint, type, started_at, tenant, task_id from ran
+   where ((fingerprint, type) in (select fingerprint, type from listed)) is true
 ),
 counted as (
   select fingerprint, type, array_agg(array[bar, number]) as bars
@@ -103,20 +103,20 @@ counted as (
 ),
 concerned as (
   select fingerprint, type, count(distinct tenant) as tenants, max(task_id) filter (where started_at = run_at) as id
-    from mine group by 1, 2
+    from mine join listed using (fingerprint, type) group by 1, 2
 )
 select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0),
        coalesce(l.first_at, q.started_at, q.created_at), coalesce(l.last_at, q.started_at, q.created_at), b.bars,
-       l.state, l.marked_at, l.marked_by, l.note, case when $6 then l.archived_id else coalesce(a.id, l.id) end,
-       o.number, o.ignored, o.runs, l.error_type, l.message, e.error_type, e.message, q.queue,
+       l.state, c.marked_at, c.marked_by, c.note, case when $6 then l.archived_id else coalesce(a.id, l.id) end,
+       o.number, o.ignored, o.runs, c.error_type, c.message, e.error_type, e.message, q.queue,
        q.error_type, q.message,
-       case when l.kept_at <= l.first_at then l.first_version else {VERSION.format(at="l.first_at")} end,
-       coalesce({VERSION.format(at="l.last_at")}, l.last_version)
+       case when c.first_at <= l.first_at then c.first_version else {VERSION.format(at="l.first_at")} end,
+       coalesce({VERSION.format(at="l.last_at")}, c.last_version)
   from totals o left join listed l on true left join counted b using (fingerprint, type)
-       left join concerned a using (fingerprint, type)
+       left join concerned a using (fingerprint, type) left join joblane.causes c using (fingerprint, type)
        left join lateral (
          select error_type, left(error_message, {10 * MAX_SHOWN}) as message from joblane.task_attempts e
-          where coalesce(l.message, '') = '' and e.task_id = a.id and e.fingerprint = l.fingerprint
+          where coalesce(c.message, '') = '' and e.task_id = a.id and e.fingerprint = l.fingerprint
           order by e.run desc limit 1) as e on true
        left join lateral (
          select q.queue, q.started_at, q.created_at, coalesce(q.error_type, 'Archived') as error_type,
@@ -167,24 +167,24 @@ def read(
 
     ``fingerprints``: only these, ignored ones too. None: all.
     """
-    connection = scope.connection
-    [[at]] = connection.run(NOW)
-    since = at - within
-    rows = connection.run(
-        FIND,
-        since,
-        list(chosen.types),
-        chosen.tenant,
-        state and str(state),
-        sort,
-        "true" if archived_only else "false",
-        str(limit),
-        at,
-        list(fingerprints),
-        chosen.ended_after,
-        str(since.timestamp()),
-        str(at.timestamp()),
-    )
+    with snapshot(scope.connection, INDEXED) as connection:
+        [[at]] = connection.run(NOW)
+        since = at - within
+        rows = connection.run(
+            FIND,
+            since,
+            list(chosen.types),
+            chosen.tenant,
+            state and str(state),
+            sort,
+            "true" if archived_only else "false",
+            str(limit),
+            at,
+            list(fingerprints),
+            chosen.ended_after,
+            str(since.timestamp()),
+            str(at.timestamp()),
+        )
     number, ignored, runs = map(int, rows[0][14:17])
     found = tuple(_cause(scope, row) for row in rows if row[0] is not None)
     return Causes(found, number, runs, ignored, runs < MOST_FAILED_RUNS and number <= limit, since, at)

@@ -61,16 +61,16 @@ def _rows(name: str) -> str:
     )
 
 
-def _found(choice: Choice) -> str:
-    """The rows of a choice, each with its group and its period."""
+def _found(choice: Choice, *, of_names: bool) -> str:
+    """The rows of a choice, each with its group and its period. ``of_names``: only of the table ``names``."""
     key = {Group.NONE: "''::text", Group.QUEUE: "x.queue"}.get(choice.by, "x.name")
     time = "duration" if choice.of is Measure.DURATION else "wait"
-    rows = f"({_rows('true')}) as x" if choice.is_tenant else f"names n, lateral ({_rows('name = n.name')}) as x"
+    times = f", {time}_ms as spent, {time}s as histogram" if choice.of.is_time else ""
+    rows = f"names n, lateral ({_rows('name = n.name')}) as x" if of_names else f"({_rows('true')}) as x"
     return f"""
 found as {"not " if choice.of.is_time else ""}materialized (
   select {key} as key, floor(date_part('epoch', x.at - $2::timestamptz) / $6::int)::int as place,
-         completed + failed + archived + lost + others as runs, failed + archived + lost as bad, cost_usd,
-         {time}_ms as spent, {time}s as histogram
+         completed + failed + archived + lost + others as runs, failed + archived + lost as bad, cost_usd{times}
     from {rows}
    where ($7::text[] is null or x.name = any($7)) and ($8::text is null or x.queue = $8)
 )"""
@@ -223,8 +223,8 @@ class _Reading:
     def _run(self, query: str, names: Sequence[str]) -> Sequence[Sequence[Any]]:
         """Read rows of ``names``; empty: of all."""
         choice, step = self.choice, self.choice.step
-        tables = [] if choice.is_tenant else [GIVEN if names else NAMES]
-        tables.append(_found(choice))
+        tables = [GIVEN] if names else [] if choice.is_tenant else [NAMES]
+        tables.append(_found(choice, of_names=bool(tables)))
         day = max(self.start, floor_of(self.end, ONE_DAY)) if step >= ONE_DAY else self.start
         hour = max(day, floor_of(self.end, ONE_HOUR)) if step >= ONE_HOUR else day
         kind, seconds = "tenant" if choice.is_tenant else "type", str(round(step.total_seconds()))

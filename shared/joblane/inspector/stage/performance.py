@@ -64,7 +64,8 @@ select {FIELDS.replace("waits, durations", "coalesce(waits, '{}'), coalesce(dura
 """
 """The rows of a name, added up in periods of $6 seconds."""
 UNTIL = "select until, clock_timestamp() from joblane.run_statistics_until"
-LATEST_COLUMNS = {PauseScope.TYPE: "type", PauseScope.TENANT: "coalesce(tenant, '')"}
+LATEST_COLUMNS = {PauseScope.TYPE: "coalesce(type, '')", PauseScope.TENANT: "coalesce(tenant, '')"}
+"""Expressions that no index has: an index of types has all tasks of a type that have ended."""
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
     check_within(within, SHORTEST)
     connection = scope.connection
     [[until, now]] = connection.run(UNTIL)
-    step = next(step for longest, step in STEPS if within <= longest)
+    step = _step(within)
     if kind is PauseScope.TENANT:
         step = max(step, BY_HOUR)
     since = floor_of(now - within, step)
@@ -116,8 +117,7 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
             total.add(row)
     earlier = _Sum()
     if within <= ONE_DAY:
-        seconds = "3600" if kind is PauseScope.TENANT else "60"
-        for _, *row in connection.run(ADDED_UP, kind, name, seconds, since - ONE_DAY, now - ONE_DAY, seconds):
+        for _, *row in _whole(connection, kind, name, since - ONE_DAY, now - ONE_DAY):
             earlier.add(row)
     if kind is PauseScope.TYPE and not any(total.numbers):
         check_types(scope, [name])
@@ -132,9 +132,43 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
     )
 
 
+def counts_of_type(scope: Scope, name: str, within: timedelta) -> RunCounts:
+    """The runs of a type, as the total of :func:`performance`."""
+    connection, total = scope.connection, _Sum()
+    [[until, now]] = connection.run(UNTIL)
+    since, until = floor_of(now - within, _step(within)), until or now - FIRST
+    for _, *row in _whole(connection, PauseScope.TYPE, name, since, until):
+        total.add(row)
+    for _, *row in _latest(connection, PauseScope.TYPE, name, max(since, until)):
+        total.add(row)
+    return total.counts()
+
+
+def _step(within: timedelta) -> timedelta:
+    return next(step for longest, step in STEPS if within <= longest)
+
+
+def _whole(
+    connection: Connection, kind: PauseScope, name: str, since: datetime, until: datetime
+) -> Iterable[Sequence[Any]]:
+    """Yield the rows of a period, which is not divided: of its whole hours, and of the minutes before and after them.
+
+    A day of a type has 1,440 rows of minutes.
+    """
+    first, last = floor_of(since + BY_HOUR - timedelta.resolution, BY_HOUR), floor_of(until, BY_HOUR)
+    parts = [("60", since, first), ("3600", first, last), ("60", last, until)]
+    if kind is PauseScope.TENANT:
+        parts = [("3600", since, until)]
+    elif first >= last:
+        parts = [("60", since, until)]
+    length = str(round((until - since + BY_HOUR).total_seconds()))
+    for seconds, start, end in parts:
+        yield from connection.run(ADDED_UP, kind, name, seconds, start, end, length)
+
+
 def _rows(
     connection: Connection, kind: PauseScope, name: str, *, step: timedelta, since: datetime, until: datetime
-) -> Iterable[list[Any]]:
+) -> Iterable[Sequence[Any]]:
     """Yield the rows of minutes or hours, and of the runs that ended after ``until``, which no sweep has added up."""
     hour, length = floor_of(until, BY_HOUR), str(round(step.total_seconds()))
     if step >= BY_HOUR:
@@ -145,9 +179,13 @@ def _rows(
         yield from connection.run(ADDED_UP, kind, name, "60", max(since, hour), until, length)
     else:
         yield from connection.run(ADDED_UP, kind, name, "60", since, until, length)
+    yield from _latest(connection, kind, name, max(since, until))
+
+
+def _latest(connection: Connection, kind: PauseScope, name: str, since: datetime) -> Iterable[Sequence[Any]]:
     column = LATEST_COLUMNS[kind]
     latest = f"with {counting('minute', column, repr(''), f'{column} = $3')} select {FIELDS} from rows"
-    yield from connection.run(latest, max(since, until), END, name)
+    yield from connection.run(latest, since, END, name)
 
 
 def floor_of(at: datetime, step: timedelta) -> datetime:
@@ -169,7 +207,7 @@ def _rounded(value: float | None) -> int | None:
 # --- All types or tenants ---------------------------------------------------------------------------------------------
 
 
-EACH_RUN = timedelta(days=1)
+EACH_RUN = timedelta(hours=3)
 """Up to here each run is read."""
 MILLISECOND = timedelta(milliseconds=1)
 DURATIONS = 7
@@ -188,9 +226,11 @@ select coalesce(a.{column}, ''), {histogram}, count(*),
   from joblane.runs a
  where a.started_at >= now() - make_interval(secs => $1::float8)
    and ($2::timestamptz is null or a.finished_at is null or a.finished_at >= $2::timestamptz)
+   and a.started_at < coalesce($3::timestamptz, 'infinity') and ($3::timestamptz is null or a.finished_at < $3)
  group by 1, 2
 """
-"""The runs that started within $1 seconds and, unless $2 is null, have not ended before $2. ``histogram``: null, or an
+"""The runs that started within $1 seconds and, unless $2 is null, have not ended before $2, and unless $3 is null, have
+ended before $3. ``histogram``: null, or an
 expression by which the runs of a key are counted in addition."""
 BUCKET = f"case when a.outcome in {TIMED_OUTCOMES} then {bucket_of('a.duration_ms')} end"
 _SUMS = """sum(completed + failed + archived + lost + others)::bigint as runs, sum(completed)::bigint as completed,
@@ -232,24 +272,28 @@ UNTIL_HOUR = "select clock_timestamp(), date_trunc('hour', until, 'UTC') from jo
 def statistics(scope: Scope, within: timedelta, by: str) -> tuple[Statistic, ...]:
     """The most expensive first. The key is empty for tasks without a tenant, and for runs without a recorded type.
 
-    The runs of more than a day are those of whole hours, which the sweep has added up, and of the time since. So no
-    statement reads the runs of weeks.
+    The runs of whole hours are those that the sweep has added up. Those before the first one, of up to a day, and those
+    since the last one are read. So no statement reads the runs of weeks.
 
     Raises :class:`SelectionError`.
     """
     check_within(within)
     if by not in STATISTICS_BY:
         raise SelectionError("by", f"{' or '.join(STATISTICS_BY)} is required, not {by!r}")
+    bucket = BUCKET if by == "type" else "null::int"
+    statement = STATISTICS.format(column=by, histogram=bucket)
     rows, hour = list[list[Any]](), None
     if within > EACH_RUN:
         now: datetime
         [[now, until]] = scope.connection.run(UNTIL_HOUR)
-        since = (now - within).replace(minute=0, second=0, microsecond=0)
-        if until is not None and until > since:
-            rows, within, hour = scope.connection.run(HOURS[by], since, until), now - until + LATEST_END, until
-    bucket = BUCKET if by == "type" else "null::int"
-    statement = STATISTICS.format(column=by, histogram=bucket)
-    rows += scope.connection.run(statement, str(within.total_seconds()), hour)
+        since = floor_of(now - within, ONE_HOUR)
+        first = since if within > ONE_DAY else since + ONE_HOUR
+        if until is not None and until > first:
+            rows = scope.connection.run(HOURS[by], first, until)
+            if first > since:
+                rows += scope.connection.run(statement, str(within.total_seconds()), None, first)
+            within, hour = now - until + LATEST_END, until
+    rows += scope.connection.run(statement, str(within.total_seconds()), hour, None)
     by_key: defaultdict[str, list[list[Any]]] = defaultdict(list)
     histograms: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for key, durations, *numbers in rows:

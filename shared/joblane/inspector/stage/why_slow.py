@@ -22,7 +22,7 @@ from joblane.inspector.stage import doctor_database, limits, pauses, performance
 from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
 from joblane.inspector.stage.work import crowding
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
-from joblane.inspector.views import Check, Grade, Pause, Performance
+from joblane.inspector.views import Check, Grade, Pause, RunCounts
 from joblane.inspector.views.now import LEAST_RUNS, WARNING_SHARE
 from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 from joblane.names import OWN_TYPES
@@ -76,9 +76,9 @@ select greatest(
     where kind = 'type' and name = $1 and (seconds = 3600 and at >= now() - interval '1 day'
                                            or seconds = 60 and at >= now() - interval '2 hours')),
   (select max(duration_ms) from joblane.runs
-    where type = $1 and started_at >= now() - interval '15 min' and outcome in {TIMED_OUTCOMES}))::bigint
+    where coalesce(type, '') = $1 and started_at >= now() - interval '15 min' and outcome in {TIMED_OUTCOMES}))::bigint
 """
-"""The runs of hours, of minutes, and those that no sweep has added up."""
+"""The runs of hours, of minutes, and those that no sweep has added up. An index of types has too many other tasks."""
 # The latest of a type are at the end of one index if they have ended, and of another if they are live.
 ARRIVED = f"""
 select (select count(*) from (select from joblane.tasks where type = any($1::text[]) and finished_at is not null
@@ -115,8 +115,8 @@ class _Subject:
     all: _Live
     queues: dict[str, _Live]
     tenants: dict[str, _Live]
-    recent: Performance
-    before: Performance
+    recent: RunCounts
+    before: RunCounts
     arrived: int
     pauses: tuple[Pause, ...]
     others: dict[str, dict[str, _Live]]
@@ -173,7 +173,7 @@ def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
     total = live.pop((None, None))
     queues = {queue: each for (queue, _), each in live.items() if queue is not None}
     tenants = {tenant: each for (queue, tenant), each in live.items() if queue is None}
-    recent, before = (performance.performance(scope, PauseScope.TYPE, task.type, time) for time in (RECENT, BEFORE))
+    recent, before = (performance.counts_of_type(scope, task.type, within) for within in (RECENT, BEFORE))
     return _Subject(task, task.type, total, queues, tenants, recent, before, arrived, current, others)
 
 
@@ -327,7 +327,7 @@ def _stopped(_: Scope, subject: _Subject) -> Iterator[Check]:
 
 
 def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:
-    new, old = subject.recent.total, subject.before.total
+    new, old = subject.recent, subject.before
     if new.duration_ms is None or old.duration_ms is None or min(new.number, old.number) < LEAST_RUNS:
         yield Check(Grade.GOOD, "durations", "too few runs to compare")
         return
@@ -343,7 +343,7 @@ def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:
 def _timeout(scope: Scope, subject: _Subject) -> Iterator[Check]:
     """Compare the runs of a day with the timeout."""
     [[longest_ms]] = scope.connection.run(LONGEST, subject.name)
-    percentiles, timeout = subject.before.total.duration_ms, subject.task.timeout
+    percentiles, timeout = subject.before.duration_ms, subject.task.timeout
     if percentiles is None or longest_ms is None:
         return
     share, p99 = (each * timedelta(milliseconds=1) / timeout for each in (longest_ms, percentiles.p99))
@@ -359,7 +359,7 @@ def _timeout(scope: Scope, subject: _Subject) -> Iterator[Check]:
 
 
 def _arriving(_: Scope, subject: _Subject) -> Iterator[Check]:
-    counts, minutes = subject.recent.total, round(RECENT.total_seconds() / 60)
+    counts, minutes = subject.recent, round(RECENT.total_seconds() / 60)
     ended = counts.completed + counts.archived
     found = f"{subject.arrived:,} tasks came in the last {minutes} minutes, and {ended:,} ended"
     if subject.all.due and subject.arrived > ended * 1.1 + LEAST_RUNS:
@@ -372,7 +372,7 @@ def _arriving(_: Scope, subject: _Subject) -> Iterator[Check]:
 
 
 def _failing(_: Scope, subject: _Subject) -> Iterator[Check]:
-    counts, live = subject.recent.total, subject.all
+    counts, live = subject.recent, subject.all
     waits = "task waits" if live.retry == 1 else "tasks wait"
     found = f"{counts.unsuccessful:,} of {counts.number:,} recent runs failed; {live.retry:,} {waits} for a retry"
     fails = counts.number >= LEAST_RUNS and counts.unsuccessful >= counts.number * WARNING_SHARE

@@ -203,24 +203,31 @@ def _sorted(filter_: Filter) -> dict[str, Any]:
 
 # --- Planning ------------------------------------------------------------------------------------------------------
 
-PLANNING = (
-    "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off; set local enable_sort = off;"
-    " set local random_page_cost = 1; set local jit = off"
-)
-"""Plans are made for the actual values, because a generic plan cannot distinguish a rare type from a common one. They
-follow the index that has the order of the listing and that fits best, even if the table's statistics are out of date:
-with equal costs of pages an index that yields only rows that fit costs less than one that yields others as well. A
-statement is not compiled, which would take longer than the statement."""
+CUSTOM = "set local plan_cache_mode = force_custom_plan; set local jit = off"
+"""Plans are made for the actual values, because a generic plan cannot distinguish a rare type from a common one, or a
+list of 500 from one of 50. A statement is not compiled, which would take longer than the statement."""
+PLANNING = f"""{CUSTOM}; set local enable_seqscan = off; set local enable_sort = off;
+ set local random_page_cost = 1"""
+"""Plans follow the index that has the order of the listing and that fits best, even if the table's statistics are out
+of date: with equal costs of pages an index that yields only rows that fit costs less than one that yields others as
+well."""
 
 
 @contextmanager
 def reading(connection: Connection) -> Iterator[Connection]:
-    """A snapshot of the database for several statements. If a transaction is open, they join it."""
+    """A snapshot of the database for the statements of listings. If a transaction is open, they join it."""
+    with snapshot(connection, PLANNING):
+        yield connection
+
+
+@contextmanager
+def snapshot(connection: Connection, planning: str) -> Iterator[Connection]:
+    """A snapshot of the database for several statements, with settings. If a transaction is open, they join it."""
     if not connection.idle:
-        connection.execute_simple(PLANNING)
+        connection.execute_simple(planning)
         yield connection
         return
-    connection.execute_simple(f"begin isolation level repeatable read read only; {PLANNING}")
+    connection.execute_simple(f"begin isolation level repeatable read read only; {planning}")
     try:
         yield connection
     finally:

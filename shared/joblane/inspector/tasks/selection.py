@@ -37,12 +37,14 @@ select s.most_common_elem_freqs[array_position(s.most_common_elems::text::text[]
 all rows of a tag before it yields the first, so an index scan for a common tag takes as long as the tag is common."""
 
 
-TOOK_MS = """
-select coalesce(a.duration_ms,
-                case when a.finished_at is null then extract(epoch from now() - a.started_at) * 1000 end)
-  from joblane.runs a where a.task_id = r.id and a.run = r.runs
+_TOOK = """coalesce({run}.duration_ms,
+             case when {run}.finished_at is null then extract(epoch from now() - {run}.started_at) * 1000 end)"""
+TOOK_MS = f"""
+case when r.runs = 1 and r.state in ('active', 'completed') and r.started_at is not null then {_TOOK.format(run="r")}
+     when r.runs > 0 then (select {_TOOK.format(run="a")} from joblane.task_attempts a
+                            where a.task_id = r.id and a.run = r.runs) end
 """
-"""Duration of the last run of a row ``r``."""
+"""Duration of the last run of a row ``r``. Most rows have their only run: a look-up for each takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
