@@ -67,7 +67,7 @@ select type, queue, minute, bucket, count(*), count(*) filter (where outcome = '
   from (select type, queue, date_trunc('minute', started_at, 'UTC') as minute, outcome, wait_ms,
                {bucket_of("wait_ms")} as bucket
           from joblane.runs where started_at >= $1 and queue is not null and type is not null) as r
- group by grouping sets ((type, queue, minute), (type, queue, bucket))
+ group by grouping sets ((minute, type, queue), (type, queue, bucket))
 """
 """The runs since $1, by type, queue and minute; and again by type, queue and bucket of their waits."""
 ARCHIVED = f"""

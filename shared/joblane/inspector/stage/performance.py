@@ -132,16 +132,20 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
     )
 
 
-def counts_of_type(scope: Scope, name: str, within: timedelta) -> RunCounts:
-    """The runs of a type, as the total of :func:`performance`."""
-    connection, total = scope.connection, _Sum()
+def counts_of_type(scope: Scope, name: str, periods: Sequence[timedelta]) -> list[RunCounts]:
+    """The runs of a type in the last time of each length, as the total of :func:`performance`."""
+    connection, found = scope.connection, []
     [[until, now]] = connection.run(UNTIL)
-    since, until = floor_of(now - within, _step(within)), until or now - FIRST
-    for _, *row in _whole(connection, PauseScope.TYPE, name, since, until):
-        total.add(row)
-    for _, *row in _latest(connection, PauseScope.TYPE, name, max(since, until)):
-        total.add(row)
-    return total.counts()
+    until = until or now - FIRST
+    starts = [floor_of(now - within, _step(within)) for within in periods]
+    latest = list(_latest(connection, PauseScope.TYPE, name, max(until, min(starts))))
+    for since in starts:
+        total = _Sum()
+        recent = (row for row in latest if row[0] >= since)
+        for _, *row in (*_whole(connection, PauseScope.TYPE, name, since, until), *recent):
+            total.add(row)
+        found.append(total.counts())
+    return found
 
 
 def _step(within: timedelta) -> timedelta:

@@ -173,7 +173,7 @@ def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
     total = live.pop((None, None))
     queues = {queue: each for (queue, _), each in live.items() if queue is not None}
     tenants = {tenant: each for (queue, tenant), each in live.items() if queue is None}
-    recent, before = (performance.counts_of_type(scope, task.type, within) for within in (RECENT, BEFORE))
+    recent, before = performance.counts_of_type(scope, task.type, (RECENT, BEFORE))
     return _Subject(task, task.type, total, queues, tenants, recent, before, arrived, current, others)
 
 
