@@ -37,7 +37,7 @@ LONG_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 SHORT = Markup('{}<span class="mid">{}</span><span class="end">{}</span>')
 CODE = Markup("<code>{}</code>")
 CUT = Markup('<span class="cut" title="{}">{}</span>')
-GRADES = {"bad": "failed", "warning": "retry", "good": "completed"}
+GRADES = {"bad": "failed", "warning": "new", "good": "completed"}
 """Grade → the state whose colour it has."""
 CLASSES = {Kind.ID: "id", Kind.PROSE: "error-text", Kind.LINE: "error-text", Kind.PROBLEM: "error-text"}
 

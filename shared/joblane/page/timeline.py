@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Attempt
+from joblane.page.cells import span
 from joblane.page.chart import CHARACTER, GAP, WIDTH
 
 ROW = 16
@@ -58,9 +59,10 @@ def of_task(created_at: datetime, attempts: Sequence[Attempt], now: datetime) ->
             if kind != "wait" or until > since
         ]
     height = len(shown) * ROW
+    last = stamp(end) if end - begin >= timedelta(seconds=10) else f"{span((end - begin).total_seconds())} later"
     label = f"Timeline of {len(shown)} runs from {stamp(begin)} to {stamp(end)}"
     names_drawn, bars_drawn = Markup("").join(labels), Markup("").join(drawn)
-    return SVG.format(label, width, height, names_drawn, height, WIDTH, height, bars_drawn, stamp(begin), stamp(end))
+    return SVG.format(label, width, height, names_drawn, height, WIDTH, height, bars_drawn, stamp(begin), last)
 
 
 def _title(kind: str, since: datetime, until: datetime) -> str:

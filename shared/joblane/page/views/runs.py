@@ -54,7 +54,7 @@ def show(request: Request, inspector: Inspector) -> Response:
     lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == name] if overview else []
     errors = _errors(inspector, kind, name, age("within", within)) if lanes or not is_type else None
     pauses = {(pause.scope, pause.name): pause for pause in inspector.pauses()}
-    declared = desk(request).types(inspector)
+    declared, tenant = desk(request).types(inspector), None if is_type else _tenant(inspector, name)
     return page(
         request,
         "runs.html",
@@ -64,7 +64,8 @@ def show(request: Request, inspector: Inspector) -> Response:
         within=within,
         withins=WITHIN if is_type else WITHIN[2:],
         lanes=lanes,
-        tenant=None if is_type else _tenant(inspector, name),
+        tenant=tenant,
+        late=_late(tenant, declared),
         sorting=None if is_type else sorting(request, TenantType),
         errors=errors,
         archived_at=max((one.last_at for one in errors.causes if one.archived and one.last_at), default=None)
@@ -94,7 +95,7 @@ def _errors(inspector: Inspector, kind: PauseScope, name: str, within: timedelta
     """The errors of a type or a tenant; None if a stage of an older version does not have them."""
     which: dict[str, Any] = {"types": (name,)} if kind is PauseScope.TYPE else {"tenant": name}
     with suppress(UnavailableError):
-        return inspector.errors(**which, within=within, sort="runs", limit=MOST_ERRORS) if name else None
+        return inspector.errors(**which, within=within, sort="last", limit=MOST_ERRORS) if name else None
     return None
 
 
@@ -108,6 +109,13 @@ def _tenant(inspector: Inspector, name: str) -> TenantView | None:
     with suppress(UnavailableError):
         return inspector.tenant(name)
     return None
+
+
+def _late(tenant: TenantView | None, declared: Sequence[TypeView]) -> set[str]:
+    """The types of a tenant in which a task waits longer than the type's target."""
+    targets = {one.type: one.target_wait_seconds for one in declared}
+    rows = tenant.types if tenant else ()
+    return {row.type for row in rows if (row.oldest_wait_seconds or 0) > targets.get(row.type, float("inf"))}
 
 
 def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope, name: str) -> list[LimitStatus]:
