@@ -117,7 +117,14 @@ def healthy(on: Scene) -> Scene:
     on.put("swept", jobs_sweep, queue="low", state="completed", created_at=In(-MINUTE), finished_at=In(-MINUTE))
     for each in TYPES:
         id_, at = f"well-{each.type}", In(-5 * MINUTE)
-        ran: dict[str, Any] = {"state": "completed", "attempts": 1, "runs": 1, "started_at": at, "created_at": at}
+        ran: dict[str, Any] = {
+            "state": "completed",
+            "attempts": 1,
+            "runs": 1,
+            "started_at": at,
+            "created_at": at,
+            "finished_at": at,
+        }
         copies(on.put(id_, each, queue=str(each.queue), **ran), id_, 9)
     at = In(-3 * HOUR)
     old = archived(**DECLINED, created_at=at, finished_at=at, started_at=at)
