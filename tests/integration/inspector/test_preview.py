@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from joblane import State
 from joblane.inspector.block_words import block_line, canary_waits_line, cure_of
+from joblane.inspector.bulk import blocks
+from joblane.inspector.bulk import preview as previews
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
@@ -111,10 +115,10 @@ def test_limits_of_0_stop_tasks_and_lowered_limits_slow_them(scene: Scene, opera
 def test_tasks_of_an_ordered_key_run_after_the_later_ones_that_have_completed(
     scene: Scene, operator: Inspector
 ) -> None:
-    # given that version 3 of a key is archived, and 4 to 7 have completed
-    for number in range(1, 8):
+    # given that version 3 of a key is archived, 4 to 7 have completed, and 8 was created later and due earlier
+    for number in range(1, 9):
         ended = archived() if number == 3 else {"state": "completed", "finished_at": In(-1)}
-        place = {"key_limit": "sample:ordered/acme 42", "ordered": True, "first_due_at": In(-90 + number)}
+        place = {"key_limit": "sample:ordered/acme 42", "ordered": True, "first_due_at": In(-90 + number % 8)}
         at = {"created_at": In(-90 + number), "seq": number}
         scene.put(f"v{number}", sample_ordered, **ended, **place, **at)
     # then
@@ -220,3 +224,70 @@ def test_an_action_whose_canary_has_ended_names_no_pause(inspector: Inspector, b
     inspector.pause(PauseScope.TYPE, "sample:one")
     view = inspector.bulk_view(view.id)
     assert (view.state, view.blocks) == (State.COMPLETED, ())
+
+
+# --- Planted faults ---------------------------------------------------------------------------------------------------
+
+Check = Callable[[Scene, Inspector], None]
+
+
+def replaced(part: str, fault: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """A fault in the statement of the survey."""
+    assert part in blocks.SURVEY
+    return lambda patch: patch.setattr(blocks, "SURVEY", blocks.SURVEY.replace(part, fault))
+
+
+PLANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Check]] = {
+    "pauses are not read": (
+        lambda patch: patch.setattr(blocks, "_paused", lambda *_: ()),
+        test_pauses_of_types_queues_and_tenants_stop_the_tasks_that_they_concern,
+    ),
+    "tenants are not read": (
+        replaced("p.scope = 'tenant'", "false"),
+        test_pauses_of_types_queues_and_tenants_stop_the_tasks_that_they_concern,
+    ),
+    "actions that send nothing are stopped": (
+        lambda patch: patch.setattr(previews, "SENDING", {"redrive", "retry", "delete"}),
+        test_pauses_of_types_queues_and_tenants_stop_the_tasks_that_they_concern,
+    ),
+    "lowered limits are not named": (
+        lambda patch: patch.setattr(blocks, "_is_lowered", lambda limit: False),
+        test_limits_of_0_stop_tasks_and_lowered_limits_slow_them,
+    ),
+    "a key has the values of all keys": (
+        replaced("then k.name else", "then split_part(k.name, '/', 1) || '/' else"),
+        test_limits_of_0_stop_tasks_and_lowered_limits_slow_them,
+    ),
+    "earlier tasks of a key count": (
+        replaced("(l.first_due_at, l.seq) > (f.first_due_at, f.seq)", "true"),
+        test_tasks_of_an_ordered_key_run_after_the_later_ones_that_have_completed,
+    ),
+}
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_fault_is_found(
+    scene: Scene, operator: Inspector, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    fault, check = PLANTS[plant]
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(scene, operator)
+
+
+@pytest.mark.plants
+def test_a_canary_that_is_not_checked_is_found(
+    inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "stopping", lambda *_: ())
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        test_a_canary_whose_tasks_cannot_start_is_refused_with_what_helps(inspector, bulks)
+
+
+@pytest.mark.plants
+def test_causes_in_a_wrong_order_are_found(inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch) -> None:
+    causes_of = previews._causes
+    monkeypatch.setattr(previews, "_causes", lambda *of: (causes_of(*of)[0][::-1], 0))
+    with pytest.raises(AssertionError):
+        test_a_preview_counts_the_tasks_of_each_cause(inspector, bulks)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from joblane.inspector.actions import causes, undo
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
@@ -141,3 +142,62 @@ def test_what_cannot_be_undone_is_refused(
     refused(operator, last(operator), "bob did it, and only bob can undo it")
     for wrong in (0, -1, 2**70, True, "1", 999_999):
         refused(operator, wrong, "there is no such entry in the audit")
+
+
+# --- Planted faults ---------------------------------------------------------------------------------------------------
+
+Check = Callable[[Scene, Inspector, Callable[[str], Inspector]], None]
+
+
+def replaced(part: str, fault: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """A fault in the statement that decides whether an action can be undone."""
+    assert part in undo.IN_TIME
+    return lambda patch: patch.setattr(undo, "IN_TIME", undo.IN_TIME.replace(part, fault))
+
+
+def limits_are_checked(scene: Scene, operator: Inspector, _: object) -> None:
+    test_the_values_of_a_limit_are_as_they_were_before(scene, operator, is_set=False)
+
+
+PLANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Check]] = {
+    "it has no end": (
+        replaced("clock_timestamp() <= a.at", "a.at <= a.at"),
+        lambda scene, operator, _: test_an_undo_is_refused_after_its_time_and_twice(scene, operator),
+    ),
+    "a change since then is not seen": (
+        replaced("x.number > a.number", "x.number > 2 * a.number + 9"),
+        lambda _, operator, others: test_an_undo_is_refused_if_the_target_has_changed_since(operator, others),
+    ),
+    "a pause stays": (
+        lambda patch: patch.setitem(undo.RESTORED, "pause", lambda *_: ()),
+        lambda scene, operator, _: test_pauses_are_as_they_were_before(scene, operator, "nothing"),
+    ),
+    "a limit stays": (
+        lambda patch: patch.setitem(undo.RESTORED, "set_limit", lambda *_: ("shared",)),
+        limits_are_checked,
+    ),
+    "the held tasks stay": (lambda patch: patch.setattr(undo.limits, "served", lambda *_: None), limits_are_checked),
+    "a mark stays": (
+        lambda patch: patch.setattr(causes, "RESTORE", "select $1"),
+        lambda scene, operator, _: test_the_mark_of_an_error_is_as_it_was_before(scene, operator),
+    ),
+    "an archive can be undone": (
+        lambda patch: patch.setitem(undo.RESTORED, "archive", lambda *_: ()),
+        test_what_cannot_be_undone_is_refused,
+    ),
+}
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_fault_is_found(
+    scene: Scene,
+    operator: Inspector,
+    as_operator: Callable[[str], Inspector],
+    monkeypatch: pytest.MonkeyPatch,
+    plant: str,
+) -> None:
+    fault, check = PLANTS[plant]
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(scene, operator, as_operator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.listing import LISTINGS
+from joblane.inspector.listing import LISTINGS, Column, Listing
 from joblane.inspector.views import LimitStatus, ScheduleRow, Statistic, TenantRow, TypeView
+from joblane.page import sorting
+from joblane.page.sorting import Sorting
 from joblane.record.flow.limit_status import LimitValues
 from tests.builders import views
 from tests.inspector import FakeInspector
@@ -95,3 +98,39 @@ def test_the_orders_of_tenants_are_those_of_the_inspector(browser: TestClient, s
         assert browser.get(f"/tenants?sort={sort}").status_code == 200
     asked = [named["sort"] for _, named in stub.called("tenants")]
     assert asked == ["trouble", *map(attrgetter("sort"), LISTINGS[TenantRow].orders.values())]
+
+
+# --- Planted faults ---------------------------------------------------------------------------------------------------
+
+KEY_OF, SORTED = Column.key_of, Listing.sorted
+Plant = Callable[[pytest.MonkeyPatch], None]
+PLANTS: dict[str, Plant] = {
+    "the address does not order the rows": lambda patch: patch.setattr(Sorting, "of", lambda self, rows: tuple(rows)),
+    "numbers are texts": lambda patch: patch.setattr(
+        Column, "key_of", lambda self, row: None if (key := KEY_OF(self, row)) is None else str(key)
+    ),
+    "rows without a value are first": lambda patch: patch.setattr(
+        Listing,
+        "sorted",
+        lambda self, rows, name, *, descending: SORTED(self, rows, name, descending=not descending)[::-1],
+    ),
+    "the first click has the smallest value first": lambda patch: patch.setattr(Column, "is_largest_first", False),
+    "other parameters are lost": lambda patch: patch.setattr(sorting, "OWN", (*sorting.OWN, "by", "text")),
+}
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+def test_a_planted_fault_is_found(
+    browser: TestClient, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch, plant: Plant
+) -> None:
+    def check() -> None:
+        for row in (TypeView, Statistic, LimitStatus):
+            test_a_whole_list_is_sorted_by_every_column_both_ways(row)
+        for address, name in ALL:
+            test_each_order_has_a_link_that_is_marked_where_it_leads(browser, address, name)
+        test_numbers_are_sorted_as_numbers_and_a_second_click_reverses(browser, stub)
+
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, TypeError)):
+        check()
