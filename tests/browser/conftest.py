@@ -143,12 +143,12 @@ class Visitor:
     def size(self, width: int) -> None:
         self.page.set_viewport_size({"width": width, "height": 900})
 
-    def keep(self, name: str, *, full_page: bool = True) -> None:
-        """Take a screenshot if ``JOBLANE_SCREENSHOTS`` is set. ``docs/images/page.png`` is a copy of ``readme.png``."""
+    def keep(self, name: str) -> None:
+        """Take a screenshot if ``JOBLANE_SCREENSHOTS`` is set."""
         if not os.environ.get("JOBLANE_SCREENSHOTS"):
             return
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full_page)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 @pytest.fixture

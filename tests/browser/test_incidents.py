@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -59,8 +59,8 @@ WIDTHS = (1440, 768, 390, 360) if PICTURES else (1440, 360)
 SCHEMES: tuple[Scheme, ...] = ("light", "dark") if PICTURES else ("light",)
 
 
-@pytest.fixture(scope="module")
-def site(joblane_databases: Databases) -> Iterator[Site]:
+def served(joblane_databases: Databases, happens: Callable[[Scene], None]) -> Iterator[Site]:
+    """The page over a stage of the platform, in which something has happened."""
     with (
         joblane_databases.clone() as url,
         pytest.MonkeyPatch.context() as patch,
@@ -70,10 +70,7 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
         patch.setenv("DATABASE_URL", url)
         patch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
         scope = Scope(Database(url), world.sqs, PREFIX, platform.TASKS, "ann@desk")
-        on = platform.healthy(Scene(world, scope))
-        for name, happens in HAPPENS.items():
-            if name != "mail_provider_is_down":  # the redrive has its tasks
-                happens(on)
+        happens(Scene(world, scope))
         add_up(world.database.get(), may_continue=lambda: True)
         made: list[Database] = [scope.database]
 
@@ -86,6 +83,18 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
             yield Site(world, connect(), page, reading)
         for database in made:
             database.drop()
+
+
+def all_incidents(scene: Scene) -> None:
+    on = platform.healthy(scene)
+    for name, happens in HAPPENS.items():
+        if name != "mail_provider_is_down":  # the redrive has its tasks
+            happens(on)
+
+
+@pytest.fixture(scope="module")
+def site(joblane_databases: Databases) -> Iterator[Site]:
+    yield from served(joblane_databases, all_incidents)
 
 
 def test_each_route_is_readable_with_all_incidents(visit: Visit, site: Site, axe: str) -> None:

@@ -878,8 +878,6 @@ def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
     for kind, address in addresses(site).items():
         visitor.size(widths[0])
         page = visitor.go(address)
-        if (kind, name) == ("queues", "desk"):
-            visitor.keep("readme", full_page=False)
         page.evaluate("Object.defineProperty(document, 'hidden', {value: true})")  # no refresh in the middle of a check
         page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
         if schemes:
