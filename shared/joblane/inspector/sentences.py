@@ -101,7 +101,10 @@ def details_of(entry: AuditEntry) -> list[tuple[str, str]]:
     The rows before the action, which an undo restores, are not shown.
     """
     shown = {name: value for name, value in entry.details.items() if name != "before" or not isinstance(value, list)}
-    return [(name.replace("_", " "), _words(value)) for name, value in shown.items() if _words(value)]
+    pairs = [(name.replace("_", " "), _words(value)) for name, value in shown.items() if (name, value) != ("canary", 0)]
+    return [
+        (name, f"{words} a second" if name == "rate" and words.isdigit() else words) for name, words in pairs if words
+    ]
 
 
 def _words(value: object) -> str:

@@ -147,6 +147,7 @@ def test_the_command_for_a_limit_resets_what_was_set_or_names_the_value() -> Non
         ({"replaced": True}, [("replaced", "yes")]),
         ({"new_id": "0001", "total": 1200}, [("new id", "0001"), ("total", "1,200")]),
         ({"filter": {"states": ["retry", "held"], "tenant": None, "tags": []}}, [("filter", "states retry, held")]),
+        ({"rate": 50, "canary": 0}, [("rate", "50 a second")]),
         ({"until": "2026-99-99T00:00:00Z", "empty": {}}, [("until", "2026-99-99T00:00:00Z")]),
     ],
 )  # fmt: skip
