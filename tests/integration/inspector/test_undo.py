@@ -11,6 +11,7 @@ from joblane.inspector.actions import causes, undo
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.stage import limits
 from joblane.inspector.views import CauseState
 from tests.builders.rows import archived
 from tests.integration.inspector.scene import Scene
@@ -176,7 +177,7 @@ PLANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Check]] = {
         lambda patch: patch.setitem(undo.RESTORED, "set_limit", lambda *_: ("shared",)),
         limits_are_checked,
     ),
-    "the held tasks stay": (lambda patch: patch.setattr(undo.limits, "served", lambda *_: None), limits_are_checked),
+    "the held tasks stay": (lambda patch: patch.setattr(limits, "served", lambda *_: None), limits_are_checked),
     "a mark stays": (
         lambda patch: patch.setattr(causes, "RESTORE", "select $1"),
         lambda scene, operator, _: test_the_mark_of_an_error_is_as_it_was_before(scene, operator),
