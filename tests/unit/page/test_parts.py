@@ -21,8 +21,9 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.filter_words import described
 from joblane.inspector.listing import Column, Kind, is_new
+from joblane.inspector.views import Period, RunCounts
 from joblane.names import Queue
-from joblane.page import sparkline
+from joblane.page import sparkline, timeline
 from joblane.page.cells import ago, coded, span, usd
 from joblane.page.filters import age, read, write
 from joblane.page.inspectors import Desk
@@ -244,6 +245,21 @@ def test_bad_news_is_red_for_an_hour(minutes: int, is_red: bool) -> None:
     assert column.is_red(SimpleNamespace(failed=0, at=at), NOW) is False
     assert column.is_red(SimpleNamespace(failed=1, at=None), NOW) is False
     assert is_new(at, NOW) is is_red
+
+
+def test_a_type_without_runs_has_a_sentence_in_place_of_charts(browser: TestClient, stub: FakeInspector) -> None:
+    found, none = views.performance(), RunCounts(0, 0, 0, 0, 0, 0.0, None, None)
+    stub.answers["performance"] = replace(found, total=none, periods=[Period(views.before(minutes=10), none)])
+    text = browser.get("/runs?type=data:export").text
+    assert "No run has ended in this time." in text
+    assert ("<figure>" in text, 'aria-label="Scale"' in text) == (False, False)
+    assert "<figure>" in (drawn := browser.get("/chart?of=runs").text)
+    assert "No run has ended" not in drawn
+
+
+def test_a_short_timeline_ends_with_its_length() -> None:
+    ended = {"started_at": views.NOW, "finished_at": views.NOW + timedelta(milliseconds=40), "wait_ms": 0}
+    assert "40 ms later</text>" in timeline.of_task(views.NOW, [views.attempt(1, **ended)], views.NOW)
 
 
 def test_old_failures_are_neither_red_on_the_page_nor_in_a_terminal(browser: TestClient, stub: FakeInspector) -> None:
