@@ -27,8 +27,9 @@ MOST_ERRORS = 5
 """The errors that are shown with the runs of a type."""
 SORTS = ("count", "last")
 """The orders of dead letters: the largest first, or those that came last first."""
-CAUSE_SORTS = ("last", "runs")
-"""The orders of errors: the latest failure first, or the most failed runs."""
+CAUSE_SORTS = ("now", "runs", "last")
+"""The orders of errors: those of the last hour first and new ones before others, the most failed runs, or the latest
+failure."""
 TROUBLE = "trouble"
 """The order of tenants: failed runs of the last hour, and tasks that are due or held, most first."""
 MOST_FAILED_RUNS = 100_000

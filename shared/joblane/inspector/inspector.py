@@ -232,8 +232,9 @@ class Inspector:
         retry and archived tasks, grouped by their error. A cause with archived tasks is listed whenever they failed.
 
         ``types``: none for all. ``tenant``: only its tasks, in each number. ``state``: only causes in this state; None:
-        all but ignored ones without archived tasks. ``sort``: ``last``, the cause with the latest failure first, or
-        ``runs``, the cause with the most failed runs first. Known, resolved and ignored causes follow the others.
+        all but ignored ones without archived tasks. ``sort``: ``last``, the cause with the latest failure first,
+        ``runs``, the cause with the most failed runs first, or ``now``, causes of the last hour before others, new ones
+        first, and then by runs. Known, resolved and ignored causes follow the others.
         ``limit``: 1 to 500. Messages without a row are listed by :meth:`dead` alone.
         """
         return causes.causes(

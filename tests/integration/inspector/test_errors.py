@@ -84,13 +84,26 @@ def test_an_outage_whose_tasks_retry_comes_before_the_cause_of_archived_tasks(
     put(world, sample_one, "declined", **archived(fingerprint="declined", error_message="card 7 declined"))
     fail(world, "declined", "declined", run=4, ago=90, error="ValueError", message="card 7 declined")
     # then
-    for sort in ("runs", "last"):
+    for sort in ("now", "runs", "last"):
         assert causes(inspector, sort=sort) == [("outage", 10, 5, 0), ("declined", 1, 0, 1)]
     first = inspector.errors(types=("sample:one",), within=timedelta(minutes=15)).causes[0]
     assert (first.error, first.tenants, first.state) == ("ConnectionError: no route to host #", 2, "new")
     assert first.example in {f"retry{number}" for number in range(5)}
     # and the bars have each run in its part of the time
     assert (len(first.bars), sum(first.bars), first.bars[0]) == (24, 10, 0)
+
+
+def test_errors_of_the_last_hour_come_first_and_new_ones_before_others(inspector: Inspector, world: World) -> None:
+    # given a large error of the morning, a small one that has been there for days, and a new one
+    for run in range(1, 6):
+        fail(world, "morning", "over", run=run, ago=7200)
+    for run, ago in enumerate((2 * 86_400, 60, 50, 40), 1):
+        fail(world, "steady", "steady", run=run, ago=ago)
+    fail(world, "outage", "outage")
+    sweep(world)
+    # then
+    orders = {sort: [one[0] for one in causes(inspector, sort=sort)] for sort in ("now", "runs")}
+    assert orders == {"now": ["outage", "steady", "over"], "runs": ["over", "steady", "outage"]}
 
 
 def test_archived_tasks_whose_runs_lie_before_the_time_are_listed(inspector: Inspector, world: World) -> None:
@@ -403,6 +416,14 @@ PLANTS: dict[str, tuple[Any, str, str, str, Scenario]] = {
     "two types of a fingerprint are one": (
         causes_sql, "FIND", "select fingerprint, type, tenant,", "select fingerprint, 'sample:one' as type, tenant,",
         test_two_types_with_one_fingerprint_are_two_causes,
+    ),
+    "an error that is over is first": (
+        causes_sql, "FIND", "$5 = 'now' and last_at", "false and last_at",
+        test_errors_of_the_last_hour_come_first_and_new_ones_before_others,
+    ),
+    "a new error is not before the others": (
+        causes_sql, "FIND", "1 + (state = 'new')::int", "1",
+        test_errors_of_the_last_hour_come_first_and_new_ones_before_others,
     ),
     "known errors are first": (
         causes_sql, "FIND", "'ignored'], state) nulls first", "'ignored'], state) nulls last",

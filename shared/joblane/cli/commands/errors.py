@@ -22,6 +22,7 @@ group = typer.Typer(cls=Listing, rich_markup_mode=None)
 class Sort(StrEnum):
     """The order of the errors."""
 
+    NOW = "now"
     RUNS = "runs"
     LAST = "last"
 
@@ -48,7 +49,10 @@ def ls(
         str | None,
         typer.Option("--state", "-s", metavar="STATE", help="Only errors in this state.", autocompletion=states),
     ] = None,
-    sort: Annotated[Sort, typer.Option(help="The most failed runs first, or the latest failure.")] = Sort.RUNS,
+    sort: Annotated[
+        Sort,
+        typer.Option(help="Errors of the last hour first and new ones before others, the most runs, or the latest."),
+    ] = Sort.NOW,
     limit: options.Limit = 20,
     as_json: options.AsJson = False,
 ) -> None:

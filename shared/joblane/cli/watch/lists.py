@@ -223,7 +223,7 @@ def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> List
 
 def _errors(inspector: Inspector, asked: Asked) -> Causes:
     chosen = asked.chosen
-    found = inspector.errors(types=chosen.types, tenant=chosen.tenant, sort="runs", limit=MOST_ROWS)
+    found = inspector.errors(types=chosen.types, tenant=chosen.tenant, sort="now", limit=MOST_ROWS)
     return replace(found, causes=tuple(cause for cause in found.causes if includes(chosen, cause)))
 
 

@@ -86,7 +86,9 @@ listed as materialized (
   select *, row_number() over () as place
     from (select * from matching
            order by array_position(array['known', 'resolved', 'ignored'], state) nulls first,
-                    case $5 when 'runs' then runs when 'archived' then lately end desc nulls last,
+                    case when $5 = 'now' and last_at > $8::timestamptz - interval '1 hour'
+                         then 1 + (state = 'new')::int end desc nulls last,
+                    case when $5 in ('now', 'runs') then runs when $5 = 'archived' then lately end desc nulls last,
                     last_at desc nulls last, archived desc, fingerprint, type
            limit $7::int) as m
 ),
@@ -145,7 +147,7 @@ def causes(
     check_within(within, SHORTEST)
     check_number("limit", limit, LARGEST_PAGE)
     if sort not in CAUSE_SORTS:
-        raise SelectionError("sort", f"{' or '.join(CAUSE_SORTS)} is required")
+        raise SelectionError("sort", f"{', '.join(CAUSE_SORTS)} are valid")
     if state is not None and state not in list(CauseState):
         raise SelectionError("state", f"{', '.join(CauseState)} are the states of errors")
     chosen = checked(scope, Filter(types=tuple(types), tenant=tenant))

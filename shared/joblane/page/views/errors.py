@@ -26,11 +26,11 @@ MARKS = {CauseState.KNOWN: "Known", CauseState.RESOLVED: "Resolve", CauseState.I
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    """``within``: a duration. ``type``, ``tenant``, ``state``: only these. ``sort``: ``runs`` or ``last``."""
+    """``within``: a duration. ``type``, ``tenant``, ``state``: only these. ``sort``: ``now``, ``runs`` or ``last``."""
     given = {name: (request.query_params.get(name) or "").strip() for name in FIELDS}
-    chosen = given | {"within": given["within"] or "1d", "sort": given["sort"] or "runs"}
+    chosen = given | {"within": given["within"] or "1d", "sort": given["sort"] or "now"}
     if chosen["sort"] not in CAUSE_SORTS:
-        raise SelectionError("sort", f"{' or '.join(CAUSE_SORTS)} is required")
+        raise SelectionError("sort", f"{', '.join(CAUSE_SORTS)} are valid")
     found = inspector.errors(
         within=age("within", chosen["within"]),
         types=(chosen["type"],) if chosen["type"] else (),
