@@ -28,7 +28,7 @@ MOST_ERRORS = 5
 SORTS = ("count", "last")
 """The orders of dead letters: the largest first, or those that came last first."""
 CAUSE_SORTS = ("now", "runs", "last")
-"""The orders of errors: those of the last hour first and new ones before others, the most failed runs, or the latest
+"""The orders of errors: the last hour before the rest and new errors before others, the most failed runs, or the latest
 failure."""
 TROUBLE = "trouble"
 """The order of tenants: failed runs of the last hour, and tasks that are due or held, most first."""
