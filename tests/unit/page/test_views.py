@@ -634,6 +634,12 @@ SYNC = "account:sync"
 UNCHANGED = dict.fromkeys(("max_per_key", "max_total", "total", "rate", "until"))
 
 
+def test_limits_that_hold_tasks_or_were_changed_come_first(browser: TestClient, stub: FakeInspector) -> None:
+    stub.limited = [limit("a", change=None, held=0), limit("m", held=0), limit("z", change=None, held=2)]
+    found = re.findall(r'id="limit-\d+" href="/limits/show\?name=(\w)', browser.get("/limits").text)
+    assert found == ["m", "z", "a"]
+
+
 @pytest.mark.parametrize(
     ("kind", "field"),
     [(LimitKind.SHARED, "total"), (LimitKind.TOTAL, "max_total"), (LimitKind.EACH_KEY, "max_per_key")],

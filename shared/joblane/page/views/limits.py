@@ -38,8 +38,10 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:
+    """All limits. Those that hold tasks or that operators have changed are first, unless a column is chosen."""
     order = sorting(request, LimitStatus)
-    return page(request, "limits.html", limits=order.of(inspector.limits()), sorting=order, **COUNTS)
+    found = sorted(inspector.limits(), key=lambda one: not (one.held or one.own_change))
+    return page(request, "limits.html", limits=order.of(found), sorting=order, **COUNTS)
 
 
 def show(request: Request, inspector: Inspector) -> Response:
