@@ -41,6 +41,9 @@ GRADES = {"bad": "failed", "warning": "new", "good": "completed"}
 """Grade → the state whose colour it has."""
 CLASSES = {Kind.ID: "id", Kind.PROSE: "error-text", Kind.LINE: "error-text", Kind.PROBLEM: "error-text"}
 
+COUNTS = (Kind.NUMBER, Kind.QUIET, Kind.ALARM)
+"""Kinds whose zeros are grey, so that they do not weigh as much as the other numbers."""
+
 
 def short(id_: str) -> Markup:
     """The first eight and the last four characters of a long id. Ids of the same minute have the same beginning.
@@ -149,7 +152,8 @@ def table(
         for column in columns:
             title, value = column.title, column.of(row)
             shown = own[title](row, at) if title in own else cell(column.kind, value, now)
-            own_css = _class(column.kind, is_red=column.is_red(row, now), is_main=column is columns[0])
+            is_zero = column.kind in COUNTS and value == 0
+            own_css = _class(column.kind, is_red=column.is_red(row, now), is_zero=is_zero, is_main=column is columns[0])
             line.append(CELL.format(own_css, title, shown))
         line += [actions(row, at)] if actions else []
         lines.append(ROW.format(Markup("").join(line)))
@@ -180,8 +184,8 @@ def cell(kind: Kind, value: Any, now: datetime) -> str:
     return escape(value if isinstance(value, str) or kind not in CELLS else CELLS[kind](value, now))
 
 
-def _class(kind: Kind, *, is_red: bool, is_main: bool) -> Markup:
-    of_number = "n bad" if is_red else "n" if kind.is_right else ""
+def _class(kind: Kind, *, is_red: bool, is_zero: bool, is_main: bool) -> Markup:
+    of_number = "n bad" if is_red else "n zero" if is_zero else "n" if kind.is_right else ""
     return _attribute(of_number or ("main" if is_main else CLASSES.get(kind, "")))
 
 

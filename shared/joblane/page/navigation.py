@@ -58,7 +58,7 @@ AREAS = (
             Place("Waits", "/waits", "w"),
             Place("Pauses", "/pauses", "p"),
             Place("Batches", "/batches", "h"),
-            Place("Bulk actions", "/bulk", "b"),
+            Place("Bulk", "/bulk", "b"),
             Place("Audit", "/audit", "a"),
         ),
     ),

@@ -50,7 +50,6 @@ def show(request: Request, inspector: Inspector) -> Response:
         marks=MARKS,
         types=desk(request).types(inspector),
         left_out=left_out_lines(found),
-        most_of_bars=max((max(cause.bars) for cause in found.causes), default=0),
     )
 
 

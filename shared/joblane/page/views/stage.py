@@ -17,7 +17,7 @@ from joblane.page.inspectors import desk
 from joblane.page.rendering import page, redirect
 from joblane.page.sorting import sorting
 
-WITHIN = ("1h", "1d", "7d", "30d")
+WITHIN = {"1h": "1 hour", "1d": "1 day", "7d": "7 days", "30d": "30 days"}
 AUDIT_PER_PAGE = 50
 MOST_ENTRIES = 2**53
 AUDIT_FIELDS = ("target", "who", "action", "bulk")
