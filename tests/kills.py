@@ -276,7 +276,7 @@ class Workers:
     @contextmanager
     def over(self, world: World) -> Iterator[Workers]:
         """Let the workers use this world."""
-        server = _queue_server(world)
+        server = queue_server(world)
         address = f"http://127.0.0.1:{server.server_address[1]}"
         names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         self._environment = {name: os.environ[name] for name in (*names, HANDLED) if name in os.environ}
@@ -322,7 +322,7 @@ def killable_workers() -> Iterator[Workers]:
             process.wait(PATIENCE_SECONDS)
 
 
-def _queue_server(world: World) -> ThreadingHTTPServer:
+def queue_server(world: World) -> ThreadingHTTPServer:
     """Serve the test's queues on a port, with SQS's JSON protocol."""
     client = world.sqs.client
 
