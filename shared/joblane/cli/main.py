@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import TextIOWrapper
@@ -136,6 +137,7 @@ app = typer.Typer(
     help="Background jobs on AWS without a server, and the same stack on this machine.",
     epilog=epilog(),
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -157,10 +159,34 @@ def where(
         str | None, typer.Option(metavar="NAME", help="Profile of the AWS configuration.", show_default=False)
     ] = None,
     region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region.", show_default=False)] = None,
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the versions of joblane, of its SQL functions, and of Python.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: print one JSON document.")] = False,
 ) -> None:
     """Background jobs on AWS without a server, and the same stack on this machine."""
+    if version:
+        _print_version(as_json=as_json)
+    if as_json:
+        raise UsageError("--json: give it after the command, or with --version")
+    if context.invoked_subcommand is None:
+        raise UsageError("Missing command.")
     # `.joblane/env` sets JOBLANE_STAGE=local where a task declares that setting
     context.obj = Target(None if stage == "local" else stage, profile, region)
+
+
+def _print_version(*, as_json: bool) -> None:
+    """Print the versions, and end the command. ``functions`` and ``revision`` are those of ``joblane doctor``."""
+    from joblane import __version__
+    from joblane.cli import terminal
+    from joblane.record import migrations, sql_functions
+
+    functions, revision, python = sql_functions.VERSION, migrations.newest(), platform.python_version()
+    found = {"version": __version__, "functions": functions, "revision": revision, "python": python}
+    terminal.answer(found, as_json=as_json)
+    typer.echo(f"joblane {__version__}, SQL functions {functions}, schema revision {revision}, Python {python}")
+    raise typer.Exit
 
 
 for _heading, _commands in COMMANDS.items():

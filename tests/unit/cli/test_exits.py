@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import re
 import shlex
 import socket
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
+import joblane
 from joblane.cli import connect as connecting
 from joblane.cli import options, target
 from joblane.cli.commands import actions
@@ -40,6 +43,8 @@ from joblane.inspector.filter import BulkAction, PauseScope
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.names import Queue
 from joblane.project import ProjectError
+from joblane.record import sql_functions
+from joblane.record.migrations import newest
 from joblane.record.row.states import State
 from joblane.settings import MissingSettingError
 from joblane.tasks.discovery import discover
@@ -118,6 +123,19 @@ def test_the_table_is_in_the_help_and_in_the_documentation(jobs: Run) -> None:
         (code, text) for code, text in MEANINGS.items()
     ]
     assert set(Exit) == set(MEANINGS)
+
+
+def test_the_version_names_the_functions_that_doctor_names(jobs: Run) -> None:
+    found = json.loads(jobs("--version", "--json").out)
+    assert found == {
+        "version": joblane.__version__,
+        "functions": sql_functions.VERSION,
+        "revision": newest(),
+        "python": platform.python_version(),
+    }
+    printed = jobs("--stage", "dev", "--version").out
+    assert all(value in printed for value in found.values())
+    assert jobs("--json", "ls").code == Exit.USAGE
 
 
 def test_the_help_lists_every_command_under_its_heading(jobs: Run) -> None:
