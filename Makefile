@@ -36,7 +36,7 @@ JOBLANE := PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(JSII) .venv/bin/python -m jobl
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
-.PHONY: help demo up dev down status test modules quick versions check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
+.PHONY: help demo up dev down status test modules quick versions check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel release-check tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -69,8 +69,8 @@ modules: tools
 quick: check tools ## Check, then run the unit tests and the database tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder tests/integration/record tests/unit
 
-versions: tools ## Run the quick tests with lowest and newest packages, on each Python and PostgreSQL; optional ONLY=
-	@$(RUN) tests.versions $(ONLY)
+versions: tools ## Run the quick tests with lowest and newest packages, on each Python and PostgreSQL; optional ONLY=, WHEEL=
+	@$(RUN) tests.versions $(if $(WHEEL),--wheel $(WHEEL)) $(ONLY)
 
 check: lint types words ## Check format, lint, types, import contracts and words
 
@@ -135,12 +135,16 @@ lock: $(UV) ## Renew all lock files
 	compile $(LOCKS)/page.in --constraints requirements/dev.txt --output-file $(LOCKS)/page.txt && \
 	compile requirements/aws-cli.in --output-file requirements/aws-cli.txt && \
 	compile requirements/peers.in --output-file requirements/peers.txt && \
+	compile requirements/release.in --output-file requirements/release.txt && \
 	for name in ministack node uv; do compile $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done
 
 wheel: .venv/.dev ## Build the wheel and the source distribution into dist/
 	@rm -rf dist && export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-315532800}" && \
 		$(UV) build --quiet --no-build-isolation --python .venv --out-dir dist . && .venv/bin/python .ci/same_bytes.py dist/*.tar.gz
 	@ls dist/*
+
+release-check: .venv/.dev ## Build twice, check and try what a release publishes, into dist/; optional TAG=
+	@$(RUN) tests.release $(TAG)
 
 # The first step in a checkout. `cdk` and `joblane` in a shell need this line:
 #   export PATH="$PWD/.joblane/tools/bin:$PWD/.venv/bin:$PATH"

@@ -35,19 +35,28 @@ def build(folder: Path) -> Path:
     return wheel
 
 
-def environment(folder: Path, wheel: Path, *extras: str) -> Path:
+DEVELOPMENT = ROOT / "requirements" / "dev.txt"
+
+
+def uv() -> str:
+    return find_uv(Project(ROOT))
+
+
+def environment(
+    folder: Path, wheel: Path, *extras: str, base: str | Path = sys.executable, lock: Path = DEVELOPMENT
+) -> Path:
     """Make an environment in ``folder`` with the wheel and its ``extras``; return its Python."""
     python = folder / "bin" / "python"
-    run(folder.parent, find_uv(Project(ROOT)), "venv", "--quiet", "--no-project", "--python", sys.executable, folder)
+    run(folder.parent, uv(), "venv", "--quiet", "--no-project", "--python", base, folder)
     requirement = f"joblane[{','.join(extras)}] @ {wheel.as_uri()}" if extras else f"joblane @ {wheel.as_uri()}"
-    install(python, requirement)
+    install(python, requirement, lock=lock)
     return python
 
 
-def install(python: Path, *packages: str) -> None:
+def install(python: Path, *packages: str, lock: Path = DEVELOPMENT) -> None:
     """Install packages in the versions of the lock."""
     command: list[str | Path] = [
-        find_uv(Project(ROOT)),
+        uv(),
         "pip",
         "install",
         "--quiet",
@@ -55,7 +64,7 @@ def install(python: Path, *packages: str) -> None:
         "--python",
         python,
     ]
-    run(ROOT, *command, "--constraint", ROOT / "requirements" / "dev.txt", *packages)
+    run(ROOT, *command, "--constraint", lock, *packages)
     _link_compiled(Path(sysconfig.get_path("purelib")), Path(next(python.parents[1].glob("lib/python*/site-packages"))))
 
 

@@ -4,7 +4,8 @@ Each combination gets an environment in ``.joblane/versions``, from versions tha
 names a combination whose interpreter or PostgreSQL this machine does not have; if ``CI`` is set, such a combination has
 failed. The exit status is 1 if a combination failed.
 
-Names: only these combinations. ``--matrix``: print them all as JSON, for the workflow.
+Names: only these combinations. ``--matrix``: print them all as JSON, for the workflow. ``--wheel``: the tests run in a
+copy of the last commit, whose library is that of the wheel, with the combinations of a release.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ PROGRAMS = ("initdb", "pg_ctl", "postgres")
 class Combination:
     """``lowest``: the lowest versions that ``pyproject.toml`` allows and that have wheels for this Python, and the
     newest of what it does not name. ``latest``: the newest of all. ``lambda``: the newest next to the lowest boto3, as
-    in a function, whose boto3 is that of Lambda's runtime.
+    in a function, whose boto3 is that of Lambda's runtime. ``locked``: those of ``requirements/dev.txt``.
     """
 
     python: str
-    packages: Literal["lowest", "latest", "lambda"]
+    packages: Literal["lowest", "latest", "lambda", "locked"]
     postgres: str
 
     @property
@@ -90,6 +91,9 @@ COMBINATIONS = (
     Combination("3.14", "latest", "18"),
 )
 """Each Python and each PostgreSQL with the lowest packages, and with the newest. Django is 5.2 with Python 3.11."""
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+OF_RELEASE = tuple(Combination(each, packages, WHEEL) for each in PYTHONS for packages in ("lowest", "locked"))
+"""The combinations of a wheel: each Python with the lowest packages, and with those of the lock."""
 
 
 class MissingError(Exception):
@@ -116,18 +120,21 @@ class Result:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.versions", description=__doc__)
     parser.add_argument("--matrix", action="store_true", help="print all combinations as JSON")
-    parser.add_argument("only", nargs="*", choices=[[], *(one.name for one in COMBINATIONS)], metavar="NAME")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="test this wheel; with --matrix any name")
+    names = [one.name for one in (*COMBINATIONS, *OF_RELEASE)]
+    parser.add_argument("only", nargs="*", choices=[[], *names], metavar="NAME")
     arguments = parser.parse_args()
+    combinations = OF_RELEASE if arguments.wheel else COMBINATIONS
     if arguments.matrix:
-        print(json.dumps([{"name": one.name, "python": one.python} for one in COMBINATIONS]))
+        print(json.dumps([{"name": one.name, "python": one.python} for one in combinations]))
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     try:
-        for one in COMBINATIONS:
+        for one in combinations:
             if not arguments.only or one.name in arguments.only:
                 print(f"{one.name} …", flush=True)
-                results.append(tested(one))
+                results.append(tested(one, arguments.wheel))
                 print(f"{one.name}: {results[-1].outcome}, {results[-1].seconds:.0f} s", flush=True)
     except KeyboardInterrupt:
         print("interrupted")
@@ -143,13 +150,14 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     yield f"{sum(result.seconds for result in results) / 60:.1f} minutes"
 
 
-def tested(combination: Combination) -> Result:
+def tested(combination: Combination, wheel: Path | None) -> Result:
     """Run the tests of a combination in an environment of its own, with their output in a file."""
     began, versions = time.monotonic(), ""
     try:
-        python = prepared(combination)
+        python = prepared(combination, wheel)
         versions = versions_of(python)
-        outcome = run_tests(python, FOLDER / f"{combination.name}.log")
+        folder = checkout_with(python) if wheel else ROOT
+        outcome = run_tests(python, FOLDER / f"{combination.name}.log", folder)
     except MissingError as missing:
         outcome = f"not on this machine: {missing}"
     except FailedError as failed:
@@ -157,7 +165,7 @@ def tested(combination: Combination) -> Result:
     return Result(combination, outcome, time.monotonic() - began, versions)
 
 
-def prepared(combination: Combination) -> Path:
+def prepared(combination: Combination, wheel: Path | None) -> Path:
     """Create the environment. Return its interpreter. Raises :class:`MissingError` and :class:`FailedError`."""
     base, environment = interpreter(combination.python), FOLDER / combination.name
     programs = None if combination.postgres == WHEEL else postgres(combination.postgres)
@@ -180,12 +188,31 @@ def prepared(combination: Combination) -> Path:
         uv(*common, *project, needed, "--resolution", "lowest-direct", "--output-file", constraints)
     else:
         constraints.write_text("".join(lowest_boto3()) if combination.packages == "lambda" else "")
-    uv(*common, *project, "--group", "dev", "--constraints", constraints, "--upgrade", "--output-file", file)
+    if combination.packages == "locked":
+        file = ROOT / "requirements" / "dev.txt"
+    else:
+        uv(*common, *project, "--group", "dev", "--constraints", constraints, "--upgrade", "--output-file", file)
     uv("pip", "sync", "--python", python, file)
-    uv("pip", "install", "--python", python, "--no-deps", "--no-build-isolation", "--editable", ".")
+    library: list[str | Path] = (
+        ["--reinstall", wheel.resolve()] if wheel else ["--no-build-isolation", "--editable", "."]
+    )
+    uv("pip", "install", "--python", python, "--no-deps", *library)
     if programs is not None:
         replace_postgres(environment, programs)
     return python
+
+
+def checkout_with(python: Path) -> Path:
+    """Return a copy of the last commit with the installed library, and with the tools of this checkout."""
+    (installed,) = python.parents[1].glob("lib/python*/site-packages/joblane")
+    folder = FOLDER / "checkout"
+    shutil.rmtree(folder, ignore_errors=True)
+    run(["git", "clone", "--quiet", "--shared", ROOT, folder], ROOT)
+    shutil.rmtree(folder / "shared" / "joblane")
+    shutil.copytree(installed, folder / "shared" / "joblane")
+    (folder / ".joblane").mkdir()
+    (folder / ".joblane" / "tools").symlink_to(TOOLS)
+    return folder
 
 
 def lowest_boto3() -> Iterator[str]:
@@ -245,15 +272,15 @@ def versions_of(python: Path) -> str:
     return output_of([python, "-c", code, *SHOWN])
 
 
-def run_tests(python: Path, log: Path) -> str:
-    """Return ``passed``, or the failures."""
+def run_tests(python: Path, log: Path, folder: Path) -> str:
+    """Run the tests of a checkout. Return ``passed``, or the failures."""
     path = os.pathsep.join([str(python.parent), str(TOOLS / "bin"), os.environ["PATH"]])
     workers = os.environ.get("WORKERS") or str((os.cpu_count() or 1) + 1)
     command: list[str | Path] = [python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--numprocesses", workers]
     command += ["--dist", "loadfile", *LEFT_OUT, *TESTS, *PRIVATE_NAMES]
     environment = os.environ | {"PATH": path, "PYTEST_ADDOPTS": shlex.join(WARNINGS)}  # also for runs inside of tests
     with log.open("w") as file:
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     lines = log.read_text(errors="replace").splitlines()
     if done.returncode == 0:
         return "passed"
