@@ -178,14 +178,15 @@ def where(
 
 def _print_version(*, as_json: bool) -> None:
     """Print the versions, and end the command. ``functions`` and ``revision`` are those of ``joblane doctor``."""
-    from joblane import __version__
+    from joblane import installation
     from joblane.cli import terminal
     from joblane.record import migrations, sql_functions
 
-    functions, revision, python = sql_functions.VERSION, migrations.newest(), platform.python_version()
-    found = {"version": __version__, "functions": functions, "revision": revision, "python": python}
+    version, functions = installation.version(), sql_functions.VERSION
+    revision, python = migrations.newest(), platform.python_version()
+    found = {"version": version, "functions": functions, "revision": revision, "python": python}
     terminal.answer(found, as_json=as_json)
-    typer.echo(f"joblane {__version__}, SQL functions {functions}, schema revision {revision}, Python {python}")
+    typer.echo(f"joblane {version}, SQL functions {functions}, schema revision {revision}, Python {python}")
     raise typer.Exit
 
 
