@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from joblane.lazy import importer
 
 if TYPE_CHECKING:  # the names of the map below, for type checkers
+    from joblane.client.async_batch import AsyncBatch as AsyncBatch
     from joblane.client.batch import Batch as Batch
     from joblane.client.client import JobClient as JobClient
     from joblane.client.message_client import MessageClient as MessageClient
     from joblane.enqueue.result import Enqueued as Enqueued
+    from joblane.errors import BatchIdConflictError as BatchIdConflictError
     from joblane.errors import DuplicateTaskError as DuplicateTaskError
     from joblane.errors import EnqueueError as EnqueueError
     from joblane.errors import JobError as JobError
@@ -60,6 +62,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses it, but a copy of th
 __version__ = "0.1.0"
 
 _HOMES = {
+    "joblane.client.async_batch": "AsyncBatch",
     "joblane.client.batch": "Batch",
     "joblane.client.client": "JobClient",
     "joblane.client.message_client": "MessageClient",
@@ -69,8 +72,8 @@ _HOMES = {
     "joblane.tasks.task": "Grants Task",
     "joblane.tasks.declare": "declare handles",
     "joblane.tasks.decorator": "task",
-    "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
-    "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
+    "joblane.errors": "BatchIdConflictError DuplicateTaskError EnqueueError JobError PartialFailure RateLimited "
+    "RetryAfter RevokeTask SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
     "joblane.tasks.events": "Event",
     "joblane.tasks.limit": "Limit Rate",
     "joblane.tasks.job": "Job OnParentDead",

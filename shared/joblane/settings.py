@@ -73,7 +73,9 @@ class Settings(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         if name not in self:
-            raise KeyError(name)
+            declared = "it has no value here; set the variable, or `settings` of the stage"
+            missing = f"declare it by environment=[{name!r}] on the task"
+            raise KeyError(f"{name}: {declared if name in self._names else missing}")
         if name in os.environ:
             return os.environ[name]
         try:

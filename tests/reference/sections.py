@@ -34,6 +34,7 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
 from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
+from joblane.client.async_batch import AsyncBatch
 from joblane.client.batch import Batch
 from joblane.client.client import JobClient
 from joblane.client.limits import Limits
@@ -111,6 +112,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.LaneError,
         errors.PayloadError,
         errors.TaskIdConflictError,
+        errors.BatchIdConflictError,
         errors.DuplicateTaskError,
         errors.DepthError,
         errors.SendError,
@@ -221,6 +223,7 @@ SHORT_TYPES = {
 
 SEE = {
     "ArchivedTask": "task.md#archivedtask",
+    "AsyncBatch": "enqueue.md#batches",
     "Batch": "enqueue.md#batches",
     "Enqueued": "enqueue.md#enqueued",
     "Event": "events.md#event",
@@ -764,7 +767,11 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "messages": lambda: "\n\n".join(
             [*map(said, doc(MessageClient, "MessageClient").text), members(MessageClient, title="sender.")]
         ),
-        "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
+        "batches": lambda: "\n\n".join(
+            part
+            for each in (Batch, AsyncBatch)
+            for part in [*map(said, doc(each, each.__name__).text), members(each, title="batch.")]
+        ),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),
         "schedules": lambda: "\n\n".join(

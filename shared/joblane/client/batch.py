@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from joblane.enqueue.insert import insert_tasks
+from joblane.enqueue.result import not_a_job
 from joblane.enqueue.session import SessionTransaction, translated
-from joblane.errors import EnqueueError, JobError
+from joblane.errors import BatchIdConflictError, EnqueueError, JobError
 from joblane.record.flow.batches import CREATE, IS_OPEN, SEAL
 from joblane.sqs.message import ID_PATTERN
+from joblane.tasks.arguments import MANY, advised, with_payload
 from joblane.tasks.job import Job, JobOptions, check_names
 from joblane.tasks.unique import OnConflict
 
@@ -75,6 +77,7 @@ class Batch:
             if job is not None
         ]
 
+    @with_payload
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Enqueue a member. Arguments and errors are those of :meth:`JobClient.enqueue`.
 
@@ -87,9 +90,10 @@ class Batch:
         with self._adding() as transaction:
             return self._producer.enqueue_one(_member(Job(task, payload, **options)), transaction, self._links)
 
+    @advised(MANY, EnqueueError)
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue members. See :meth:`JobClient.enqueue_many`, and :meth:`enqueue`."""
-        members = [_member(job) for job in jobs]
+        members = [_member(job, f"job {position}") for position, job in enumerate(jobs)]
         with self._adding() as transaction:
             return self._producer.enqueue_all(members, transaction, self._links)
 
@@ -122,7 +126,7 @@ class Batch:
     def _one_transaction(self) -> Iterator[None]:
         """The ``with`` block. It is a savepoint of the caller's session, or a transaction of its own."""
         try:
-            with self._joined() as self._open, self._open.session.begin_nested():
+            with self._joined() as self._open, self._open.session.begin_nested() as self._savepoint:
                 with self._translated():
                     self._create(self._open)
                 yield
@@ -146,6 +150,8 @@ class Batch:
     def _adding(self) -> Iterator[SessionTransaction]:
         """Return the transaction in which members are added. The batch is open until it ends."""
         if self._open is not None:
+            if not self._savepoint.is_active:
+                raise EnqueueError("session", "commit or roll back after the block of the batch, not inside of it")
             with self._translated():
                 yield self._open
             return
@@ -173,7 +179,7 @@ class Batch:
     def _create(self, transaction: SessionTransaction) -> None:
         callbacks = {task.id.removeprefix(f"{self.id}:"): task.id for task in self._callbacks}
         if not transaction.run(CREATE, self._given(**callbacks)):
-            raise EnqueueError("id", f"a batch {self.id!r} exists already")
+            raise BatchIdConflictError(self.id)
         if self._callbacks:  # the seal has their messages sent
             for result in insert_tasks(transaction.run, self._callbacks, room=len(self._callbacks)):
                 if isinstance(result, JobError):
@@ -187,7 +193,9 @@ class Batch:
         return json.dumps({"id": self.id, **more})
 
 
-def _member(job: Job) -> Job:
+def _member(job: Job, name: str = "job") -> Job:
+    if not isinstance(job, Job):
+        raise not_a_job(name, job)
     if job.on_conflict == OnConflict.REPLACE:
         raise EnqueueError("on_conflict", "a member of a batch cannot replace another task; use 'return' or 'raise'")
     if job.debounce is not None:
@@ -198,7 +206,7 @@ def _member(job: Job) -> Job:
 def _callback(producer: Producer, batch: str, name: str, job: object, links: Mapping[str, Any]) -> NewTask:
     """Check a callback. Raises :class:`EnqueueError`."""
     if not isinstance(job, Job):
-        raise EnqueueError(name, f"a Job is required, not {type(job).__name__}")
+        raise not_a_job(name, job)
     if job.task_id is not None or job.after:
         raise EnqueueError(name, "a callback has no task_id and no after of its own")
     if job.debounce is not None or job.on_conflict != OnConflict.RAISE:

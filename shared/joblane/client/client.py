@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.client.waiting import Waiting
 from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import Producer, transaction_of
 from joblane.enqueue.result import Enqueued
@@ -18,16 +19,17 @@ from joblane.errors import (
     EnqueueError,
     JobError,
     UnknownTaskError,
-    WaitTimeoutError,
     text_of,
 )
 from joblane.record.row.states import State
 from joblane.record.row.transitions import CANCEL
 from joblane.record.task.status import PROGRESS, STATUS, TaskStatus
 from joblane.sqs.message import ID_PATTERN
+from joblane.tasks.arguments import BATCH, MANY, advised, with_payload
 from joblane.tasks.job import Job, JobOptions, check_names
 
 if TYPE_CHECKING:
+    from joblane.client.async_batch import AsyncBatch
     from joblane.client.batch import Batch
     from joblane.client.limits import Limits
     from joblane.client.progress import Streams
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 P = TypeVar("P", bound="Payload")
 
 
@@ -60,6 +61,7 @@ class JobClient:
             raise EnqueueError("record", "a client writes rows; for a producer without a database make MessageClient()")
         self._producer = Producer()
 
+    @with_payload
     def enqueue(
         self,
         task: Task[P, Any],
@@ -96,6 +98,7 @@ class JobClient:
         where = transaction_of(session, connection, after_commit)
         return self._producer.enqueue_one(Job(task, payload, **options), where, {})
 
+    @advised(MANY, EnqueueError)
     def enqueue_many(
         self,
         jobs: Iterable[Job],
@@ -124,6 +127,7 @@ class JobClient:
         """
         return self._producer.enqueue_all(jobs, transaction_of(session, connection, after_commit), {})
 
+    @with_payload
     async def aenqueue(
         self,
         task: Task[P, Any],
@@ -168,6 +172,7 @@ class JobClient:
         where = transaction_of(session, connection, after_commit, is_async=True)
         return await self._producer.awaited(where, partial(self._producer.enqueue_all, list(jobs), where, {}))
 
+    @advised(BATCH, EnqueueError)
     def batch(
         self,
         id: str,  # noqa: A002 - as of Enqueued
@@ -193,6 +198,29 @@ class JobClient:
         from joblane.client.batch import Batch
 
         return Batch(self._producer, id, session, on_end=on_end, on_success=on_success)
+
+    def abatch(
+        self,
+        id: str,  # noqa: A002 - as of Enqueued
+        *,
+        on_end: Job | None = None,
+        on_success: Job | None = None,
+        session: AnyAsyncSession | None = None,
+    ) -> AsyncBatch:
+        """Return a new batch for ``async with``, which does not block the event loop. See :meth:`batch`.
+
+        Args:
+            id: As for :meth:`batch`.
+            on_end: As for :meth:`batch`.
+            on_success: As for :meth:`batch`.
+            session: As for :meth:`aenqueue`. None: the batch has a session of its own, in a thread.
+        """
+        from joblane.client.async_batch import AsyncBatch
+        from joblane.enqueue.session import asynchronous
+
+        own = None if session is None else asynchronous(session).sync_session
+        batch = self.batch(id, on_end=on_end, on_success=on_success, session=own)
+        return AsyncBatch(batch, self._producer, has_session=session is not None)
 
     def get(self, task_id: str) -> TaskStatus | None:
         """Return the state of a task, or None if the id is unknown.
@@ -221,7 +249,7 @@ class JobClient:
             UnknownTaskError: no task has this id.
             DatabaseUnavailableError: the database is unavailable.
         """
-        waiting = _Waiting(task_id, timeout)
+        waiting = Waiting(task_id, timeout)
         while not (status := waiting.checked(self.get(task_id))).ended:
             time.sleep(waiting.pause())
         return status
@@ -230,7 +258,7 @@ class JobClient:
         """Wait until a task has ended as :meth:`wait` does, without blocking the event loop."""
         import asyncio
 
-        waiting = _Waiting(task_id, timeout)
+        waiting = Waiting(task_id, timeout)
         while not (status := waiting.checked(await self.aget(task_id))).ended:
             await asyncio.sleep(waiting.pause())
         return status
@@ -395,27 +423,3 @@ def streams_of(client: JobClient) -> Streams:
 
     made: dict[str, Streams] = client.__dict__
     return made.get("_streams") or made.setdefault("_streams", Streams(partial(client._run, PROGRESS)))
-
-
-class _Waiting:
-    """A wait for the end of a task, with growing pauses between reads."""
-
-    def __init__(self, task_id: str, timeout: timedelta) -> None:
-        if not isinstance(timeout, timedelta):
-            raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
-        self._task_id, self._timeout = task_id, timeout
-        self._ends, self._pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
-
-    def checked(self, status: TaskStatus | None) -> TaskStatus:
-        """Return the state. Raises :class:`UnknownTaskError`, and :class:`WaitTimeoutError` if the time is over."""
-        if status is None:
-            raise UnknownTaskError(self._task_id)
-        if not status.ended and time.monotonic() >= self._ends:
-            raise WaitTimeoutError(self._task_id, status.state, self._timeout)
-        return status
-
-    def pause(self) -> float:
-        """Return the seconds until the next read."""
-        pause = min(self._pause, max(0.0, self._ends - time.monotonic()))
-        self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
-        return pause

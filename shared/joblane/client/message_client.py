@@ -16,6 +16,7 @@ from joblane.errors import EnqueueError, JobError, SendError
 from joblane.forking import follow_forks
 from joblane.names import check_prefix
 from joblane.sqs.client import Sqs
+from joblane.tasks.arguments import with_payload
 from joblane.tasks.event_kinds import ENQUEUEING
 from joblane.tasks.job import NEED_A_ROW, Job, MessageOptions, check_names
 
@@ -50,6 +51,7 @@ class MessageClient:
 
             start()
 
+    @with_payload
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[MessageOptions]) -> Enqueued:
         """Send the message of one task.
 
@@ -81,6 +83,7 @@ class MessageClient:
         """
         return self._send(check_each(self._checked, jobs))
 
+    @with_payload
     async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[MessageOptions]) -> Enqueued:
         """Send the message of one task as :meth:`enqueue` does, without blocking the event loop."""
         return await self._threads.call(partial(self.enqueue, task, payload, **options))

@@ -47,11 +47,20 @@ def check_each(check: Callable[[Job], NewTask], jobs: Iterable[Job]) -> list[New
         except EnqueueError as error:
             error.args = (f"job {position}: {error}",)
             raise
+        except AttributeError as error:
+            if isinstance(job, Job):
+                raise
+            raise not_a_job(f"job {position}", job) from error
         if task.id in seen:
             raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
         seen.add(task.id)
         tasks.append(task)
     return tasks
+
+
+def not_a_job(field: str, given: object) -> EnqueueError:
+    """Return the error of a callback or a job of a list that is no :class:`Job`."""
+    return EnqueueError(field, f"a Job is required, not {type(given).__name__}; write Job(task, payload)")
 
 
 def near_tasks(inserted: Sequence[object]) -> list[NewTask]:

@@ -56,14 +56,14 @@ def opened(session: AnySession) -> tuple[Session, Connection]:
 
     Raises :class:`EnqueueError` for anything else, and for a session whose statements commit by themselves.
     """
-    from sqlalchemy.exc import UnboundExecutionError
+    from sqlalchemy.exc import MissingGreenlet, UnboundExecutionError
     from sqlalchemy.orm import Session, scoped_session
 
     if hasattr(session, "run_sync"):
         raise EnqueueError(
             "session",
-            "a plain Session is required; with an AsyncSession use await jobs.aenqueue(task, payload, session=session)"
-            ", or for a batch await session.run_sync(function), whose first argument is the plain session",
+            "a plain Session is required; an AsyncSession goes to the call whose name begins with an a: await "
+            "jobs.aenqueue(…), async with jobs.abatch(…), await jobs.schedules.aput(…)",
         )
     if not isinstance(session, (Session, scoped_session)):
         raise EnqueueError("session", f"an SQLAlchemy Session is required, not {_named(session)}")
@@ -75,6 +75,12 @@ def opened(session: AnySession) -> tuple[Session, Connection]:
             "session",
             "it has no default database, where the task would be written; give it the engine of Joblane's tables, "
             "for example Session(engine, binds=…)",
+        ) from error
+    except MissingGreenlet as error:
+        raise EnqueueError(
+            "session",
+            "it belongs to an AsyncSession, which a plain call cannot wait for; use await jobs.aenqueue(…) with the "
+            "AsyncSession",
         ) from error
     if connection.dialect.name != "postgresql":
         raise EnqueueError("session", f"a session on PostgreSQL is required, not on {connection.dialect.name}")

@@ -263,6 +263,20 @@ class TaskIdConflictError(EnqueueError):
         self.task_id = task_id
 
 
+class BatchIdConflictError(EnqueueError):
+    """A batch with the given id exists. Nothing was enqueued.
+
+    If you did not receive the result of a block, this error of its repetition shows that the batch exists.
+    """
+
+    batch_id: str
+    """The id."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__("id", f"a batch {batch_id!r} exists already; nothing was enqueued")
+        self.batch_id = batch_id
+
+
 class DuplicateTaskError(EnqueueError):
     """A live task holds the unique key. Nothing was enqueued.
 

@@ -21,6 +21,7 @@ from joblane.record.driver.time_limits import OPERATOR
 from joblane.record.task.run_session import ENDED, ONE_SESSION
 from joblane.settings import Settings
 from joblane.sqs.traceparent import headers_within, span_of
+from joblane.tasks.arguments import with_payload
 from joblane.tasks.job import Job, check_names
 from joblane.tasks.scrubbing import Scrub, scrubber
 
@@ -194,6 +195,7 @@ class TaskContext:
         self._refuse_async("ctx.connection()", "await ctx.async_session.execute(…)")
         return self._work.lend(OPERATOR if self.type.startswith(OWN_TYPES) else None)
 
+    @with_payload
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Enqueue a task in this task's transaction: it exists only if this task's work commits.
 
@@ -566,6 +568,7 @@ class TaskContext:
 
     # --- In an `async def` handler ---------------------------------------------------------------------------------
 
+    @with_payload
     async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Like :meth:`enqueue`, in the transaction of :attr:`async_session`.
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from joblane.errors import DeclarationError, MessageError
+from joblane.errors import DeclarationError, MessageError, PayloadError
 from joblane.json_values import check_tree
 from joblane.names import OWN_TYPES, SYSTEM_TYPES, Queue, folder_of, set_home
 from joblane.quotas import BATCH_SIZES, CONCURRENCIES, DEFAULT_MEMORY_MB, MAX_RETENTION, MEMORY_MB, Numbers
 from joblane.tasks import retry
+from joblane.tasks.arguments import TASK, advised
 from joblane.tasks.event_kinds import Kind, check_kinds
 from joblane.tasks.limit import Limit, Rate, check_key_fields, flow_of
 from joblane.tasks.payload import ArchivedTask, Payload, check_model, describe
@@ -42,6 +43,7 @@ E = TypeVar("E", bound=StrEnum)
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 
 
+@advised(TASK)
 def task(
     type_: str,
     *,
@@ -216,11 +218,10 @@ def task(
         payload = payload_class(what, function)
         check_model(f"{what}: {payload.__name__}", payload, set())
         check_marks(what, payload)
-        _check_ticks(what, schedules, payload)
         if flow is not None:
             check_key_fields(what, flow, payload)
         set_home((type_, *aliases), None if runs_on is None else runs_on.name)
-        return Task(
+        made = Task(
             function=function,
             type=type_,
             payload=payload,
@@ -250,6 +251,8 @@ def task(
             place=runs_on,
             numbers=numbers,
         )
+        _check_ticks(made)
+        return made
 
     return declare
 
@@ -334,18 +337,19 @@ def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
     return tuple(schedules)
 
 
-def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -> None:
+def _check_ticks(task: Task[Any, Any]) -> None:
     """Check the payloads of ticks: each tick with a wrong payload would become a dead letter."""
-    for schedule in schedules:
+    what = f"task {task.type!r}"
+    for schedule in task.schedules:
         try:
             check_tree(schedule.json_payload)
-            payload.model_validate(schedule.json_payload)
+            task.write(task.payload.model_validate(schedule.json_payload))
         except ValidationError as error:
             raise DeclarationError(
-                f"{what}: schedule: {schedule.name!r}: {describe(error, payload)}; give each field a default, or the "
-                "schedule a payload: cron(…, payload={…})"
+                f"{what}: schedule: {schedule.name!r}: {describe(error, task.payload)}; give each field a default, or "
+                "the schedule a payload: cron(…, payload={…})"
             ) from None
-        except MessageError as error:
+        except (MessageError, PayloadError) as error:
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: {error}") from None
         except (TypeError, ValueError) as error:
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,14 +15,14 @@ from typing import Any
 
 from joblane import settings
 from joblane.errors import MISSING_MODULE, DeclarationError, JobError, UnknownTypeError, is_not_installed
-from joblane.names import folder_of, set_home
+from joblane.names import OWN_TYPES, folder_of, set_home
 from joblane.tasks import schedule_overrides as schedules
 from joblane.tasks.event_kinds import AROUND, EVENTS, LISTENERS
 from joblane.tasks.function import Function
 from joblane.tasks.limit import check_shared
 from joblane.tasks.payload import ArchivedTask
 from joblane.tasks.schedule_overrides import Times
-from joblane.tasks.task import Task, check_type
+from joblane.tasks.task import EVERY_LANE, Task, check_type
 
 LIBRARY = "joblane.functions"
 """The package of the library's own tasks and functions: the sweep, bulk actions and the control API."""
@@ -38,6 +38,7 @@ class Broken:
 
 _broken: list[Broken] | None = None
 """None: a broken handler is an error."""
+_again = "Fix it and run this again"
 
 
 def leave_out_broken() -> list[Broken]:
@@ -45,9 +46,28 @@ def leave_out_broken() -> list[Broken]:
 
     Returns the list to which each discovery adds the broken handlers.
     """
-    global _broken  # noqa: PLW0603
-    _broken = []
+    global _broken, _again
+    _broken, _again = [], "Fix it and save"
     return _broken
+
+
+def check(package: str | None = None) -> tuple[dict[str, Task[Any, Any]], list[Broken]]:
+    """Import all handlers, and return the usable tasks and all problems. It needs no database and no stack.
+
+    A problem without a folder concerns several tasks.
+    """
+    global _broken  # noqa: PLW0603
+    before, found = _broken, list[Broken]()
+    _broken = found
+    tasks: dict[str, Task[Any, Any]] = {}
+    try:
+        tasks = discover(package, times={})
+        discover_functions(package)
+    except DeclarationError as error:
+        found.append(Broken("", str(error)))
+    finally:
+        _broken = before
+    return tasks, found
 
 
 def discover(package: str | None = None, *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
@@ -131,8 +151,7 @@ def _advised(error: BaseException, path: Path, name: str) -> str:
     """Return file and line of an error in the import of the module ``name`` at ``path``, and what to do."""
     origin = _origin(error, path, path.parents[name.count(".")])
     hint = f"{MISSING_MODULE[0].upper()}{MISSING_MODULE[1:]}.\n" if is_not_installed(error) else ""
-    again = "Fix it and run this again" if _broken is None else "Fix it and save"
-    return f"{origin}\n{hint}{again}; `python -m {name}` shows the whole traceback."
+    return f"{origin}\n{hint}{_again}; `python -m {name}` shows the whole traceback."
 
 
 @contextmanager
@@ -184,7 +203,7 @@ def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]])
     what = f"task {task.type!r}"
     if (type_ := task.follower) is not None:
         if type_ not in tasks:
-            raise DeclarationError(f"{what}: on_archived: there is no task {type_!r}")
+            raise DeclarationError(f"{what}: on_archived: there is no task {type_!r}{_meant(type_, tasks)}")
         if (takes := tasks[type_].payload) is not ArchivedTask:
             raise DeclarationError(f"{what}: on_archived: {type_!r} takes {takes.__name__}, not ArchivedTask")
         if (flow := tasks[type_].flow) is not None and flow.key:
@@ -200,9 +219,25 @@ def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]])
                 "on_archived out of the last one"
             )
         chain.append(following)
+    if not _broken:  # the type of a broken handler is not among the tasks
+        _check_grants(what, task, tasks)
     for alias in task.aliases:
         if any(alias in other.types for other in tasks.values() if other is not task):
             raise DeclarationError(f"{what}: aliases: {alias!r} belongs to another task")
+
+
+def _check_grants(what: str, task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
+    """Check the types that a task may enqueue: the synthesis needs their lanes."""
+    for name in ("enqueue", "run"):
+        for type_ in getattr(task.grants, name):
+            if type_ not in tasks and type_ != EVERY_LANE:
+                raise DeclarationError(f"{what}: grants: {name}: there is no task {type_!r}{_meant(type_, tasks)}")
+
+
+def _meant(type_: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    return "".join(f"; did you mean {near!r}?" for near in get_close_matches(type_, [*known], n=1))
 
 
 def _check_hooks(tasks: Mapping[str, Task[Any, Any]]) -> None:
@@ -212,10 +247,9 @@ def _check_hooks(tasks: Mapping[str, Task[Any, Any]]) -> None:
     named += [("on", listener, listener.type) for listener in LISTENERS if listener.type is not None]
     for what, hook, type_ in named:
         if type_ not in known:
-            from difflib import get_close_matches
-
-            meant = "".join(f" Did you mean {near!r}?" for near in get_close_matches(type_, known, n=1))
-            raise DeclarationError(f"{what}: {hook.name} names {type_!r}, and there is no task of this type.{meant}")
+            raise DeclarationError(
+                f"{what}: {hook.name} names {type_!r}, and there is no task of this type{_meant(type_, known)}"
+            )
 
 
 def load(type_: str, package: str | None = None, *, times: Times | None = None) -> Task[Any, Any]:
@@ -305,6 +339,8 @@ def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | No
     if len(declared) > 1:
         types = ", ".join(item.type for item in declared)
         raise DeclarationError(f"{where}: declares {types}; a folder may declare only one task")
+    if declared[0].type.startswith(OWN_TYPES) and not where.startswith(LIBRARY):
+        raise DeclarationError(f"{where}: declares {declared[0].type!r}; types {OWN_TYPES}* belong to the library")
     if declared[0].folder != folder:
         raise DeclarationError(
             f"{where}: declares {declared[0].type!r}, which belongs in "

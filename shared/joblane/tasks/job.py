@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from joblane.errors import EnqueueError
 from joblane.names import Queue
 from joblane.quotas import LONGEST_DEBOUNCE, MAX_RETENTION, SHORTEST_DEBOUNCE
+from joblane.tasks.arguments import FIELDS, JOB, hint
 from joblane.tasks.option_facts import (
     DURATION,
     DURATIONS,
@@ -326,24 +327,6 @@ NEED_A_ROW: dict[str, Any] = {
 NOT_OF_TICKS = {name: option.not_of_ticks for name, option in OPTIONS.items() if option.not_of_ticks}
 """Option that a schedule refuses → the reason."""
 
-ELSEWHERE = {
-    "countdown": "process_in",
-    "delay": "process_in",
-    "eta": "process_at",
-    "schedule_at": "process_at",
-    "expires": "deadline",
-    "retries": "max_retry",
-    "max_retries": "max_retry",
-    "time_limit": "timeout",
-    "job_id": "task_id",
-    "queue_name": "queue",
-    "max_wait": "longest",
-    "max_delay": "longest",
-    "depends_on": "after",
-    "parents": "after",
-}
-"""Option of another library → the option here."""
-
 
 def check_names(options: Mapping[str, object], *, others: Collection[str] = (), more: Collection[str] = ()) -> None:
     """Raise :class:`EnqueueError` for an unknown option, with the names that are similar.
@@ -352,13 +335,11 @@ def check_names(options: Mapping[str, object], *, others: Collection[str] = (), 
     """
     if not options or not options.keys() - OPTIONS.keys():
         return
-    from difflib import get_close_matches
-
     names = [name for name in (*OPTIONS, *more) if name not in others]
     for name in options.keys() - OPTIONS.keys():
-        near = {ELSEWHERE[name]} & {*names} if name in ELSEWHERE else get_close_matches(name, names)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-        raise EnqueueError(name, f"there is no such option; {hint}")
+        advice = hint(name, names, JOB)
+        fields = f"; {FIELDS}" if advice.startswith("there are ") else ""
+        raise EnqueueError(name, f"there is no such option; {advice}{fields}")
 
 
 def options_from_json(given: Mapping[str, Any], *, others: Collection[str] = ()) -> dict[str, Any]:

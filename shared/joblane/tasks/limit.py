@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_ar
 from pydantic import BaseModel, RootModel
 
 from joblane.errors import DeclarationError, EnqueueError
+from joblane.tasks.arguments import RATE, advised
 from joblane.tasks.redaction import field_types, has_fields, redacted_names
 
 LIMIT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -49,6 +50,8 @@ class Rate:
         """The time between two starts."""
         return self.per / self.starts
 
+
+Rate.__init__ = advised(RATE)(Rate.__init__)  # type: ignore[method-assign]
 
 PERIODS = {timedelta(seconds=1): "a second", timedelta(minutes=1): "a minute", timedelta(hours=1): "an hour"} | {
     LONGEST_PERIOD: "a day"

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from joblane.errors import DeclarationError
 from joblane.json_values import canonical
+from joblane.tasks.arguments import EVERY, advised
 from joblane.tasks.cron_text import both_must_match, each, five_fields, translate, values_of
 
 DAYS_COUNTED = 364
@@ -159,6 +160,7 @@ def cron(
     return Schedule(text, timezone, payload or {}, name, missed)
 
 
+@advised(EVERY)
 def every(
     *,
     minutes: int = 0,

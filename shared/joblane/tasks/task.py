@@ -21,6 +21,7 @@ from joblane.json_values import canonical
 from joblane.names import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
 from joblane.quotas import Numbers
 from joblane.tasks import retry
+from joblane.tasks.arguments import METHODS
 from joblane.tasks.limit import Flow
 from joblane.tasks.payload import Payload, ambiguous_fields, describe, is_ambiguous, unwritable
 from joblane.tasks.redaction import unmarked
@@ -46,8 +47,6 @@ DEFAULT_MAX_DEPTH, MOST_DEPTH = 15, 10_000
 a chain of messages. Source: AWS Lambda developer guide, *Recursive loop detection*."""
 NO_HANDLER = "joblane.tasks.declare"
 """Module of the function of a task that is declared without one."""
-ENQUEUE_ELSEWHERE = ("delay", "apply_async", "send", "send_with_options", "defer", "defer_async", "enqueue", "schedule")
-"""Methods with which other libraries enqueue a task."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,8 @@ class Task(Generic[P, R]):
 
         def __getattr__(self, name: str) -> Any:
             """Raise AttributeError, with advice for a name of another library."""
-            hint = "; call jobs.enqueue(task, payload), with jobs = JobClient()" if name in ENQUEUE_ELSEWHERE else ""
-            raise AttributeError(f"a task has no attribute {name!r}{hint}")
+            advice = METHODS.get(name)
+            raise AttributeError(f"a task has no attribute {name!r}{f'; {advice}' if advice else ''}")
 
     @cached_property
     def is_async(self) -> bool:
@@ -231,7 +230,11 @@ class Task(Generic[P, R]):
         """Return ``payload`` as JSON values. Raises :class:`PayloadError` if it is not of the declared class."""
         if type(payload) is not self.payload:
             name = self.payload.__name__
-            hint = f"; build it by {name}(…), which checks the fields" if isinstance(payload, Mapping) else ""
+            hint = (
+                f"; build it by {name}(…), which checks the fields"
+                if payload is None or isinstance(payload, Mapping)
+                else ""
+            )
             raise PayloadError("payload", f"{self.type} takes {name}, not {type(payload).__name__}{hint}")
         try:
             written = payload.model_dump(

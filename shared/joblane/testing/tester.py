@@ -17,6 +17,7 @@ from joblane.record import schedules as declared_schedules
 from joblane.record import task_types as registry
 from joblane.record.driver.database import Database
 from joblane.record.row.states import State
+from joblane.tasks.arguments import with_payload
 from joblane.tasks.events import Event
 from joblane.tasks.job import JobOptions
 from joblane.tasks.payload import Payload
@@ -107,6 +108,7 @@ class JobTester(Stage):
         """
         return self.client.schedules
 
+    @with_payload
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
     ) -> Enqueued:
@@ -165,8 +167,9 @@ class JobTester(Stage):
         Raises:
             KitError: more than ``limit`` invocations are necessary.
         """
+        within = _time_of("within", within or timedelta(0))
         deliveries = Deliveries(self._database)
-        self._advance(deliveries, limit, within or timedelta(0), ())
+        self._advance(deliveries, limit, within, ())
         return deliveries.report()
 
     @contextmanager
@@ -300,7 +303,7 @@ class JobTester(Stage):
             KitError: a time in the database cannot be changed.
             ValueError: ``by`` is negative.
         """
-        if by < timedelta(0):
+        if _time_of("by", by) < timedelta(0):
             raise ValueError("travel: time only passes")
         deliveries, ends = Deliveries(self._database), self._clock.now() + by
         if ticks:
@@ -397,6 +400,13 @@ class JobTester(Stage):
             times: Number of times that it happens.
         """
         return self._faults.armed(FaultKind.LATE_ACKNOWLEDGEMENT, task, times)
+
+
+def _time_of(name: str, value: timedelta) -> timedelta:
+    if not isinstance(value, timedelta):
+        seconds = f"; write timedelta(seconds={value})" if isinstance(value, (int, float)) else ""
+        raise TypeError(f"{name}: a timedelta is required, not {type(value).__name__}{seconds}")
+    return value
 
 
 def _schedule(task: Task[Any, Any], name: str | None) -> Schedule:

@@ -246,8 +246,8 @@ def test_a_hook_that_names_an_unknown_type_is_refused(
     declares("order:shp")
     with pytest.raises(
         DeclarationError,
-        match=rf"^{what}: {__name__}\.{declares.__name__}\S+ names 'order:shp', and there is no task of this type\. "
-        r"Did you mean 'order:ship'\?$",
+        match=rf"^{what}: {__name__}\.{declares.__name__}\S+ names 'order:shp', and there is no task of this type; "
+        r"did you mean 'order:ship'\?$",
     ):
         discover(package.name)
 

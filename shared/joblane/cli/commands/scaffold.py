@@ -1,4 +1,4 @@
-"""`init` makes a project, and `new` writes a job in it."""
+"""`init` makes a project, `new` writes a job in it, and `check` checks all jobs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import typer
 
 from joblane import installation
 from joblane.cli import options, terminal
+from joblane.cli.exits import Exit
+from joblane.names import OWN_TYPES
 from joblane.project import Project
 
 
@@ -82,6 +84,26 @@ def new(
         f"Test it:  {_pytest(test)}\n"
         "Then write your code into handler.py. `joblane dev` runs it, and `joblane up` deploys it."
     )
+
+
+def check(as_json: options.AsJson = False) -> None:
+    """Import all handlers, and check what they declare.
+
+    It needs no database and no stack. Prints each problem with its file, and exits with status 1 if there is one.
+    """
+    from joblane.tasks.discovery import check as check_all
+
+    tasks, broken = check_all()
+    own = [type_ for type_, task in tasks.items() if not type_.startswith(OWN_TYPES)]
+    if as_json:
+        problems = [{"folder": each.folder or None, "problem": each.text} for each in broken]
+        terminal.document({"ok": not broken, "types": own, "problems": problems})
+    else:
+        for each in broken:
+            terminal.say(each.text)
+        terminal.say(f"{len(own)} task types are declared correctly." if not broken else "")
+    if broken:
+        raise typer.Exit(Exit.FAILED)
 
 
 def _pytest(test: Path) -> str:
