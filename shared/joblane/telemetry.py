@@ -27,6 +27,7 @@ TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 """Changes with each invocation. Source: Lambda, *Defined runtime environment variables*."""
 stream: TextIO | None = None
 """The stream of log lines. None: the standard output, which of the command line has results only."""
+LOG_LEVEL = "POWERTOOLS_LOG_LEVEL"
 METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
 MAX_VALUES = 100
 """Maximum number of values of one metric in one line.
@@ -91,6 +92,19 @@ class FrequentLine:
         record.__dict__.update(self._attributes, created=now, msecs=float(now * 1000 % 1000 // 1), **extra)
         record.extra = extra
         self._logger.handle(record)
+
+
+class Quiet(logging.Filter):
+    """Leaves out the lines that every invocation writes, unless ``POWERTOOLS_LOG_LEVEL`` is set: a test has many."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not isinstance(record, FrequentRecord) or LOG_LEVEL in os.environ
+
+    def __enter__(self) -> None:
+        logger().addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        logger().removeFilter(self)
 
 
 class FrequentFormat(LambdaPowertoolsFormatter):

@@ -53,6 +53,10 @@ def test_a_rate_and_a_refusal_give_times(docs_page: Callable[[str], Page], jobs:
     jobs.drain(within=timedelta(minutes=1))
     for _ in range(3):
         read.commands()
+    read.python()
+    jobs.client.cancel("mail-busy")
+    jobs.drain(within=2 * HOUR)
+    read.names["test_mails_start_one_after_the_other"](jobs)
     assert read.left == []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
-from joblane.record.row.states import WAITING_SQL, State
+from joblane.record.row.states import WAITING, WAITING_SQL, State
 from joblane.tasks.task import Task
 from joblane.testing.errors import KitError
 
@@ -21,7 +21,7 @@ select t.id, t.type, t.state, t.attempts, t.max_attempts, t.runs, t.result, t.re
  order by x.position
 """
 
-WAITING = """
+WAITING_FOR_PARENTS = """
 select t.id from joblane.tasks t
  where t.wait_kind = 'parents' and exists (select from joblane.task_parents e where e.child = t.id)
 """
@@ -109,7 +109,7 @@ class CrashedError(KitError):
 class Released:
     """A task that waited for its parents, or a callback for the members of its batch, when the last of them ended."""
 
-    child: str
+    id: str
     """Id of the task."""
     parents: tuple[str, ...]
     """Those that ended in the same invocation. Empty: the sweep found that none is open."""
@@ -117,7 +117,10 @@ class Released:
 
 @dataclass
 class DrainReport(Sequence[TaskReport]):
-    """A sequence of the tasks that were delivered, each once, in the order of their first delivery."""
+    """A sequence of the tasks that ran or ended, each once, in the order of their first delivery.
+
+    A task that was delivered and still waits, for a parent, a limit, its rate or its time, is not in it.
+    """
 
     tasks: Sequence[TaskReport] = ()
     """The tasks."""
@@ -181,7 +184,7 @@ class Deliveries:
     @contextmanager
     def releasing(self, ids: Sequence[str]) -> Iterator[None]:
         """Add the tasks whose last parent ends in the block, in which the tasks ``ids`` run."""
-        waiting = [id_ for (id_,) in self._database.get().run(WAITING)]
+        waiting = [id_ for (id_,) in self._database.get().run(WAITING_FOR_PARENTS)]
         yield
         if waiting:
             found = self._database.get().run(RELEASED, json.dumps(waiting), json.dumps(list(ids)))
@@ -191,7 +194,8 @@ class Deliveries:
         for task in reports(self._database.get(), self._tasks):
             result = self._tasks[task.id].result if task.result is None else task.result
             self._tasks[task.id] = replace(task, result=result)
-        return DrainReport(list(self._tasks.values()), self.invocations, self.killed, self.released)
+        ran = [task for task in self._tasks.values() if task.runs or task.state not in WAITING]
+        return DrainReport(ran, self.invocations, self.killed, self.released)
 
 
 def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
-from joblane import settings
+from joblane import settings, telemetry
 from joblane.client.client import JobClient
 from joblane.handler.resources import close_resources
 from joblane.local.memory_queues import QueuedMessage
@@ -80,6 +80,7 @@ class Stage:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(signal_settings())
+        self._stack.enter_context(telemetry.Quiet())
         self._stack.enter_context(diverted(self.url, self._queues, self._clock, self._know))
         self._since = Captured(self._enqueued, self._lanes.known.get)
         return self

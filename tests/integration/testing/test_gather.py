@@ -138,7 +138,7 @@ def test_a_task_gets_the_results_of_its_children_in_order(jobs: JobTester) -> No
     assert (jobs.task("t").result, jobs.task("t").outcomes) == (104, ("waiting", "completed"))
     assert calls == {"run": 2, "day 3": 1, "day 100": 2, "day 1": 1}
     [released] = report.released
-    assert (released.child, released.parents) == ("t", (ids(jobs)[1],))  # the child that needed a retry
+    assert (released.id, released.parents) == ("t", (ids(jobs)[1],))  # the child that needed a retry
     assert jobs.task("t").attempts == 1
 
 

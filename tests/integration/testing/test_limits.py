@@ -64,7 +64,7 @@ def test_a_rate_spaces_starts_in_the_time_of_the_test(jobs: JobTester) -> None:
     for number in range(4):
         jobs.enqueue(account_mail, Account(), task_id=str(number))
     before = jobs.now
-    assert len(jobs.drain().tasks) == 4
+    assert len(jobs.drain()) == 1
     assert [jobs.task(str(number)).state for number in range(4)] == [State.COMPLETED, *[State.PENDING] * 3]
     jobs.drain(within=timedelta(minutes=5))
     assert {jobs.task(str(number)).state for number in range(4)} == {State.COMPLETED}
@@ -75,7 +75,7 @@ def test_a_change_starts_waiting_tasks_and_runs_no_sweep(jobs: JobTester) -> Non
     jobs.register(account_sync)
     jobs.limits.set("service", total=0)
     jobs.enqueue(account_sync, Account(), task_id="a")
-    assert jobs.drain().only.state is State.HELD
+    assert len(jobs.drain()) == 0
     jobs.limits.reset("service")
     assert jobs.task("a").state is State.PENDING
     assert jobs.drain().check().only.id == "a"

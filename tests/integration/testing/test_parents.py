@@ -56,7 +56,7 @@ def test_a_graph_runs_to_its_end_in_one_drain(jobs: JobTester) -> None:
     step(jobs, "d", "b", "c")
     report = jobs.drain().check()
     assert [RAN[0], sorted(RAN[1:3]), RAN[3]] == ["a", ["b", "c"], "d"]
-    assert sorted(one.child for one in report.released[:2]) == ["b", "c"]
+    assert sorted(one.id for one in report.released[:2]) == ["b", "c"]
     assert [one.parents for one in report.released] == [("a",), ("a",), (RAN[2],)]
 
 
@@ -125,7 +125,7 @@ def test_a_batch_runs_to_its_callbacks_in_one_drain(jobs: JobTester) -> None:
     report = jobs.drain().check()
     assert RAN[-2:] == ["import:on_end", "import:on_success"]
     assert "late" in RAN
-    assert {one.child for one in report.released} == {"import:on_end", "import:on_success"}
+    assert {one.id for one in report.released} == {"import:on_end", "import:on_success"}
     assert {one.parents for one in report.released} == {(RAN[-3],)}
 
 

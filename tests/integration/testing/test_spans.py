@@ -433,7 +433,10 @@ def test_the_steps_of_an_asynchronous_handler_are_in_the_span_that_is_current(
     assert traceparent.split("-")[2] == trace.format_span_id(runs_of(spans, "order:track")[0].context.span_id)
 
 
-def test_the_log_lines_of_a_run_have_the_ids_of_its_span(jobs: JobTester, spans: InMemorySpanExporter) -> None:
+def test_the_log_lines_of_a_run_have_the_ids_of_its_span(
+    jobs: JobTester, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POWERTOOLS_LOG_LEVEL", "INFO")
     with logs.lines() as lines:
         jobs.client.enqueue(order_ship, Order())
         jobs.drain()

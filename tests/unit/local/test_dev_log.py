@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from joblane.local.dev import log as module
-from joblane.local.dev.log import Log
+from joblane.local.dev.log import Log, LogStream
 
 ID = "01a21c3a-a175-706e-88d8-7ad6ea2062e6"
 GROUP = "/aws/lambda/jobs-order-mail"
@@ -54,6 +54,10 @@ def shown(log: Log, out: io.StringIO, text: str, type_: str = "order:mail") -> s
             line("task archived", "WARNING", task_id=ID, outcome="archived", reason="it is lost"),
             f"archived: it is lost  (joblane show {ID})",
         ),
+        (
+            line("message acknowledged", task_id=ID, verdict="held"),
+            f"held: waits for other tasks or for a limit  (joblane show {ID})",
+        ),
         (line("fetched", task_id=ID, rows=3, task_type="order:mail"), "fetched  rows=3"),
         (line("printed by it", task_id=ID, printed=True, attempt=1), "printed by it"),
         ("written to the error output", "written to the error output"),
@@ -78,6 +82,11 @@ def test_a_traceback_has_the_frames_of_the_handler_alone(log: Log, out: io.Strin
     assert [text.strip() for text in found.splitlines()][1:] == [
         'File "/project/functions/x/handler.py", line 3, in x', "raise ValueError", "^^^^^", "ValueError: no",
     ]  # fmt: skip
+
+
+def test_lines_of_the_command_itself_have_the_same_form(log: Log, out: io.StringIO) -> None:
+    LogStream(log).write(line("no task 'order:mial' takes messages", "WARNING") + "\n")
+    assert out.getvalue()[14:] == f"{'dev':<18}  {'':<8}  no task 'order:mial' takes messages\n"
 
 
 def test_sweeps_are_shown_only_when_they_warn(log: Log, out: io.StringIO) -> None:

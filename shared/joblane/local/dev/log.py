@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -29,12 +30,34 @@ HIDDEN = (
     "function_request_id", "traceparent", "fingerprint", "tasks",
 )  # fmt: skip
 """Fields that are shown otherwise, or not at all."""
+WAITS = {
+    "held": "held: waits for other tasks or for a limit",
+    "wait": "waits until it is due",
+    "paused": "waits for the end of a pause",
+    "ended": "has ended; nothing runs",
+    "obsolete": "is archived; nothing runs",
+    "gone": "was rolled back; nothing runs",
+}
+"""Verdict of a claim → the words for it."""
 CONTROLS: dict[int, str] = dict.fromkeys(
     (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )
 CONTROLS[0x09] = " "
 RED, GREEN, YELLOW, CYAN, DIM = "31", "32", "33", "36", "2"
 COLOURS = {"ERROR": RED, "CRITICAL": RED, "WARNING": YELLOW}
+
+
+class LogStream(io.StringIO):
+    """The stream of the log lines of this process, such as the router's."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            self._log.add(OWN, line, None, ())
+        return len(text)
 
 
 class Log:
@@ -192,6 +215,8 @@ def _shown(line: Mapping[str, Any]) -> Iterator[tuple[str | None, str, str | Non
         yield id_, _own_frames(str(line["traceback"])), RED
     elif line.get("printed"):
         yield id_, message, None
+    elif line.get("verdict") in WAITS:
+        yield id_, f"{WAITS[line['verdict']]}  (joblane show {id_})", colour
     elif message.startswith("task ") and "outcome" in line:
         yield id_, _end(line), colour
     else:

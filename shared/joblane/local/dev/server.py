@@ -11,12 +11,13 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+from joblane import telemetry
 from joblane.local import env_file
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
 from joblane.local.dev.control import Control, DevPage, PageProcess
 from joblane.local.dev.endpoint import Endpoint, Server, config, listen
-from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
+from joblane.local.dev.log import GREEN, RED, YELLOW, Log, LogStream, short
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import LOST, Process, Zygote
 from joblane.local.dev.queues import DevQueues
@@ -76,6 +77,7 @@ class Dev:
             self._zygote = Zygote(lambda: self._fail(LocalError(LOST)))
             self._zygote.start(self._project.root, self._folder, clean_environment(self._project))
             self._log = Log(self._folder / "dev.log", self._prefix, raw=self._raw)
+            telemetry.stream = LogStream(self._log)
             try:
                 asyncio.run(self._main(listening))
             finally:
