@@ -37,7 +37,7 @@ from joblane.cli.target import Target
 from joblane.cli.usage import Command, Group, UsageError
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
-    "Projects and jobs": {"init": scaffold.init, "new": scaffold.new, "check": scaffold.check},
+    "Projects and jobs": {"init": scaffold.init, "new": scaffold.new, "check": scaffold.check, "lock": scaffold.lock},
     "Inspect": {
         "ls": tasks.ls,
         "find": tasks.find,

@@ -122,6 +122,14 @@ class Batch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._block.__exit__(kind, error, at)
 
+    if not TYPE_CHECKING:  # a type checker refuses it
+
+        async def __aenter__(self) -> None:
+            raise EnqueueError("batch", "use async with jobs.abatch(…)")
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
     @contextmanager
     def _one_transaction(self) -> Iterator[None]:
         """The ``with`` block. It is a savepoint of the caller's session, or a transaction of its own."""

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     AnyAsyncSession = AsyncSession | async_scoped_session[Any]
 
 
+INSIDE = (
+    "it belongs to an AsyncSession, which a plain call cannot wait for; give the AsyncSession to await jobs.aenqueue(…)"
+)
+
+
 class SessionTransaction(CallersTransaction):
     """The transaction of a session."""
 
@@ -77,11 +82,7 @@ def opened(session: AnySession) -> tuple[Session, Connection]:
             "for example Session(engine, binds=…)",
         ) from error
     except MissingGreenlet as error:
-        raise EnqueueError(
-            "session",
-            "it belongs to an AsyncSession, which a plain call cannot wait for; use await jobs.aenqueue(…) with the "
-            "AsyncSession",
-        ) from error
+        raise EnqueueError("session", INSIDE) from error
     if connection.dialect.name != "postgresql":
         raise EnqueueError("session", f"a session on PostgreSQL is required, not on {connection.dialect.name}")
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
@@ -115,7 +116,7 @@ def _executed(session: Session, sql: str, document: str | None) -> Sequence[Sequ
 
     Raises :class:`DatabaseUnavailableError` if the database lacks Joblane's tables or functions.
     """
-    from sqlalchemy.exc import StatementError
+    from sqlalchemy.exc import MissingGreenlet, StatementError
 
     statement = _statement(sql)
     try:
@@ -126,6 +127,8 @@ def _executed(session: Session, sql: str, document: str | None) -> Sequence[Sequ
             if lack := lacking(error):
                 raise DatabaseUnavailableError(lack) from error
         raise
+    except MissingGreenlet as error:
+        raise EnqueueError("session", INSIDE) from error
 
 
 @contextmanager

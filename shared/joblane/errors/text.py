@@ -12,7 +12,7 @@ MAX_TEXT = 2_000
 NOT_IN_DEV = "NotInJoblaneDev"
 """Code of AWS's errors with which `joblane dev` answers calls of services other than SQS."""
 MISSING_MODULE = (
-    "add its package to the lock file ([tool.joblane] lock), or name a folder of your own in [tool.joblane] code;"
+    "add its package with joblane lock PACKAGE, or name a folder of your own in [tool.joblane] code;"
     " joblane dev and tests need the package installed, too"
 )
 """Advice for :func:`is_not_installed`. Without quotes: groups of errors show no quoted text."""

@@ -65,6 +65,9 @@ class Loops:
     _resumed: bool = False
 
     def each(self, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
+        return Loop("each", self._each(items, key))
+
+    def _each(self, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
         with self._loop("each"):
             steps = Items(self, key)
             for item in items:
@@ -85,6 +88,9 @@ class Loops:
             self.fail_item(error)
 
     def resume(self, source: Any, cursor: Any, chunk: int) -> Iterator[Any]:
+        return Loop("resume", self._resume(source, cursor, chunk))
+
+    def _resume(self, source: Any, cursor: Any, chunk: int) -> Iterator[Any]:
         with self._loop("resume"):
             steps: Chunks[Any] = Chunks(self, source, cursor, chunk)
             while page := steps.begin():
@@ -129,6 +135,27 @@ class Loops:
         self.work.flush()
         with self.work.own_statements():
             return read(self.work.connection(), self.task_id)
+
+
+class Loop(Iterator[T]):
+    """The items of a loop over ``ctx.each`` or ``ctx.resume``, for a ``for`` statement.
+
+    ``list(…)`` would mark all items as done before their work. Such a call asks for the length, and a ``for`` does not.
+    """
+
+    def __init__(self, name: str, items: Iterator[T]) -> None:
+        self._name, self._items = name, items
+
+    def __iter__(self) -> Iterator[T]:
+        return self._items
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+    def __length_hint__(self) -> int:
+        raise JobError(
+            f"write `for item in ctx.{self._name}(…)`: a list of it would mark all items as done before their work"
+        )
 
 
 def refuse_stopped(work: RunSession, what: str) -> None:
@@ -310,7 +337,10 @@ def _type_of(query: Any, cursor: Any) -> Any:
     with suppress(NotImplementedError):
         kind = cursor.type.python_type
     if kind is object:
-        raise CursorError(f"cursor: a column of type {cursor.type!r} has no Python type that JSON can hold")
+        raise CursorError(
+            f"cursor: a column of type {cursor.type!r} has no Python type that JSON can hold; for a "
+            "column without a table write column(name, type)"
+        )
     return TypeAdapter(kind)
 
 

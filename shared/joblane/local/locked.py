@@ -41,9 +41,8 @@ def check_lock(lock: Path) -> None:
             problems.append(f"{name} is {version}, and joblane needs {name}{wanted}")
     if problems:
         raise ProjectError(
-            f"{lock} does not fit this version of joblane: {'; '.join(problems)}. Create one lock for joblane and your"
-            " packages: list both in requirements.in, then run"
-            f" `uv pip compile --upgrade --generate-hashes requirements.in -o {lock.name}`"
+            f"{lock} does not fit this version of joblane: {'; '.join(problems)}. `joblane lock` writes it anew for"
+            " joblane and the packages that it lists in a file of the same name with the suffix .in"
         )
 
 

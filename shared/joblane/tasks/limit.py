@@ -183,7 +183,7 @@ def flow_of(
     if isinstance(limit, (list, tuple, set)):
         raise DeclarationError(f"{what}: limit: a type can have one shared limit; split the type if it needs two")
     if limit is not None and not isinstance(limit, Limit):
-        raise DeclarationError(f"{what}: limit: a Limit is required, not {limit!r}")
+        raise DeclarationError(f"{what}: limit: a Limit is required, not {limit!r}; write Limit('mail', total=10)")
     if limit is not None:
         if not isinstance(limit.name, str) or not LIMIT_NAME.fullmatch(limit.name):
             raise DeclarationError(
@@ -243,7 +243,8 @@ def _kinds_of_field(what: str, kind: Any, name: str) -> Iterator[Any]:
         return
     fields = field_types(kind) if isinstance(kind, type) and has_fields(kind) else {}
     if name not in fields:
-        raise DeclarationError(f"{what}: key: {getattr(kind, '__name__', kind)} has no field {name!r}")
+        has = f"; it has {', '.join(fields)}" if fields else ""
+        raise DeclarationError(f"{what}: key: {getattr(kind, '__name__', kind)} has no field {name!r}{has}")
     yield from _kinds(fields[name])
 
 
@@ -306,7 +307,7 @@ def problem_of_number(value: object) -> str | None:
 def problem_of_rate(rate: object) -> str | None:
     """Return why a value is no rate; None if it is one."""
     if not isinstance(rate, Rate):
-        return f"a Rate is required, not {rate!r}"
+        return f"a Rate is required, not {rate!r}; write Rate(10, per=timedelta(seconds=1))"
     for field, value in (("starts", rate.starts), ("burst", rate.burst)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_BURST:
             return f"{field}: an integer from 1 to {MAX_BURST:,} is required, not {value!r}"

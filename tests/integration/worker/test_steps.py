@@ -360,7 +360,7 @@ def test_a_misused_step_archives_the_task_before_the_call(world: World, handler:
 def test_a_loop_inside_a_step_is_refused(world: World) -> None:
     def loop(ctx: TaskContext) -> None:
         with pytest.raises(JobError, match=r"cannot be inside ctx.step\(…\)"):
-            ctx.step("one", lambda _: list(ctx.each([1])))
+            ctx.step("one", lambda _: {*ctx.each([1])})
 
     assert run(world, loop)["state"] == "completed"
 

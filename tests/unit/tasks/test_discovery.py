@@ -322,7 +322,7 @@ def test_a_package_that_hides_the_project_is_refused_with_both_paths(
 
 def test_the_error_of_a_missing_package_points_to_the_lock_file(package: Package) -> None:
     package.add("data_export", "import no_such_module.part\n")
-    with pytest.raises(DeclarationError, match=r"\nAdd its package to the lock file \(\[tool\.joblane\] lock"):
+    with pytest.raises(DeclarationError, match=r"\nAdd its package with joblane lock PACKAGE"):
         discover(package.name)
     package.add("data_copy", "import json.no_such_part\n")
     with pytest.raises(DeclarationError) as caught:

@@ -1,4 +1,4 @@
-"""`init` makes a project, `new` writes a job in it, and `check` checks all jobs."""
+"""`init` makes a project, `new` writes a job in it, `check` checks all jobs, and `lock` adds packages."""
 
 from __future__ import annotations
 
@@ -104,6 +104,26 @@ def check(as_json: options.AsJson = False) -> None:
         terminal.say(f"{len(own)} task types are declared correctly." if not broken else "")
     if broken:
         raise typer.Exit(Exit.FAILED)
+
+
+def lock(
+    packages: Annotated[
+        list[str] | None, typer.Argument(metavar="PACKAGE...", help="Packages that handlers import.")
+    ] = None,
+) -> None:
+    """Add Python packages to the functions on AWS.
+
+    Writes the list functions.in, and the lock functions.txt with all versions and hashes. Without PACKAGE, brings the
+    lock up to date, for example after an update of Joblane.
+    """
+    from joblane.local.own_lock import write_lock
+
+    project = Project.here()
+    path, is_new = write_lock(project, packages or [])
+    name = path.relative_to(project.root)
+    typer.echo(f"{name.with_suffix('.in')}\n{name}")
+    if is_new:
+        terminal.say(f'Name it in pyproject.toml:\n\n[tool.joblane]\nlock = "{name}"')
 
 
 def _pytest(test: Path) -> str:
