@@ -769,8 +769,8 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         ),
         "batches": lambda: "\n\n".join(
             part
-            for each in (Batch, AsyncBatch)
-            for part in [*map(said, doc(each, each.__name__).text), members(each, title="batch.")]
+            for each, title in ((Batch, "batch."), (AsyncBatch, "await batch."))
+            for part in [*map(said, doc(each, each.__name__).text), members(each, title=title)]
         ),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),

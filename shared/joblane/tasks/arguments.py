@@ -105,6 +105,7 @@ def with_payload(function: C) -> C:
 
     A wrapper would cost time in each call.
     """
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     function.__defaults__ = (None,)
     return function
 

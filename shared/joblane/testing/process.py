@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 from unittest import mock
-from weakref import WeakKeyDictionary
 
 from joblane.client import message_client
 from joblane.enqueue.check import check
@@ -58,7 +57,7 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
 
     ``clock``: the time of the test. ``add`` is called with each task that is enqueued.
     """
-    databases: WeakKeyDictionary[Producer, Database] = WeakKeyDictionary()
+    databases: dict[Producer, Database] = {}
     adding = threading.Lock()
 
     def to_database(producer: Producer) -> Database:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from joblane import Enqueued, Job, JobClient, telemetry
+from joblane.client.batch import Batch
 from joblane.errors import EnqueueError, TaskIdConflictError, UnknownTaskError, WaitTimeoutError
 from joblane.sqs.client import CONNECTIONS, Entry
 from tests.patience import PATIENCE_SECONDS
@@ -110,6 +111,62 @@ def test_functions_that_run_in_the_plain_session_enqueue_as_ever(world: World, s
 
     made = asyncio.run(main())
     assert sorted(sent(sends), key=str) == rows(world) == sorted([*made, "import:on_end"])
+
+
+@pytest.mark.parametrize("has_session", [True, False])
+def test_a_batch_in_a_coroutine_is_one_transaction(world: World, sends: Sends, *, has_session: bool) -> None:
+    async def undone(session: AsyncSession | None) -> None:
+        async with world.client.abatch("undone", session=session) as batch:
+            await batch.enqueue(sample_one, Sample(), task_id="undone")
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        async with engine_of(world) as engine, AsyncSession(engine) as session:
+            given = session if has_session else None
+            with pytest.raises(ZeroDivisionError):
+                await undone(given)
+            async with world.client.abatch("import", on_end=Job(sample_one, Sample()), session=given) as batch:
+                await batch.enqueue(sample_one, Sample(), task_id="one")
+                await batch.enqueue_many([Job(sample_one, Sample(), task_id="two")])
+            if has_session:
+                assert sends.messages == []
+                await session.commit()
+            with pytest.raises(EnqueueError, match="is sealed"):
+                await batch.enqueue(sample_one, Sample())
+
+    asyncio.run(main())
+    assert rows(world) == ["import:on_end", "one", "two"]
+
+
+def test_a_cancelled_coroutine_leaves_no_open_transaction_of_a_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    real = Batch.enqueue
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        assert goes_on.wait(PATIENCE_SECONDS)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(Batch, "enqueue", slow)
+
+    async def fill() -> None:
+        async with world.client.abatch("import") as batch:
+            await batch.enqueue(sample_one, Sample(), task_id="one")
+
+    async def main() -> None:
+        filling = asyncio.create_task(fill())
+        await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
+        filling.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await filling
+
+    asyncio.run(main())
+    assert rows(world) == []
+    open_ = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'"
+    assert world.run(open_) == [[0]]
 
 
 # --- The event loop ------------------------------------------------------------------------------------------------

@@ -12,7 +12,14 @@ from sqlalchemy.orm import Session
 
 from joblane import TaskContext
 from joblane.enqueue.session import SessionTransaction
-from joblane.errors import DatabaseUnavailableError, DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
+from joblane.errors import (
+    BatchIdConflictError,
+    DatabaseUnavailableError,
+    DuplicateTaskError,
+    EnqueueError,
+    SkipRetry,
+    TaskIdConflictError,
+)
 from joblane.inspector.filter import BulkAction
 from joblane.record.driver.time_limits import TimeLimits
 from joblane.record.row.states import State
@@ -294,8 +301,9 @@ def test_a_handler_makes_a_batch_in_its_transaction(world: World) -> None:
 
 def test_a_batch_id_that_exists_is_refused(world: World) -> None:
     batch_of(world, "a")
-    with pytest.raises(EnqueueError, match="id: a batch 'import-7' exists already"):
+    with pytest.raises(BatchIdConflictError, match="id: a batch 'import-7' exists already") as refusal:
         batch_of(world, "b")
+    assert refusal.value.batch_id == "import-7"
     assert world.run("select count(*) from joblane.tasks") == [[3]]
 
 

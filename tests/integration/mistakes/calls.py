@@ -251,7 +251,8 @@ def same_step(ctx: TaskContext) -> None:
 
 
 def own_client(_: TaskContext) -> None:
-    JobClient().enqueue(LOOSE, Loose(value=1))
+    with JobClient() as jobs:
+        jobs.enqueue(LOOSE, Loose(value=1))
 
 
 def unclear_cursor(ctx: TaskContext) -> None:

@@ -108,7 +108,7 @@ def check(as_json: options.AsJson = False) -> None:
 
 def lock(
     packages: Annotated[
-        list[str] | None, typer.Argument(metavar="PACKAGE...", help="Packages that handlers import.")
+        list[str] | None, typer.Argument(metavar="PACKAGE", help="Packages that handlers import.")
     ] = None,
 ) -> None:
     """Add Python packages to the functions on AWS.

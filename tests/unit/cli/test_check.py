@@ -1,0 +1,103 @@
+"""`joblane check` and `joblane lock`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from joblane.cli.main import main
+from joblane.local.errors import LocalError, MisuseError
+from joblane.local.own_lock import write_lock
+from joblane.project import Project
+
+TASK = "from joblane import *\nclass P(Payload): ...\n@task('{type}'{more})\ndef {name}(p: P, ctx): ...\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Project:
+    name = f"jobs_of_{abs(hash(request.node.name))}"  # of its own: Python keeps a package that it has imported
+    (tmp_path / "pyproject.toml").write_text(f'[tool.joblane]\nfunctions = "{name}"\n')
+    add(tmp_path / name, "order:mail")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JOBLANE_FUNCTIONS", name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return Project.at(tmp_path)
+
+
+def add(package: Path, type_: str, more: str = "", text: str | None = None) -> None:
+    name = type_.replace(":", "_")
+    (package / name).mkdir(parents=True)
+    for folder in (package, package / name):
+        (folder / "__init__.py").touch()
+    (package / name / "handler.py").write_text(text or TASK.format(type=type_, name=name, more=more))
+
+
+def checked(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", *options])
+    output, errors = capsys.readouterr()
+    return int(ended.value.code or 0), output + errors
+
+
+def test_a_correct_project_passes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checked(capsys) == (0, "1 task types are declared correctly.\n")
+
+
+def test_all_problems_are_reported_at_once(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    add(project.handlers, "order:pay", text="def order_pay(:")
+    add(project.handlers, "order:ship", ", retries=3")
+    code, output = checked(capsys)
+    assert code == 1
+    assert f"{project.functions}/order_pay/handler.py, line 1: SyntaxError" in output
+    assert "Fix it and run this again" in output
+    assert "task 'order:ship': retries: there is no such option; did you mean max_retry?" in output
+    # and as JSON
+    code, output = checked(capsys, "--json")
+    found = json.loads(output)
+    assert (code, found["ok"], found["types"]) == (1, False, ["order:mail"])
+    assert [problem["folder"] for problem in found["problems"]] == ["order_pay", "order_ship"]
+
+
+def test_a_grant_for_an_unknown_type_is_a_problem(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    add(project.handlers, "order:pay", ", grants=Grants(enqueue=('order:mial',))")
+    code, output = checked(capsys)
+    assert code == 1
+    assert "grants: enqueue: there is no task 'order:mial'; did you mean 'order:mail'?" in output
+
+
+UV = """#!/bin/sh
+{fails}
+cat > "$PWD/stdin"; echo "$@" > "$PWD/arguments"
+while [ "$1" != --output-file ]; do shift; done; echo "httpx==0.28.1" > "$2"
+"""
+
+
+@pytest.fixture
+def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "uv"
+    path.write_text(UV.format(fails=""))
+    path.chmod(0o755)
+    monkeypatch.setenv("UV", str(path))
+    return path
+
+
+def test_a_package_is_added_to_the_list_and_the_lock(project: Project, uv: Path) -> None:
+    (project.root / "functions.in").write_text("-r /home/ann/site-packages/joblane/locks/runtime.txt\nrich\nhttpx\n")
+    lock, is_new = write_lock(project, ["httpx>=0.28"])
+    assert (lock, is_new) == (project.root / "functions.txt", True)
+    assert (project.root / "functions.in").read_text() == "rich\nhttpx>=0.28\n"
+    assert (project.root / "stdin").read_text() == "rich\nhttpx>=0.28\n"
+    arguments = (project.root / "arguments").read_text()
+    assert "--generate-hashes --universal --no-annotate --python-version 3.13" in arguments
+    assert "locks/runtime.txt -" in arguments
+
+
+def test_a_failed_lock_leaves_the_list_as_it_is(project: Project, uv: Path) -> None:
+    uv.write_text(UV.format(fails="echo 'dns error' >&2; exit 1"))
+    with pytest.raises(LocalError, match="uv cannot write the lock:\ndns error\nThe package index cannot be reached"):
+        write_lock(project, ["httpx"])
+    with pytest.raises(MisuseError, match="'http x' is not a package"):
+        write_lock(project, ["http x"])
+    assert not (project.root / "functions.in").exists()
