@@ -60,7 +60,7 @@ CEILINGS = {
     r"as of": (5, "as for"),
     r"anew": (30, "again"),
     r"the one here": (0, "this one"),
-    r"lets? (?:\w+ )?(?:go|wait)": (10, "releases, makes it wait"),
+    r"lets? (?:\w+ )?(?:go|wait)": (9, "releases, makes it wait"),
     r"the look|looks? which": (0, "the check, checks which"),
     r"no end": (8, "does not end"),
 }

@@ -199,7 +199,7 @@ def test_the_reference_has_an_option_with_its_range(name: str) -> None:
 
 
 def test_an_unknown_option_is_refused_with_the_names_of_the_table() -> None:
-    with pytest.raises(EnqueueError, match=f"^colour: there is no such option; there are {', '.join(OPTIONS)}$"):
+    with pytest.raises(EnqueueError, match=f"^colour: there is no such option; there are {', '.join(OPTIONS)}; "):
         check_names({"colour": 1})
 
 

@@ -263,7 +263,7 @@ def test_a_lock_without_the_library_s_requirements_is_refused(lock: Path) -> Non
     with pytest.raises(
         ProjectError,
         match=r"functions\.txt does not fit .*: alembic>=[\d.]+ is missing; pg8000>=[\d.]+ is missing; scramp is "
-        r"missing\. .*`joblane lock` writes it anew",
+        r"missing\. .*`joblane lock` writes it again",
     ):
         check_lock(lock)
 

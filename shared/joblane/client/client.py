@@ -201,7 +201,7 @@ class JobClient:
 
     def abatch(
         self,
-        id: str,  # noqa: A002 - as of Enqueued
+        id: str,  # noqa: A002 - as for batch
         *,
         on_end: Job | None = None,
         on_success: Job | None = None,

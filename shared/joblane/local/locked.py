@@ -41,7 +41,7 @@ def check_lock(lock: Path) -> None:
             problems.append(f"{name} is {version}, and joblane needs {name}{wanted}")
     if problems:
         raise ProjectError(
-            f"{lock} does not fit this version of joblane: {'; '.join(problems)}. `joblane lock` writes it anew for"
+            f"{lock} does not fit this version of joblane: {'; '.join(problems)}. `joblane lock` writes it again for"
             " joblane and the packages that it lists in a file of the same name with the suffix .in"
         )
 

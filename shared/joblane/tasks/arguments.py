@@ -113,7 +113,7 @@ def with_payload(function: C) -> C:
 def advised(elsewhere: Mapping[str, str], refusal: Callable[[str, str], Exception] | None = None) -> Callable[[C], C]:
     """Decorate a function, so that a call with wrong arguments is refused with advice.
 
-    ``elsewhere``: the advice for a name; that of ``args`` is for arguments without a name. ``refusal``: makes the error
+    ``elsewhere``: the advice for a name; ``args`` stands for arguments without a name. ``refusal``: makes the error
     of an argument's name and a problem. None: a :class:`DeclarationError`.
     """
 

@@ -86,7 +86,7 @@ DECLARATIONS: dict[str, Row] = {
     "a city without its continent": Row(lambda: cron("0 2 * * *", timezone="Berlin"), "such as 'Europe/Berlin'"),
     "an interval in seconds": Row(lambda: EVERY(seconds=30), "the shortest interval is a minute: write minutes=1"),
     "an interval in days": Row(lambda: EVERY(days=1), "write hours=24, or cron('0 2 * * *')"),
-    "one minute too few letters": Row(lambda: EVERY(minute=5), "did you mean minutes?"),
+    "a unit in the singular": Row(lambda: EVERY(minute=5), "did you mean minutes?"),
     "an interval without a unit": Row(lambda: EVERY(5), "write every(minutes=15)"),
     "an uneven interval": Row(lambda: every(minutes=7), "an interval must divide the hour (1, 2, 3"),
     "a required field": Row(declared(schedule="0 3 * * *"), "the schedule a payload: cron(…, payload={…})"),

@@ -8,7 +8,7 @@ import re
 from rich.console import Console
 
 from joblane.names import Queue
-from saas.demo.demo import Expected, _table
+from saas.demo.demo import Expected, _is_late, _table
 
 
 def shown(run_ms: int, seconds: float) -> list[str]:
@@ -25,3 +25,10 @@ def shown(run_ms: int, seconds: float) -> list[str]:
 
 def test_long_times_do_not_change_the_table() -> None:
     assert shown(12, 3) == shown(9_999, 99) == shown(10_123, 149) == shown(149_000, 149)
+
+
+def test_a_machine_that_is_too_slow_is_told_from_a_wrong_outcome() -> None:
+    tasks = [Expected("one", "invites"), Expected("two", "checks")]
+    assert _is_late(tasks, {"one": {"state": "completed"}})
+    assert _is_late(tasks, {"one": {"state": "completed"}, "two": {"state": "pending"}})
+    assert not _is_late(tasks, {"one": {"state": "completed"}, "two": {"state": "archived"}})

@@ -163,6 +163,7 @@ def _run_first_job(stack: LocalStack) -> None:
         inspector = connect(stage=None, profile=None, region=None)
         which = Filter(types=(FIRST_TYPE,))
         if inspector.tasks(which).tasks:
+            terminal.say(f"The job {FIRST_TYPE} has run here: `{program()} enqueue {FIRST_TYPE} --wait` runs it again.")
             return
         id_ = inspector.enqueue(FIRST_TYPE, {}).id
         await_end(inspector, program(), id_, FIRST_JOB, as_json=False)
