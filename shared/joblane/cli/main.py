@@ -22,6 +22,7 @@ from joblane.cli.commands import (
     errors,
     limits,
     local,
+    move,
     overview,
     page,
     pause,
@@ -80,6 +81,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     },
 }
 GROUPS = (
+    ("Projects and jobs", "move", move.group, "Move an application from another library: celery."),
     ("Act on tasks", "bulk", actions.group, "Bulk actions: ls, show and abort."),
     ("Act on tasks", "batch", batch.group, "Batches: ls, show, retry and seal."),
     (

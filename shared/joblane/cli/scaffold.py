@@ -102,9 +102,9 @@ def new(
     templates = {target / "handler.py": "handler.py", test: "test.py"}
     if queue_name:
         templates = {target / "handler.py": "django_handler.py"}
-    files = {path: _text(name, words).encode() for path, name in templates.items()}
+    files = {path: text(name, words).encode() for path, name in templates.items()}
     added = {place.path: place.added.encode()} if place and place.added else {}
-    _write(project.root, files, added)
+    write_files(project.root, files, added)
     return [*added, *files]
 
 
@@ -178,7 +178,7 @@ def init(project: Project) -> Initialised:
         "uv": _locked("uv"),
         "version": installation.version(),
     }
-    files = {path: _text(name, words).encode() for path, name in templates.items() if path not in left}
+    files = {path: text(name, words).encode() for path, name in templates.items() if path not in left}
     notes = [missing] if missing else _notes(root)
     if not missing and REQUIREMENTS.encode() in (files.get(workflow) or workflow.read_bytes()):
         if (root / REQUIREMENTS).exists():
@@ -190,7 +190,7 @@ def init(project: Project) -> Initialised:
                 f"The workflow installs joblane from its wheel, and joblane was not installed from a file here. Put "
                 f"{installation.wheel_name()} into {WHEELS}/, and run `joblane init` again: it writes {REQUIREMENTS}."
             )
-    _write(root, files)
+    write_files(root, files)
     return Initialised(
         written=[path.relative_to(root) for path in files],
         left=[path.relative_to(root) for path in left if path.exists()],
@@ -214,7 +214,7 @@ def _pinned(root: Path) -> dict[Path, bytes]:
         "hash": hashlib.sha256(content).hexdigest(),
         "packages": (LOCKS / "ci.txt").read_text(encoding="utf-8"),
     }
-    requirements = {root / REQUIREMENTS: _text("project/requirements.txt", words).encode()}
+    requirements = {root / REQUIREMENTS: text("project/requirements.txt", words).encode()}
     return requirements if wheel == source else {wheel: content, **requirements}
 
 
@@ -263,7 +263,7 @@ def _test(project: Project, folder: str) -> Path:
     return (tests / "integration" if (tests / "integration").is_dir() else tests) / f"test_{folder}.py"
 
 
-def _text(template: str, words: Mapping[str, Any]) -> str:
+def text(template: str, words: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # noqa: S701 - it makes no HTML
@@ -272,7 +272,7 @@ def _text(template: str, words: Mapping[str, Any]) -> str:
     return environment.get_template(f"{template}.jinja").render(words)
 
 
-def _write(root: Path, files: Mapping[Path, bytes], added: Mapping[Path, bytes] | None = None) -> None:
+def write_files(root: Path, files: Mapping[Path, bytes], added: Mapping[Path, bytes] | None = None) -> None:
     """Write all files, or none. ``added``: is appended to files that may exist."""
     made: list[Path] = []
     try:

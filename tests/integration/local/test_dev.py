@@ -28,7 +28,7 @@ from joblane.local.postgres import Postgres
 from joblane.local.tools import environment_of
 from joblane.otel.check import ENDPOINT
 from joblane.record.driver.database import Database
-from tests import long_chains
+from tests import celery_programs, long_chains
 from tests.collector import Collector
 from tests.pages import ROOT, blocks
 from tests.patience import PATIENCE_SECONDS, await_true
@@ -378,7 +378,11 @@ def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messag
     forged = urllib.request.Request(dev.variables["AWS_ENDPOINT_URL"], b"{}", {"Origin": "https://evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(forged)
-    dev.save("new:type")
+    celery_programs.write(
+        dev.root, {"new/tasks.py": "from celery import shared_task\n\n\n@shared_task\ndef type(): ...\n"}
+    )
+    moved = dev.run("-m", "joblane.cli", "move", "celery", "new")
+    assert moved.returncode == 0, moved.stderr
     dev.await_state(unknown, "completed")
     (dev.root / "functions" / "new_type" / "handler.py").unlink()
     dev.await_line("new:type is not declared any more")
