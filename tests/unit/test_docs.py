@@ -52,6 +52,8 @@ RUN = {
     "joblane new invoice:remind": ("tests/integration/cli/test_scaffold.py", '"order:pay": {}'),
     "joblane new mail:send --on web": ("tests/integration/cli/test_scaffold.py", '"order:print": {"on": "web"}'),
     "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),
+    "joblane move celery shop": ("tests/integration/cli/test_move.py", '"move", "celery"'),
+    "joblane move celery shop --dry-run": ("tests/integration/cli/test_move.py", '"--dry-run"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
     ".venv/bin/python -m tests.mutants --seed 1 --number 10 tests/integration/record --of shared/joblane/record"
     " --json faults.json": ("tests/unit/test_mutants.py", 'mutants.main(["--number"'),
