@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -264,12 +262,13 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
     in_session: bool,
     number: int,
 ) -> None:
-    # given sends that take two seconds at first
-    messages: list[Any] = []
+    # given sends that at first wait for the event loop
+    messages, blocked, loop = list[Any](), list[bool](), asyncio.new_event_loop()
 
     def send_slowly(entries: Any, *, brief: bool = False) -> dict[int, str]:
-        if len(messages) < 8:
-            time.sleep(2)
+        if len(messages) < 8 and not any(blocked):
+            loop.call_soon_threadsafe((turned := threading.Event()).set)
+            blocked.append(not turned.wait(PATIENCE_SECONDS))
         messages.extend(entry for entry in entries if entry.queue == LANE)
         return {}
 
@@ -282,8 +281,7 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
             return await enqueue(world, session)
 
     async def main() -> list[str]:
-        asyncio.get_running_loop().slow_callback_duration = 1.5  # a slow machine needs some of it
-        async with engine_of(world, pool_size=4) as engine:
+        async with engine_of(world, pool_size=4, pool_timeout=PATIENCE_SECONDS) as engine:
             tasks = list[asyncio.Task[str]]()
             for _ in range(number):
                 tasks.append(asyncio.create_task(one(engine)))
@@ -293,12 +291,12 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
 
     # when
     before = threading.active_count()
-    gc.disable()  # a collection of the whole process may fall into a callback
-    try:
-        ids = asyncio.run(main(), debug=True)
-    finally:
-        gc.enable()
+    loop.slow_callback_duration = PATIENCE_SECONDS  # a slow machine may need seconds for a callback
+    with asyncio.Runner(debug=True, loop_factory=lambda: loop) as runner:
+        ids = runner.run(main())
     # then
+    assert blocked
+    assert not any(blocked)
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio" and record.levelno > 20] == []
     assert rows(world) == sorted(ids)
     assert len(messages) == number
