@@ -29,7 +29,7 @@ from joblane.cdk.packaging import Packages
 from joblane.cdk.templates import stacks_of
 from joblane.cli import connect
 from joblane.cli.main import app as command_line
-from joblane.inspector.sentences import batching_line
+from joblane.inspector.sentences.batching import batching_line
 from joblane.inspector.views import Obstacle
 from joblane.project import Project
 from joblane.tasks.discovery import discover

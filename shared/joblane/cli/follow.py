@@ -9,9 +9,10 @@ import typer
 
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
-from joblane.inspector.block_words import canary_waits_line
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.sentences import pause_line, report
+from joblane.inspector.sentences.actions import report
+from joblane.inspector.sentences.blocks import canary_waits_line
+from joblane.inspector.sentences.pauses import pause_line
 from joblane.inspector.shell import argument
 from joblane.names import BULK
 from joblane.record.row.states import ENDED

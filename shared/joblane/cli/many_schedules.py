@@ -13,8 +13,8 @@ from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.errors import UnknownScheduleError
 from joblane.inspector.errors import BusyError, SelectionError
-from joblane.inspector.schedule_words import a_day
-from joblane.inspector.sentences import plural
+from joblane.inspector.sentences.counts import plural
+from joblane.inspector.sentences.schedules import a_day
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector

@@ -8,8 +8,8 @@ import typer
 
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
-from joblane.inspector.block_words import block_line, canary_stopped_line, cure_of
-from joblane.inspector.sentences import first_of, plural
+from joblane.inspector.sentences.blocks import block_line, canary_stopped_line, cure_of
+from joblane.inspector.sentences.counts import first_of, plural
 
 if TYPE_CHECKING:
     from joblane.cli.options import Bulk

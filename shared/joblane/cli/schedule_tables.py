@@ -11,8 +11,8 @@ from joblane.cli import terminal
 from joblane.cli.tables import listed
 from joblane.cli.terminal import milliseconds, relative, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.schedule_words import ORIGINS, a_day, in_words
-from joblane.inspector.sentences import MISSED, missed_line, schedule_pause_line
+from joblane.inspector.sentences.pauses import MISSED, missed_line, schedule_pause_line
+from joblane.inspector.sentences.schedules import ORIGINS, a_day, in_words
 
 if TYPE_CHECKING:
     from rich.console import Console

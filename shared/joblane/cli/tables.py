@@ -15,7 +15,7 @@ from rich.text import Text
 from joblane.cli.terminal import WIDE, clean, milliseconds, relative, short, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.listing import LISTINGS, Column, Kind
-from joblane.inspector.sentences import need_line, trouble_line
+from joblane.inspector.sentences.trouble import need_line, trouble_line
 from joblane.inspector.views.stage import Overview, messages
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from joblane.cli import terminal
 from joblane.cli.tables import listed
 from joblane.cli.terminal import relative, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.sentences import node_name, node_words, runs_on
+from joblane.inspector.sentences.graph import node_name, node_words
+from joblane.inspector.sentences.stage import runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Attempt, Graph, TaskView
 from joblane.record.row.states import WAITING

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import graph_line, node_name, node_words
+from joblane.inspector.sentences.graph import graph_line, node_name, node_words
 from joblane.inspector.views import Graph, Node
 from joblane.local.errors import UnavailableError
 from joblane.page.rendering import query

@@ -18,18 +18,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from joblane.inspector.block_words import block_line, blocks_text, cure_of
 from joblane.inspector.durations import stamp
-from joblane.inspector.schedule_words import a_day, in_words
-from joblane.inspector.sentences import (
-    details_of,
-    earlier_line,
-    live_line,
-    obsolete_line,
-    pause_line,
-    runs_on,
-    unread_line,
-)
+from joblane.inspector.sentences.actions import details_of
+from joblane.inspector.sentences.blocks import block_line, blocks_text, cure_of
+from joblane.inspector.sentences.failures import obsolete_line, unread_line
+from joblane.inspector.sentences.pauses import pause_line
+from joblane.inspector.sentences.schedules import a_day, in_words
+from joblane.inspector.sentences.stage import earlier_line, live_line, runs_on
 from joblane.inspector.shell import argument
 from joblane.names import Queue
 from joblane.page import navigation, sparkline, timeline

@@ -27,7 +27,7 @@ from joblane.cli.main import main
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import later_line, saving_line
+from joblane.inspector.sentences.batching import later_line, saving_line
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database, doctor_sessions
 from joblane.inspector.views import Check, Grade, Obstacle
 from joblane.names import (

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from joblane import State
-from joblane.inspector.block_words import block_line, canary_waits_line, cure_of
 from joblane.inspector.bulk import blocks
 from joblane.inspector.bulk import preview as previews
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences.blocks import block_line, canary_waits_line, cure_of
 from joblane.inspector.views import Block, BlockKind, Preview
 from tests.builders.rows import In, archived, put
 from tests.bulks import Bulks

@@ -12,7 +12,7 @@ import pytest
 
 from joblane import Job
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.sentences import need_line, trouble_line
+from joblane.inspector.sentences.trouble import need_line, trouble_line
 from joblane.inspector.stage import doctor, doctor_sessions, glance, trouble, work
 from joblane.inspector.views import Grade, TypeNow
 from joblane.record.schedules import register

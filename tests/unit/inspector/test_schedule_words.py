@@ -7,7 +7,7 @@ import random
 import pytest
 
 from joblane.errors import DeclarationError
-from joblane.inspector.schedule_words import in_words
+from joblane.inspector.sentences.schedules import in_words
 from joblane.tasks.schedule import Schedule, every
 
 WORDS = {

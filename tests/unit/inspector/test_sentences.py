@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from joblane.inspector import sentences
-from joblane.inspector.block_words import cure_of
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.sentences import actions, batching, counts, failures, pauses, stage
+from joblane.inspector.sentences.blocks import cure_of
 from joblane.inspector.views import (
     ActionResult,
     AuditEntry,
@@ -35,67 +35,67 @@ OUTCOME = BulkOutcome(900, 30, 2, 1, 4, exact=False)
 ROW = views.schedule_row(next_at=AT)
 
 TABLE = {
-    "retried": (sentences.result_of(RETRIED), "was archived, is pending"),
-    "unchanged": (sentences.result_of(replace(RETRIED, before=State.PENDING)), "is pending"),
-    "enqueued": (sentences.result_of(replace(RETRIED, before=None)), "is pending"),
+    "retried": (actions.result_of(RETRIED), "was archived, is pending"),
+    "unchanged": (actions.result_of(replace(RETRIED, before=State.PENDING)), "is pending"),
+    "enqueued": (actions.result_of(replace(RETRIED, before=None)), "is pending"),
     "deleted": (
-        sentences.result_of(replace(RETRIED, action="delete", after=State.CANCELLED)),
+        actions.result_of(replace(RETRIED, action="delete", after=State.CANCELLED)),
         "is cancelled; its payload, result and error are cleared",
     ),
     "stopping": (
-        sentences.result_of(replace(RETRIED, action="cancel", after=State.ACTIVE)),
+        actions.result_of(replace(RETRIED, action="cancel", after=State.ACTIVE)),
         "is asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns",
     ),
-    "new attempts": (sentences.effect_of(RETRIED), "It has new attempts. Queue low is paused."),
+    "new attempts": (actions.effect_of(RETRIED), "It has new attempts. Queue low is paused."),
     "soon": (
-        sentences.effect_of(replace(RETRIED, note=None)),
+        actions.effect_of(replace(RETRIED, note=None)),
         "It has new attempts, and runs as soon as its lane has capacity.",
     ),
     "later": (
-        sentences.effect_of(replace(RETRIED, action="run", after=State.HELD, note=None)),
+        actions.effect_of(replace(RETRIED, action="run", after=State.HELD, note=None)),
         "It waits for a limit.",
     ),
-    "note": (sentences.note_of(RETRIED), "Queue low is paused."),
-    "no note": (sentences.note_of(replace(RETRIED, note=None)), ""),
-    "one task": (sentences.counted(Count(1, exact=True)), "1 task"),
-    "many tasks": (sentences.counted(Count(10_000, exact=False)), "at least 10,000 tasks"),
-    "all": (sentences.report(views.bulk(action="redrive", done=940, skipped=0)), "Redrive: all 940 tasks sent again."),
+    "note": (actions.note_of(RETRIED), "Queue low is paused."),
+    "no note": (actions.note_of(replace(RETRIED, note=None)), ""),
+    "one task": (counts.counted(Count(1, exact=True)), "1 task"),
+    "many tasks": (counts.counted(Count(10_000, exact=False)), "at least 10,000 tasks"),
+    "all": (actions.report(views.bulk(action="redrive", done=940, skipped=0)), "Redrive: all 940 tasks sent again."),
     "skipped": (
-        sentences.report(views.bulk(action="run")),
+        actions.report(views.bulk(action="run")),
         "Run: 930 of 940 tasks sent, 10 skipped (changed in the meantime, or waiting for a limit or at a wait).",
     ),
     "stopped": (
-        sentences.report(views.bulk(action="redrive", done=0, skipped=0, failed=5, stopped="the canary failed")),
+        actions.report(views.bulk(action="redrive", done=0, skipped=0, failed=5, stopped="the canary failed")),
         "Redrive: 0 of 940 tasks sent again, 5 failed again. Stopped: the canary failed",
     ),
     "outcome": (
-        sentences.outcome_line(OUTCOME),
+        actions.outcome_line(OUTCOME),
         "Now 900 completed, 30 wait, 2 run, 1 archived again, 4 cancelled, of the first 20,000.",
     ),
-    "paused": (sentences.paused_line(PAUSE), f"Paused queue low until it is resumed: {EFFECT}"),
-    "paused until": (sentences.paused_line(replace(PAUSE, until=AT)), f"Paused queue low until {STAMP}: {EFFECT}"),
+    "paused": (pauses.paused_line(PAUSE), f"Paused queue low until it is resumed: {EFFECT}"),
+    "paused until": (pauses.paused_line(replace(PAUSE, until=AT)), f"Paused queue low until {STAMP}: {EFFECT}"),
     "replaced": (
-        sentences.paused_line(replace(PAUSE, replaced=True, replaced_by="bob")),
+        pauses.paused_line(replace(PAUSE, replaced=True, replaced_by="bob")),
         (
             f"Paused queue low until it is resumed: {EFFECT} It was already paused by bob, since {STAMP}; your reason "
             "and end replace the earlier ones."
         ),
     ),
-    "waiting": (sentences.waiting_line(Paused(PAUSE, 1)), "queue low is paused by ann: it moves (1 due task waits)"),
-    "resumed": (sentences.resumed_line(PAUSE), f"Resumed queue low; it was paused by ann since {STAMP}."),
-    "no ticks": (sentences.paused_schedule_line(ROW), "Paused acme-nightly: it has no ticks until it is resumed."),
-    "ticks": (sentences.resumed_schedule_line(ROW), f"Resumed acme-nightly: its next tick is at {STAMP}."),
-    "gone": (sentences.deleted_schedule_line(ROW), "Deleted acme-nightly: it has no ticks any more."),
+    "waiting": (pauses.waiting_line(Paused(PAUSE, 1)), "queue low is paused by ann: it moves (1 due task waits)"),
+    "resumed": (pauses.resumed_line(PAUSE), f"Resumed queue low; it was paused by ann since {STAMP}."),
+    "no ticks": (pauses.paused_schedule_line(ROW), "Paused acme-nightly: it has no ticks until it is resumed."),
+    "ticks": (pauses.resumed_schedule_line(ROW), f"Resumed acme-nightly: its next tick is at {STAMP}."),
+    "gone": (pauses.deleted_schedule_line(ROW), "Deleted acme-nightly: it has no ticks any more."),
     "one obsolete": (
-        sentences.obsolete_line({"a:b": 1}),
+        failures.obsolete_line({"a:b": 1}),
         "1 dead letter is obsolete: its task was retried or deleted.",
     ),
     "obsolete": (
-        sentences.obsolete_line({"a:b": 1, "c:d": 2}),
+        failures.obsolete_line({"a:b": 1, "c:d": 2}),
         "3 dead letters are obsolete: their tasks were retried or deleted.",
     ),
     "batch": (
-        sentences.batching_line(views.batching()),
+        batching.batching_line(views.batching()),
         (
             "batch_size=10 would save about $2.64 a month: $0.88 and up to 78 s of PostgreSQL's processor per million "
             "jobs, 42% of the cost of their runs. From the waits of the last 7 days, an invocation would have 8.5 "
@@ -103,15 +103,15 @@ TABLE = {
         ),
     ),
     "no batch": (
-        sentences.batching_line(views.batching(advised=None, obstacle=Obstacle.ALONE)),
+        batching.batching_line(views.batching(advised=None, obstacle=Obstacle.ALONE)),
         "batch_size=1 stays: few of its messages wait at the same time, so a batch would hardly have more than one.",
     ),
     "small saving": (
-        sentences.batching_line(views.batching(advised=None, obstacle=Obstacle.LITTLE, share=0.021)),
+        batching.batching_line(views.batching(advised=None, obstacle=Obstacle.LITTLE, share=0.021)),
         "batch_size=1 stays: a larger batch would save only 2.1% of the cost of its runs.",
     ),
     "unread": (
-        sentences.unread_line(replace(views.dead(), unread=1)),
+        failures.unread_line(replace(views.dead(), unread=1)),
         (
             "1 more dead letter of any type or tenant was not read: only a part of each queue is read, and SQS's "
             "counts are approximate."
@@ -127,7 +127,7 @@ def test_each_sentence_has_its_wording(name: str) -> None:
 
 
 def test_each_obstacle_of_a_larger_batch_has_its_words() -> None:
-    assert {*sentences.NO_BATCH} == {*Obstacle} - {Obstacle.LITTLE}
+    assert {*batching.NO_BATCH} == {*Obstacle} - {Obstacle.LITTLE}
 
 
 def test_the_command_for_a_limit_resets_what_was_set_or_names_the_value() -> None:
@@ -152,12 +152,10 @@ def test_the_command_for_a_limit_resets_what_was_set_or_names_the_value() -> Non
     ],
 )  # fmt: skip
 def test_the_details_of_the_audit_are_words(details: dict[str, Any], words: list[tuple[str, str]]) -> None:
-    assert sentences.details_of(AuditEntry(1, AT, "ann", "set_limit", "limit:stripe", None, details=details)) == words
+    assert actions.details_of(AuditEntry(1, AT, "ann", "set_limit", "limit:stripe", None, details=details)) == words
 
 
 def test_the_runs_of_a_day_earlier_are_a_sentence() -> None:
     counts = RunCounts(1_150, 40, 8, 2, 0, 0.1, Percentiles(1, 1_400, 2), Percentiles(1, 87, 2))
-    assert (
-        sentences.earlier_line(counts) == "A day earlier: 1,200 runs, 4.2 % failed, wait p95 1.4 s, duration p95 87 ms."
-    )
-    assert sentences.earlier_line(RunCounts(0, 0, 0, 0, 0, 0.0, None, None)) == "A day earlier: no run."
+    assert stage.earlier_line(counts) == "A day earlier: 1,200 runs, 4.2 % failed, wait p95 1.4 s, duration p95 87 ms."
+    assert stage.earlier_line(RunCounts(0, 0, 0, 0, 0, 0.0, None, None)) == "A day earlier: no run."

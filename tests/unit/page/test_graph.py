@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from joblane.inspector.sentences import node_words
+from joblane.inspector.sentences.graph import node_words
 from joblane.inspector.views import Edge, EdgeKind, Graph, Node
 from joblane.page.graph import HEIGHT, WIDTH, address, drawn, layers_of
 from joblane.record.row.states import State

@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 from joblane.cli.tables import listed
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.inspector.filter_words import described
 from joblane.inspector.listing import Column, Kind, is_new
+from joblane.inspector.sentences.filters import described
 from joblane.inspector.views import Period, RunCounts
 from joblane.names import Queue
 from joblane.page import sparkline, timeline

@@ -11,11 +11,12 @@ from joblane.cli import filters, options, previews, queries, target, terminal
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
-from joblane.inspector.block_words import canary_waits_line
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import BulkAction
-from joblane.inspector.filter_words import described
-from joblane.inspector.sentences import counted, note_of, report, result_of
+from joblane.inspector.sentences.actions import note_of, report, result_of
+from joblane.inspector.sentences.blocks import canary_waits_line
+from joblane.inspector.sentences.counts import counted
+from joblane.inspector.sentences.filters import described
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector

@@ -12,7 +12,7 @@ from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
 from joblane.cli.usage import Group
 from joblane.inspector.durations import stamp
-from joblane.inspector.sentences import counted, plural
+from joblane.inspector.sentences.counts import counted, plural
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 

@@ -9,7 +9,7 @@ import typer
 from joblane.cli import filters, options, target, terminal
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import PERCENTILES, Group, Measure
-from joblane.inspector.sentences import chart_lines
+from joblane.inspector.sentences.stage import chart_lines
 
 
 def chart(

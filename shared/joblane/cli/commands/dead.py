@@ -11,7 +11,7 @@ import typer
 from joblane.cli import lists, options, target, terminal
 from joblane.cli.filters import time_range
 from joblane.inspector.filter import DEFAULT_CANARY
-from joblane.inspector.sentences import obsolete_line, unread_line
+from joblane.inspector.sentences.failures import obsolete_line, unread_line
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:

@@ -315,7 +315,7 @@ def costs(
     from joblane.cdk.million import million, row
     from joblane.cdk.preflight.read import read_templates
     from joblane.cli.connect import connect
-    from joblane.inspector.sentences import batching_line
+    from joblane.inspector.sentences.batching import batching_line
     from joblane.prices import AS_OF
     from joblane.tasks.discovery import discover
 

@@ -12,7 +12,7 @@ from joblane.cli.commands.dead import say_signs
 from joblane.cli.usage import Listing
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import DEFAULT_CANARY
-from joblane.inspector.sentences import left_out_lines, marked_line
+from joblane.inspector.sentences.failures import left_out_lines, marked_line
 from joblane.inspector.shell import argument
 from joblane.inspector.views.causes import Cause, CauseState
 

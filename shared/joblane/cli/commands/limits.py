@@ -10,7 +10,7 @@ import typer
 from joblane.cli import filters, lists, options, queries, target, terminal
 from joblane.cli.usage import Listing
 from joblane.inspector.durations import stamp, starts
-from joblane.inspector.sentences import change_lines, limit_name
+from joblane.inspector.sentences.limits import change_lines, limit_name
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:

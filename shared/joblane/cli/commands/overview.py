@@ -11,17 +11,11 @@ from joblane.cli import filters, lists, options, queries, target, terminal
 from joblane.cli.exits import Exit
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import MOST_ERRORS, STATISTICS_BY, PauseScope
-from joblane.inspector.sentences import (
-    allowed_line,
-    counted,
-    error_lines,
-    mark_line,
-    pause_line,
-    plural,
-    target_line,
-    unknown_lines,
-    waiting_line,
-)
+from joblane.inspector.sentences.counts import counted, plural
+from joblane.inspector.sentences.failures import error_lines
+from joblane.inspector.sentences.limits import allowed_line
+from joblane.inspector.sentences.pauses import pause_line, waiting_line
+from joblane.inspector.sentences.stage import mark_line, target_line, unknown_lines
 from joblane.inspector.shell import argument
 from joblane.names import TYPE_PATTERN
 

@@ -8,7 +8,7 @@ import typer
 
 from joblane.cli import filters, options, queries, target, terminal
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.sentences import paused_line, resumed_line
+from joblane.inspector.sentences.pauses import paused_line, resumed_line
 from joblane.inspector.shell import argument
 
 Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="queue, type or tenant.", autocompletion=options.scopes)]

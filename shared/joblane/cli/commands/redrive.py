@@ -11,7 +11,7 @@ from joblane.cli import options, previews, target, terminal
 from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
 from joblane.inspector.filter import Filter
-from joblane.inspector.sentences import counted, plural
+from joblane.inspector.sentences.counts import counted, plural
 
 if TYPE_CHECKING:
     from joblane.inspector.views import Preview

@@ -11,8 +11,8 @@ import typer
 
 from joblane.cli import filters, lists, options, target, terminal
 from joblane.cli.usage import Listing
-from joblane.inspector.sentences import (
-    counted,
+from joblane.inspector.sentences.counts import counted
+from joblane.inspector.sentences.pauses import (
     deleted_schedule_line,
     missed_line,
     paused_schedule_line,

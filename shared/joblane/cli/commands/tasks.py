@@ -16,7 +16,8 @@ from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import LOG_LEVELS, MAX_LOG_LINES
-from joblane.inspector.sentences import graph_line, searched_line
+from joblane.inspector.sentences.failures import searched_line
+from joblane.inspector.sentences.graph import graph_line
 from joblane.inspector.shell import argument
 from joblane.inspector.short_id import task_of
 from joblane.record.row.states import ENDED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from joblane.cli import options, queries, target, terminal
-from joblane.inspector.sentences import note_of, result_of
+from joblane.inspector.sentences.actions import note_of, result_of
 
 if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult

@@ -32,7 +32,7 @@ def watch(
     # under FORCE_COLOR, Rich takes a pipe for a terminal
     if once or not (sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
         from joblane.cli.watch.lists import frame
-        from joblane.inspector.sentences import unknown_lines
+        from joblane.inspector.sentences.stage import unknown_lines
 
         overview, drawn = frame(inspector, console.width, minutes)
         console.print(drawn)

@@ -28,10 +28,10 @@ from joblane.cli.watch.grid import Grid, Scrolled, details
 from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, notes, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
-from joblane.inspector.block_words import canary_waits_line
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import report
+from joblane.inspector.sentences.actions import report
+from joblane.inspector.sentences.blocks import canary_waits_line
 from joblane.inspector.views import BulkView
 from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 

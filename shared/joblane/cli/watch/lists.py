@@ -21,17 +21,11 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.queries import Query
-from joblane.inspector.sentences import (
-    counted,
-    left_out_lines,
-    missed_line,
-    need_line,
-    pause_line,
-    schedule_pause_line,
-    trouble_line,
-    unknown_lines,
-    waiting_line,
-)
+from joblane.inspector.sentences.counts import counted
+from joblane.inspector.sentences.failures import left_out_lines
+from joblane.inspector.sentences.pauses import missed_line, pause_line, schedule_pause_line, waiting_line
+from joblane.inspector.sentences.stage import unknown_lines
+from joblane.inspector.sentences.trouble import need_line, trouble_line
 from joblane.inspector.views import (
     Cause,
     Causes,

@@ -11,21 +11,18 @@ from typing import Any
 from joblane.cli.terminal import relative
 from joblane.cli.watch.dialogs import Field, required
 from joblane.cli.watch.lists import RowTarget
-from joblane.inspector.block_words import block_line, canary_stopped_line
 from joblane.inspector.durations import duration, stamp
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import (
-    MARKED,
+from joblane.inspector.sentences.actions import note_of, report, result_of
+from joblane.inspector.sentences.blocks import block_line, canary_stopped_line
+from joblane.inspector.sentences.counts import plural
+from joblane.inspector.sentences.failures import MARKED, marked_line
+from joblane.inspector.sentences.pauses import (
     PAUSE_EFFECT,
-    marked_line,
-    note_of,
     pause_line,
     paused_line,
     paused_schedule_line,
-    plural,
-    report,
-    result_of,
     resumed_line,
     resumed_schedule_line,
     schedule_pause_line,

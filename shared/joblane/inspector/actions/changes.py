@@ -115,8 +115,8 @@ messages as (
 emptied as (
   update joblane.causes c set message = '' from messages m where c.fingerprint = m.fingerprint and c.type = m.type
 )"""
-"""The message of a cause is deleted with its last task, and a later run that fails with it brings it back. The
-collation is that of the index of tasks by cause."""
+"""The message of a cause is deleted with its last task, and a later run that fails with it brings it back. The index of
+tasks by cause has the default collation."""
 
 
 BULK = "case when $3::text is not null then $3::text when t.bulk is not null then '' end"

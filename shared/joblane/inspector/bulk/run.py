@@ -20,12 +20,12 @@ from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import SkipRetry
 from joblane.handler.context import TaskContext
 from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
-from joblane.inspector.block_words import blocks_text
 from joblane.inspector.bulk import dead_letters
 from joblane.inspector.bulk.blocks import stopping
 from joblane.inspector.bulk.dead_letters import HIDDEN_SECONDS, DeadLetter, send_back
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.sentences.blocks import blocks_text
 from joblane.inspector.tasks import listing
 from joblane.inspector.views import Block
 from joblane.quotas import MAX_MESSAGE_BYTES

@@ -12,12 +12,12 @@ from pydantic import TypeAdapter
 from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.inspector.actions import audit
-from joblane.inspector.block_words import canary_stopped_line
 from joblane.inspector.bulk.blocks import stopping
 from joblane.inspector.bulk.dead_letters import declared
 from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
 from joblane.inspector.filter import BULK_TYPE, MAX_CANARY, MAX_RATE, BulkAction, Filter
 from joblane.inspector.scope import Scope
+from joblane.inspector.sentences.blocks import canary_stopped_line
 from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
 from joblane.inspector.views import Block, BulkOutcome, BulkView

@@ -18,7 +18,8 @@ from joblane.errors import NOT_IN_DEV, sqlstate, text_of
 from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import first_of, later_line, saving_line
+from joblane.inspector.sentences.batching import later_line, saving_line
+from joblane.inspector.sentences.counts import first_of
 from joblane.inspector.stage import batching, doctor_aws, doctor_database, work
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.stage.glance import STUCK, Glance, glance

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, plural
+from joblane.inspector.sentences.counts import first_of, plural
+from joblane.inspector.sentences.pauses import UNKNOWN_OPERATOR
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.stage.doctor_throttles import throttles

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import held_pause_line, plural, set_line
+from joblane.inspector.sentences.counts import plural
+from joblane.inspector.sentences.limits import set_line
+from joblane.inspector.sentences.pauses import held_pause_line
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import schedules
 from joblane.inspector.stage.glance import Glance

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import first_of, plural
+from joblane.inspector.sentences.counts import first_of, plural
 from joblane.inspector.views import Check, Grade
 
 FULL_PERCENT = 80

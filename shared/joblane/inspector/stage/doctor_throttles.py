@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import first_of
+from joblane.inspector.sentences.counts import first_of
 from joblane.inspector.stage.aws import client
 from joblane.inspector.views import Check, Grade
 from joblane.names import function_name

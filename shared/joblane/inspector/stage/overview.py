@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import TROUBLE, PauseScope
-from joblane.inspector.schedule_words import in_words
 from joblane.inspector.scope import Scope
+from joblane.inspector.sentences.schedules import in_words
 from joblane.inspector.stage import limits, pauses
 from joblane.inspector.stage.glance import LIVE_TASKS, Glance, Recorded, glance, last_minutes
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, check_number, reading

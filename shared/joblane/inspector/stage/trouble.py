@@ -16,7 +16,8 @@ from joblane.inspector.durations import lasting
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import held_line, waiting_line
+from joblane.inspector.sentences.pauses import waiting_line
+from joblane.inspector.sentences.trouble import held_line
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor, doctor_control, doctor_database, doctor_sessions, overview, work
 from joblane.inspector.stage.glance import Glance, glance, last_minutes

@@ -16,7 +16,9 @@ from joblane.inspector.durations import lasting, milliseconds
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import UNKNOWN_OPERATOR, first_of, runs_on
+from joblane.inspector.sentences.counts import first_of
+from joblane.inspector.sentences.pauses import UNKNOWN_OPERATOR
+from joblane.inspector.sentences.stage import runs_on
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
 from joblane.inspector.stage.glance import LIVE_TASKS, STUCK

@@ -14,7 +14,9 @@ from joblane.inspector.durations import lasting
 from joblane.inspector.filter import BULK_TYPE, PauseScope
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import because, late_line, new_line, report
+from joblane.inspector.sentences.actions import report
+from joblane.inspector.sentences.counts import because
+from joblane.inspector.sentences.trouble import late_line, new_line
 from joblane.inspector.shell import argument
 from joblane.inspector.stage.glance import Glance
 from joblane.inspector.tasks.filter_sql import NOW, reading
@@ -175,7 +177,7 @@ def callbacks(scope: Scope) -> Iterator[Check]:
         rows = connection.run(CALLBACKS)
     for id_, number in rows[:MOST_BATCHES]:
         members = "1 archived member holds" if number == 1 else f"{number:,} archived members hold"
-        do = f"`joblane batch retry {argument(id_)}` runs them again, once the cause is mended"
+        do = f"`joblane batch retry {argument(id_)}` runs them again, once the cause is fixed"
         yield Check(
             Grade.WARNING, f"batch {id_}", f"{members} its callback on_success", do, path("/batches/show", id=id_)
         )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.scope import Scope
-from joblane.inspector.sentences import first_of
+from joblane.inspector.sentences.counts import first_of
 from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from joblane.inspector.block_words import order_text
 from joblane.inspector.durations import stamp
+from joblane.inspector.sentences.blocks import order_text
+from joblane.inspector.sentences.schedules import nth
 from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
@@ -127,7 +128,7 @@ def standing(
         case State.ACTIVE:
             return f"runs, until {_text(lease_until)} at the latest", lease_until
         case State.RETRY:
-            return f"waits for its {_ordinal(attempt)} attempt until {_text(due_at)}", due_at
+            return f"waits for its {nth(attempt)} attempt until {_text(due_at)}", due_at
         case State.SCHEDULED:
             return f"is scheduled for {_text(due_at)}", due_at
         case State.HELD:
@@ -211,11 +212,6 @@ def _what(limit: LimitStatus) -> str:
 def _command(limit: LimitStatus, action: str = "ls") -> str:
     of_key = "" if limit.key is None else f" --key {argument(limit.key)}"
     return f"`joblane limits {action} {limit.name}{of_key}`"
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
 
 
 def _text(at: datetime | None) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from joblane.inspector.listing import LISTINGS, Column, Kind, Listing, Order
-from joblane.inspector.schedule_words import ORIGINS, a_day, in_words
+from joblane.inspector.sentences.schedules import ORIGINS, a_day, in_words
 from joblane.inspector.views.actions import AuditEntry
 from joblane.inspector.views.stage import Count
 from joblane.inspector.views.tasks import AnyState

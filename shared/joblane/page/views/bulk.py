@@ -13,8 +13,8 @@ from starlette.responses import Response
 from joblane.errors import UnknownTaskError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import DEFAULT_RATE, MAX_CANARY, MAX_RATE, BulkAction, Filter
-from joblane.inspector.filter_words import described
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.sentences.filters import described
 from joblane.inspector.views import TaskRow
 from joblane.page.filters import Fields, form, name_of, read, whole, write
 from joblane.page.rendering import page, redirect

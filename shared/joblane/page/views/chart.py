@@ -12,7 +12,7 @@ from starlette.responses import Response
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import PERCENTILES, Group, Measure, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import chart_lines
+from joblane.inspector.sentences.stage import chart_lines
 from joblane.inspector.views import Chart, Line, Mark
 from joblane.names import Queue
 from joblane.page import chart, marks

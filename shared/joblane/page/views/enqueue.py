@@ -15,7 +15,7 @@ from joblane.errors import DuplicateTaskError, FieldError, TaskIdConflictError, 
 from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import note_of, soon
+from joblane.inspector.sentences.actions import note_of, soon
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.page.cells import span
 from joblane.page.filters import Form, form, whole

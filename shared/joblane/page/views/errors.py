@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import CAUSE_SORTS
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import left_out_lines, marked_line
+from joblane.inspector.sentences.failures import left_out_lines, marked_line
 from joblane.inspector.views import CauseState
 from joblane.page.filters import age, form, name_of
 from joblane.page.inspectors import desk

@@ -13,7 +13,7 @@ from joblane.errors import FieldError
 from joblane.inspector.durations import starts
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import in_force_line
+from joblane.inspector.sentences.limits import in_force_line
 from joblane.page.filters import Form, age, form, parsed, whole
 from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect

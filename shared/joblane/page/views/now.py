@@ -14,7 +14,7 @@ from starlette.responses import Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import trouble_line
+from joblane.inspector.sentences.trouble import trouble_line
 from joblane.inspector.views import Grade, Mark, Minute, Now, TypeNow
 from joblane.names import Queue
 from joblane.page import marks

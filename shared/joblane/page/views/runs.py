@@ -16,7 +16,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import MOST_ERRORS, PERCENTILES, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import batching_line
+from joblane.inspector.sentences.batching import batching_line
 from joblane.inspector.views import Causes, Percentiles, Performance, TenantType, TenantView, TypeView
 from joblane.local.errors import UnavailableError
 from joblane.page import chart, marks

@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.schedule_words import ORIGINS
-from joblane.inspector.sentences import deleted_schedule_line, paused_schedule_line, resumed_schedule_line, soon
+from joblane.inspector.sentences.actions import soon
+from joblane.inspector.sentences.pauses import deleted_schedule_line, paused_schedule_line, resumed_schedule_line
+from joblane.inspector.sentences.schedules import ORIGINS
 from joblane.inspector.views import ScheduleRow
 from joblane.page.filters import PER_PAGE, checked, form
 from joblane.page.inspectors import desk

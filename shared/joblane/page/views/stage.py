@@ -10,7 +10,7 @@ from starlette.responses import Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import STATISTICS_BY, TROUBLE, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import paused_line, resumed_line
+from joblane.inspector.sentences.pauses import paused_line, resumed_line
 from joblane.inspector.views import Statistic, TenantRow
 from joblane.page.filters import Form, age, form, name_of, whole
 from joblane.page.inspectors import desk

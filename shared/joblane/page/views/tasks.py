@@ -15,7 +15,7 @@ from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.sentences import effect_of, result_of
+from joblane.inspector.sentences.actions import effect_of, result_of
 from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskRow, TaskView
 from joblane.page.filters import LABELS, PER_PAGE, RARE, SHOWN, YES, form, read, whole

@@ -70,7 +70,7 @@ def _days(days: Sequence[int], months: Sequence[int], weekdays: Collection[int])
         return f"{name} in {in_months}" if in_months else name
     if len(days) > MOST_TIMES and not _is_range(days):
         return None
-    numbers = listed([_nth(day) for day in days]) if len(days) <= MOST_TIMES else f"{_nth(days[0])} to {_nth(days[-1])}"
+    numbers = listed([nth(day) for day in days]) if len(days) <= MOST_TIMES else f"{nth(days[0])} to {nth(days[-1])}"
     dates = f"on the {numbers} of {in_months or 'the month'}"
     return f"{dates}, and {of_week}{f' in {in_months}' if in_months else ''}," if of_week else dates
 
@@ -90,8 +90,9 @@ def _is_range(values: Sequence[int]) -> bool:
     return values[-1] - values[0] == len(values) - 1
 
 
-def _nth(number: int) -> str:
-    ending = "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+def nth(number: int) -> str:
+    """``1st``, ``22nd``, ``113th``."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
 
 

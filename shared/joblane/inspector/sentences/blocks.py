@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import stamp
-from joblane.inspector.sentences import because, by, limit_name, pause_line, plural, values_line
+from joblane.inspector.sentences.counts import because, by, plural
+from joblane.inspector.sentences.limits import limit_name, values_line
+from joblane.inspector.sentences.pauses import pause_line
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
