@@ -249,7 +249,7 @@ def test_bad_news_is_red_for_an_hour(minutes: int, is_red: bool) -> None:
 
 def test_a_type_without_runs_has_a_sentence_in_place_of_charts(browser: TestClient, stub: FakeInspector) -> None:
     found, none = views.performance(), RunCounts(0, 0, 0, 0, 0, 0.0, None, None)
-    stub.answers["performance"] = replace(found, total=none, periods=[Period(views.before(minutes=10), none)])
+    stub.answers["performance"] = replace(found, total=none, periods=(Period(views.before(minutes=10), none),))
     text = browser.get("/runs?type=data:export").text
     assert "No run has ended in this time." in text
     assert ("<figure>" in text, 'aria-label="Scale"' in text) == (False, False)
@@ -258,7 +258,11 @@ def test_a_type_without_runs_has_a_sentence_in_place_of_charts(browser: TestClie
 
 
 def test_a_short_timeline_ends_with_its_length() -> None:
-    ended = {"started_at": views.NOW, "finished_at": views.NOW + timedelta(milliseconds=40), "wait_ms": 0}
+    ended: dict[str, Any] = {
+        "started_at": views.NOW,
+        "finished_at": views.NOW + timedelta(milliseconds=40),
+        "wait_ms": 0,
+    }
     assert "40 ms later</text>" in timeline.of_task(views.NOW, [views.attempt(1, **ended)], views.NOW)
 
 
