@@ -106,7 +106,7 @@ KEY_OF, SORTED = Column.key_of, Listing.sorted
 Plant = Callable[[pytest.MonkeyPatch], None]
 PLANTS: dict[str, Plant] = {
     "the address does not order the rows": lambda patch: patch.setattr(Sorting, "of", lambda self, rows: tuple(rows)),
-    "numbers are texts": lambda patch: patch.setattr(
+    "numbers are strings": lambda patch: patch.setattr(
         Column, "key_of", lambda self, row: None if (key := KEY_OF(self, row)) is None else str(key)
     ),
     "rows without a value are first": lambda patch: patch.setattr(
