@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 import joblane.fastapi
 from joblane.client import progress
@@ -248,16 +248,42 @@ def test_a_running_task_refreshes_itself(visit: Visit, site: Site) -> None:
     expect(page.locator("#progress")).to_have_js_property("value", 640)
 
 
-def test_a_part_with_selected_rows_is_not_refreshed(visit: Visit) -> None:
+def test_a_part_with_selected_rows_or_a_field_in_use_is_not_refreshed(visit: Visit) -> None:
     page = visit().go("/tasks?state=retry")
-    requests = _requests(page)
-    page.locator("tbody input").first.check()
+    requests, box = _requests(page), page.locator("tbody input").first
+    box.check()
     expect(page.locator("#selected-count")).to_have_text("(1)")
     _refresh(page)
-    page.locator("tbody input").first.uncheck()
+    expect(page.locator("#life-text")).to_contain_text("waits for your form")
+    box.uncheck()
+    # when the answer comes after the reader has selected all
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/tasks?*", hold, times=1)
+    with page.expect_request("**/tasks?*"):
+        _refresh(page)
+    every = page.get_by_label("Select all on this page")
+    every.check()
+    with page.expect_request_finished():
+        held[0].continue_()
+    # then the selection is kept
+    expect(every).to_be_checked()
+    expect(box).to_be_checked()
+    every.uncheck()
+    expect(page.locator("#life-text")).not_to_contain_text("waits for your form")
+    # and when the reader writes in the part
+    page.evaluate("document.querySelector('#live tbody td').append(document.createElement('textarea'))")
+    page.locator("#live textarea").focus()
+    _refresh(page)
+    expect(page.locator("#life-text")).to_contain_text("waits for your form")
+    page.locator("#live textarea").evaluate("field => field.blur()")
     _refresh(page)
     expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
-    assert requests == [page.url]
+    expect(every).to_be_visible()
+    assert requests == [page.url, page.url]
 
 
 def test_a_hidden_page_is_refreshed_only_when_it_is_shown(visit: Visit) -> None:
@@ -265,6 +291,8 @@ def test_a_hidden_page_is_refreshed_only_when_it_is_shown(visit: Visit) -> None:
     requests = _requests(page)
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     _refresh(page)
+    expect(page.locator("#life-text")).to_have_text(re.compile("^[1-9]"))
+    expect(page.locator("#live")).to_have_attribute("data-before", "yes")
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
     assert requests == [page.url]
@@ -365,6 +393,7 @@ def test_a_page_left_open_over_a_sign_out_a_wrong_answer_and_a_deploy_is_never_b
         _refresh(page)
         # then the page keeps its rows, says so by the server's clock, and has a link
         expect(stale).to_contain_text(f"Z: {words}.")
+        expect(page.locator("#life")).to_have_class(re.compile("stale"))
         since = re.search(r"since (\d\d):(\d\d):(\d\d)Z", stale.inner_text())
         assert since is not None
         now = datetime.now(UTC)
@@ -401,7 +430,7 @@ def test_the_refresh_is_chosen_for_every_page_of_the_browser(visit: Visit) -> No
         "const live = document.getElementById('live');"
         " live.setAttribute('hx-trigger', 'every 1s, refresh'); htmx.process(live)"
     )
-    page.wait_for_timeout(1_500)
+    expect(page.locator("#life-text")).to_have_text(re.compile("^[2-9]"))  # more time than the timer needs
     assert requests == []
     # and with two seconds it comes by itself
     with page.expect_request("**/limits*"):
@@ -412,9 +441,15 @@ def test_the_refresh_is_chosen_for_every_page_of_the_browser(visit: Visit) -> No
     page.evaluate("localStorage.setItem('joblane-refresh', '7')")
     visitor.go("/limits")
     expect(page.get_by_label("Refresh")).to_have_value("")
-    # and a page that does not change has no choice
-    visitor.go("/enqueue?type=data:export")
+    # and logs that were followed for ten minutes have no choice, and ask for nothing
+    page.evaluate("localStorage.setItem('joblane-refresh', '2')")
+    page.clock.install()
+    visitor.go("/runs/logs?type=data:export&live=2020-01-01T00:00Z")
+    expect(page.get_by_text("ten minutes have passed")).to_be_visible()
     expect(page.locator("#life")).to_be_hidden()
+    requests = _requests(page)
+    page.clock.run_for(10_000)
+    assert requests == []
 
 
 def test_the_tab_follows_the_trouble_and_a_wall_that_is_not_up_to_date_says_so(visit: Visit, site: Site) -> None:

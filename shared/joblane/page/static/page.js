@@ -242,7 +242,6 @@
     const text = `Not up to date since ${serverNow.slice(11, 19)}Z: ${problem}.${seconds ? ` Retrying every ${seconds} s.` : ""} `;
     stale.hidden = false;
     if (tabTitle) document.title = `Not up to date · ${tabTitle}`;
-    life?.classList.add("stale");
     if (stale.dataset.text === text) return;  // it is read out only once
     stale.dataset.text = text;
     const again = Object.assign(document.createElement("a"), { href: location.href, textContent: link });
