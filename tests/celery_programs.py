@@ -45,10 +45,10 @@ def chord(*parts): ...
     "celery/schedules.py": "def crontab(**fields): ...\n",
 }
 
-LETTERS = {
-    "letters/__init__.py": "",
-    "letters/tasks.py": '''
-"""A chain with a countdown: a letter is written, stamped and sent. A second chain passes results."""
+CARDS = {
+    "cards/__init__.py": "",
+    "cards/tasks.py": '''
+"""A chain with a countdown: a card is written, stamped and sent. A second chain passes results."""
 
 from celery import chain, shared_task
 
@@ -65,13 +65,13 @@ def write(name: str, /, *, closing: str = "Yours") -> str:
 
 
 @shared_task
-def stamp(letter: str) -> str:
-    return f"{letter} [stamp]"
+def stamp(card: str) -> str:
+    return f"{card} [stamp]"
 
 
 @shared_task(ignore_result=True, rate_limit="100/m", time_limit=30)
-def send(*letters, **headers):
-    sent.append((*letters, headers))
+def send(*cards, **headers):
+    sent.append((*cards, headers))
 
 
 def post(name, minutes):
@@ -179,7 +179,7 @@ def ping() -> str:
     return "pong"
 ''',
 }
-PROGRAMS = LETTERS | BOOKS | REPORTS
+PROGRAMS = CARDS | BOOKS | REPORTS
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

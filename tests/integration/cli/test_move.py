@@ -19,8 +19,8 @@ from tests.integration.test_docs_moving import run
 from tests.pages import TYPED
 
 CALLS = {
-    "post": ("letters/tasks.py", "chain("),
-    "post_with_stamp": ("letters/tasks.py", "| stamp.s()"),
+    "post": ("cards/tasks.py", "chain("),
+    "post_with_stamp": ("cards/tasks.py", "| stamp.s()"),
     "print_book": ("books/work.py", "bind.s(title"),
     "index_book": ("books/work.py", "index.si("),
     "render_again": ("books/work.py", "apply_async(expires"),
@@ -30,9 +30,9 @@ REWRITTEN = """
 from datetime import UTC, datetime, timedelta
 
 from functions.books_bind_all.handler import BooksBindAll, books_bind_all
-from functions.letters_send.handler import LettersSend, letters_send
-from functions.letters_stamp.handler import LettersStamp, letters_stamp
-from functions.letters_write.handler import LettersWrite, letters_write
+from functions.cards_send.handler import CardsSend, cards_send
+from functions.cards_stamp.handler import CardsStamp, cards_stamp
+from functions.cards_write.handler import CardsWrite, cards_write
 from functions.work_index.handler import WorkIndex, work_index
 from functions.work_render.handler import WorkRender, work_render
 from joblane import Job, JobClient
@@ -69,12 +69,12 @@ TESTS = """
 from datetime import timedelta
 
 import books.work
-import letters.tasks
+import cards.tasks
 import reports.tasks
 from functions.books_bind_all.handler import books_bind_all
-from functions.letters_post.handler import LettersPost, letters_post
-from functions.letters_send.handler import letters_send
-from functions.letters_write.handler import LettersWrite, letters_write
+from functions.cards_post.handler import CardsPost, cards_post
+from functions.cards_send.handler import cards_send
+from functions.cards_write.handler import CardsWrite, cards_write
 from functions.reports_ping.handler import reports_ping
 from functions.reports_total.handler import reports_total
 from functions.work_index.handler import work_index
@@ -90,10 +90,10 @@ def test_all_handlers_are_declared():
     found = {type_: task for type_, task in discover("functions").items() if not type_.startswith("jobs:")}
     assert len([message_schema(task) for task in found.values()]) == 10
     assert work_render.queue is Queue.LOW
-    assert letters_send.timeout == timedelta(seconds=30)
-    assert (letters_send.retention, letters_send.flow.rate.starts) == (timedelta(0), 100)
-    assert (letters_send.max_retry, letters_write.max_retry) == (0, 3)
-    waits = [letters_write.retry_delay(9, ValueError()) for _ in range(200)]
+    assert cards_send.timeout == timedelta(seconds=30)
+    assert (cards_send.retention, cards_send.flow.rate.starts) == (timedelta(0), 100)
+    assert (cards_send.max_retry, cards_write.max_retry) == (0, 3)
+    waits = [cards_write.retry_delay(9, ValueError()) for _ in range(200)]
     assert all(timedelta(0) <= wait <= timedelta(seconds=60) for wait in waits)
     assert len(set(waits)) > 10
 
@@ -102,19 +102,19 @@ def test_a_chain_waits_for_its_countdown(jobs):
     with jobs.session() as session:
         post(session, "Ann", 5)
     jobs.drain()
-    assert letters.tasks.sent == []
+    assert cards.tasks.sent == []
     jobs.drain(within=timedelta(minutes=5)).check()
-    assert letters.tasks.sent.pop() == ("post", {"by": "train"})
+    assert cards.tasks.sent.pop() == ("post", {"by": "train"})
 
 
 def test_a_chain_passes_results(jobs):
-    jobs.enqueue(letters_post, LettersPost(name="Ben"))
+    jobs.enqueue(cards_post, CardsPost(name="Ben"))
     jobs.drain(within=timedelta(minutes=1)).check()
-    assert letters.tasks.sent.pop() == ("Dear Ben, Bye [stamp]", {"by": "air"})
+    assert cards.tasks.sent.pop() == ("Dear Ben, Bye [stamp]", {"by": "air"})
 
 
 def test_only_the_errors_of_autoretry_for_are_retried(jobs):
-    refused, retried = (jobs.enqueue(letters_write, LettersWrite(name=name)) for name in ("nobody", "busy"))
+    refused, retried = (jobs.enqueue(cards_write, CardsWrite(name=name)) for name in ("nobody", "busy"))
     jobs.drain(within=timedelta(hours=1))
     ended = [jobs.task(each.id) for each in (refused, retried)]
     assert [(each.state, each.attempts) for each in ended] == [(State.ARCHIVED, 1), (State.ARCHIVED, 4)]
@@ -166,7 +166,7 @@ def test_three_programs_are_moved_and_run(tmp_path: Path, joblane_server: str) -
     write(tmp_path, PROGRAMS)
     (tmp_path / "functions").mkdir()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.py")}
-    found: dict[str, Any] = json.loads(move(tmp_path, "letters", "--json")[0])
+    found: dict[str, Any] = json.loads(move(tmp_path, "cards", "--json")[0])
     for program in ("books", "reports"):
         found["findings"] += json.loads(move(tmp_path, program, "--json")[0])["findings"]
     assert {path: path.read_bytes() for path in before} == before
@@ -179,11 +179,11 @@ def test_three_programs_are_moved_and_run(tmp_path: Path, joblane_server: str) -
         for function, (file, code) in CALLS.items()
     }
     own = {
-        "letters_post": {
-            "type": "letters:post",
+        "cards_post": {
+            "type": "cards:post",
             "fields": "name: str",
             "given": "name = payload.name",
-            "grants": 'grants=Grants(run=("letters:write", "letters:stamp", "letters:send"))',
+            "grants": 'grants=Grants(run=("cards:write", "cards:stamp", "cards:send"))',
             "form": forms["post_with_stamp"],
         },
         "work_print": {
@@ -332,7 +332,7 @@ REPORTED = """
 38 differs: model_id: it has no annotation
 41 by hand: signal worker_ready: no equivalent
 43 by hand: its tasks are not written out
-44 by hand: the name is not that of a task
+44 by hand: no task of this name
 45 by hand: control.revoke
 45 by hand: the context is the second argument
 46 by hand: map: enqueue the members

@@ -284,8 +284,9 @@ def _is_task(app: Application, source: Source, node: ast.expr, apps: set[str]) -
     path = source.dotted(node)
     if path in DECORATORS or (isinstance(node, ast.Attribute) and app.resolve(source, node.value) in apps):
         return True if path in DECORATORS or path.endswith(".task") else None
-    uses_celery = any(name.startswith("celery") for name in (path, *source.names.values()))
-    return False if path.endswith(".task") and uses_celery else None
+    if not path.endswith(".task"):
+        return None
+    return False if any(name.startswith("celery") for name in (path, *source.names.values())) else None
 
 
 def type_of(name: str) -> str:

@@ -27,10 +27,6 @@ FIELDS = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 NO_LITERAL = "it is not written out as literals"
 
 
-class NoEquivalentError(Exception):
-    """A schedule that Joblane does not have, with the reason."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """An entry of the schedule. ``args`` and ``kwargs``: None if they are not written out."""
@@ -49,13 +45,13 @@ def move_schedules(app: Application) -> None:
     for entry in _entries(app):
         try:
             if entry.task is None:
-                raise NoEquivalentError("it names no task that was read")
+                raise DeclarationError("it names no task that was read")
             options = {"timezone": app.setting("timezone") or "UTC", "payload": _payload(entry.task, entry)}
             name = re.sub(r"[^a-z0-9]+", "-", entry.name.lower()).strip("-")
             options["name"] = name if len(name) <= MAX_NAME else ""
             kept = {key: value for key, value in options.items() if value and value != "UTC"}
             entry.task.schedules.append(_schedule(entry.source, entry.when, kept))
-        except (NoEquivalentError, DeclarationError) as error:
+        except DeclarationError as error:
             entry.source.add("by hand", entry.when or entry.where, f"a schedule is not moved: {error}")
 
 
@@ -84,19 +80,19 @@ def _payload(task: CeleryTask, entry: Entry) -> dict[str, Any]:
     bound = None if entry.args is None or entry.kwargs is None else task.bind(entry.args, entry.kwargs)
     payload = {name: literal(value) for name, value in (bound or {}).items()}
     if bound is None or UNSET in payload.values():
-        raise NoEquivalentError(f"its arguments: {NO_LITERAL}")
+        raise DeclarationError(f"its arguments: {NO_LITERAL}")
     for arg in task.parameters:
         if field_of(arg.arg) not in payload and arg.arg not in task.defaults:
-            raise NoEquivalentError(f"it has no value for {arg.arg!r}")
+            raise DeclarationError(f"it has no value for {arg.arg!r}")
     return payload
 
 
 def _schedule(source: Source, when: ast.expr | None, options: dict[str, Any]) -> str:
-    """Return the call that declares a schedule. Raises NoEquivalentError, DeclarationError."""
+    """Return the call that declares a schedule. Raises :class:`DeclarationError` if Joblane has none like it."""
     shown = "".join(f", {name}={value!r}" for name, value in options.items())
     if isinstance(when, ast.Call) and (kind := source.dotted(when.func)).startswith("celery.schedules."):
         if kind != "celery.schedules.crontab":
-            raise NoEquivalentError(f"there is no {kind.rpartition('.')[2]}")
+            raise DeclarationError(f"there is no {kind.rpartition('.')[2]}")
         text = _cron_text(when)
         cron(text, **options)
         return f"cron({text!r}{shown})"
@@ -110,16 +106,16 @@ def _cron_text(call: ast.Call) -> str:
     """Return five fields. Celery's order of positional fields differs between versions after the second."""
     given = dict(zip(FIELDS, call.args, strict=False)) | keywords_of(call)
     if len(call.args) > 2 or given.keys() - set(FIELDS):
-        raise NoEquivalentError("name the fields of crontab(…), and use no others")
+        raise DeclarationError("name the fields of crontab(…), and use no others")
     fields = {name: _field(literal(given[name])) if name in given else "*" for name in FIELDS}
     if fields["day_of_month"] != "*" and fields["day_of_week"] != "*":
-        raise NoEquivalentError("Celery runs it if both days match, Joblane if one of them does; check it in the task")
+        raise DeclarationError("Celery runs it if both days match, Joblane if one of them does; check it in the task")
     return " ".join(fields.values())
 
 
 def _field(value: Any) -> str:
     if not isinstance(value, (int, str, list, tuple, set)):
-        raise NoEquivalentError(NO_LITERAL)
+        raise DeclarationError(NO_LITERAL)
     text = str(value) if isinstance(value, (int, str)) else ",".join(map(str, sorted(value)))
     return re.sub(r"[A-Za-z]{3,}", lambda day: day[0][:3].upper(), text.replace(" ", ""))
 
@@ -131,7 +127,7 @@ def _minutes(source: Source, when: ast.expr | None) -> int:
         if UNSET not in parts.values():
             seconds = timedelta(**parts).total_seconds()
     if not isinstance(seconds, (int, float)):
-        raise NoEquivalentError(NO_LITERAL)
+        raise DeclarationError(NO_LITERAL)
     if seconds < 60 or seconds % 60:
-        raise NoEquivalentError(f"an interval of {seconds:g} seconds; the shortest is a minute, in whole minutes")
+        raise DeclarationError(f"an interval of {seconds:g} seconds; the shortest is a minute, in whole minutes")
     return int(seconds // 60)

@@ -11,7 +11,7 @@ from joblane.cli.moving.application import Application, CeleryTask, Source, elem
 from joblane.names import Queue
 
 IN_ORDER = {"delay": True, "delay_on_commit": True, "s": True, "si": True}
-"""Methods of a task or signature. True: their arguments are those of the function."""
+"""Methods of a task or signature. True: they take the arguments of the function."""
 IN_A_TUPLE = {"apply_async": False, "apply_async_on_commit": False, "signature": False, "subtask": False}
 METHODS = IN_ORDER | IN_A_TUPLE
 CANVAS = {f"celery.{part}{kind}": kind for kind in ("chain", "group", "chord") for part in ("", "canvas.")}
@@ -68,7 +68,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Canvas:
-    """One call, or a chain, group or chord of calls, the callback last. No calls: they are not written out."""
+    """A call, chain, group or chord; the callback is the last call. No calls: they are not written out."""
 
     kind: str
     calls: Sequence[Call]
@@ -85,11 +85,12 @@ class _Finder(ast.NodeVisitor):
     def __init__(self, app: Application, source: Source) -> None:
         self.app, self.source = app, source
         self.task: CeleryTask | None = None
+        self.tasks = {task.function: task for task in app.tasks.values()}
 
     def visit(self, node: ast.AST) -> None:
         """List the outermost calls of Celery."""
         before = self.task
-        self.task = next((task for task in self.app.tasks.values() if task.function is node), before)
+        self.task = self.tasks.get(node, before) if isinstance(node, ast.FunctionDef) else before
         if isinstance(node, ast.FunctionDef):
             for decorator in node.decorator_list:
                 self._use(decorator.func if isinstance(decorator, ast.Call) else decorator)
@@ -125,7 +126,7 @@ class _Finder(ast.NodeVisitor):
             case ast.Call(func=ast.Attribute(attr="add_periodic_task")):
                 return True  # a schedule
             case ast.Call(func=ast.Attribute(attr="send_task")):
-                found = "the name is not that of a task that was read", None
+                found = "no task of this name was read", None
             case ast.Call(func=ast.Attribute(ast.Name(name), "retry")) if name == own:
                 seconds = keywords_of(node).get("countdown")
                 text = f"seconds={ast.unparse(seconds)}" if seconds else "…"

@@ -160,8 +160,8 @@ class Handler:
 
     def _rate(self) -> Iterator[str]:
         limit = self._option("rate_limit", setting="task_default_rate_limit")
-        number, _, letter = str(limit or "").partition("/")
-        unit = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours"}.get(letter)
+        number, _, short = str(limit or "").partition("/")
+        unit = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours"}.get(short)
         if number.isdecimal() and int(number) and unit:
             self._differs("rate_limit", "Celery's limit is for each worker; this one counts all runs of the type")
             self.names.add("Rate")

@@ -82,8 +82,8 @@ def plan(project: Project, path: Path, types: Mapping[str, str]) -> Move:
         )
     move_schedules(app)
     find_calls(app)
-    texts = [text("celery_handler.py", Handler(app, task).words()) for task in app.tasks.values()]
-    return Move(app, {path / "handler.py": text for path, text in zip(paths, texts, strict=True)}, project.root)
+    handlers = [text("celery_handler.py", Handler(app, task).words()) for task in app.tasks.values()]
+    return Move(app, {path / "handler.py": text for path, text in zip(paths, handlers, strict=True)}, project.root)
 
 
 def write(move: Move) -> None:
