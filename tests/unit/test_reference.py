@@ -84,8 +84,8 @@ def test_every_public_member_of_a_class_is_in_the_reference(model: type, name: s
 
 
 NAMES = {
-    JobClient: "abatch acancel aenqueue aenqueue_many aget asignal await_end batch cancel close enqueue enqueue_many get "
-    "limits schedules signal wait",
+    JobClient: "abatch acancel aenqueue aenqueue_many aget asignal await_end batch cancel close enqueue enqueue_many "
+    "get limits schedules signal wait",
     MessageClient: "aenqueue aenqueue_many close enqueue enqueue_many",
     Context: "acheck aeach aenqueue aenqueue_many agather aisolated apoll aprogress aresume arun asignal asleep astep "
     "async_session attempt await_signal batch check connection deadline each enqueue enqueue_many gather headers "

@@ -67,7 +67,7 @@ def run(stack: LocalStack, mail: Path, console: Console) -> bool:
         console.print(f"[red]✗[/red] {difference}")
     if _is_late(tasks, rows):
         console.print(
-            f"This machine was too slow: jobs had not ended after {PATIENCE_SECONDS} s. Run it again on an idle machine."
+            f"This machine was too slow: after {PATIENCE_SECONDS} s jobs had not ended. Try again on an idle machine."
         )
     if not differences:
         archived = sum(task.state == "archived" for task in tasks)

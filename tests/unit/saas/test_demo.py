@@ -27,7 +27,7 @@ def test_long_times_do_not_change_the_table() -> None:
     assert shown(12, 3) == shown(9_999, 99) == shown(10_123, 149) == shown(149_000, 149)
 
 
-def test_a_machine_that_is_too_slow_is_told_from_a_wrong_outcome() -> None:
+def test_a_machine_that_is_too_slow_is_not_a_wrong_outcome() -> None:
     tasks = [Expected("one", "invites"), Expected("two", "checks")]
     assert _is_late(tasks, {"one": {"state": "completed"}})
     assert _is_late(tasks, {"one": {"state": "completed"}, "two": {"state": "pending"}})

@@ -10,7 +10,7 @@ import typer
 
 from joblane.cli import options, terminal
 from joblane.cli.usage import Group
-from joblane.inspector.sentences import plural
+from joblane.inspector.sentences.counts import plural
 from joblane.project import Project
 
 group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
