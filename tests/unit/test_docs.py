@@ -354,7 +354,7 @@ def test_a_link_shows_a_title_and_no_file_name(page: Path) -> None:
     assert re.findall(r"\[[\w./-]+\.md\]\(", page.read_text()) == []
 
 
-NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
+NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
