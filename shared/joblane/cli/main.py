@@ -179,7 +179,7 @@ def where(
 
 
 def _print_version(*, as_json: bool) -> None:
-    """Print the versions, and end the command. ``functions`` and ``revision`` are those of ``joblane doctor``."""
+    """Print the versions, and end the command. ``joblane doctor`` names the same functions and revision."""
     from joblane import installation
     from joblane.cli import terminal
     from joblane.record import migrations, sql_functions
