@@ -13,6 +13,7 @@ import pytest
 
 import joblane
 from joblane import installation
+from tests import release
 from tests import wheel as wheels
 from tests.pages import ROOT
 
@@ -70,6 +71,45 @@ def test_the_same_sources_make_the_same_bytes(wheel: Path, tmp_path: Path) -> No
     assert {path.name: path.read_bytes() for path in again.parent.iterdir()} == {
         path.name: path.read_bytes() for path in wheel.parent.iterdir()
     }
+
+
+def test_a_release_refuses_a_wheel_with_a_test_or_a_path_of_the_machine(wheel: Path, tmp_path: Path) -> None:
+    assert [*release.content_problems(wheel, str(ROOT), str(wheel.parents[1]))] == []
+    other = tmp_path / wheel.name
+    other.write_bytes(wheel.read_bytes())
+    with zipfile.ZipFile(other, "a") as opened:
+        opened.writestr("tests/test_x.py", "")
+        opened.writestr("joblane/built.py", f"FROM = {str(ROOT)!r}")
+    assert [*release.content_problems(other, str(ROOT))] == [
+        f"{wheel.name} has tests/test_x.py",
+        f"{wheel.name}: joblane/built.py has the path {ROOT}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changelog", "tag", "problems"),
+    [
+        ("## 1.2.0 — unreleased\n", None, []),
+        ("## 1.2.0 — 2026-12-02\n", "v1.2.0", []),
+        ("## 1.2.0 — unreleased\n", "v1.2.0", ["CHANGELOG.md says that 1.2.0 is unreleased: write the date"]),
+        (
+            "## 1.2.0 — 2026-12-02\n",
+            "v1.3.0",
+            ["the tag is v1.3.0, and joblane.__version__ is 1.2.0: the tag must be v1.2.0"],
+        ),
+        ("## 1.1.0 — 2026-12-02\n", None, ["CHANGELOG.md begins with 1.1.0, and joblane.__version__ is 1.2.0"]),
+    ],
+)
+def test_a_release_has_one_version(changelog: str, tag: str | None, problems: list[str]) -> None:
+    assert [*release.version_problems(changelog, "1.2.0", tag)] == problems
+
+
+def test_the_changelog_begins_with_this_version_and_has_its_notes() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert [*release.version_problems(changelog, joblane.__version__, None)] == []
+    entry = release.notes(changelog, joblane.__version__)
+    assert entry.startswith("### ")
+    assert "\n## " not in entry
 
 
 def test_the_wheel_can_be_installed_and_imported_without_extras(wheel: Path, tmp_path: Path) -> None:
