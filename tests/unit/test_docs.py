@@ -207,7 +207,7 @@ def problems(words: list[str]) -> Iterator[str]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):.*?## ", (ROOT / "Makefile").read_text(), re.M))
+    return set(re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.M))
 
 
 @cache
