@@ -36,7 +36,7 @@ JOBLANE := PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(JSII) .venv/bin/python -m jobl
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
-.PHONY: help demo up dev down status test modules quick versions check lint types words format docs cost-tables bench bench-large bench-peers faults synth preflight deploy lock wheel release-check tools clean
+.PHONY: help demo up dev down status test modules quick versions check lint types words format docs costs bench bench-large bench-peers faults synth preflight deploy lock wheel release-check tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -95,7 +95,7 @@ docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning
 	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
 	@echo ".joblane/docs/index.html"
 
-cost-tables: tools ## Write the tables of docs/explanation/costs.md; takes about a minute
+costs: tools ## Write the tables of docs/explanation/costs.md; takes about a minute
 	@$(RUN) tests.costs
 
 bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers; optional ONLY=, WRITE=

@@ -365,7 +365,7 @@ def test_a_key_that_cannot_tell_items_apart_is_refused_before_the_item(
 
     def by_a_bad_key(ctx: TaskContext) -> None:
         with pytest.raises(ItemKeyError, match=problem):
-            handled.extend(ctx.each(items, key=key))
+            handled.extend(item for item in ctx.each(items, key=key))
 
     assert run(world, by_a_bad_key)["state"] == "completed"
     assert handled == []

@@ -543,7 +543,7 @@ def test_numbers_and_codes_come_back_from_json_as_the_columns_type(world: World)
     seen: list[Decimal] = []
 
     def by_exact(ctx: TaskContext) -> None:
-        seen.extend(ctx.resume(select(exact.c.id), cursor=exact.c.id, chunk=1))
+        seen.extend(row for row in ctx.resume(select(exact.c.id), cursor=exact.c.id, chunk=1))
 
     assert run(world, by_exact)["state"] == "completed"
     assert seen == values
