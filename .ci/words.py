@@ -45,7 +45,7 @@ WORDS = {
 }
 """Regular expression of whole words, in any case → the words to use."""
 CEILINGS = {
-    r"(?:that|those) of|those with": (176, "the noun again"),
+    r"(?:that|those) of|those with": (175, "the noun again"),
     r"a text|texts": (172, "a string, a message, a label"),
     r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (98, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (30, "even if, including"),
