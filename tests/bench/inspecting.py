@@ -26,7 +26,8 @@ from joblane import Queue
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import causes, glance
+from joblane.inspector.stage import glance
+from joblane.inspector.stage.trends import causes
 from joblane.inspector.tasks import find, listing
 from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select

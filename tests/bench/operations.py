@@ -20,9 +20,10 @@ from joblane.inspector.filter import BulkAction, Filter, Group, Measure, PauseSc
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor, doctor_database
+from joblane.inspector.stage.doctor import database as doctor_database
+from joblane.inspector.stage.doctor import doctor
+from joblane.inspector.stage.doctor.trouble import PARTS
 from joblane.inspector.stage.glance import glance
-from joblane.inspector.stage.trouble import PARTS
 from joblane.local.postgres import Postgres
 from joblane.names import Queue
 from joblane.record import schedules

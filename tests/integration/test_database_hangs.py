@@ -17,7 +17,7 @@ from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor
+from joblane.inspector.stage.doctor import doctor
 from joblane.inspector.stage.glance import glance
 from joblane.inspector.views import Grade
 from joblane.record.driver import connection as connection_module

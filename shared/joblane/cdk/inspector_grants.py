@@ -7,7 +7,7 @@ from aws_cdk import ArnFormat, Stack
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
-from joblane.inspector.stage.doctor_mail import identities
+from joblane.inspector.stage.doctor.mail import identities
 from joblane.names import Queue, cron_group_name, dead_letter_name, event_bus_name, front_door_name, log_group_name
 
 REASON_FOR_NAMES = (

@@ -23,48 +23,20 @@ if TYPE_CHECKING:
     from joblane.inspector.actions import causes as cause_marks
     from joblane.inspector.bulk import dead, preview, start
     from joblane.inspector.scope import Scope
-    from joblane.inspector.stage import (
-        batches,
-        batching,
-        causes,
-        chart,
-        doctor,
-        limits,
-        marks,
-        overview,
-        pauses,
-        performance,
-        schedules,
-        tenants,
-        trouble,
-        why_slow,
-    )
+    from joblane.inspector.stage import batches, batching, limits, overview, pauses, schedules, tenants, why_slow
+    from joblane.inspector.stage.doctor import doctor, trouble
+    from joblane.inspector.stage.trends import causes, chart, marks, performance
     from joblane.inspector.tasks import detail, find, graph, listing, logs, waits
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, cause_marks, schedule, signals, single, undo = modules(
         "joblane.inspector.actions", "audit causes schedule signals single undo"
     )
     dead, preview, start = modules("joblane.inspector.bulk", "dead preview start")
-    (
-        batches,
-        batching,
-        causes,
-        chart,
-        doctor,
-        limits,
-        marks,
-        overview,
-        pauses,
-        performance,
-        schedules,
-        tenants,
-        trouble,
-        why_slow,
-    ) = modules(
-        "joblane.inspector.stage",
-        "batches batching causes chart doctor limits marks overview pauses performance schedules tenants trouble "
-        "why_slow",
+    batches, batching, limits, overview, pauses, schedules, tenants, why_slow = modules(
+        "joblane.inspector.stage", "batches batching limits overview pauses schedules tenants why_slow"
     )
+    doctor, trouble = modules("joblane.inspector.stage.doctor", "doctor trouble")
+    causes, chart, marks, performance = modules("joblane.inspector.stage.trends", "causes chart marks performance")
     detail, find, graph, listing, logs, waits = modules(
         "joblane.inspector.tasks", "detail find graph listing logs waits"
     )

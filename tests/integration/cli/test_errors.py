@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import work
+from joblane.inspector.stage.doctor import work
 from joblane.inspector.stage.glance import glance
 from tests.builders.rows import archived, put
 from tests.bulks import Bulks

@@ -19,7 +19,8 @@ from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.bulk import run as bulk_run
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_aws, why_slow, work
+from joblane.inspector.stage import why_slow
+from joblane.inspector.stage.doctor import aws, work
 from joblane.inspector.views import Grade
 from joblane.record.driver.database import Database
 from tests.builders.snapshots import session
@@ -49,7 +50,7 @@ def inspector(scope: Scope) -> Inspector:
 def stage(world: World, scope: Scope, bulks: Bulks, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     """A healthy stage, whose doctor does not ask AWS. Tasks run whenever a bulk action waits."""
     on = platform.healthy(Scene(world, scope))
-    monkeypatch.setattr(doctor_aws, "PARTS", ())
+    monkeypatch.setattr(aws, "PARTS", ())
     monkeypatch.setattr(bulk_handler, "discover", lambda: platform.TASKS)
     monkeypatch.setenv("COLUMNS", "300")
     with ThreadPoolExecutor(1) as other:  # as another process: a run starts no run in itself

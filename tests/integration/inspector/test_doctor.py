@@ -28,7 +28,9 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences.batching import later_line, saving_line
-from joblane.inspector.stage import doctor, doctor_aws, doctor_database, doctor_sessions
+from joblane.inspector.stage.doctor import aws as doctor_aws
+from joblane.inspector.stage.doctor import database as doctor_database
+from joblane.inspector.stage.doctor import doctor, sessions
 from joblane.inspector.views import Check, Grade, Obstacle
 from joblane.names import (
     TICKER,
@@ -1024,8 +1026,8 @@ def test_a_run_near_its_timeout_is_a_warning(stage: Stage) -> None:
 def test_the_first_finding_of_a_full_database_says_who_holds_its_connections(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_sessions, "FULL_PERCENT", 0)
-    monkeypatch.setattr(doctor_sessions, "MANY_DEAD", 0)
+    monkeypatch.setattr(sessions, "FULL_PERCENT", 0)
+    monkeypatch.setattr(sessions, "MANY_DEAD", 0)
     first, *_ = Inspector(stage.scope).doctor()
     assert (first.grade, first.what) == (Grade.BAD, "connections")
     assert is_like(first.found, "… of … connections are in use: … of …, the oldest for …")
@@ -1033,7 +1035,7 @@ def test_the_first_finding_of_a_full_database_says_who_holds_its_connections(
 
 def test_a_statement_that_runs_for_long_is_named_by_its_user(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "select pid, usename, 'dump', 3600::float8 from pg_stat_activity where pid = pg_backend_pid()"
-    monkeypatch.setattr(doctor_sessions, "LONG", rows)
+    monkeypatch.setattr(sessions, "LONG", rows)
     check = stage.wrong()["statements"]
     assert is_like(check.found, "a statement of … (dump) has run for 1 h…")
     assert is_like(check.do, "if not needed, `select pg_cancel_backend(…)` ends it")

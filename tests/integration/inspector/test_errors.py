@@ -13,7 +13,7 @@ import pytest
 from joblane.inspector.actions import causes as cause_marks
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import causes as causes_sql
+from joblane.inspector.stage.trends import causes as causes_sql
 from joblane.inspector.views import Cause, CauseState
 from joblane.record.driver.database import Database
 from joblane.sweep import causes as causes_sweep

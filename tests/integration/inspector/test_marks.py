@@ -11,7 +11,7 @@ import pytest
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import marks
+from joblane.inspector.stage.trends import marks
 from joblane.inspector.views import Mark
 from joblane.names import Queue
 from joblane.record.deploys import finish_deploy, write_deploy

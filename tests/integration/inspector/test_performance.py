@@ -15,7 +15,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.listing import LISTINGS
 from joblane.inspector.stage import tenants
-from joblane.inspector.stage.performance import BUCKET, STATISTICS
+from joblane.inspector.stage.trends.performance import BUCKET, STATISTICS
 from joblane.inspector.views import TenantRow
 from joblane.prices import PRICES, compute
 from joblane.sweep import run_statistics

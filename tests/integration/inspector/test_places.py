@@ -11,7 +11,8 @@ import pytest
 from joblane import Lambda, Payload, Queue, task
 from joblane.inspector.bulk.dead_letters import queues_of
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import batching, doctor_aws
+from joblane.inspector.stage import batching
+from joblane.inspector.stage.doctor import aws
 from joblane.inspector.views import Grade, Obstacle, Reason
 from joblane.names import lane_name
 from joblane.sqs.client import Entry
@@ -148,14 +149,14 @@ def test_the_function_of_a_place_is_checked_once_with_its_longest_timeout(
             alone = int(sample_one.numbers.function_timeout.total_seconds())
             return {"Timeout": 2 * 100 + 10 if FunctionName == "jobs-desk" else alone}
 
-    monkeypatch.setattr(doctor_aws, "client", lambda *_: Aws())
-    [check] = doctor_aws.functions(on.scope)
+    monkeypatch.setattr(aws, "client", lambda *_: Aws())
+    [check] = aws.functions(on.scope)
     assert check.found == "all 2 exist, as they are declared"
     assert asked == ["jobs-desk", "jobs-sample-one"]
 
 
 def test_the_mapping_of_a_place_has_the_concurrency_of_all_its_types(on: Scene) -> None:
-    lanes = doctor_aws._lanes(on.scope)
+    lanes = aws._lanes(on.scope)
     assert {name: [each.type for each in tasks] for name, (_, tasks) in lanes.items()} == {
         LANE: ["desk:stamp", "desk:file"],
         DRAINED: ["desk:stamp"],
@@ -168,7 +169,7 @@ def test_the_mapping_of_a_place_has_the_concurrency_of_all_its_types(on: Scene) 
         "ScalingConfig": {"MaximumConcurrency": 7},
         "FunctionResponseTypes": ["ReportBatchItemFailures"],
     }
-    disabled, most = doctor_aws._mapping(LANE, lanes[LANE], [mapping])
+    disabled, most = aws._mapping(LANE, lanes[LANE], [mapping])
     assert disabled.grade is Grade.BAD
     assert most.found == (
         'its mapping allows a concurrency of 7, and max_concurrency of Lambda("desk") is declared as 2'

@@ -13,7 +13,8 @@ import pytest
 from joblane import Job
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.sentences.trouble import need_line, trouble_line
-from joblane.inspector.stage import doctor, doctor_sessions, glance, trouble, work
+from joblane.inspector.stage import glance
+from joblane.inspector.stage.doctor import doctor, sessions, trouble, work
 from joblane.inspector.views import Grade, TypeNow
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
@@ -181,8 +182,8 @@ def test_a_dead_member_of_a_batch_holds_its_callback(scene: Scene) -> None:
 
 
 def test_connections_and_statements_of_others_are_trouble(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_sessions, "FULL_PERCENT", 0)
-    monkeypatch.setattr(doctor_sessions, "LONG", "select 7, 'app', 'dump', 3600::float8")
+    monkeypatch.setattr(sessions, "FULL_PERCENT", 0)
+    monkeypatch.setattr(sessions, "LONG", "select 7, 'app', 'dump', 3600::float8")
     needs = scene.inspector.trouble().needs
     assert [(check.what, check.grade) for check in needs] == [("connections", Grade.BAD), ("statements", Grade.WARNING)]
 

@@ -15,7 +15,7 @@ import pytest
 from joblane.enqueue.check import check
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_database
+from joblane.inspector.stage.doctor import database as doctor_database
 from joblane.inspector.views import Grade
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection

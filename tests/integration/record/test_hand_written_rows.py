@@ -18,7 +18,8 @@ from joblane.errors import sqlstate
 from joblane.inspector import wire
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage import causes, glance
+from joblane.inspector.stage import glance
+from joblane.inspector.stage.trends import causes
 from joblane.page.app import build
 from joblane.page.inspectors import Desk
 from joblane.page.security import Keys

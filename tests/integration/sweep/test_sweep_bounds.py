@@ -14,7 +14,7 @@ import pytest
 from joblane.enqueue.wake import wake
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_database
+from joblane.inspector.stage.doctor import database
 from joblane.inspector.views import Grade
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
@@ -635,7 +635,7 @@ def test_a_sweep_after_a_week_sends_and_ends_everything(world: World, sends: Sen
     put(world, sample_one, "by hand", state="cancelled", finished_at=None, sweep_at=In(ago), retention_seconds=60)
     put(world, sample_one, "expired", state="completed", finished_at=In(ago), expire_at=In(ago))
     # then the doctor says so
-    (check,) = doctor_database.sweep(Scope(world.database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op"))
+    (check,) = database.sweep(Scope(world.database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op"))
     assert (check.grade, check.found[:29]) == (Grade.BAD, "it last completed 7 d ago, an")
     # when a sweep runs
     swept = world.sweep()

@@ -13,7 +13,7 @@ import pytest
 
 from joblane import RateLimited, RevokeTask, Snooze, TaskContext, TaskTimeout, around
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor
+from joblane.inspector.stage.doctor import doctor
 from joblane.inspector.views import Grade
 from joblane.tasks.task import Task
 from joblane.worker import outcome

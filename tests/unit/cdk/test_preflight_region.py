@@ -16,7 +16,7 @@ from joblane.cdk.preflight import region
 from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.region import Needs
 from joblane.cdk.preflight.roles import Wanted
-from joblane.inspector.stage.doctor_mail import Mail, read_mail
+from joblane.inspector.stage.doctor.mail import Mail, read_mail
 
 REGION = "eu-central-1"
 NEEDS = Needs(

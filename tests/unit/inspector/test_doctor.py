@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor, doctor_aws, doctor_database
+from joblane.inspector.stage.doctor import aws, database, doctor
 from joblane.inspector.views import Grade
 
 
@@ -25,9 +25,9 @@ def test_for_an_unavailable_emulator_credentials_are_not_suspected(
     nothing: Any = None
     scope = Scope(nothing, nothing, "jobs", {}, "op")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setattr(doctor_database, "PARTS", ())
+    monkeypatch.setattr(database, "PARTS", ())
     monkeypatch.setattr(doctor, "OF_WORK", ())
-    monkeypatch.setattr(doctor_aws, "PARTS", (("queues", "sqs:GetQueueUrl", unreachable),))
+    monkeypatch.setattr(aws, "PARTS", (("queues", "sqs:GetQueueUrl", unreachable),))
     # when
     [check] = doctor.checks(scope)
     # then

@@ -11,8 +11,8 @@ import pytest
 
 from joblane import Grants, Payload, task
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_mail
-from joblane.inspector.stage.doctor_mail import Mail, identities, mail, problems
+from joblane.inspector.stage.doctor import mail as doctor_mail
+from joblane.inspector.stage.doctor.mail import Mail, identities, mail, problems
 from joblane.inspector.views import Grade
 
 SENDER = "no-reply@mail.acme.dev"

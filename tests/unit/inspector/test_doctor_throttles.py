@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_throttles
+from joblane.inspector.stage.doctor import throttles as doctor_throttles
 from joblane.inspector.views import Grade
 from tests.samples import sample_batch, sample_one
 

@@ -14,7 +14,7 @@ from joblane.cdk.costs import Tasks, Templates, pausing, sentences
 from joblane.cdk.preflight.findings import Finding, blocks_deploy, note, refused, unchecked
 from joblane.cdk.settings.network import ZONES
 from joblane.cdk.templates import Template, of_type, strings
-from joblane.inspector.stage.doctor_mail import SES, Mail, problems, read_mail
+from joblane.inspector.stage.doctor.mail import SES, Mail, problems, read_mail
 
 if TYPE_CHECKING:
     from boto3.session import Session

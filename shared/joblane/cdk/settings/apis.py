@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from joblane.cdk.settings.section import SECRET_ARN, Settings, required
-from joblane.inspector.stage.doctor_sessions import FULL_PERCENT
+from joblane.inspector.stage.doctor.sessions import FULL_PERCENT
 from joblane.inspector.views.runs import NEAR_TIMEOUT_PERCENT
 
 

@@ -8,7 +8,7 @@ from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import causes
+from joblane.inspector.stage.trends import causes
 from joblane.inspector.tasks.filter_sql import LONGEST_WITHIN, checked
 from joblane.inspector.views import CauseState, MarkedCauses
 from joblane.record import audit as entries

@@ -26,7 +26,7 @@ from joblane.inspector.bulk.dead_letters import (
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import SORTS, BulkAction, Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import causes
+from joblane.inspector.stage.trends import causes
 from joblane.inspector.tasks.filter_sql import checked
 from joblane.inspector.views import BulkView, Cause, CauseState, DeadLetters
 from joblane.record.row.states import State

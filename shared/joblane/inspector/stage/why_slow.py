@@ -20,9 +20,11 @@ from joblane.inspector.sentences.counts import first_of
 from joblane.inspector.sentences.pauses import UNKNOWN_OPERATOR
 from joblane.inspector.sentences.stage import runs_on
 from joblane.inspector.shell import argument
-from joblane.inspector.stage import doctor_database, limits, pauses, performance
+from joblane.inspector.stage import limits, pauses
+from joblane.inspector.stage.doctor import database as doctor_database
+from joblane.inspector.stage.doctor.work import crowding
 from joblane.inspector.stage.glance import LIVE_TASKS, STUCK
-from joblane.inspector.stage.work import crowding
+from joblane.inspector.stage.trends import performance
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, RunCounts
 from joblane.inspector.views.now import LEAST_RUNS, WARNING_SHARE

@@ -17,7 +17,7 @@ from joblane.inspector.durations import ONE_DAY, ONE_HOUR, ONE_MINUTE, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PERCENTILES, Group, Measure
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage.performance import SHORTEST, UNTIL, floor_of
+from joblane.inspector.stage.trends.performance import SHORTEST, UNTIL, floor_of
 from joblane.inspector.tasks.filter_sql import check_number, check_types
 from joblane.inspector.views import Chart, Line
 from joblane.names import Queue

@@ -16,8 +16,8 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.sentences.counts import first_of, plural
 from joblane.inspector.sentences.pauses import UNKNOWN_OPERATOR
 from joblane.inspector.stage.aws import client
-from joblane.inspector.stage.doctor_mail import mail
-from joblane.inspector.stage.doctor_throttles import throttles
+from joblane.inspector.stage.doctor.mail import mail
+from joblane.inspector.stage.doctor.throttles import throttles
 from joblane.inspector.stage.schedules import paused_of_code
 from joblane.inspector.views import Check, Grade, SchedulePause
 from joblane.names import (

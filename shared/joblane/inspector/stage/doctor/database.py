@@ -13,7 +13,8 @@ from joblane.errors import ForeignSchemaError, sqlstate, text_of
 from joblane.inspector.durations import lasting, stamp
 from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_control, doctor_sessions, schedules
+from joblane.inspector.stage import schedules
+from joblane.inspector.stage.doctor import control, sessions
 from joblane.inspector.stage.glance import Glance
 from joblane.inspector.views import Check, Grade
 from joblane.names import SWEEP, full_schedule_name
@@ -254,12 +255,12 @@ PARTS: tuple[tuple[str, Callable[[Glance], Iterator[Check]]], ...] = (
     ("ticks", ticks),
     ("types", undeclared),
     ("grants", grants),
-    ("pauses", doctor_control.pauses),
-    ("limits", doctor_control.limits),
+    ("pauses", control.pauses),
+    ("limits", control.limits),
     ("snapshots", snapshots),
-    ("connections", doctor_sessions.sessions),
-    ("storage", doctor_sessions.storage),
+    ("connections", sessions.sessions),
+    ("storage", sessions.storage),
 )
 """The migrations come first: on an empty database there is nothing else to check."""
-SHOWN_WHOLE = (schema, doctor_control.pauses)
+SHOWN_WHOLE = (schema, control.pauses)
 """Parts whose good checks are shown although they have findings."""

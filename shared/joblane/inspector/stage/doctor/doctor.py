@@ -20,8 +20,10 @@ from joblane.inspector.paths import path
 from joblane.inspector.scope import Scope
 from joblane.inspector.sentences.batching import later_line, saving_line
 from joblane.inspector.sentences.counts import first_of
-from joblane.inspector.stage import batching, doctor_aws, doctor_database, work
+from joblane.inspector.stage import batching
 from joblane.inspector.stage.aws import is_emulator
+from joblane.inspector.stage.doctor import aws, work
+from joblane.inspector.stage.doctor import database as doctor_database
 from joblane.inspector.stage.glance import STUCK, Glance, glance
 from joblane.inspector.tasks.filter_sql import BOUND, reading
 from joblane.inspector.unavailable import DENIED, MISSING
@@ -44,7 +46,7 @@ Parts = Sequence[tuple[str, Callable[[Glance], Iterator[Check]]]]
 def checks(scope: Scope) -> tuple[Check, ...]:
     """All checks, worst first."""
     found = [*checks_of_database(glance(scope))]
-    for what, permission, part in doctor_aws.PARTS:
+    for what, permission, part in aws.PARTS:
         found += _aws(scope, what, permission, part)
     return tuple(sorted(found, key=lambda check: ORDER.index(check.grade)))
 

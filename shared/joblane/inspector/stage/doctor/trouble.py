@@ -19,7 +19,9 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.sentences.pauses import waiting_line
 from joblane.inspector.sentences.trouble import held_line
 from joblane.inspector.shell import argument
-from joblane.inspector.stage import doctor, doctor_control, doctor_database, doctor_sessions, overview, work
+from joblane.inspector.stage import overview
+from joblane.inspector.stage.doctor import control, doctor, sessions, work
+from joblane.inspector.stage.doctor import database as doctor_database
 from joblane.inspector.stage.glance import Glance, glance, last_minutes
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Check, Grade, Now, Paused, Trouble, TypeNow
@@ -63,7 +65,7 @@ def _of(scope: Glance) -> Trouble:
 def limits(scope: Glance) -> Iterator[Check]:
     """Limits that operators have lowered, and types whose tasks wait for another limit for longer than the target."""
     found = lowered(scope.connection)
-    yield from doctor_control.checks_of(scope, found)
+    yield from control.checks_of(scope, found)
     explained = {type_ for each in found for type_, *_ in each.waiting}
     for (_, type_), (number, seconds) in sorted(scope.recorded.held.items(), key=lambda item: -item[1][1]):
         if type_ not in explained and scope.is_late(type_, seconds) and (task := scope.task(type_)) is not None:
@@ -79,7 +81,7 @@ def pauses(scope: Glance) -> Iterator[Check]:
         f"{kind} {name}": Paused(pause, recorded.waiting[kind, name]) for (kind, name), pause in recorded.pauses.items()
     }
     numbers = {what: each.waiting for what, each in waiting.items()}
-    for check in sorted(doctor_control.pauses(scope), key=lambda check: -numbers.get(check.what, 0)):
+    for check in sorted(control.pauses(scope), key=lambda check: -numbers.get(check.what, 0)):
         if check.grade is Grade.GOOD and numbers.get(check.what):
             found = waiting_line(waiting[check.what]).removeprefix(f"{check.what} is ")
             kind, _, name = check.what.partition(" ")
@@ -92,7 +94,7 @@ def pauses(scope: Glance) -> Iterator[Check]:
 PARTS: doctor.Parts = (
     ("functions", doctor_database.functions_of_code),
     ("jobs:sweep", doctor_database.sweep),
-    ("connections", doctor_sessions.sessions),
+    ("connections", sessions.sessions),
     ("limits", limits),
     ("hooks", doctor.hooks),
     ("bulk actions", work.bulks),

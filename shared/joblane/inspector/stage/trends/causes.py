@@ -14,7 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import CAUSE_SORTS, MOST_FAILED_RUNS, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage.performance import SHORTEST
+from joblane.inspector.stage.trends.performance import SHORTEST
 from joblane.inspector.tasks.filter_sql import CUSTOM, LARGEST_PAGE, NOW, check_number, check_within, checked, snapshot
 from joblane.inspector.views.causes import QUIET, Cause, CauseNote, Causes, CauseState
 from joblane.names import Queue, dead_letter_name, lane_name
