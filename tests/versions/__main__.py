@@ -210,6 +210,7 @@ def checkout_with(python: Path) -> Path:
     run(["git", "clone", "--quiet", "--shared", ROOT, folder], ROOT)
     shutil.rmtree(folder / "shared" / "joblane")
     shutil.copytree(installed, folder / "shared" / "joblane")
+    (installed.parent / "checkout.pth").write_text(str(folder / "shared"))  # for the platform in the tests' processes
     (folder / ".joblane").mkdir()
     (folder / ".joblane" / "tools").symlink_to(TOOLS)
     return folder
