@@ -17,8 +17,11 @@ UNPACKED = ROOT / ".joblane" / "cache" / "releases"
 
 @cache
 def releases() -> list[str]:
-    """Return the tags of all releases; until there is one, :data:`BEFORE_TAGS`."""
-    return _git("tag", "--list", "v*").decode().split() or [BEFORE_TAGS]
+    """Return the tags of all releases; until there is one, and without a clone, :data:`BEFORE_TAGS`."""
+    try:
+        return _git("tag", "--list", "v*").decode().split() or [BEFORE_TAGS]
+    except (OSError, subprocess.CalledProcessError):
+        return [BEFORE_TAGS]
 
 
 def unpacked(release: str) -> Path:
