@@ -212,7 +212,7 @@ FACTS = (
         lambda: "AWS::Events::ApiDestination" in types_of("mx-central-1"),
         f"{SCHEMA}list of types",
         DECEMBER,
-        "[webhooks](../how-to/event-targets.md#call-a-webhook) do not work there",
+        "[webhooks](../how-to/events.md#call-a-webhook) do not work there",
     ),
     Fact(
         "the KMS key of a database can change",

@@ -1,4 +1,4 @@
-"""`docs/how-to/event-targets.md` is run: its settings, the receiver, the program that sends again, and the CDK app."""
+"""`docs/how-to/events.md` is run: its settings, the receiver, the program that sends again, and the CDK app."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.infra import templates
 from tests.infra.conftest import SENDERS, STAGES
 from tests.pages import ROOT, blocks
 
-PAGE, CONTRACT = ROOT / "docs" / "how-to" / "event-targets.md", ROOT / "docs" / "reference" / "events.md"
+PAGE, CONTRACT = ROOT / "docs" / "how-to" / "events.md", ROOT / "docs" / "reference" / "events.md"
 [EXAMPLE] = [json.loads(block.text) for block in blocks("json", CONTRACT)]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

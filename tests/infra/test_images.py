@@ -209,7 +209,7 @@ def test_an_image_on_a_local_stage_is_refused(synth: Synth) -> None:
 
 # --- The page ------------------------------------------------------------------------------------------------------
 
-PAGE = ROOT / "docs" / "how-to" / "images.md"
+PAGE = ROOT / "docs" / "how-to" / "python-packages.md"
 
 
 @pytest.fixture(scope="module")

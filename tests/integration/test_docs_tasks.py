@@ -29,10 +29,8 @@ RUN_HERE = (
     "cancel",
     "events",
     "long-work",
-    "steps",
     "waits",
     "hooks",
-    "resources",
     "schedule",
     "change-payload",
     "change-safely",
@@ -152,7 +150,7 @@ def test_unique(jobs: JobTester) -> None:
 
 
 def test_steps(jobs: JobTester) -> None:
-    names = page("steps")
+    names = page("long-work")
     execute(jobs, "create table charges (order_id integer, charge text)")
     names["test_a_card_is_charged_once"](
         jobs, lambda: [tuple(row) for row in execute(jobs, "select order_id, charge from charges")]
@@ -229,7 +227,7 @@ def test_hooks(jobs: JobTester) -> None:
 
 def test_resources(database_url: str) -> None:
     with JobTester(database_url) as jobs:
-        names = page("resources")
+        names = page("hooks")
         assert jobs.run(names["mail_send"], names["MailSend"](address="ann@example.com")) == "sent to ann@example.com"
         assert jobs.run(names["price_read"], names["PriceRead"](product="pen")) == ["open"]
         client = names["mailer"]()

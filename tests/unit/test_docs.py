@@ -127,9 +127,9 @@ PYTHON = {
     "docs/how-to/places.md": ("tests/integration/testing/test_places.py", '"places.md"'),
     "docs/how-to/share-payloads.md": ("tests/integration/testing/test_share_payloads.py", "share-payloads.md"),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
-    "docs/how-to/event-targets.md": ("tests/infra/test_docs_events.py", "event-targets.md"),
+    "docs/how-to/event": ("tests/infra/test_docs_events.py", "events.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
-    "docs/how-to/images.md": ("tests/infra/test_images.py", "images.md"),
+    "docs/how-to/python-packages.md": ("tests/infra/test_images.py", "python-packages.md"),
     "docs/how-to/own-domain.md": ("tests/infra/test_docs_domain.py", "own-domain.md"),
     "docs/how-to/limit": ("tests/integration/test_docs_limits.py", "docs_page("),
     **{
@@ -146,7 +146,7 @@ PYTHON = {
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
             *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
-            *("events", "hooks", "resources", "schedule", "steps", "trace", "unique", "waits", "write"),
+            *("events", "hooks", "schedule", "trace", "unique", "waits", "write"),
         )
     },
 }

@@ -178,7 +178,7 @@ def _full_queues(prefix: str, unknown: dict[str, int]) -> Iterator[Finding]:
         yield refused(
             f"queue {refused_events}",
             f"the stage has no webhook any more, and it holds {_count(count, 'event')} that the webhook refused",
-            "send them again, or purge the queue; docs/how-to/event-targets.md describes how",
+            "send them again, or purge the queue; docs/how-to/events.md describes how",
         )
     of_places: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, count in unknown.items():

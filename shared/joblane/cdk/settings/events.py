@@ -64,7 +64,7 @@ class Webhook(Settings):
     secret: SecretReference
     """The secret: 1 to 512 ASCII characters. A deploy copies it into an EventBridge connection, and neither
     the template nor a function has it. After a change of the secret, see
-    [Send events to other systems](../how-to/event-targets.md#change-the-secret)."""
+    [Send events to other systems](../how-to/events.md#change-the-secret)."""
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1, strict=False)] | None = None
     """Kinds of events to send, for example ``["archived"]``. None: all that tasks declare."""
     types: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
