@@ -75,7 +75,7 @@ def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postg
             (path.parent / "__init__.py").touch()
         path.write_text(source)
     result = run(installed, "tests", f"--joblane-database={postgres.url}")
-    result.assert_outcomes(passed=22)
+    result.assert_outcomes(passed=21)
 
 
 def test_the_server_is_found_by_the_environment(
