@@ -150,8 +150,8 @@ class Stage(Settings):
     images: Mapping[str, Image] = {}
     """Container images of places, by the names in ``Lambda(…, image=…)``. A value is the address of an image in ECR
     with its digest, or an object with ``dockerfile``, ``target`` and ``context``. ``-c image.NAME=ADDRESS`` replaces
-    an address: [Run jobs in your own image](../how-to/python-packages.md#run-jobs-in-your-own-image). A local stage takes
-    none."""
+    an address: [Run jobs in your own image](../how-to/python-packages.md#run-jobs-in-your-own-image). A local stage
+    takes none."""
     version: str | None = Field(None, pattern=VERSION)
     """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
