@@ -26,9 +26,9 @@ def database(database_url: str) -> Iterator[Database]:
         yield database
 
 
-def test_the_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: Database) -> None:
+def test_the_sql_shows_live_tasks_and_cancels_them(database: Database) -> None:
     # given a waiting task
-    show, cancel, pause, go_on = blocks("sql")
+    show, cancel = blocks("sql")
     connection = database.get()
     connection.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds)"
@@ -40,11 +40,6 @@ def test_the_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     # then it is not shown any more, and its end is complete
     assert connection.run(show) == []
     assert connection.run("select count(*) from joblane.tasks where expire_at > finished_at") == [[1]]
-    # and a pause starts and ends
-    connection.run(pause)
-    assert connection.run("select name from joblane.pauses") == [["data:export"]]
-    connection.run(go_on)
-    assert connection.run("select name from joblane.pauses") == []
 
 
 def test_the_overrides_are_those_of_existing_schedules() -> None:
