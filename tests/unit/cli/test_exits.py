@@ -118,10 +118,8 @@ def test_the_table_is_in_the_help_and_in_the_documentation(jobs: Run) -> None:
     help_ = jobs("--help", columns=120).out
     for code, meaning in MEANINGS.items():
         assert re.search(rf"^ +{code.value}  {re.escape(meaning)}$", help_, re.M)
-    rows = table(ROOT / "docs" / "how-to" / "command-line.md", "Exit statuses")
-    assert [(int(code.strip("`")), meaning) for code, meaning in rows] == [
-        (code, text) for code, text in MEANINGS.items()
-    ]
+    rows = table(ROOT / "docs" / "reference" / "command-line.md", "Exit status")
+    assert [(int(code), meaning) for code, meaning in rows] == [(code, text) for code, text in MEANINGS.items()]
     assert set(Exit) == set(MEANINGS)
 
 
