@@ -33,7 +33,6 @@ RUN_HERE = (
     "hooks",
     "schedule",
     "change-payload",
-    "change-safely",
     "redact",
     "trace",
 )
