@@ -1,4 +1,4 @@
-"""The page on debounce is run: its Python, then its command, and its test."""
+"""The part on debounce of the page on unique tasks is run: its Python, then its command, and its test."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tests.integration.docs_page import Page
 
 
 def test_a_debounced_task_is_shown_and_its_test_passes(docs_page: Callable[[str], Page], jobs: JobTester) -> None:
-    read = docs_page("debounce")
+    read = docs_page("unique")
+    read.python()
     read.python()
     read.commands()
     read.python()
     jobs.drain(within=timedelta(seconds=10)).check()
-    assert read.states("rebuild-1") == [State.COMPLETED]
-    read.names["test_a_burst_of_changes_is_one_rebuild"](jobs)
+    assert read.states("index-1") == [State.COMPLETED]
+    read.names["test_a_burst_of_changes_is_one_run"](jobs)
     assert read.left == []

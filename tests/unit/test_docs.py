@@ -136,7 +136,6 @@ PYTHON = {
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_after.py", f'docs_page("{name}")')
         for name in ("after", "batches")
     },
-    "docs/how-to/debounce.md": ("tests/integration/test_docs_debounce.py", 'docs_page("debounce")'),
     "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
     **{
         f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")
