@@ -125,7 +125,6 @@ PYTHON = {
     "docs/how-to/produce": ("tests/integration/test_docs_produce.py", '.glob("produce*.md")'),
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
     "docs/how-to/places.md": ("tests/integration/testing/test_places.py", '"places.md"'),
-    "docs/how-to/share-payloads.md": ("tests/integration/testing/test_share_payloads.py", "share-payloads.md"),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/event": ("tests/infra/test_docs_events.py", "events.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),

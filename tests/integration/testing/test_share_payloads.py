@@ -1,4 +1,4 @@
-"""`docs/how-to/share-payloads.md`: a producer imports the package of payloads alone, and the handlers run its tasks."""
+"""A producer imports the package of payloads alone, and the handlers run its tasks, as on the page about producers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pages import ROOT, TYPED, blocks
 
 FILES = {
     block.text.split("\n", 1)[0].removeprefix("# "): block.text
-    for block in blocks("python", ROOT / "docs" / "how-to" / "share-payloads.md")
+    for block in blocks("python", ROOT / "docs" / "how-to" / "produce-without-the-client.md")
 }
 PRODUCER = """
 import importlib.util, sys
@@ -27,16 +27,16 @@ from joblane.testing import JobTester
 import acme_jobs, web
 assert importlib.util.find_spec("functions") is None
 with JobTester(sys.argv[1]) as kit:
-    id_ = web.remind(7)
+    id_ = web.print_invoice(7)
     try:
-        web.remind(7)
+        web.print_invoice(7)
     except DuplicateTaskError as error:
         assert error.task_id == id_
-    found = kit.assert_enqueued(acme_jobs.invoice_remind, acme_jobs.InvoiceRemind(invoice_id=7))
+    found = kit.assert_enqueued(acme_jobs.invoice_print, acme_jobs.InvoicePrint(invoice_id=7))
     assert [one.queue for one in found] == ["default"]
     for wrong, field in ((dict(max_retry=4), "max_retry"), (dict(queue="low"), "queue")):
         try:
-            web.jobs.enqueue(acme_jobs.invoice_remind, acme_jobs.InvoiceRemind(invoice_id=8), **wrong)
+            web.jobs.enqueue(acme_jobs.invoice_print, acme_jobs.InvoicePrint(invoice_id=8), **wrong)
         except EnqueueError as error:
             assert error.field == field, error
     web.jobs.close()
@@ -65,15 +65,15 @@ def test_a_producer_enqueues_without_the_handlers_and_they_run_its_task(
     assert ran.returncode == 0, ran.stderr
     # then a row with what was declared waits for the handlers
     row = jobs.task(ran.stdout.strip())
-    assert (row.type, row.state) == ("invoice:remind", "pending")
+    assert (row.type, row.state) == ("invoice:print", "pending")
     # and the handlers' repository runs the task, also if the shared declaration is enqueued there
     monkeypatch.syspath_prepend(str(repositories / "producer"))
     handler: dict[str, Any] = {"__name__": "handlers"}
-    exec(FILES["functions/invoice_remind/handler.py"], handler)
-    jobs.register(handler["invoice_remind"])
+    exec(FILES["functions/invoice_print/handler.py"], handler)
+    jobs.register(handler["invoice_print"])
     acme_jobs = handler["acme_jobs"]
     assert jobs.drain(within=timedelta(minutes=10)).only.result == 7
-    assert jobs.run(acme_jobs.invoice_remind, acme_jobs.InvoiceRemind(invoice_id=8)) == 8
+    assert jobs.run(acme_jobs.invoice_print, acme_jobs.InvoicePrint(invoice_id=8)) == 8
     sys.modules.pop("acme_jobs")
 
 
