@@ -45,7 +45,7 @@ def page(name: str) -> Names:
     """The names that a page defines, after all its Python has run."""
     path = HOW_TO / f"{name}.md"
     names: Names = {"__name__": "a_page"}
-    found = [block for block in blocks("python", path) if block.mark != "construct"]
+    found = [block for block in blocks("python", path) if block.mark not in ("app", "construct")]
     assert found
     for block in found:
         source = "\n" * block.line + block.text  # so that a traceback has the line of the page

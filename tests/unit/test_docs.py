@@ -120,11 +120,15 @@ PYTHON = {
     "docs/tutorial.md": ("tests/e2e/adopter/tutorial.py", "tutorial.md"),
     "docs/llms.txt": ("tests/integration/test_docs_moving.py", "llms.txt"),
     "docs/how-to/fastapi.md": ("tests/integration/test_docs_produce.py", "fastapi.md"),
-    "docs/how-to/progress.md": ("tests/browser/test_page.py", "progress.md"),
+    "docs/how-to/cancel": ("tests/browser/test_page.py", "cancel.md"),
     "docs/how-to/django.md": ("tests/e2e/test_django.py", '"django.md"'),
     "docs/how-to/produce": ("tests/integration/test_docs_produce.py", '.glob("produce*.md")'),
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
     "docs/how-to/places.md": ("tests/integration/testing/test_places.py", '"places.md"'),
+    "docs/how-to/produce-without": (
+        "tests/integration/testing/test_share_payloads.py",
+        "produce-without-the-client.md",
+    ),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/event": ("tests/infra/test_docs_events.py", "events.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
@@ -135,6 +139,7 @@ PYTHON = {
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_after.py", f'docs_page("{name}")')
         for name in ("after", "batches")
     },
+    "docs/how-to/unique": ("tests/integration/test_docs_debounce.py", 'docs_page("unique")'),
     "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
     **{
         f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")
