@@ -10,6 +10,7 @@ The word after a block's language says what the block needs:
 ``sql``             is run on a migrated PostgreSQL, by ``tests/integration/record/test_docs_sql.py``
 ``python celery``   is code for another system, as ``python dramatiq``, ``ruby sidekiq`` and ``go asynq`` are; Python is
                     compiled, by ``tests/integration/test_docs_moving.py``
+``python app``      is a file of an application, which a test runs on its own
 ``python construct``  a CDK app or another program, which a test of ``tests/infra`` runs
 ``json stage``      settings of one stage, which a test reads as it reads ``cdk.json``
 ``json schedules``  only the ``schedules`` of a stage

@@ -33,7 +33,6 @@ RUN_HERE = (
     "hooks",
     "schedule",
     "change-payload",
-    "redact",
     "trace",
 )
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -320,11 +319,11 @@ def test_change_payload(jobs: JobTester) -> None:
 
 
 def test_what_is_kept_of_a_failure_has_no_redacted_value(jobs: JobTester) -> None:
-    names = page("redact")
+    names = page("write")
     failed = jobs.drain().only
     assert failed.id == names["refused"].id
     assert failed.error_message is not None
-    assert f"`{failed.error_message}`" in (HOW_TO / "redact.md").read_text()
+    assert f"`{failed.error_message}`" in (HOW_TO / "write.md").read_text()
 
 
 def test_trace(jobs: JobTester, request: pytest.FixtureRequest) -> None:

@@ -148,7 +148,7 @@ PYTHON = {
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
-            *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
+            *("async", "cancel", "change-payload", "enqueue", "long-work", "retry"),
             *("events", "hooks", "schedule", "trace", "unique", "waits", "write"),
         )
     },

@@ -128,6 +128,6 @@ def enqueue(jobs: JobTester) -> None:
 def test_a_type_is_paused_and_resumed(shop: JobTester) -> None:
     execute(shop, statement_with("insert into joblane.pauses"))
     enqueue(shop)
-    assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
+    assert shop.drain(within=timedelta(minutes=20)).of(order_ship) == []  # it waits
     execute(shop, statement_with("delete from joblane.pauses"))
     assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
