@@ -80,7 +80,7 @@ def test_every_test_that_the_page_of_promises_names_exists() -> None:
 
 
 def test_the_promises_of_waits_name_their_tests() -> None:
-    named = {name for _, _, tested in table(PROMISES, "What waits promise") for name in re.findall(r"test_\w+", tested)}
+    named = {name for _, tested in table(PROMISES, "What waits promise") for name in re.findall(r"test_\w+", tested)}
     tests = {
         name: {test for path in (ROOT / "tests" / "integration").rglob(name) for test in TEST.findall(path.read_text())}
         for name in ("test_waits.py", "test_wait_races.py", "test_signals.py", "test_waits_field.py")
