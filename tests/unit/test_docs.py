@@ -346,6 +346,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
 
 
+GENERATED = re.compile(r"<!-- (?:generated|costs|facts)\b.*?<!-- end -->", re.S)
+
+
+def test_the_pages_stay_few_and_short() -> None:
+    assert len([*(ROOT / "docs" / "how-to").glob("*.md")]) - 1 <= 50
+    written = [GENERATED.sub("", page.read_text()) for page in (ROOT / "docs").rglob("*.md")]
+    assert sum(len(text.split()) for text in written) <= 90_000
+
+
 @pytest.mark.parametrize("index", sorted((ROOT / "docs").rglob("index.md")), ids=lambda page: page.parent.name)
 def test_the_index_of_a_folder_links_each_of_its_pages(index: Path) -> None:
     linked = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
