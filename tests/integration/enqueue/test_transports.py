@@ -334,7 +334,7 @@ def test_what_the_database_lacks_is_named(world: World, sends: Sends, transport:
 
 @joined
 def test_the_other_call_names_the_one_for_the_transport(world: World, sends: Sends, transport: Transport) -> None:
-    right = r"use await jobs\.aenqueue\(" if transport.is_async else r"use jobs\.enqueue\("
+    right = r"await jobs\.aenqueue\(" if transport.is_async else r"use jobs\.enqueue\("
     with transport.begin(), pytest.raises(EnqueueError, match=right):
         transport.enqueue_by_the_other_call()
     assert (rows(world), sends.messages) == ([], [])

@@ -301,7 +301,7 @@ def test_tenants_are_listed_by_their_trouble_or_by_a_number(deployed: World, ins
     ]
     assert [row.pause is not None for row in found] == [True, False, False, False]
     assert found[1].oldest_wait_seconds == pytest.approx(600, abs=30)
-    assert found[2].failed_share == 50
+    assert found[2].failed_share == 0.5
     assert [row.tenant for row in inspector.tenants(limit=1)] == ["flood"]
     # and in each other order, with tenants without a value last
     first = {
@@ -338,7 +338,7 @@ def test_a_tenant_is_shown_by_its_types(deployed: World, inspector: Inspector) -
     # then
     first, gone = found.types
     assert (first.type, first.due, first.held, first.retry, first.later) == (sample_one.type, 3, 1, 1, 1)
-    assert (first.started, first.failed, first.failed_share, first.wait_ms) == (2, 1, 50, 200)
+    assert (first.started, first.failed, first.failed_share, first.wait_ms) == (2, 1, 0.5, 200)
     assert (gone.type, gone.due, gone.started, gone.failed, gone.wait_ms) == ("a:gone", 0, 1, 0, None)
     assert found.oldest_wait_seconds == first.oldest_wait_seconds == pytest.approx(600, abs=60)
     assert found.pause is not None

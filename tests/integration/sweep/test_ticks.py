@@ -284,10 +284,11 @@ def test_an_error_of_a_payload_class_blocks_no_other(world: World, monkeypatch: 
     assert (made.made in FULL, made.problems) == (True, 3)
     raised = "reading the schedule's payload and options raised it"
     taken = [name for name in OPTIONS if name not in NOT_OF_TICKS]
+    hint = "fields of the payload are arguments of its class"
     assert world.run("select name, problem from joblane.schedules order by name") == [
         ["bad", f"KeyError: {raised}"],
         ["good", None],
-        ["newer", f"EnqueueError: delay: there is no such option; there are {', '.join(taken)}"],
+        ["newer", f"EnqueueError: delay: there is no such option; there are {', '.join(taken)}; {hint}"],
         ["wrong", "EnqueueError: timeout: a number of seconds is required"],
     ]
 
