@@ -45,24 +45,24 @@ WORDS = {
 }
 """Regular expression of whole words, in any case → the words to use."""
 CEILINGS = {
-    r"(?:that|those) of|those with": (175, "the noun again"),
-    r"a text|texts": (172, "a string, a message, a label"),
-    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (98, "created, recreated, dynamic"),
-    r"also (?:if|in|for|without)": (30, "even if, including"),
-    r"by (?:SQL|IAM|the API|Amazon SES)": (59, "with, through, using"),
-    r"nobody|somebody": (65, "no process, an operator, a user"),
-    r"begun|begins to": (58, "started, starts to"),
+    r"(?:that|those) of|those with": (142, "the noun again"),
+    r"a text|texts": (161, "a string, a message, a label"),
+    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (81, "created, recreated, dynamic"),
+    r"also (?:if|in|for|without)": (21, "even if, including"),
+    r"by (?:SQL|IAM|the API|Amazon SES)": (45, "with, through, using"),
+    r"nobody|somebody": (40, "no process, an operator, a user"),
+    r"begun|begins to": (51, "started, starts to"),
     r"the most \w+(?: \w+)? that": (7, "the maximum number of"),
     r"(?:is|are|was) over": (20, "has expired, has ended"),
-    r"for ever": (7, "forever"),
-    r"in (?:the )?place of": (40, "instead of"),
-    r"the least": (7, "the smallest"),
-    r"as of": (5, "as for"),
-    r"anew": (30, "again"),
+    r"for ever": (5, "forever"),
+    r"in (?:the )?place of": (32, "instead of"),
+    r"the least": (6, "the smallest"),
+    r"as of": (4, "as for"),
+    r"anew": (26, "again"),
     r"the one here": (0, "this one"),
-    r"lets? (?:\w+ )?(?:go|wait)": (9, "releases, makes it wait"),
+    r"lets? (?:\w+ )?(?:go|wait)": (5, "releases, makes it wait"),
     r"the look|looks? which": (0, "the check, checks which"),
-    r"no end": (8, "does not end"),
+    r"no end": (7, "does not end"),
 }
 """Regular expression of a phrase → the places that it has, and the words to use. A lower number is written here."""
 COUNTED = ("shared/joblane/", "docs/")
