@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import TextIOWrapper
@@ -180,6 +179,8 @@ def where(
 
 def _print_version(*, as_json: bool) -> None:
     """Print the versions, and end the command. ``joblane doctor`` names the same functions and revision."""
+    import platform
+
     from joblane import installation
     from joblane.cli import terminal
     from joblane.record import migrations, sql_functions
