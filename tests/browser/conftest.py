@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import SCHEDULES, seed
 from tests.pages import ROOT
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, await_true
 from tests.world import PREFIX, World, mocked_aws
 
 TASKS = 5_000
@@ -117,11 +116,13 @@ class Served:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        await_true(lambda: self._server.started, lambda: "the server of the page did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive(), "the server of the page did not stop"
         self._listening.close()
 
 
@@ -190,16 +191,3 @@ def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
 def axe() -> str:
     """The accessibility checker axe, in the version of package-lock.json."""
     return Path(ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Poll a condition."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
-            assert time.monotonic() < ends, "the condition did not come true"
-            time.sleep(0.02)
-
-    return wait

@@ -100,6 +100,10 @@ PLANTS: dict[str, tuple[str, str, str, Test]] = {
         "saved.js", "write(read().filter((other) => other.name !== one.name))", "draw()",
         tests.test_a_filter_is_saved_by_a_name_and_forgotten,
     ),
+    "a scroll takes the cursor from the keys": (
+        "charts.js", "(keyed ? show(keyed, shown, tip.textContent) : hide())", "hide()",
+        tests.test_one_cursor_moves_through_all_charts_by_pointer_and_keys,
+    ),
     "followed logs do not end": (
         "page.js", 'document.querySelector("#live[hx-get]")', 'document.querySelector("#live")',
         tests.test_the_refresh_is_chosen_for_every_page_of_the_browser,

@@ -7,6 +7,7 @@
   const tip = document.getElementById("tip");
   const charts = () => [...document.querySelectorAll(".chart[data-from]")];
   let shown = null;  // the column of the cursor
+  let keyed = null;  // the chart whose keys have moved it
 
   // Only one of the charts over the same time has the columns, with their words and links.
   function columnsOf(chart) {
@@ -61,7 +62,7 @@
 
   function hide() {
     if (!shown) return;
-    shown = null;
+    shown = keyed = null;
     for (const line of document.querySelectorAll(".chart .cursor")) line.remove();
     tip.hidePopover();
   }
@@ -73,6 +74,7 @@
     const columns = columnsOf(chart);
     const column = columns[Math.floor(((event.clientX - plot.left) / plot.width) * columns.length)];
     const mark = event.target.closest(".mark");
+    keyed = null;
     if (column) show(chart, column, (mark ? `${wordsOf(mark)}\n` : "") + wordsOf(column));
   });
   const follow = () => location.assign(shown.closest("a").getAttribute("href"));
@@ -80,7 +82,8 @@
     if (shown && event.target.closest?.(".chart[data-from] .plot") && !event.target.closest("a")) follow();
   });
   document.addEventListener("pointerleave", hide);
-  document.addEventListener("scroll", hide, { passive: true });
+  // The focus scrolls a chart into view, and its first keys can come before the event.
+  document.addEventListener("scroll", () => (keyed ? show(keyed, shown, tip.textContent) : hide()), { passive: true });
   document.addEventListener("htmx:beforeSwap", hide);
 
   // The keys of a slider: a chart with the focus moves the cursor, and Enter follows its column.
@@ -99,6 +102,7 @@
     const next = now < 0 ? columns.length - 1 : Math.min(Math.max(now + by, 0), columns.length - 1);
     const words = wordsOf(columns[next]);
     show(chart, columns[next], words);
+    keyed = chart;
     document.getElementById("announce").textContent = words;
   });
   document.addEventListener("focusout", hide);
