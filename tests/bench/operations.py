@@ -150,6 +150,7 @@ def fill(database: Database) -> None:
     schedules.register(connection, _tasks())
     for number in range(200):
         write_deploy(connection, f"v{number}", "ann")
+    connection.run("update joblane.deploys set at = at - (200 - number) * interval '3 h', done_at = at")
     for table in ("tasks", "task_attempts", "task_waits", "causes", "run_statistics", "audit", "schedules"):
         connection.run(f"vacuum analyze joblane.{table}")
     database.drop()
@@ -212,6 +213,7 @@ def calls(scope: Scope, archived: str, pending: str, cause: str) -> Mapping[str,
         "errors: 7 days": lambda: inspector.errors(within=timedelta(days=7)),
         "errors: 30 days": lambda: inspector.errors(within=timedelta(days=30), sort="runs"),
         "errors: 30 days, the first 500": lambda: inspector.errors(within=timedelta(days=30), sort="runs", limit=500),
+        "errors: a version": lambda: inspector.errors(within=timedelta(days=30), version="v100", limit=500),
         "errors: a type": lambda: inspector.errors(within=timedelta(days=7), types=(types[0],)),
         "errors: a tenant": lambda: inspector.errors(within=timedelta(days=7), tenant="tenant-0"),
         "preview: a redrive of a cause": lambda: inspector.preview(REDRIVE, Filter(fingerprint=cause)),

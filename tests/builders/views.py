@@ -214,6 +214,7 @@ def type_now(**changes: Any) -> TypeNow:
         type=TYPE,
         queues=(Queue.DEFAULT,),
         minutes=minutes,
+        failures=(*(0,) * 57, 2, 0, 1),
         started=sum(minutes),
         failed=3,
         wait_p95_ms=1_400,
@@ -233,7 +234,14 @@ def type_now(**changes: Any) -> TypeNow:
 
 def empty_type(type_: str, **changes: Any) -> TypeNow:
     """A type without runs and tasks."""
-    nothing: dict[str, Any] = {"minutes": (0,) * 60, "started": 0, "failed": 0, "wait_p95_ms": None, "due": 0}
+    nothing: dict[str, Any] = {
+        "minutes": (0,) * 60,
+        "failures": (0,) * 60,
+        "started": 0,
+        "failed": 0,
+        "wait_p95_ms": None,
+        "due": 0,
+    }
     nothing |= {"oldest_wait_seconds": None, "active": 0, "retry": 0}
     return type_now(**nothing | {"type": type_} | changes)
 
@@ -264,7 +272,15 @@ def now(minutes: int = 60) -> Now:
     types = (
         type_now(type="invoice:charge", queues=(Queue.CRITICAL,), held=218, held_seconds=1_140.0),
         type_now(failed=100, dead=9, dead_hour=2, oldest_wait_seconds=90.0, wait_p95_ms=75_000),
-        type_now(type="mail:send", queues=(Queue.LOW,), pauses=(pause,), dead=3, failed=0, oldest_wait_seconds=None),
+        type_now(
+            type="mail:send",
+            queues=(Queue.LOW,),
+            pauses=(pause,),
+            dead=3,
+            oldest_wait_seconds=None,
+            failed=0,
+            failures=(),
+        ),
         empty_type("report:daily"),
     )
     return Now(trouble(), overview(minutes), types, minutes)
@@ -383,7 +399,9 @@ def errors(**changes: Any) -> Causes:
     )
     note = CauseNote(before(hours=5), "ann", "the provider is down")
     known = cause(fingerprint="f2", runs=12, tenants=1, bars=(*(0,) * 10, 12, *(0,) * 13), state="known", note=note)
-    made = Causes((outage, cause(), replace(known, state=CauseState.KNOWN)), 3, 816, 1, True, before(days=1), NOW)
+    made = Causes(
+        (outage, cause(), replace(known, state=CauseState.KNOWN)), 3, 816, 1, True, before(days=1), NOW, ("v18", "v17")
+    )
     return replace(made, **changes)
 
 
@@ -428,6 +446,8 @@ def batch_row(**changes: Any) -> BatchRow:
         sealed_at=before(hours=1),
         on_end=Relative("import-7:on_end", TYPE, State.COMPLETED),
         on_success=Relative("import-7:on_success", TYPE, State.HELD),
+        archived=2,
+        archived_at=before(minutes=9),
     )
     return replace(made, **changes)
 

@@ -196,6 +196,7 @@ class Inspector:
         within: timedelta = timedelta(days=1),
         types: tuple[str, ...] = (),
         tenant: str | None = None,
+        version: str | None = None,
         state: views.CauseState | None = None,
         sort: str = "last",
         limit: int = 50,
@@ -203,14 +204,22 @@ class Inspector:
         """The causes of failures: the failed runs that started in the last ``within`` (5 minutes to 30 days), tasks in
         retry and archived tasks, grouped by their error. A cause with archived tasks is listed whenever they failed.
 
-        ``types``: none for all. ``tenant``: only its tasks, in each number. ``state``: only causes in this state; None:
+        ``types``: none for all. ``tenant``: only its tasks, in each number. ``version``: only causes with failed runs
+        that started while it was deployed, and only these runs. ``state``: only causes in this state; None:
         all but ignored ones without archived tasks. ``sort``: ``last``, the cause with the latest failure first,
         ``runs``, the cause with the most failed runs first, or ``now``, causes of the last hour before others, new ones
         first, and then by runs. Known, resolved and ignored causes follow the others.
         ``limit``: 1 to 500. Messages without a row are listed by :meth:`dead` alone.
         """
         return causes.causes(
-            self._scope, within=within, types=types, tenant=tenant, state=state, sort=sort, limit=limit
+            self._scope,
+            within=within,
+            types=types,
+            tenant=tenant,
+            version=version,
+            state=state,
+            sort=sort,
+            limit=limit,
         )
 
     @needs(VIEW)

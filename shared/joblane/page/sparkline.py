@@ -15,6 +15,7 @@ FRAME = Markup(
     '<svg class="spark {}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
 )
 BAR = Markup('<rect x="{}" y="{}" width="{}" height="{}"/>')
+FAILED = Markup('<rect class="part" x="{}" y="{}" width="{}" height="{}"/>')
 TICK = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline points="{}"/>')
 METER = Markup(
@@ -26,14 +27,21 @@ Marks = Sequence[tuple[float, str]]
 """Events: the share of the width that lies before, and the text."""
 
 
-def bars(values: Sequence[int], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
-    """A bar for each value, oldest first; none for zero. ``top``: the smallest value that is as high as the chart."""
+def bars(
+    values: Sequence[int], label: str, kind: str, marks: Marks = (), top: float = 1, *, failed: Sequence[int] = ()
+) -> Markup:
+    """A bar for each value, oldest first; none for zero. ``top``: the smallest value that is as high as the chart.
+    ``failed``: the red part of each bar, at its foot."""
     step, top = WIDTH / max(len(values), 1), max([1, top, *values])
-    drawn = Markup("").join(
-        BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
-        for at, height in ((at, max(value * HEIGHT / top, 1.5)) for at, value in enumerate(values) if value)
-    )
-    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
+
+    def drawn(numbers: Sequence[int], bar: Markup, least: float) -> Markup:
+        return Markup("").join(
+            bar.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
+            for at, height in ((at, max(value * HEIGHT / top, least)) for at, value in enumerate(numbers) if value)
+        )
+
+    both = drawn(values, BAR, 1.5) + drawn(failed, FAILED, 4)
+    return FRAME.format(kind, WIDTH, HEIGHT, label, both, _drawn(marks))
 
 
 def strip(ticks: Sequence[TickView], label: str) -> Markup:

@@ -70,12 +70,18 @@ def test_the_archived_members_are_redriven_and_the_callback_runs(scene: Scene, o
         scene.end(id_, State.ARCHIVED)
     scene.sql("update joblane.tasks set dead_sent_at = now(), dead_letter_unsent = false where state = 'archived'")
     assert operator.count(archived_members("import-7"), action=BulkAction.RETRY).number == 2
+    found = operator.batches()
+    assert [(row.id, row.archived, row.archived_at is None) for row in found] == [
+        ("other", 1, False),
+        ("import-7", 2, False),
+    ]
     bulk = TASKS["jobs:bulk"]
     scene.world.lane(bulk)
     started = operator.redrive(archived_members("import-7"))
     assert started.total == 2
     scene.deliver(started.id, task=bulk, seconds=600)
     assert scene.states("a", "b", "c", "d") == ["pending", "pending", "cancelled", "archived"]
+    assert [(row.id, row.archived) for row in operator.batches()] == [("other", 1), ("import-7", 0)]
 
 
 # --- The seal --------------------------------------------------------------------------------------------------------

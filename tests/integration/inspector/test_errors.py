@@ -185,6 +185,31 @@ def test_the_version_and_the_times_of_a_cause_outlive_its_runs(inspector: Inspec
     assert (after.message, after.runs) == (before.message, 1)
 
 
+def test_errors_of_a_version_are_those_of_runs_that_started_in_it(inspector: Inspector, world: World) -> None:
+    # given a deploy, another one, the first one again, and one that has not ended; and runs at these times
+    world.run(
+        "insert into joblane.deploys (at, done_at, version) select now() - hours * interval '1 hour', done, version"
+        " from (values (3, now(), 'v1'), (2, now(), 'v2'), (1, now(), 'v1'), (0.5, null, 'v3'), (99, now(), 'v0'))"
+        " as x(hours, done, version)"
+    )
+    for run, hours in enumerate((2.5, 1.5, 4), 1):
+        fail(world, "it", "aaaa", run=run, ago=hours * 3600, tenant=f"tenant-{run}")
+    fail(world, "other", "bbbb", ago=60)
+    put(world, sample_one, "dead", **archived(fingerprint="cccc"))
+    # then
+    assert causes(inspector, version="v1") == [("bbbb", 1, 0, 0), ("aaaa", 1, 0, 0)]
+    assert causes(inspector, version="v2") == [("aaaa", 1, 0, 0)]
+    assert causes(inspector, version="v3") == causes(inspector, version="other") == []
+    found = inspector.errors(version="v2")
+    assert (found.number, found.runs, found.exact, found.versions) == (1, 1, True, ("v1", "v2", "v0"))
+    # and all but the runs is that of the error in all versions
+    [of_version], [_, _, of_all] = found.causes, sorted(inspector.errors().causes, key=lambda one: one.runs)
+    assert (sum(of_version.bars), of_version.tenants) == (1, 1)
+    assert (of_version.first_at, of_version.last_at) == (of_all.first_at, of_all.last_at)
+    with pytest.raises(SelectionError, match="version"):
+        inspector.errors(version="a\0")
+
+
 def test_dead_letters_since_a_time_begin_with_the_cause_that_archived_most_since(
     inspector: Inspector, world: World
 ) -> None:
@@ -448,6 +473,14 @@ PLANTS: dict[str, tuple[Any, str, str, str, Scenario]] = {
     "an ignored error expires": (
         causes_sweep, "REMOVE", "mark is distinct from 'ignored'", "true",
         test_a_cause_expires_long_after_its_last_failure_unless_it_is_ignored,
+    ),
+    "the runs of all versions are counted": (
+        causes_sql, "FIND", "filter (where counts) as runs", "as runs",
+        test_errors_of_a_version_are_those_of_runs_that_started_in_it,
+    ),
+    "a deploy that has not ended is a version": (
+        causes_sql, "FIND", "as until from joblane.deploys where done_at is not null", "as until from joblane.deploys",
+        test_errors_of_a_version_are_those_of_runs_that_started_in_it,
     ),
     "the version is the latest one": (
         causes_sweep, "WRITE", "d.at <= x.first_at", "true",

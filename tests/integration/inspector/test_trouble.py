@@ -269,6 +269,8 @@ def test_a_type_has_the_figures_of_its_tasks_and_runs(scene: Scene) -> None:
     scene.pause("queue", "default")
     one = rows(scene)["sample:one"]
     assert (one.started, one.failed, sum(one.minutes), len(one.minutes)) == (8, 2, 8, 15)
+    assert (sum(one.failures), len(one.failures)) == (2, 15)
+    assert all(failed <= number for failed, number in zip(one.failures, one.minutes, strict=True))
     assert (one.due, one.oldest_wait_seconds, one.dead, one.dead_hour) == (2, None, 2, 1)
     assert (one.failed_share, [pause.name for pause in one.pauses]) == (0.25, ["default"])
     assert one.wait_p95_ms == pytest.approx(900_000, rel=0.1)

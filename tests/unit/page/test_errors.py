@@ -14,10 +14,17 @@ from tests.unit.page.conftest import Post
 
 
 def test_the_fields_of_the_filter_choose_the_errors(browser: TestClient, stub: FakeInspector) -> None:
-    browser.get("/errors?type=a:b&tenant=acme&within=7d&state=known&sort=last")
+    text = browser.get("/errors?type=a:b&tenant=acme&version=v18&within=7d&state=known&sort=last").text
     [(_, _, asked)] = [call for call in stub.calls if call[0] == "errors"]
-    assert (asked["types"], asked["tenant"], asked["within"].days) == (("a:b",), "acme", 7)
+    assert (asked["types"], asked["tenant"], asked["version"], asked["within"].days) == (("a:b",), "acme", "v18", 7)
     assert (asked["state"], asked["sort"]) == (CauseState.KNOWN, "last")
+    # and a version of a list leads to its errors, and the marks lead back to them
+    assert "<option selected>v18</option><option>v17</option>" in text
+    stub.groups = [views.cause(first_version="v17", last_version="v18")]
+    assert 'name="to_version" value="v18"' in browser.get("/errors?version=v18").text
+    text = browser.get("/errors?sort=last").text
+    assert 'in <a href="/errors?sort=last&amp;version=v17">v17</a>' in text
+    assert 'in <a href="/errors?sort=last&amp;version=v18">v18</a>' in text
 
 
 @pytest.mark.parametrize("query", ["state=gone", "sort=age", "within=soon"])

@@ -33,6 +33,8 @@ def test_the_first_line_is_followed_by_causes_commands_and_pages(browser: TestCl
     assert line < first < found.index("queue low") < found.index("invoice:charge")
     assert 'href="/limits/show?name=stripe"' in found
     assert "<code>joblane limits reset stripe</code> returns to the declared values" in found
+    # and the runs of each type say how many of them failed, also in words
+    assert 'aria-label="invoice:charge: 174 runs in 60 minutes, 3 failed, up to 2 a minute"' in found
 
 
 @pytest.mark.parametrize(

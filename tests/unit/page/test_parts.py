@@ -154,6 +154,10 @@ def test_a_chart_has_a_bar_for_each_minute_with_runs() -> None:
     assert 'aria-label="&lt;b&gt;"' in drawn
     heights = [float(height) for height in re.findall(r'rect [^>]*height="([\d.]+)"', drawn)]
     assert heights == [sparkline.HEIGHT / 2, sparkline.HEIGHT]
+    # and a single failed run is seen
+    drawn = sparkline.bars([0, 500, 500], "", "started", failed=[0, 1, 250])
+    parts = [float(height) for height in re.findall(r'<rect class="part" [^>]*height="([\d.]+)"', drawn)]
+    assert parts == [4, sparkline.HEIGHT / 2]
 
 
 def test_small_charts_share_the_scale_that_they_are_given() -> None:

@@ -45,6 +45,10 @@ def ls(
     ] = "1d",
     type_: options.Types = None,
     tenant: options.Tenant = None,
+    version: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="Only failed runs that started in this version."),
+    ] = None,
     state: Annotated[
         str | None,
         typer.Option("--state", "-s", metavar="STATE", help="Only errors in this state.", autocompletion=states),
@@ -64,11 +68,17 @@ def ls(
     length = filters.parsed(duration, within, "--within")
     chosen = None if state is None else filters.one_of(CauseState, state, "--state")
     found = target.inspector(context).errors(
-        within=length, types=tuple(type_ or ()), tenant=tenant, state=chosen, sort=sort.value, limit=limit
+        within=length,
+        types=tuple(type_ or ()),
+        tenant=tenant,
+        version=version,
+        state=chosen,
+        sort=sort.value,
+        limit=limit,
     )
     terminal.answer(found, as_json=as_json)
     if not found.causes:
-        such = "such " if type_ or tenant or state else ""
+        such = "such " if type_ or tenant or version or state else ""
         terminal.say(f"No {such}run has failed within the last {within}, and there are no {such}archived tasks.")
     if found.causes:
         lists.show(found.causes)

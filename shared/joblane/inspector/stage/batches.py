@@ -21,17 +21,29 @@ from joblane.sqs.message import ID_PATTERN
 MOST_MEMBERS = 50_000
 """Members of a batch that are counted, in about 50 ms: they are next to each other in the table."""
 DEAD_SHOWN = 20
+MOST_ARCHIVED = 20_000
 
 ROW = """
-select b.id, b.created_at, b.sealed_at, b.on_end, e.type, e.state, b.on_success, s.type, s.state
+select b.id, b.created_at, b.sealed_at, b.on_end, e.type, e.state, b.on_success, s.type, s.state{more}
   from {batches} b
   left join lateral (select t.type, t.state from joblane.tasks t where t.id = b.on_end limit 1) e on true
   left join lateral (select t.type, t.state from joblane.tasks t where t.id = b.on_success limit 1) s on true
 """
-LATEST = ROW.format(
-    batches="(select * from joblane.batches order by created_at desc, id desc limit $1::int)"
-) + " order by b.created_at desc, b.id desc"  # fmt: skip
-ONE = ROW.format(batches="(select * from joblane.batches where id = $1)")
+LATEST = (
+    ROW.format(
+        batches="(select * from joblane.batches order by created_at desc, id desc limit $1::int)",
+        more=", coalesce(a.number, 0), a.latest",
+    )
+    + f"""
+  left join (select batch, count(*) as number, max(finished_at) as latest
+               from (select batch, finished_at from joblane.tasks
+                      where (dead_sent_at is not null or dead_letter_unsent) and state = 'archived'
+                      order by created_at desc, id desc limit {MOST_ARCHIVED}) as t
+              group by 1) as a on a.batch = b.id
+ order by b.created_at desc, b.id desc
+"""
+)
+ONE = ROW.format(batches="(select * from joblane.batches where id = $1)", more="")
 LOCK = "select sealed_at is not null from joblane.batches where id = $1 for update"
 # Without an order, only the index of tags can be used. It needs both conditions.
 MEMBERS = f"""
@@ -82,7 +94,8 @@ def _read(connection: Connection, id_: str) -> BatchRow:
 
 def _row(row: list[Any]) -> BatchRow:
     id_, created_at, sealed_at, *callbacks = row
-    return BatchRow(id_, created_at, sealed_at, _callback(*callbacks[:3]), _callback(*callbacks[3:]))
+    on_end, on_success = _callback(*callbacks[:3]), _callback(*callbacks[3:6])
+    return BatchRow(id_, created_at, sealed_at, on_end, on_success, *callbacks[6:])
 
 
 def _callback(id_: str | None, type_: str | None, state: str | None) -> Relative | None:

@@ -15,13 +15,18 @@ from joblane.record.task.insert import BATCH_TAG
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """A batch. ``sealed_at`` None: members can be added. ``on_end``, ``on_success``: its callbacks, or None."""
+    """A batch. ``sealed_at`` None: members can be added. ``on_end``, ``on_success``: its callbacks, or None.
+
+    Only in a list: ``archived``, its members among the latest 20,000 archived tasks; ``archived_at``, the latest end.
+    """
 
     id: str
     created_at: datetime
     sealed_at: datetime | None
     on_end: Relative | None
     on_success: Relative | None
+    archived: int = 0
+    archived_at: datetime | None = None
 
 
 LISTINGS[BatchRow] = Listing(
@@ -31,6 +36,7 @@ LISTINGS[BatchRow] = Listing(
         Column("ID", "id", Kind.ID, fold=30),
         Column("Created", "created_at", Kind.MOMENT),
         Column("Sealed", lambda row: row.sealed_at or "no", Kind.MOMENT, warns=lambda row: not row.sealed_at),
+        Column("Archived", "archived", Kind.ALARM, since="archived_at"),
         Column("On end", lambda row: row.on_end and row.on_end.shown_state, Kind.STATE),
         Column("On success", lambda row: row.on_success and row.on_success.shown_state, Kind.STATE),
     ),

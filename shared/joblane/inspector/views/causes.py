@@ -85,6 +85,11 @@ class Cause:
         return text if self.recorded else f"{self.error} (messages without a row, in {self.queue})"
 
     @property
+    def versions(self) -> str:
+        """The first and the last version, as far as they are known."""
+        return " to ".join(dict.fromkeys(filter(None, (self.first_version, self.last_version))))
+
+    @property
     def is_quiet(self) -> bool:
         """True if it needs no operator: it is known, resolved or ignored."""
         return self.state in QUIET
@@ -103,7 +108,7 @@ LISTINGS[Cause] = Listing(
         Column("Type", "type", fold=20),
         Column("Error", "described", Kind.PROSE, fold=20),
         Column("First", "first_at", Kind.MOMENT),
-        Column("Version", lambda cause: cause.first_version, optional=True),
+        Column("Version", "versions", optional=True),
         Column("Last", "last_at", Kind.MOMENT),
         Column("Example", "example", Kind.ID, page_only=True),
     ),
@@ -117,6 +122,7 @@ class Causes:
 
     ``runs``: the failed runs of all causes in this time. ``ignored``: ignored causes that are not listed.
     ``exact`` False: only the latest 100,000 failed runs were counted, or there are more causes than are listed.
+    ``versions``: the latest 20 versions that were deployed in this time, the newest first.
     """
 
     causes: tuple[Cause, ...]
@@ -126,6 +132,7 @@ class Causes:
     exact: bool
     since: datetime
     at: datetime
+    versions: tuple[str, ...] = ()
 
     @property
     def within(self) -> timedelta:

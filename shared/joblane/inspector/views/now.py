@@ -43,7 +43,8 @@ LEAST_RUNS = 5
 class TypeNow(OfRuns):
     """A type with its live tasks, and its runs of the last minutes.
 
-    ``minutes``: runs that started in each, oldest first. ``wait_p95_ms``: within 10 %, None without runs.
+    ``minutes``: runs that started in each, oldest first. ``failures``: the failed ones of these.
+    ``wait_p95_ms``: within 10 %, None without runs.
     ``oldest_wait_seconds``: of due tasks, None if none waits or a pause keeps them. ``held``, ``held_seconds``: tasks
     that wait for a limit, and the longest wait. ``dead``: tasks that were archived within a day and still are;
     ``dead_hour``: within an hour. ``target_seconds``: None if no code declares the type.
@@ -53,6 +54,7 @@ class TypeNow(OfRuns):
     type: str
     queues: tuple[Queue, ...]
     minutes: tuple[int, ...]
+    failures: tuple[int, ...]
     started: int
     failed: int
     wait_p95_ms: int | None

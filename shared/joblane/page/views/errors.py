@@ -18,7 +18,7 @@ from joblane.page.inspectors import desk
 from joblane.page.rendering import page, query, redirect
 from joblane.page.views.stage import WITHIN, last_entry
 
-FIELDS = ("within", "type", "tenant", "state", "sort")
+FIELDS = ("within", "type", "tenant", "version", "state", "sort")
 MOST = 50
 """Errors that are listed."""
 MARKS = {CauseState.KNOWN: "Known", CauseState.RESOLVED: "Resolve", CauseState.IGNORED: "Ignore"}
@@ -26,7 +26,10 @@ MARKS = {CauseState.KNOWN: "Known", CauseState.RESOLVED: "Resolve", CauseState.I
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    """``within``: a duration. ``type``, ``tenant``, ``state``: only these. ``sort``: ``now``, ``runs`` or ``last``."""
+    """``within``: a duration. ``type``, ``tenant``, ``version``, ``state``: only these.
+
+    ``sort``: ``now``, ``runs`` or ``last``.
+    """
     given = {name: (request.query_params.get(name) or "").strip() for name in FIELDS}
     chosen = given | {"within": given["within"] or "1d", "sort": given["sort"] or "now"}
     if chosen["sort"] not in CAUSE_SORTS:
@@ -35,6 +38,7 @@ def show(request: Request, inspector: Inspector) -> Response:
         within=age("within", chosen["within"]),
         types=(chosen["type"],) if chosen["type"] else (),
         tenant=chosen["tenant"] or None,
+        version=chosen["version"] or None,
         state=name_of(CauseState, "state", chosen["state"]) if chosen["state"] else None,
         sort=chosen["sort"],
         limit=MOST,

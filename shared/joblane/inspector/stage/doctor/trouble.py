@@ -141,7 +141,7 @@ def _type(
         states.update(recorded.tasks.get(lane, {}))
         buckets.update(recorded.buckets.get(lane, {}))
     runs = [[recorded.type_minutes.get((*lane, minute)) for lane in lanes] for minute in minutes]
-    started = tuple(sum(each[0] for each in one if each) for one in runs)
+    started, failures = (tuple(sum(each[at] for each in one if each) for one in runs) for at in (0, 2))
     waits = [seconds for lane in lanes if (seconds := recorded.waits.get(lane)) is not None]
     held = [recorded.held[lane] for lane in lanes if lane in recorded.held]
     wait = percentile(buckets, 0.95)
@@ -150,8 +150,9 @@ def _type(
         type=type_,
         queues=tuple(queue for queue in Queue if queue in queues),
         minutes=started,
+        failures=failures,
         started=sum(started),
-        failed=sum(each[2] for one in runs for each in one if each),
+        failed=sum(failures),
         wait_p95_ms=None if wait is None else round(wait),
         target_seconds=task.target_wait.total_seconds() if task else None,
         oldest_wait_seconds=max(waits, default=None),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from joblane.errors.text import storable
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import CAUSE_SORTS, MOST_FAILED_RUNS, Filter
 from joblane.inspector.links import log_group_link
@@ -25,6 +26,7 @@ from joblane.sweep.causes import VERSION
 BARS = 24
 MOST_CAUSES = 500
 """Causes that are listed."""
+MOST_VERSIONS = 20
 NEW = "1 day"
 """A cause is new for this long after its first failed run, or after the first one since it was resolved."""
 
@@ -35,14 +37,20 @@ IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent) and finished_at 
 has no fingerprint."""
 OF_TASKS = "(cardinality($2::text[]) = 0 or type = any($2::text[])) and ($3::text is null or tenant = $3)"
 FIND = f"""
-with ran as not materialized (
-  select fingerprint, type, tenant, started_at, task_id
+with deployed as (
+  select version, at, lead(at) over (order by at, number) as until from joblane.deploys where done_at is not null
+),
+ran as not materialized (
+  select fingerprint, type, tenant, started_at, task_id,
+         $13::text is null or started_at <@ (select range_agg(tstzrange(at, until)) from deployed where version = $13)
+           as counts
     from joblane.task_attempts
    where fingerprint is not null and started_at >= $1::timestamptz and type is not null and {OF_TASKS}
    order by started_at desc limit {MOST_FAILED_RUNS}
 ),
 runs as materialized (
-  select fingerprint, type, count(*) as runs, min(started_at) as first_at, max(started_at) as last_at
+  select fingerprint, type, count(*) filter (where counts) as runs, count(*) as read,
+         min(started_at) as first_at, max(started_at) as last_at
     from ran group by 1, 2
 ),
 tasks as (
@@ -75,12 +83,16 @@ matching as not materialized (
   select * from found
    where case when $4::text is not null then state = $4
               else state <> 'ignored' or archived > 0 or cardinality($9::text[]) > 0 end
-     and (not $6::boolean or lately > 0)
+     and (not $6::boolean or lately > 0) and ($13::text is null or runs > 0)
      and (cardinality($9::text[]) = 0 or fingerprint = any($9::text[]))
 ),
 totals as (
   select (select count(*) from matching) as number, (select coalesce(sum(runs), 0) from runs) as runs,
-         (select count(*) from found where state = 'ignored' and archived = 0) as ignored
+         (select count(*) from found where state = 'ignored' and archived = 0 and ($13::text is null or runs > 0))
+           as ignored,
+         (select sum(read) from runs) as read,
+         array(select version from deployed where until > $1::timestamptz or until is null
+                group by 1 order by max(at) desc limit {MOST_VERSIONS}) as versions
 ),
 listed as materialized (
   select *, row_number() over () as place
@@ -94,7 +106,7 @@ listed as materialized (
 ),
 mine as materialized (  -- "is true": each run is looked up in a hash of the listed causes; a join may hash all runs
   select fingerprint, type, started_at, tenant, task_id from ran
-   where ((fingerprint, type) in (select fingerprint, type from listed)) is true
+   where counts and ((fingerprint, type) in (select fingerprint, type from listed)) is true
 ),
 counted as (
   select fingerprint, type, array_agg(array[bar, number]) as bars
@@ -113,7 +125,7 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
        o.number, o.ignored, o.runs, c.error_type, c.message, e.error_type, e.message, q.queue,
        q.error_type, q.message,
        case when c.first_at <= l.first_at then c.first_version else {VERSION.format(at="l.first_at")} end,
-       coalesce({VERSION.format(at="l.last_at")}, c.last_version)
+       coalesce({VERSION.format(at="l.last_at")}, c.last_version), o.read, o.versions
   from totals o left join listed l on true left join counted b using (fingerprint, type)
        left join concerned a using (fingerprint, type) left join joblane.causes c using (fingerprint, type)
        left join lateral (
@@ -129,8 +141,8 @@ select l.fingerprint, l.type, l.runs, l.retry, l.archived, coalesce(a.tenants, 0
 """The causes since $1, of the types $2 (none: all) and the tenant $3 (null: all), in the state $4 (null: all except
 ignored ones without archived tasks), in the order $5, if $6 only causes of tasks that were archived since $10 (null: at
 any time), the first $7 of them at the time $8, with the fingerprints $9 (none: all), and with bars from $11 to $12, as
-seconds since 1970. The failed runs of a task in retry can all be older than $1: its row has the start of the last
-one."""
+seconds since 1970. With $13, only runs of this version are counted, and only causes with such a run are listed. The
+failed runs of a task in retry can all be older than $1: its row has the start of the last one."""
 
 
 def causes(
@@ -139,6 +151,7 @@ def causes(
     within: timedelta,
     types: Sequence[str],
     tenant: str | None,
+    version: str | None,
     state: CauseState | None,
     sort: str,
     limit: int,
@@ -151,7 +164,9 @@ def causes(
     if state is not None and state not in list(CauseState):
         raise SelectionError("state", f"{', '.join(CauseState)} are the states of errors")
     chosen = checked(scope, Filter(types=tuple(types), tenant=tenant))
-    return read(scope, chosen, within=within, state=state, sort=sort, limit=limit)
+    if version is not None and storable(version) != version:
+        raise SelectionError("version", "a version from a list of errors is required")
+    return read(scope, chosen, within=within, version=version, state=state, sort=sort, limit=limit)
 
 
 def read(
@@ -159,6 +174,7 @@ def read(
     chosen: Filter,
     *,
     within: timedelta = timedelta(days=1),
+    version: str | None = None,
     state: CauseState | None = None,
     sort: str = "last",
     archived_only: bool = False,
@@ -186,16 +202,19 @@ def read(
             chosen.ended_after,
             str(since.timestamp()),
             str(at.timestamp()),
+            version,
         )
     number, ignored, runs = map(int, rows[0][14:17])
+    seen, versions = rows[0][-2:]
     found = tuple(_cause(scope, row) for row in rows if row[0] is not None)
-    return Causes(found, number, runs, ignored, runs < MOST_FAILED_RUNS and number <= limit, since, at)
+    exact = (seen or 0) < MOST_FAILED_RUNS and number <= limit
+    return Causes(found, number, runs, ignored, exact, since, at, tuple(versions))
 
 
 def _cause(scope: Scope, row: Sequence[Any]) -> Cause:
     fingerprint, type_, runs, retry, archived, tenants, first_at, last_at, bars, state, *rest = row
     marked_at, marked_by, note, example, _, _, _, kept_error, kept_message, *rest = rest
-    of_run, of_run_message, queue, of_task, of_task_message, first_version, last_version = rest
+    of_run, of_run_message, queue, of_task, of_task_message, first_version, last_version, *_ = rest
     heights = dict(bars or ())
     return Cause(
         fingerprint=fingerprint,
