@@ -79,7 +79,7 @@ class JobClient:
             payload: An instance of the task's payload class.
             session: A session of SQLAlchemy. The task exists once the session commits; its
                 message is sent after that. None: the client commits the row and sends the message at once.
-            connection: A connection of psycopg or of Django, in place of ``session``. The task exists once its
+            connection: A connection of psycopg or of Django, instead of ``session``. The task exists once its
                 transaction commits. None: none.
             after_commit: Gets a function without arguments that sends the message; call it after the commit. Required
                 with a connection of psycopg, for example ``callbacks.append`` of a list. None with a connection of
@@ -147,9 +147,9 @@ class JobClient:
             task: A function declared by ``@task``.
             payload: An instance of the task's payload class.
             session: An asynchronous session of SQLAlchemy. The task exists once the session commits. A thread sends the
-                message, and ``await session.commit()`` ends after that. None: a thread commits the row and sends the
+                message, and ``await session.commit()`` returns after that. None: a thread commits the row and sends the
                 message at once.
-            connection: A connection of asyncpg, or an ``AsyncConnection`` of psycopg, in place of ``session``. The task
+            connection: A connection of asyncpg, or an ``AsyncConnection`` of psycopg, instead of ``session``. The task
                 exists once its transaction commits. None: none.
             after_commit: Gets an asynchronous function without arguments that sends the message; await it after the
                 commit. Required with ``connection``, for example ``callbacks.append`` of a list.
@@ -184,11 +184,10 @@ class JobClient:
         """Return a new batch: tasks whose common end starts a callback. See :class:`~joblane.client.batch.Batch`.
 
         Args:
-            id: Id of the batch: 1 to 90 printable ASCII characters without spaces. A batch of the stage that has this
-                id already is refused.
+            id: Id of the batch: 1 to 90 printable ASCII characters without spaces. The id must be new in the stage.
             on_end: The job that runs once all members have ended, archived and cancelled ones included. None: none.
-            on_success: The job that runs once all members have completed, also after a redrive. If a member is
-                cancelled, it is cancelled. None: none.
+            on_success: The job that runs once all members have completed, even after a redrive. If a member is
+                cancelled, this job is cancelled. None: none.
             session: As for :meth:`enqueue`. None: the batch has a session of its own, which commits at the end of the
                 ``with`` block, or of each call without it.
 
@@ -322,7 +321,7 @@ class JobClient:
         are cancelled too, unless they were enqueued with ``on_parent_dead="run"``. If they are so many that this takes
         longer than a second, the sweep cancels the rest, within minutes of the return.
 
-        A cancel commits by itself, also in a handler: a rollback does not undo it.
+        A cancel commits at once, even in a handler: a rollback does not undo it.
 
         Raises:
             DatabaseUnavailableError: the database is unavailable.
@@ -377,7 +376,7 @@ class JobClient:
                 raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
 
     def close(self) -> None:
-        """Close the client's connection. The client can be used again: it then connects anew."""
+        """Close the client's connection. The client can be used again: it then connects again."""
         self._producer.close()
 
     def __enter__(self) -> Self:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Limits:
     """Changes limits, and shows them.
 
-    A change holds at once, for all tasks that have not started, and outlives deploys. It stops no task. The audit has
-    each change, with the user and machine of this process, or the name of its Lambda function.
+    A change takes effect at once for all tasks that have not started, and survives deploys. It does not stop tasks. The
+    audit records each change, with the user and machine of this process, or the name of its Lambda function.
     """
 
     def __init__(self, producer: Producer) -> None:
@@ -48,10 +48,10 @@ class Limits:
         until: datetime | None = None,
         reason: str | None = None,
     ) -> None:
-        """Set values of a limit, in place of the declared ones. A value that is not given stays as it is.
+        """Set values of a limit instead of the declared ones. An argument that is left out changes nothing.
 
-        A raised limit starts waiting tasks at once. A lowered one stops none. If the rate changes, tasks that wait for
-        their time get new times, at once or with the next sweep.
+        A raised limit starts waiting tasks at once. A lowered limit does not stop tasks. If the rate changes, tasks
+        that wait for their time get new times, at once or with the next sweep.
 
         Args:
             name: A task type, or the name of a shared limit.
@@ -61,8 +61,8 @@ class Limits:
             max_total: Tasks of the type at a time. 0: none starts. Range: 0 to 10000.
             total: Tasks at a time, of a shared limit. 0: none starts. Range: 0 to 10000.
             rate: Starts in a time: of the key or each key, of the type if it has no key, or of the shared limit.
-            until: Time at which the declared values hold again. None: as an earlier change has set it, else when
-                :meth:`reset` is called.
+            until: Time at which the declared values apply again. None: the time that an earlier change has set, if any;
+                otherwise never, until :meth:`reset` is called.
             reason: Reason, for operators and the audit. At most 500 characters. None or empty: no reason.
 
         Raises:
@@ -79,14 +79,14 @@ class Limits:
         )
 
     def reset(self, name: str, *, key: str | None = None, reason: str | None = None) -> None:
-        """Remove what was set, so that the declared values hold, and end a delay of the limit by
-        :class:`~joblane.errors.RateLimited`. What was set for single keys of a type stays.
+        """Return to the declared values, and end a delay of the limit by :class:`~joblane.errors.RateLimited`. Values
+        that were set for single keys of a type stay.
 
-        Also what was set for a limit that no task declares any more can be removed.
+        This can also remove the values of a limit that no task declares any more.
 
         Args:
             name: A task type, or the name of a shared limit.
-            key: Only what was set for this key. None: what was set for the type and for each of its keys.
+            key: Only the values of this key. None: the values of the type, and those that apply to each key.
             reason: Reason, for the audit.
 
         Raises:

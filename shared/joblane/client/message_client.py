@@ -72,8 +72,8 @@ class MessageClient:
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Send the messages of many tasks, in batches.
 
-        Returns a result for each job, in order. A job whose message SQS did not accept has a :class:`SendError` in
-        place of a result.
+        Returns a result for each job, in order. A job whose message SQS did not accept has a :class:`SendError` instead
+        of a result.
 
         Args:
             jobs: The jobs. Each can have a ``task_id`` of its own.

@@ -37,8 +37,8 @@ MOST_LISTED = 1_000
 class Schedules:
     """Schedules that a program makes at run time, for example one for each customer.
 
-    A schedule is a row in the database, as many as there are customers. The sweep makes the tasks of its ticks up to 15
-    minutes ahead, and each runs at its time, to the second. A change is part of the caller's transaction with
+    A schedule is a row in the database, so there can be one for each customer. The sweep creates the tasks of its ticks
+    up to 15 minutes ahead, and each runs at its time, to the second. A change is part of the caller's transaction with
     ``session`` or ``connection``, as an enqueue is; without them it commits at once.
 
     The tasks of ticks have ids of the form ``@name:2026-12-01T06:00Z:5``, and ``schedule`` in their options. The
@@ -47,7 +47,7 @@ class Schedules:
     unique key, is still live.
 
     :meth:`pause`, :meth:`resume`, :meth:`run_now` and :meth:`get` take a schedule of the code as well, by its full
-    name: ``"mail:digest:0"``. The others are for those made at run time.
+    name: ``"mail:digest:0"``. The other methods take only schedules made at run time.
 
     Each method has an asynchronous form: ``aput``, ``aget``, ``alist``, ``apause``, ``aresume``, ``adelete`` and
     ``arun_now``, which take the sessions and connections of :meth:`JobClient.aenqueue`.
@@ -72,30 +72,30 @@ class Schedules:
         after_commit: AfterCommit | None = None,
         **options: Unpack[TickOptions],
     ) -> PutSchedule:
-        """Make a schedule, or replace the one of this name.
+        """Create a schedule, or replace the schedule of this name.
 
-        The same call again changes nothing, unless the schedule has a problem: then its next ticks get their tasks. A
-        change holds from the next tick on: tasks that were made ahead, and have not begun, are cancelled and made anew.
-        A retry does not bring a cancelled one back. If neither the times nor the time zone change, no tick is lost, not
-        even a late one. A paused schedule stays paused.
+        The same call again changes nothing, unless the schedule has a problem: then its next ticks create tasks again.
+        A change takes effect at the next tick: tasks that were created ahead and have not started are cancelled and
+        created again. A retry does not bring cancelled tasks back. If neither the times nor the time zone change, no
+        tick is lost, not even a late one. A paused schedule stays paused.
 
         Args:
             name: Name, unique in the stage: 1 to 128 printable ASCII characters without spaces. If customers choose
                 names, put the customer into it, for example ``"acme:weekly"``.
             task: A function declared by ``@task``.
             payload: An instance of the task's payload class, the same for each tick.
-            schedule: ``cron("0 6 * * *", timezone="Europe/Berlin")``, ``every(hours=1)``, or the text of a cron, in
-                UTC. The shortest interval is a minute.
+            schedule: ``cron("0 6 * * *", timezone="Europe/Berlin")``, ``every(hours=1)``, or a cron expression in UTC.
+                The shortest interval is a minute.
             tenant: Tenant of the tasks, as for an enqueue. It cannot be changed: delete the schedule first.
-            missed: What happens to ticks that got no task until 6 minutes after their time, for example because no
-                sweep ran. ``"latest"``: the newest of them runs. ``"skip"``: none runs.
+            missed: What happens to ticks that have no task 6 minutes after their time, for example because no sweep
+                ran. ``"latest"``: the newest of them runs. ``"skip"``: none runs.
             session: As for :meth:`JobClient.enqueue`. The schedule exists once the session commits.
             connection: As for :meth:`JobClient.enqueue`.
             after_commit: As for :meth:`JobClient.enqueue`.
             options: The enqueue options of the tasks, see :class:`~joblane.tasks.job.Job`. A schedule refuses some.
 
         Raises:
-            ScheduleError: the name, the times, ``missed`` or the tenant is wrong, an option is none of a schedule, or
+            ScheduleError: the name, the times, ``missed`` or the tenant is wrong, or an option is not for schedules, or
                 another transaction has changed the schedule and not ended within 5 seconds. Nothing was changed.
             EnqueueError: the task, the payload or another argument is wrong. Nothing was changed.
             DatabaseUnavailableError: the database is unavailable.
@@ -119,13 +119,13 @@ class Schedules:
         after_commit: AsyncAfterCommit | None = None,
         **options: Unpack[TickOptions],
     ) -> PutSchedule:
-        """Make or replace a schedule as :meth:`put` does, without blocking the event loop."""
+        """Create or replace a schedule as :meth:`put` does, without blocking the event loop."""
         where = transaction_of(session, connection, after_commit, is_async=True)
         row, times = self._row(name, Job(task, payload, tenant=tenant), schedule, missed, options)
         return await self._producer.achange(where, partial(self._changes.put, row=row, task=task, times=times))
 
     def pause(self, name: str, *, session: AnySession | None = None, connection: object = None) -> bool:
-        """Pause a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled for good.
+        """Pause a schedule. Its tasks that have not started are cancelled for good.
 
         Returns False if it was paused already. A task that was due more than a day ago is not cancelled.
 
@@ -147,7 +147,7 @@ class Schedules:
         return await self._aend(self._changes.pause, name, session, connection)
 
     def delete(self, name: str, *, session: AnySession | None = None, connection: object = None) -> bool:
-        """Delete a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled for good.
+        """Delete a schedule. Its tasks that have not started are cancelled for good.
 
         Returns False if no schedule has this name. Arguments and errors are those of :meth:`pause`.
         """
@@ -166,7 +166,7 @@ class Schedules:
         connection: object = None,
         after_commit: AfterCommit | None = None,
     ) -> bool:
-        """Resume a paused schedule. It fires at its next time; ticks of the time of the pause never run.
+        """Resume a paused schedule. It fires at its next time; ticks during the pause never run.
 
         Returns False if it was not paused.
 
@@ -208,7 +208,7 @@ class Schedules:
         connection: object = None,
         after_commit: AfterCommit | None = None,
     ) -> Enqueued:
-        """Enqueue a task of a schedule now, also if the schedule is paused. Its ticks stay as they are.
+        """Enqueue a task of a schedule now, even if the schedule is paused. Its ticks do not change.
 
         The task has a new id. It takes the unique key that a tick takes, so it is refused while a tick with
         ``overlap="skip"`` runs.
@@ -256,7 +256,7 @@ class Schedules:
         Args:
             name: Name of the schedule.
             session: A session of SQLAlchemy, in whose transaction it is read. None: the client's own.
-            connection: A connection of psycopg or of Django, in place of ``session``.
+            connection: A connection of psycopg or of Django, instead of ``session``.
 
         Raises:
             DatabaseUnavailableError: the database is unavailable.
@@ -285,10 +285,10 @@ class Schedules:
         """Return schedules in the order of their names.
 
         Args:
-            tenant: Only those of this tenant. None: those of all tenants, and those without one.
-            type: Only those of this task type. None: those of all types.
-            after: Only those whose names come after this one: the last name of the previous page. None: from the first.
-            limit: The most schedules. Range: 1 to 1000.
+            tenant: Only schedules of this tenant. None: all schedules.
+            type: Only schedules of this task type. None: all types.
+            after: Only schedules whose names come after this name, the last of the previous page. None: from the first.
+            limit: Maximum number of schedules. Range: 1 to 1000.
             session: As for :meth:`get`.
             connection: As for :meth:`get`.
 

@@ -184,7 +184,7 @@ class EnqueueError(FieldError):
 class LaneError(EnqueueError):
     """The task has no lane in the queue that the enqueue names.
 
-    Name another queue, or add this queue to the task's declaration by ``also``.
+    Name another queue, or add this queue to ``also`` in the task's declaration.
     """
 
     def __init__(self, type_: str, queue: str, lanes: Iterable[str]) -> None:
@@ -266,7 +266,7 @@ class TaskIdConflictError(EnqueueError):
 class BatchIdConflictError(EnqueueError):
     """A batch with the given id exists. Nothing was enqueued.
 
-    If you did not receive the result of a block, this error of its repetition shows that the batch exists.
+    If you did not receive the result of a block, repeat it: this error then shows that the batch exists.
     """
 
     batch_id: str
@@ -345,7 +345,7 @@ class DatabaseUnavailableError(JobError):
     """The database is unavailable, or did not answer in time. Nothing was sent.
 
     Enqueue again. If the connection broke before the answer, and a second try failed too, the task may exist:
-    ``task_ids`` has its id, and a second enqueue with this ``task_id`` makes no second task.
+    ``task_ids`` has its id, and a second enqueue with this ``task_id`` does not create a second task.
     """
 
     def __init__(self, message: str, *, task_ids: Iterable[str] = ()) -> None:

@@ -19,7 +19,7 @@ class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
 
 
 class DepthError(SkipRetry):
-    """A run has enqueued a task that is further from the outside than the task's ``max_depth``. Nothing was enqueued.
+    """A run has tried to enqueue a task that is deeper than its ``max_depth``. Nothing was enqueued.
 
     The run's task is archived, because each retry would do the same. End the chain, raise ``max_depth`` of the type
     that the message names, or loop over ``ctx.resume`` in one task.
@@ -94,11 +94,11 @@ class Snooze(_After):
 
 
 class RateLimited(_After):
-    """End this run, and start none of the tasks that share its widest limit before ``retry_after`` has passed. No
-    attempt is counted. The work of this run is rolled back.
+    """End this run, and start no task that shares its widest limit until ``retry_after`` has passed. No attempt is
+    counted. The work of this run is rolled back.
 
-    Raise it if another service refuses a call because there were too many. One refusal is then heeded by all tasks that
-    share the ``limit`` of the type, or else the type's ``max_total`` or ``rate``, or else the key. A task without a
+    Raise it if another service refuses a call because there were too many. All tasks that share the
+    ``limit`` of the type, or else the type's ``max_total`` or ``rate``, or else the key, then wait. A task without a
     limit waits alone. The other tasks wait a day at most, this task the whole time. ``joblane limits reset`` ends their
     wait.
     """

@@ -70,8 +70,7 @@ class TaskContext:
     traceparent: str | None
     """W3C ``traceparent`` of this run, for the services that the handler calls. None: the task has no trace."""
     idempotency_key: str
-    """A text that is the same in every attempt of this task, for services outside of the database. It is the task's
-    id."""
+    """The task's id, which is the same in every attempt. Pass it to services that accept an idempotency key."""
     _unwritten: tuple[int, int | None, str | None] | None = None
     """The last progress, if it is not written yet."""
 
@@ -107,7 +106,7 @@ class TaskContext:
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
-        """Settings that the task declares by ``environment``: name → value. Settings without a value are left out.
+        """Settings that the task declares in ``environment``: name → value. Settings without a value are left out.
 
         A value in Secrets Manager is read when it is used, and kept for five minutes.
 
@@ -144,9 +143,9 @@ class TaskContext:
     def session(self) -> Session:
         """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
 
-        It is made on first use. A call of ``commit()`` is refused: after a later failure, half of the handler's work
-        would stay. To close it loses its work, and fails the attempt, so use it without ``with``. In an ``async def``
-        handler its statements block the event loop.
+        It is created on first use. ``commit()`` is refused, because half of the handler's work would stay after a later
+        failure. ``close()`` loses the work and fails the attempt, so use the session without ``with``. In an
+        ``async def`` handler its statements block the event loop.
 
         Raises:
             JobError: the run uses :attr:`async_session`, or has ended.
@@ -159,7 +158,7 @@ class TaskContext:
         """An SQLAlchemy ``AsyncSession`` over asyncpg, whose work commits together with the task's completion, or not
         at all. Only for an ``async def`` handler with the packages of ``joblane[async]``.
 
-        It is made on first use. Calls of ``commit()`` are refused, and ``close()`` loses its work, so use it without
+        It is created on first use. ``commit()`` is refused, and ``close()`` loses the work, so use the session without
         ``async with``. Its objects do not expire at a commit. It runs one statement at a time.
 
         Raises:
@@ -189,8 +188,8 @@ class TaskContext:
         """Return the database connection of the session, to run statements in the same transaction.
 
         Raises:
-            JobError: the connection broke after the transaction began. The work of the transaction is lost. Or the run
-                uses :attr:`async_session`.
+            JobError: the connection broke after the transaction began, and the work of the transaction is lost; or the
+                run uses :attr:`async_session`.
         """
         self._refuse_async("ctx.connection()", "await ctx.async_session.execute(…)")
         return self._work.lend(OPERATOR if self.type.startswith(OWN_TYPES) else None)
@@ -203,7 +202,8 @@ class TaskContext:
         its ``headers`` name another trace.
 
         Raises:
-            EnqueueError: also if the task's ``grants`` do not name the type of the new task. Nothing was written.
+            EnqueueError: an argument is wrong, or the ``grants`` of this task do not name the type of the new task.
+                Nothing was written.
             DepthError: the new task is deeper than its ``max_depth``. Do not catch it: it archives this task.
         """
         self._refuse_async("ctx.enqueue", "await ctx.aenqueue(…)")
@@ -230,8 +230,8 @@ class TaskContext:
 
     @cached_property
     def batch(self) -> Batch | None:
-        """The batch of which this task is a member, to add members in this task's transaction, also after it is sealed.
-        None: the task is no member of a batch."""
+        """The batch that this task belongs to. It adds members in this task's transaction, even after the batch is
+        sealed. None: the task does not belong to a batch."""
         from joblane.client.batch import Batch
 
         self._refuse_async("ctx.batch", "ctx.session")
@@ -259,13 +259,13 @@ class TaskContext:
         """Record the progress of the run, and check as :meth:`check` does.
 
         The progress is visible at once, outside of the task's transaction. It is written at most once a second, and
-        always when ``done`` reaches ``total``. A run that does not complete writes its last progress with its end.
+        always when ``done`` reaches ``total``. A run that does not complete writes its last progress when it ends.
 
         Args:
             done: Number of items that are done, zero or more.
             total: Number of all items. None: not known.
-            note: A text for operators and for readers of a stream of progress, of which 200 characters are kept. Values
-                of redacted fields are removed; do not put other payload values into it.
+            note: A message for operators and for readers of a progress stream, cut to 200 characters. Values of
+                redacted fields are removed; do not put other payload values into it.
 
         Raises:
             ValueError: ``done`` or ``total`` is not a whole number of zero or more.
@@ -309,11 +309,11 @@ class TaskContext:
 
         Args:
             items: The items, in any order.
-            key: Function that returns an item's key: a text of 1 to 2,000 bytes that is the same in every attempt. All
-                loops of a task share one set of keys.
+            key: Function that returns an item's key: a string of 1 to 2,000 bytes that is the same in every attempt.
+                All loops of a task share one set of keys.
 
         Raises:
-            ItemKeyError: a key is not a text of 1 to 2,000 bytes.
+            ItemKeyError: a key is not a string of 1 to 2,000 bytes.
             PartialFailure: items failed inside :meth:`isolated`.
             TaskCancelled: the task was cancelled.
             LeaseLostError: another run holds the task.
@@ -325,7 +325,7 @@ class TaskContext:
         """Return a context manager for the body of a loop over :meth:`each`: an exception fails only the current item.
 
         Exceptions that concern the whole task pass through: SkipRetry, RevokeTask, RetryAfter, Snooze, LeaseLostError,
-        TaskTimeout, TaskCancelled, and those of an unavailable database.
+        TaskTimeout, TaskCancelled, and the errors of an unavailable database.
         """
         self._refuse_async("ctx.isolated", "async with ctx.aisolated()")
         return self._loops.isolated()
@@ -349,8 +349,8 @@ class TaskContext:
         Args:
             source: A ``select(…)`` of an entity or of columns, without a limit; or a function that gets the last cursor
                 and returns the items after it, in order; or a sequence that is the same in every attempt. The first
-                call of the function gets None. Later calls get the cursor as JSON stores it, for example a time as
-                text.
+                call of the function gets None. Later calls get the cursor as JSON stores it, for example a time as a
+                string.
             cursor: If ``source`` is a ``select``: a selected column that is unique and never null, for example
                 ``Member.id``; the rows come in its order. If it is a function: a second function, which takes an item
                 and returns its cursor. If it is a sequence: None; the position is the cursor.
@@ -377,19 +377,19 @@ class TaskContext:
         commit, the next attempt calls again, with the same key. Work before the step commits with it, and a retry does
         it again; so write in the function, or after the last step, if it must happen once.
 
-        The value is JSON: :meth:`step` returns the function's value as it is stored, in each run. Texts, finite
-        numbers, booleans, None, lists and dicts return as they are, a tuple as a list, a pydantic model as a dict, a
-        time as a text.
+        The value is JSON: in each run, :meth:`step` returns the function's value as it is stored. Strings, finite
+        numbers, booleans, None, lists and dicts are returned unchanged, a tuple as a list, a pydantic model as a dict,
+        a time as a string.
 
-        An exception of the function passes through, and nothing is stored. Steps run one after the other: a step cannot
-        be inside another step, or inside a loop over :meth:`each` or :meth:`resume`. A task has at most 1,000 steps and
-        waits, and its steps have values of at most 1 MiB in all.
+        An exception in the function reaches the handler, and nothing is stored. Steps run one after the other: a step
+        cannot be inside another step, or inside a loop over :meth:`each` or :meth:`resume`. A task has at most 1,000
+        steps and waits, and its steps have values of at most 1 MiB in all.
 
         Args:
             name: Name of the step, 1 to 100 printable characters, the same in each attempt. A run uses it once.
                 Operators see it; do not put payload values into it.
-            function: Gets the idempotency key of the step, and returns a value of at most 65,536 bytes as JSON. The
-                key is a UUID, made from the task id and the name; so it is the same in each attempt, also after a
+            function: Gets the idempotency key of the step, and returns a value of at most 65,536 bytes as JSON. The key
+                is a UUID, calculated from the task id and the name, so it is the same in each attempt, even after a
                 redrive. Pass it to the service that the function calls.
 
         Raises:
@@ -409,7 +409,7 @@ class TaskContext:
         return Waits(self._steps)
 
     def sleep(self, name: str, duration: timedelta | datetime) -> None:
-        """Wait for a time, without a run and without cost.
+        """Wait for a time. Nothing runs meanwhile, and the wait costs nothing.
 
         If the time has not come, the run stops here: its work commits, and the task waits. A later run calls the
         handler again from its beginning, and this call returns at once. Code outside of steps and waits runs again, so
@@ -465,7 +465,7 @@ class TaskContext:
 
         Args:
             name: Name of the wait, as for :meth:`sleep`.
-            function: Gets nothing, and returns None, or a value of at most 65,536 bytes as JSON.
+            function: Takes no arguments, and returns None or a value of at most 65,536 bytes as JSON.
             every: Time between two calls, 1 second or more.
             timeout: As for :meth:`wait`.
             default: As for :meth:`wait`.
@@ -511,13 +511,13 @@ class TaskContext:
         """Enqueue tasks, the *children* of this one, wait until all have ended, and return their results in order.
 
         The run stops here, as in :meth:`sleep`: the children exist if and only if its work commits. A later run
-        continues once all of them have ended, in any state, and remembers their results as a :meth:`step` does.
-        The results are as JSON has them, and have at most 65,536 bytes in all. A child is a task like any other, with
-        its own attempts, limits and ``deadline``, and is kept for 30 days at least. This task frees its slots, so a
-        child can have them. A cancel of this task does not cancel its children.
+        continues once all of them have ended, in any state, and remembers their results as a :meth:`step` does. The
+        results are JSON values of at most 65,536 bytes in all. A child is a task like any other, with its own attempts,
+        limits and ``deadline``, and is kept for 30 days at least. This task frees its slots, so a child can have them.
+        A cancel of this task does not cancel its children.
 
         The task declares ``grants=Grants(run=(…,))`` with the types of its children, so that their functions may send
-        its message.
+        this task's message.
 
         Args:
             name: Name of the wait, as for :meth:`sleep`.
@@ -528,9 +528,9 @@ class TaskContext:
             ChildFailed: all children have ended, and some were archived, cancelled or deleted. Uncaught, it archives
                 this task: retry the children, and then this task. If it is caught, each later run raises it too.
             EnqueueError: a job is wrong, or has ``task_id``, ``on_conflict`` or ``debounce``; or it could not end,
-                because it is in the ordered key of this task, or ``after`` names this task. Nothing was written.
+                because it has the ordered key of this task, or ``after`` names this task. Nothing was written.
             DuplicateTaskError: a task holds the unique key of a job. Nothing was written.
-            StepError: as for :meth:`sleep`; or the results are too large; or earlier runs have given other jobs.
+            StepError: as for :meth:`sleep`; or the results are too large; or an earlier run has passed other jobs.
         """
         self._refuse_async("ctx.gather", "await ctx.agather(…)")
         return self._children.gather("ctx.gather", name, jobs, lambda: self.session)
@@ -544,7 +544,7 @@ class TaskContext:
         return self._producer.signal(SessionTransaction(session), task_id, signal, value)
 
     def signal_url(self, signal: str, *, value: Any = ...) -> str:
-        """Return an address by which others send a signal to this task, without a login: see
+        """Return a URL with which others can send a signal to this task without a login: see
         :func:`joblane.fastapi.signals`.
 
         It is the same in each run until the first key changes, and is valid until the task ends. Anyone who has it can
@@ -552,8 +552,8 @@ class TaskContext:
 
         Args:
             signal: Name of the signal, 1 to 100 printable ASCII characters.
-            value: The only value that the address sends, what JSON can hold: a person gets a page with a button. If it
-                is left out, a program sends any JSON value of at most 65,536 bytes.
+            value: The only value that the URL sends, which must be JSON: a person gets a page with a button. If it is
+                left out, a program sends any JSON value of at most 65,536 bytes.
 
         Raises:
             SignalError: an argument or a setting is wrong, or the address would have more than 2,000 characters, or the
@@ -572,8 +572,8 @@ class TaskContext:
     async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Like :meth:`enqueue`, in the transaction of :attr:`async_session`.
 
-        If the handler has used :attr:`session`, or ``joblane[async]`` is not installed, it is in that of
-        :attr:`session`.
+        If the handler has used :attr:`session`, or ``joblane[async]`` is not installed, the task is in the transaction
+        of :attr:`session`.
         """
         return await self._work.awaited(self._enqueue, self._session_to_enqueue(), task, payload, options)
 
@@ -589,7 +589,7 @@ class TaskContext:
         return self.async_session.sync_session
 
     async def asleep(self, name: str, duration: timedelta | datetime) -> None:
-        """Like :meth:`sleep`. The work of :attr:`async_session` commits, or the work of :attr:`session`."""
+        """Like :meth:`sleep`. The work of :attr:`async_session` or :attr:`session` commits."""
         self._refuse_ended("ctx.asleep")
         await self._waits.asleep(name, duration)
 
@@ -601,7 +601,7 @@ class TaskContext:
         name: str | None = None,
         default: Any = ...,
     ) -> Any:
-        """Like :meth:`wait`. The work of :attr:`async_session` commits, or the work of :attr:`session`."""
+        """Like :meth:`wait`. The work of :attr:`async_session` or :attr:`session` commits."""
         self._refuse_ended("ctx.await_signal")
         return await self._waits.await_signal(signal, timeout, name, default)
 
@@ -644,16 +644,16 @@ class TaskContext:
     def aeach(self, items: Iterable[T] | AsyncIterable[T], *, key: Callable[[T], str] = str) -> AsyncIterator[T]:
         """Like :meth:`each`, for ``async for``. ``items`` can be asynchronous too.
 
-        The work of :attr:`async_session` commits item by item, or that of :attr:`session`.
+        The work of :attr:`async_session` or :attr:`session` commits item by item.
         """
         from joblane.handler.async_loops import AsyncEach
 
         return AsyncEach(self._loops, items, key)
 
     async def astep(self, name: str, function: Callable[[str], Any]) -> Any:
-        """Like :meth:`step`, with the work of :attr:`async_session`, or that of :attr:`session`.
+        """Like :meth:`step`, with the work of :attr:`async_session` or :attr:`session`.
 
-        The function can be an ``async def``. To make several calls at the same time, make them in one step.
+        The function can be an ``async def``. Calls that run at the same time must be in one step.
         """
         self._refuse_ended("ctx.astep")
         return await self._steps.astep(name, function)

@@ -115,7 +115,7 @@ def task(
             starts.
         on_archived: Another task, or its type. It is enqueued when a task of this type is archived. Its payload class
             is :class:`ArchivedTask`. None: nothing is enqueued.
-        events: Ends that are sent to the stage's EventBridge bus, at least once, see
+        events: Ends of a task that are sent to the stage's EventBridge bus, each at least once, see
             :class:`~joblane.tasks.events.Event`: ``"completed"``, ``"archived"``, ``"cancelled"``. They apply to tasks
             that are enqueued from then on.
         resumable: True if the handler loops over ``ctx.resume(…)``. Then ``timeout`` may exceed the 900 seconds of
@@ -127,11 +127,10 @@ def task(
             ``batch_size``, ``max_concurrency`` and ``memory_mb`` belong to it. None: a function of its own.
         batch_size: Maximum number of messages in one invocation. They run one after the other. None: 1. Range: 1 to
             10.
-        max_depth: Longest chain of enqueues by which a task of this type is made. A task that is enqueued outside of a
-            run has depth 0, and a task that a run enqueues is one deeper than the run's task. An enqueue that is deeper
-            raises :class:`DepthError`, so that a task that enqueues itself does not do so for ever. A value above 15
-            also switches off Lambda's own guard, which stops a function after about 16 such runs. 0: no run enqueues
-            this type. Range: 0 to 10000.
+        max_depth: Greatest depth of a task of this type. A task that is enqueued outside of a run has depth 0, and a
+            task that a run enqueues is one deeper than the run's task. A deeper enqueue raises :class:`DepthError`, so
+            that a task cannot enqueue itself forever. A value above 15 also switches off Lambda's own guard, which
+            stops a function after about 16 such runs. 0: no run can enqueue this type. Range: 0 to 10000.
         max_concurrency: Maximum number of concurrent invocations for each lane of the task. None: the lane's share of
             the stage's ``concurrency_budget``. Range: 2 to 1000.
         memory_mb: Memory of the Lambda function, in MB. None: 512. Range: 128 to 10240.
@@ -140,19 +139,19 @@ def task(
         key: What ``max_per_key``, ``rate`` and ``order`` count separately: a field of the payload (``"account_id"``, or
             ``"account.id"`` for a field of a nested model), ``"tenant"``, or both (``"tenant,account_id"``). Its values
             are strings, integers or booleans, and form a key of 200 printable ASCII characters at most. A task without
-            a value has no limit of a key. None: no keys.
+            a value has no limit per key. None: no keys.
         max_per_key: Tasks of one key that run at a time. 0: none starts. None: any number. Range: 0 to 10000.
         max_total: Tasks of this type that run at a time. 1: exactly one. 0: none starts. None: any number. Range: 0 to
             10000.
         limit: A limit that this type shares with others, see :class:`~joblane.tasks.limit.Limit`. None: no shared
             limit.
-        rate: Starts in a time, of each key, or of the type if it has no ``key``, see
-            :class:`~joblane.tasks.limit.Rate`. None: any number.
+        rate: Rate of starts, of each key, or of the type if it has no ``key``, see :class:`~joblane.tasks.limit.Rate`.
+            None: no limit.
         order: ``"first-due"``: the tasks of a key run one after the other, in the order in which they were first due.
             A task that waits for a retry keeps its place; an archived one passes it on. None: in no order.
         environment: Names of settings. Their values are in the stage's ``settings``, and the handler reads them from
-            ``ctx.settings``. The function gets texts as environment variables, and reads secrets when it uses them. A
-            name has letters, digits and underscores, and two characters at least.
+            ``ctx.settings``. The function gets plain values as environment variables, and reads secrets when it uses
+            them. A name has letters, digits and underscores, and two characters at least.
         grants: Permissions of the function in addition to its own lanes and the database, see :class:`Grants`.
             None: no further permission.
 

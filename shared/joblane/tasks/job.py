@@ -287,8 +287,8 @@ class Job:
             DURATION, low=SHORTEST_DEBOUNCE, high=LONGEST_DEBOUNCE, needs_row=True, not_of_ticks=NOT_DEBOUNCED
         ),
     )
-    """Time for which no further enqueue with the unique key must come before the task runs. Each enqueue pushes the
-    waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
+    """The task runs when no further enqueue with its unique key has come for this time. Each enqueue pushes the waiting
+    task back. This requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
     ``process_at`` and ``on_conflict``. None: no debounce."""
     longest: timedelta | None = field(
         default=None, metadata=facts(DURATION, needs_row=True, not_of_ticks=NOT_DEBOUNCED)
@@ -308,8 +308,8 @@ class Job:
     )
     """Tasks that have to end before this one runs, its *parents*: ids, or results of an enqueue. Each has to exist in
     this stage's database. This task does not wait for a parent that has completed. Refused with
-    ``on_conflict="replace"``. For more parents, use a batch. A task can have any number of
-    children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
+    ``on_conflict="replace"``. For more parents, use a batch. A task can have any number of children; if it has more
+    than a few thousand, the sweep starts or cancels the last of them, within minutes."""
     on_parent_dead: OnParentDead | str = field(
         default=OnParentDead.HOLD, metadata=facts(choice(OnParentDead), needs_row=True, not_of_ticks=NO_PARENTS)
     )

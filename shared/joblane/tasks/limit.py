@@ -34,16 +34,16 @@ TENANT = "tenant"
 
 @dataclass(frozen=True)
 class Rate:
-    """Starts of attempts in a time, evenly spaced. In any time of the length ``per`` at most ``starts`` plus ``burst``
-    tasks get their times. Retries and ticks count."""
+    """A rate of starts, evenly spaced. In any period of the length ``per``, at most ``starts`` plus ``burst`` tasks get
+    a time to start. Retries and ticks count."""
 
     starts: int
     """Number of starts. Range: 1 to 1000000."""
     per: timedelta
-    """Time in which they may start. Range: 1 second to 1 day."""
+    """Period in which they may start. Range: 1 second to 1 day."""
     burst: int = 1
-    """Starts that are saved up while nothing starts, and may follow each other at once. 1: none are saved up.
-    Range: 1 to 1000000, and at most the starts of ten years."""
+    """Number of unused starts that are saved up, and can then follow each other at once. 1: none are saved up. Range: 1
+    to 1000000, and at most the starts of ten years."""
 
     @property
     def step(self) -> timedelta:
@@ -79,9 +79,10 @@ class Limit:
     name: str
     """Name of the limit: lower-case letters, digits, ``_`` and ``-``, 63 at most, the first from a to z."""
     total: int | None = None
-    """Tasks of all these types that run at a time. 0: none starts. None: any number. Range: 0 to 10000."""
+    """Maximum number of tasks of all these types that run at a time. 0: none starts. None: any number. Range: 0 to
+    10000."""
     rate: Rate | None = None
-    """Starts in a time. None: any number."""
+    """Rate of starts. None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)

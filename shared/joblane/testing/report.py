@@ -112,7 +112,7 @@ class Released:
     id: str
     """Id of the task."""
     parents: tuple[str, ...]
-    """Those that ended in the same invocation. Empty: the sweep found that none is open."""
+    """The parents or members that ended in the same invocation. Empty: the sweep found that none is open."""
 
 
 @dataclass

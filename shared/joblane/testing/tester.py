@@ -80,8 +80,8 @@ class JobTester(Stage):
     def register(self, *tasks: Task[Any, Any]) -> None:
         """Make tasks known, for ticks, for messages that were not enqueued here, and for producers in SQL.
 
-        Their schedules are registered as by ``joblane migrate``. From then on, a :meth:`drain` makes the newest tick
-        that did not come, if the schedule has ``missed="latest"``, and a tick that comes after that does not run.
+        Their schedules are registered as by ``joblane migrate``. From then on, a :meth:`drain` creates the newest
+        missed tick, if the schedule has ``missed="latest"``. A tick that arrives after that does not run.
 
         Args:
             tasks: The tasks.
@@ -103,8 +103,8 @@ class JobTester(Stage):
     def schedules(self) -> Schedules:
         """The stage's schedules: ``schedules.put``, ``get`` and so on, as for :attr:`JobClient.schedules`.
 
-        Those made at run time fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``, each at
-        its time. Without them, the next :meth:`drain` finds their ticks missed.
+        Schedules made at run time fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``,
+        each at its time. Without these arguments, the next :meth:`drain` finds their ticks missed.
         """
         return self.client.schedules
 
@@ -161,8 +161,8 @@ class JobTester(Stage):
 
         Args:
             limit: Maximum number of invocations.
-            within: Run also the tasks that become due within this time, and let time pass as far as they require it.
-                None: only the tasks that are due now.
+            within: Also run the tasks that become due within this time, and let as much time pass as they need. None:
+                only the tasks that are due now.
 
         Raises:
             KitError: more than ``limit`` invocations are necessary.
@@ -275,8 +275,8 @@ class JobTester(Stage):
     def events(self) -> list[Event]:
         """The events of tasks that declare ``events``, in the order in which their tasks ended, since the test began.
 
-        A task that ends by a run has its event at once; one that a cancel or an operator ends, after the next
-        :meth:`drain`. An event that is sent twice is listed twice.
+        If a run ends the task, its event is listed at once. If a cancel or an operator ends it, the event is listed
+        after the next :meth:`drain`. An event that is sent twice is listed twice.
         """
         return list(self._bus.events)
 
@@ -378,7 +378,7 @@ class JobTester(Stage):
         """Arm a fault: an operator cancels a task while it runs, just before the run checks for it.
 
         Each call of ``ctx.check`` and ``ctx.progress`` is a check, and so is the end of each item of ``ctx.each`` and
-        of each chunk of ``ctx.resume``, and the begin of each step of ``ctx.step`` that is not done yet. The run ends
+        of each chunk of ``ctx.resume``, and the start of each step of ``ctx.step`` that is not done yet. The run ends
         there with :class:`TaskCancelled`.
 
         Args:
