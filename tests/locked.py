@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from joblane.local.tools import installing_environment
-from joblane.local.uv import find_uv
+from joblane.local.uv import find_uv, installing_environment
 from joblane.project import Project
 from tests.pages import ROOT
 

@@ -9,8 +9,7 @@ import sysconfig
 from contextlib import suppress
 from pathlib import Path
 
-from joblane.local.tools import installing_environment
-from joblane.local.uv import find_uv
+from joblane.local.uv import find_uv, installing_environment
 from joblane.project import Project
 from tests.pages import ROOT
 

@@ -169,17 +169,19 @@ def test_no_path_of_this_machine_is_in_the_zip(sources: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "passed"), [(None, "true"), ("false", "false")])
-def test_uv_trusts_the_authorities_of_this_machine(
+def test_uv_trusts_the_authorities_of_this_machine_and_caches_where_it_can_write(
     given: str | None, passed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("UV_SYSTEM_CERTS", raising=False)
     if given is not None:
         monkeypatch.setenv("UV_SYSTEM_CERTS", given)
+    monkeypatch.setenv("HOME", "/proc/nope")
+    monkeypatch.delenv("UV_CACHE_DIR", raising=False)
     program, lock = tmp_path / "uv", tmp_path / "lock.txt"
-    program.write_text('#!/bin/sh\necho "certificates: $UV_SYSTEM_CERTS" >&2\nexit 1\n')
+    program.write_text('#!/bin/sh\necho "certificates: $UV_SYSTEM_CERTS, cache: $UV_CACHE_DIR" >&2\nexit 1\n')
     program.chmod(0o755)
     lock.write_text("a==1\n")
-    with pytest.raises(SynthError, match=f"certificates: {passed}"):
+    with pytest.raises(SynthError, match=f"certificates: {passed}, cache: .*/.joblane/cache/uv"):
         build_layer(lock, None, tmp_path / "built", str(program))
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.local.locked import PYTHON, check_lock, text_of, without_provided
-from joblane.local.uv import failure, find_uv
+from joblane.local.uv import failure, find_uv, installing_environment
 from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
@@ -215,8 +215,7 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
         command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
         command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
-        # the system's certificate store has the certificate authority of a company
-        environment = {"UV_SYSTEM_CERTS": "true", **os.environ}
+        environment = installing_environment(Project.here())
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         problem = f"the dependency layer cannot be built for {platform or 'this machine'}"

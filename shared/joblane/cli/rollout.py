@@ -20,7 +20,7 @@ from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.local.deployment import cdk_command, cdk_variables
 from joblane.local.errors import LocalError
-from joblane.local.tools import installing_environment
+from joblane.local.uv import installing_environment
 from joblane.names import CONTROL_URL, SWEEP
 from joblane.project import Project
 

@@ -179,6 +179,7 @@ class Deployment:
         path = program.log
         before = emulator.stat().st_size if emulator.exists() else 0
         environment = {**clean_environment(self._project), **self._environment, **variables}
+        status: int | None = None
         try:
             status = program.run(command, environment, folder, STEP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -190,7 +191,9 @@ class Deployment:
                 return
             problem = f"{step} failed (exit status {status})."
         end = tail(path, 30)
-        parts = [f"{problem} The end of {path}:\n{end}"]
+        refusal = f"\n{end}".rpartition("\njoblane: ")[2]  # the app's last output, or all of it
+        is_refused = status == 1 and refusal != f"\n{end}" and "Traceback" not in refusal
+        parts = [f"{refusal}\n{problem} Its log: {path}" if is_refused else f"{problem} The end of {path}:\n{end}"]
         if causes := errors_since(emulator, before):
             parts.append(f"Errors in {emulator}:\n{causes}")
         if UNFINISHED.search(end):

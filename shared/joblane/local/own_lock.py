@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from joblane.local.errors import LocalError, MisuseError
 from joblane.local.locked import PYTHON
-from joblane.local.uv import failure, find_uv
+from joblane.local.uv import failure, find_uv, installing_environment
 from joblane.project import LOCKS, Project
 
 RUNTIME = LOCKS / "runtime.txt"
@@ -32,8 +32,9 @@ def write_lock(project: Project, packages: Sequence[str]) -> tuple[Path, bool]:
     command = [find_uv(project), "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--universal"]
     command += ["--no-annotate", "--python-version", PYTHON, "--custom-compile-command", "joblane lock"]
     command += ["--output-file", str(lock), str(RUNTIME), "-"]
+    environment = installing_environment(project)
     done = subprocess.run(  # noqa: S603 - uv, with its options
-        command, check=False, cwd=project.root, input=text, capture_output=True, text=True
+        command, check=False, cwd=project.root, env=environment, input=text, capture_output=True, text=True
     )
     if done.returncode:
         raise LocalError(failure("uv cannot write the lock", done.stderr + done.stdout))

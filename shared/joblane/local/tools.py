@@ -30,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 
 from joblane.local.errors import LocalError
-from joblane.local.uv import failure, find_uv
+from joblane.local.uv import failure, find_uv, installing_environment
 from joblane.project import LOCKS, Project, ProjectError
 
 
@@ -176,37 +176,6 @@ class Tools:
         )
         if done.returncode:
             raise LocalError(failure(f"{tool} could not be fetched", done.stdout + done.stderr))
-
-
-def installing_environment(project: Project) -> dict[str, str]:
-    """Return this process's environment for uv and npm, with the machine's certificates and pip's index for uv.
-
-    Their caches are the user's, or in the project if the home folder cannot be written.
-    """
-    given = {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")
-    }
-    defaults = {
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_SYSTEM_CERTS": "true",
-        "NODE_USE_SYSTEM_CA": "1",
-        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
-    }
-    if "UV_INDEX_URL" not in given and "PIP_INDEX_URL" in given:
-        defaults["UV_DEFAULT_INDEX"] = given["PIP_INDEX_URL"]
-    if not _can_cache(Path(given.get("HOME", "/"))):
-        cache = project.folder / "cache"
-        defaults |= {"UV_CACHE_DIR": str(cache / "uv"), "NPM_CONFIG_CACHE": str(cache / "npm")}
-    path = os.pathsep.join([str(project.folder / "tools" / "bin"), given.get("PATH", os.defpath)])
-    return {**defaults, **given, "PATH": path}
-
-
-def _can_cache(home: Path) -> bool:
-    try:
-        (home / ".cache").mkdir(exist_ok=True)
-    except OSError:
-        return False
-    return os.access(home / ".cache", os.W_OK)
 
 
 def clean_environment(project: Project | None = None) -> dict[str, str]:

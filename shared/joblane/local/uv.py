@@ -11,8 +11,8 @@ from joblane.local.errors import LocalError
 from joblane.project import Project
 
 NO_INDEX = (
-    "The package index cannot be reached. Check the network, or set PIP_INDEX_URL (Python packages) and "
-    "NPM_CONFIG_REGISTRY (Node packages) to indexes that this machine can reach."
+    "the package index cannot be reached. Check the network, or set PIP_INDEX_URL (Python packages) and "
+    "NPM_CONFIG_REGISTRY (Node packages) to indexes that this machine can reach:"
 )
 CONNECTION_ERRORS = (
     *("error sending request", "dns error", "connection refused", "failed to fetch", "no matching distribution"),
@@ -36,8 +36,39 @@ def find_uv(project: Project) -> str:
     raise LocalError(f"{problem}; uv installs packages. Install joblane[cdk], or set UV to the path of uv")
 
 
+def installing_environment(project: Project) -> dict[str, str]:
+    """Return this process's environment for uv and npm, with the machine's certificates and pip's index for uv.
+
+    Their caches are the user's, or in the project if the home folder cannot be written.
+    """
+    given = {
+        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")
+    }
+    defaults = {
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_SYSTEM_CERTS": "true",
+        "NODE_USE_SYSTEM_CA": "1",
+        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+    }
+    if "UV_INDEX_URL" not in given and "PIP_INDEX_URL" in given:
+        defaults["UV_DEFAULT_INDEX"] = given["PIP_INDEX_URL"]
+    if not _can_cache(Path(given.get("HOME", "/"))):
+        cache = project.folder / "cache"
+        defaults |= {"UV_CACHE_DIR": str(cache / "uv"), "NPM_CONFIG_CACHE": str(cache / "npm")}
+    path = os.pathsep.join([str(project.folder / "tools" / "bin"), given.get("PATH", os.defpath)])
+    return {**defaults, **given, "PATH": path}
+
+
+def _can_cache(home: Path) -> bool:
+    try:
+        (home / ".cache").mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return os.access(home / ".cache", os.W_OK)
+
+
 def failure(problem: str, output: str) -> str:
-    """Return the text of an error: the problem, the end of the installer's output, and what to do if it is known."""
+    """Return the text of an error: the problem, what to do if it is known, and the end of the installer's output."""
     last = [line for line in output.strip().splitlines() if not line.startswith("WARNING: Retrying")][-8:]
-    advice = [NO_INDEX] if any(part in output.lower() for part in CONNECTION_ERRORS) else []
-    return "\n".join([f"{problem}:", *last, *advice])
+    advice = f" {NO_INDEX}" if any(part in output.lower() for part in CONNECTION_ERRORS) else ""
+    return "\n".join([f"{problem}:{advice}", *last])

@@ -16,7 +16,8 @@ import pytest
 from joblane.cdk.packaging import WHEEL_PLATFORMS
 from joblane.cdk.templates import read_assembly, whole
 from joblane.local.ports import free_port
-from joblane.local.tools import Tools, installing_environment
+from joblane.local.tools import Tools
+from joblane.local.uv import installing_environment
 from joblane.project import Project
 from joblane.record.driver.database import Database
 from tests import long_chains, unpacked, wheel

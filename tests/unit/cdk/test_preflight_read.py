@@ -301,7 +301,7 @@ def test_missing_templates_and_templates_of_another_stage_are_refused(tmp_path: 
 
 
 def test_a_stage_that_cannot_be_synthesised_is_an_error_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match=r"stage 'prd' cannot be synthesised:\njoblane: no stage 'prd' in cdk.json"):
+    with pytest.raises(LocalError, match=r"stage 'prd' cannot be synthesised: no stage 'prd' in cdk.json"):
         preflight.synthesise("prd", tmp_path)
 
 

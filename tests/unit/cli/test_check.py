@@ -69,7 +69,7 @@ def test_a_grant_for_an_unknown_type_is_a_problem(project: Project, capsys: pyte
 
 UV = """#!/bin/sh
 {fails}
-cat > "$PWD/stdin"; echo "$@" > "$PWD/arguments"
+cat > "$PWD/stdin"; echo "$@" > "$PWD/arguments"; echo "$UV_CACHE_DIR $UV_DEFAULT_INDEX" > "$PWD/variables"
 while [ "$1" != --output-file ]; do shift; done; echo "httpx==0.28.1" > "$2"
 """
 
@@ -83,7 +83,13 @@ def uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_package_is_added_to_the_list_and_the_lock(project: Project, uv: Path) -> None:
+def test_a_package_is_added_to_the_list_and_the_lock(
+    project: Project, uv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"HOME": "/proc/nope", "PIP_INDEX_URL": "https://pypi.example/simple"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("UV_CACHE_DIR", "UV_DEFAULT_INDEX", "UV_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
     (project.root / "functions.in").write_text("-r /home/ann/site-packages/joblane/locks/runtime.txt\nrich\nhttpx\n")
     lock, is_new = write_lock(project, ["httpx>=0.28"])
     assert (lock, is_new) == (project.root / "functions.txt", True)
@@ -92,11 +98,16 @@ def test_a_package_is_added_to_the_list_and_the_lock(project: Project, uv: Path)
     arguments = (project.root / "arguments").read_text()
     assert "--generate-hashes --universal --no-annotate --python-version 3.13" in arguments
     assert "locks/runtime.txt -" in arguments
+    # uv caches in the project if the home folder cannot be written, and uses the index of pip
+    cache = project.folder / "cache" / "uv"
+    assert (project.root / "variables").read_text() == f"{cache} https://pypi.example/simple\n"
 
 
 def test_a_failed_lock_leaves_the_list_as_it_is(project: Project, uv: Path) -> None:
     uv.write_text(UV.format(fails="echo 'dns error' >&2; exit 1"))
-    with pytest.raises(LocalError, match="uv cannot write the lock:\ndns error\nThe package index cannot be reached"):
+    with pytest.raises(
+        LocalError, match=r"uv cannot write the lock: the package index cannot be reached.*:\ndns error"
+    ):
         write_lock(project, ["httpx"])
     with pytest.raises(MisuseError, match="'http x' is not a package"):
         write_lock(project, ["http x"])

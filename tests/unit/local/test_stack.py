@@ -185,13 +185,18 @@ LOGS = f"import sys, time; print({CAUSE!r}, file=open(sys.argv[1], 'a'), flush=T
     [
         ("import no_such_module", 60, r"The synthesis failed \(exit status 1\)[^$]*No module named 'no_such_module'$"),
         (f"{LOGS}exit(1)", 60, rf"The synthesis failed \(exit status 1\)[^$]*Errors in .*:\n{re.escape(CAUSE)}$"),
+        (
+            f"{LOGS}sys.exit('joblane: the app refuses\\nwhat it got')",
+            60,
+            r"^the app refuses\nwhat it got\nThe synthesis failed \(exit status 1\)\. Its log: .*\nErrors in ",
+        ),
         (f"{LOGS}time.sleep(60)", 1, rf"The synthesis was stopped after 1 s[^$]*Errors in .*:\n{re.escape(CAUSE)}$"),
         (
             "exit('Stack [jobs-jobs] is in UPDATE_IN_PROGRESS state and can not be updated')",
             *(60, r"IN_PROGRESS[^$]*Run `joblane down`, then `joblane up`, to start afresh\.$"),
         ),
     ],
-    ids=["its-log", "the-emulators-errors", "a-limit", "an-unfinished-deploy"],
+    ids=["its-log", "the-emulators-errors", "a-refusal", "a-limit", "an-unfinished-deploy"],
 )
 def test_a_synthesis_that_fails_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, seconds: int, message: str

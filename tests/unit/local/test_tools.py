@@ -18,8 +18,8 @@ from rich.console import Console
 
 from joblane.local import tools
 from joblane.local.errors import LocalError
-from joblane.local.tools import Checklist, Tools, environment_of, installing_environment
-from joblane.local.uv import failure
+from joblane.local.tools import Checklist, Tools, environment_of
+from joblane.local.uv import failure, installing_environment
 from joblane.project import LOCKS, Project
 from tests.pages import ROOT
 
@@ -58,9 +58,11 @@ def test_an_unreachable_package_index_is_an_error_that_names_the_variables(
     for name, value in {"DEFAULT_INDEX": index, "HTTP_RETRIES": "0", "CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(f"UV_{name}", value)
     progress, shown = steps()
-    with pytest.raises(LocalError, match=r"^Node could not be fetched:\n") as caught:
+    first = (
+        "^Node could not be fetched: the package index cannot be reached. Check the network, or set PIP_INDEX_URL .*:\n"
+    )
+    with pytest.raises(LocalError, match=first):
         Tools(Project(tmp_path)).fetch(progress)
-    assert str(caught.value).rpartition("\n")[2].startswith("The package index cannot be reached. Check the network")
     assert "✗ Fetched Node" in shown.getvalue()
     assert not (tmp_path / ".joblane" / "tools" / "node.stamp").exists()
 
@@ -80,6 +82,35 @@ def uv() -> ModuleType:
     assert spec.loader is not None
     spec.loader.exec_module(module := module_from_spec(spec))
     return module
+
+
+def test_a_failed_download_of_uv_says_what_to_do_before_the_words_of_pip(
+    uv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = "WARNING: Retrying (Retry(total=0))\nERROR: No matching distribution found for uv"
+    statuses = iter([0, 1])  # venv, pip
+    monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, next(statuses), "", output))
+    said = "^uv could not be fetched. Check the network, or set PIP_INDEX_URL to .* can reach:\nERROR: No matching .*$"
+    with pytest.raises(RuntimeError, match=said):
+        uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
+    assert not (tmp_path / "uv.stamp").exists()
+
+
+def test_make_says_what_to_do_before_the_words_of_uv(tmp_path: Path) -> None:
+    program = tmp_path / "uv"
+    program.write_text('#!/bin/sh\ntest "$1" = venv || { echo "$UV_DEFAULT_INDEX: dns error" >&2; exit 2; }\n')
+    program.chmod(0o755)
+    given = {"PATH": os.environ["PATH"], "HOME": "/proc/nope", "PIP_INDEX_URL": "https://pypi.example/simple"}
+    (tmp_path / "requirements").mkdir()
+    for file in ("requirements/run.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    command = ["make", "--file", str(ROOT / "Makefile"), f"UV={program}", f"LOCKS={LOCKS}", ".venv/.run"]
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    first, second, *_ = done.stderr.splitlines()
+    assert first.startswith("Packages could not be installed. If an index cannot be reached, check the network, or set")
+    assert second == "https://pypi.example/simple: dns error"
+    assert done.returncode == 2
+    assert not (tmp_path / ".venv" / ".run").exists()
 
 
 @pytest.mark.parametrize("on_path", [None, "/usr/bin/env"])

@@ -182,7 +182,7 @@ def synthesise(
         check=False,
     )
     if done.returncode:
-        raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
+        raise LocalError(f"stage {stage!r} cannot be synthesised: {done.stderr.strip().removeprefix('joblane: ')}")
     return done.stderr.strip()
 
 
