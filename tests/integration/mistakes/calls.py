@@ -139,6 +139,10 @@ CALLS: dict[str, Row] = {
     "an unknown parent": Row(
         lambda jobs: jobs.enqueue(BAD_JOB, ONE, after=["nobody"]), "enqueue the parent first, in the same transaction"
     ),
+    "a parent of the same call": Row(
+        lambda jobs: jobs.client.enqueue_many([Job(BAD_JOB, ONE, task_id="p"), Job(BAD_JOB, ONE, after=["p"])]),
+        "enqueue the parent first, in the same transaction",
+    ),
     "a batch twice": Row(closed_batch, "is sealed; only a running member adds members, by ctx.batch"),
     "the id of a batch twice": Row(closed_batch, "a batch 'closed' exists already; nothing was"),
     "a commit in a batch": Row(commit_in_a_batch, "commit or roll back after the block of the batch"),
