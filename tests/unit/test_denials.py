@@ -47,7 +47,8 @@ EXEMPT = re.compile(
     r"|(?:AWS|Cloud\w+|Gateway|IAM|Lambda|PostgreSQL|RDS|SQS|EventBridge|emulator|or|and),? $"
 )
 """What stands before a denial that is a condition, or of another system."""
-FRAGMENT = re.compile(r"(?:^|.* \| )(?:does not exist|is refused|cannot change)\b")
+FRAGMENT = re.compile(r"(?:^|.* \| )(?:does not exist|is refused|cannot change)\b|.*\bnot a (?:coroutine|generator)")
+"""What a cell or an item of a list may say without a subject."""
 SECTION = re.compile(r"^#+ (?:Not included|What (?:does not exist|is not there))[^\n]*\n(.*?)(?=^#|\Z)", re.M | re.S)
 """Each item of such a section denies something."""
 
@@ -184,7 +185,7 @@ def test_a_program_checks_most_denials() -> None:
         "| events, `task-failed` | does not exist: log lines and metrics |",
         "An `async def` handler is refused.",
         "Joblane has no hooks.",
-        "The function is a plain function, not a coroutine or a generator.",
+        "- is a plain function, not a coroutine or a generator;",
         "## Not included\n\n- Asynchronous batches",
     ],
 )
