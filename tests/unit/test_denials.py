@@ -1,4 +1,4 @@
-"""What Joblane does not have, cannot do and refuses: each sentence that says so is in ``denials.toml``, and is so."""
+"""Each sentence that says that Joblane lacks, cannot do or refuses something is in ``denials.toml``, and is true."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from joblane.cli.main import app
 from tests.pages import FENCE, PAGES, ROOT
 
 Claims = Mapping[str, str | Sequence[str]]
-"""Part of a sentence → what shows that it is so."""
+"""Part of a sentence → the claims that a test compares."""
 LIST: Mapping[str, Claims] = tomllib.loads(Path(__file__).with_name("denials.toml").read_text())
 KINDS = ("absent", "test", "mistake", "because")
 MISTAKES = "".join(path.read_text() for path in (ROOT / "tests" / "integration" / "mistakes").glob("*.py"))
@@ -46,9 +46,9 @@ EXEMPT = re.compile(
     r"\b(?:[Ii]f|that|which|whose|when|[Ww]hat|unless|where|because|while)\b[^;:]*$"
     r"|(?:AWS|Cloud\w+|Gateway|IAM|Lambda|PostgreSQL|RDS|SQS|EventBridge|emulator|or|and),? $"
 )
-"""What stands before a denial that is a condition, or of another system."""
+"""Words before a denial that is a condition, or of another system."""
 FRAGMENT = re.compile(r"(?:^|.* \| )(?:does not exist|is refused|cannot change)\b|.*\bnot a (?:coroutine|generator)")
-"""What a cell or an item of a list may say without a subject."""
+"""A denial in a cell or an item of a list, without a subject."""
 SECTION = re.compile(r"^#+ (?:Not included|What (?:does not exist|is not there))[^\n]*\n(.*?)(?=^#|\Z)", re.M | re.S)
 """Each item of such a section denies something."""
 
@@ -122,7 +122,7 @@ def untrue(listed: Mapping[str, Claims]) -> Iterator[str]:
 
 
 def problems(claim: str) -> Iterator[str]:
-    """What contradicts a claim."""
+    """Yield each fact that contradicts a claim."""
     kind, _, said = claim.partition(": ")
     if kind not in KINDS or not said:
         yield f"{claim!r} is none of {', '.join(KINDS)}"
