@@ -40,7 +40,7 @@ DENIES = re.compile(
     r"|^There (?:is|are) no\b|^No \w+ (?:can|may|inside)\b|\b(?:is|are) refused\b"
     r"|^(?:It|Joblane|An? \w+|The \w+|Django's tasks|`[^`]+`) (?:has|have) no\b"
     r"|(?:It|[Cc]lient|Error`|Client`|synth`|preflight`|[Ss]ynthesis|[Pp]reflight|[Ss]chedule|[Cc]ommand|Joblane|deploy"
-    r"|[Mm]igration|door) refuses?\b"
+    r"|[Mm]igration|front \w+) refuses?\b"
 )
 EXEMPT = re.compile(
     r"\b(?:[Ii]f|that|which|whose|when|[Ww]hat|unless|where|because|while)\b[^;:]*$"
