@@ -17,7 +17,7 @@ from joblane.inspector.tasks.selection import is_narrow, select
 from joblane.inspector.views import Block, BlockKind, Pause
 from joblane.record.driver.connection import Connection
 from joblane.record.flow.limit_changes import LIVE_CHANGE
-from joblane.record.flow.limit_status import LimitStatus, status_of
+from joblane.record.flow.limit_status import LimitStatus, statuses
 from joblane.record.row.states import State
 
 MOST_GROUPS = 200
@@ -177,8 +177,8 @@ def _concerns(pause: Pause, type_: str, queue: str | None, tenant: str | None) -
 
 
 def _limited(connection: Connection, limits: Counter[str]) -> Iterable[Block]:
-    for name, number in limits.most_common(MOST_LIMITS):
-        limit = status_of(connection, name)
+    numbers = dict(limits.most_common(MOST_LIMITS))
+    for limit, number in zip(statuses(connection, [*numbers]), numbers.values(), strict=True):
         stops = limit.in_force.at_a_time == 0
         if stops or _is_lowered(limit):
             yield Block(BlockKind.LIMIT, number, stops=stops, limit=limit)

@@ -17,7 +17,7 @@ from joblane.inspector.views import ActionResult, TaskRow
 from joblane.record.driver.connection import Connection
 from joblane.record.flow import limit_changes
 from joblane.record.flow.limit_changes import Given
-from joblane.record.flow.limit_status import LimitStatus, changed_keys, oldest_keys, status_of
+from joblane.record.flow.limit_status import LimitStatus, changed_keys, oldest_keys, statuses
 from joblane.record.row.states import LIVE_SQL, State
 from joblane.record.row.transitions import NOW
 from joblane.tasks.limit import check_key
@@ -40,7 +40,7 @@ def limits(scope: Scope, name: str | None, key: str | None) -> tuple[LimitStatus
         for each in of_keys:
             found += changed_keys(connection, each)
             found += oldest_keys(connection, each, KEYS_SHOWN) if name is not None else []
-        return tuple(status_of(connection, each) for each in dict.fromkeys(found))
+        return statuses(connection, [*dict.fromkeys(found)])
 
 
 def limits_of(task: Task[Any, Any]) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def served(scope: Scope, changed: Sequence[str]) -> tuple[LimitStatus, ...]:
     FollowUp(changed=[*changed]).act(scope.sqs, scope.prefix, scope.database.call, brief=True)
     wake(scope.sqs, scope.prefix)
     with reading(scope.connection) as connection:
-        return tuple(status_of(connection, each) for each in changed)
+        return statuses(connection, changed)
 
 
 # --- The order of a key -----------------------------------------------------------------------------------------------

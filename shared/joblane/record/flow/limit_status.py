@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -104,39 +104,41 @@ class LimitStatus:
         return self.declared != LimitValues(None, None)
 
 
-VALUES = f"""
-select clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
-       c.slots, extract(epoch from c.step)::float8, c.burst, c.reason, c.changed_by, c.since, c.until, c.name,
-       l.slots, extract(epoch from l.step)::float8, l.burst,
-       (select r.next_at - coalesce(l.step, interval '0') * greatest(coalesce(l.burst, 1) - 1, 0)::float8
-          from joblane.rates r where r.name = $1),
-       (select r.delayed_until from joblane.rates r where r.name = $1)
-  from joblane.limit_of_{VERSION}($1) as l
-  left join joblane.limits d on d.name = $2
-  left join lateral (
-    select * from joblane.limit_changes x where x.name in ($1, $2) and {LIVE_CHANGE.format(row="x")}
-     order by x.name <> $1 limit 1) as c on true
-"""
-
-
 def _counts(level: Level) -> str:
     column = level.column
-    return f"""
-select (select pg_catalog.json_build_array(
-          count(*), count(*) filter (where state = 'active'),
-          count(*) filter (where state = 'pending' and passed = '{Passed.ALL}' and due_at <= now()),
-          count(*) filter (where state in ('pending', 'retry') and passed = '{level.time}' and due_at > now()))
-          from (select state, passed, due_at from joblane.tasks
-                 where {column} is not null and {column} >= $1 and {column} < $2 and passed {level.has_slot}
-                   and state in {LIVE_SQL} limit {MOST_COUNTED}) as x),
-       x.held, x.oldest
-  from (select count(*) as held, min(due_at) as oldest
-          from (select due_at from joblane.tasks where wait_kind = 'limit' and waits_for >= $1 and waits_for < $2
-                   and state = 'held' order by waits_for, place, seq limit {MOST_COUNTED}) as w) as x
+    return f"""(
+  select pg_catalog.json_build_array(
+           count(*), count(*) filter (where state = 'active'),
+           count(*) filter (where state = 'pending' and passed = '{Passed.ALL}' and due_at <= now()),
+           count(*) filter (where state in ('pending', 'retry') and passed = '{level.time}' and due_at > now()))
+    from (select state, passed, due_at from joblane.tasks
+           where {column} is not null and {column} >= n.low and {column} < n.high and passed {level.has_slot}
+             and state in {LIVE_SQL} limit {MOST_COUNTED}) as x)"""
+
+
+COUNTS = " ".join(f"when {number} then {_counts(level)}" for number, level in LEVELS.items())
+STATUS = f"""
+select n.name, clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
+       c.slots, extract(epoch from c.step)::float8, c.burst, c.reason, c.changed_by, c.since, c.until, c.name,
+       l.slots, extract(epoch from l.step)::float8, l.burst,
+       r.next_at - coalesce(l.step, interval '0') * greatest(coalesce(l.burst, 1) - 1, 0)::float8, r.delayed_until,
+       w.held, w.oldest, case n.level {COUNTS} end
+  from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[]) with ordinality
+       as n(name, own, low, high, level, place)
+  cross join lateral joblane.limit_of_{VERSION}(n.name) as l
+  left join joblane.limits d on d.name = n.own
+  left join joblane.rates r on r.name = n.name
+  left join lateral (
+    select * from joblane.limit_changes x where x.name in (n.name, n.own) and {LIVE_CHANGE.format(row="x")}
+     order by x.name <> n.name limit 1) as c on true
+  cross join lateral (
+    select count(*) as held, min(due_at) as oldest
+      from (select due_at from joblane.tasks where wait_kind = 'limit' and waits_for >= n.low and waits_for < n.high
+               and state = 'held' order by waits_for, place, seq limit {MOST_COUNTED}) as x) as w
+ order by n.place
 """
-
-
-COUNTS = {number: _counts(level) for number, level in LEVELS.items()}
+"""The limits of the names $1. $2: the names with their declared values. $3, $4: texts between which are the names of
+their tasks. $5: their levels."""
 CHANGED_KEYS = f"""
 select name from joblane.limit_changes c where name > $1 and name < $2 and {LIVE_CHANGE.format(row="c")}
  order by name limit 100
@@ -154,15 +156,24 @@ select n.name
 
 def status_of(connection: Connection, name: str) -> LimitStatus:
     """Read one limit by its name in ``joblane.limits``, or ``type/key``."""
-    base, slash, key = name.partition("/")
-    own = base + slash
-    now, *row = connection.run(VALUES, name, own)[0]
-    low, high = keys_of(name) if is_of_each_key(name) else (name, f"{name}\x01")
-    numbers, held, oldest = connection.run(COUNTS[level_of(name)], low, high)[0]
+    return statuses(connection, [name])[0]
+
+
+def statuses(connection: Connection, names: Sequence[str]) -> tuple[LimitStatus, ...]:
+    """Read limits by their names, as :func:`status_of`, in one statement."""
+    own = [base + slash for base, slash, _ in (name.partition("/") for name in names)]
+    ends = [keys_of(name) if is_of_each_key(name) else (name, f"{name}\x01") for name in names]
+    levels = [str(level_of(name)) for name in names]
+    rows = connection.run(STATUS, [*names], own, [low for low, _ in ends], [high for _, high in ends], levels)
+    return tuple(_status(*row) for row in rows)
+
+
+def _status(name: str, now: datetime, *row: Any) -> LimitStatus:
+    base, _, key = name.partition("/")
     change = None
     if row[10] is not None:
         change = LimitChange(_values(row[3:6]), row[6], row[7], row[8], row[9], kind_of(row[10]))
-    next_at, delayed_until = row[14:]
+    next_at, delayed_until, held, oldest, (taken, running, turns, timed) = row[14:]
     return LimitStatus(
         name=base,
         key=key or None,
@@ -170,10 +181,10 @@ def status_of(connection: Connection, name: str) -> LimitStatus:
         declared=_values(row[0:3]),
         change=change,
         in_force=_values(row[11:14]),
-        taken=numbers[0],
-        running=numbers[1],
-        turns=numbers[2],
-        timed=numbers[3],
+        taken=taken,
+        running=running,
+        turns=turns,
+        timed=timed,
         held=held,
         oldest_held_at=oldest,
         next_start_at=next_at if next_at is not None and next_at > now else None,
