@@ -14,6 +14,7 @@ import pytest
 from joblane import RateLimited, RevokeTask, Snooze, TaskContext, TaskTimeout, around
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.doctor import doctor
+from joblane.inspector.stage.glance import glance
 from joblane.inspector.views import Grade
 from joblane.tasks.task import Task
 from joblane.worker import outcome
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("standing_clock")
 
 def doctored(world: World) -> list[Any]:
     scope = Scope(world.database, world.sqs, PREFIX, {}, "op")
-    return [check for check in doctor.hooks(scope) if check.grade is Grade.BAD]
+    return [check for check in doctor.hooks(glance(scope)) if check.grade is Grade.BAD]
 
 
 def check_early(world: World) -> None:

@@ -87,11 +87,31 @@ select type, queue, minute, bucket, count(*), count(*) filter (where outcome = '
  group by grouping sets ((minute, type, queue), (type, queue, bucket))
 """
 """The runs since $1, by type, queue and minute; and again by type, queue and bucket of their waits."""
+MINUTES = 15
+"""Runs of the last minutes are judged."""
+LATEST = f"""
+select type, count(*) filter (where outcome is not null), count(*) filter (where outcome in {FAILED_OUTCOMES}),
+       count(*) filter (where outcome = 'not_started'),
+       coalesce(min(tenant) filter (where outcome is not null) <> max(tenant) filter (where outcome is not null), false)
+  from joblane.runs where started_at >= now() - interval '{MINUTES} min' and type is not null
+ group by type order by type
+"""
 ARCHIVED = f"""
 select clock_timestamp(),
        (select count(*) from (select from joblane.tasks where (dead_sent_at is not null or dead_letter_unsent)
         and state = 'archived' and not cleared limit {MOST_ARCHIVED + 1}) as a)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The runs of a type in the last :data:`MINUTES`. ``tenants``: those that have ended are of several tenants."""
+
+    type: str
+    ended: int
+    failed: int
+    not_started: int
+    tenants: bool
 
 
 @dataclass(slots=True)
@@ -124,7 +144,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Glance(Scope):
-    """A scope in one operation, whose checks read the live tasks once. ``minutes``: of the runs."""
+    """A scope in one operation, whose checks read the live tasks and the latest runs once. ``minutes``: of the runs."""
 
     minutes: int = 1
 
@@ -132,6 +152,11 @@ class Glance(Scope):
     def recorded(self) -> Recorded:
         with reading(self.connection) as connection:
             return read(connection, self.minutes)
+
+    @cached_property
+    def latest(self) -> tuple[Latest, ...]:
+        with reading(self.connection) as connection:
+            return tuple(Latest(*row) for row in connection.run(LATEST))
 
     def is_late(self, type_: str, seconds: float) -> bool:
         """True if tasks of a type wait longer than its ``target_wait``. False for a type that no code declares."""

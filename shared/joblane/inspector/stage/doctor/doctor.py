@@ -24,7 +24,7 @@ from joblane.inspector.stage import batching
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.stage.doctor import aws, work
 from joblane.inspector.stage.doctor import database as doctor_database
-from joblane.inspector.stage.glance import STUCK, Glance, glance
+from joblane.inspector.stage.glance import MINUTES, STUCK, Glance, glance
 from joblane.inspector.tasks.filter_sql import BOUND, reading
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
@@ -114,14 +114,8 @@ def _aws(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
 HOOKS = f"""
 select type, count(*), (array_agg(error_message order by started_at desc))[1]
   from joblane.runs
- where started_at >= now() - interval '{work.MINUTES} min' and outcome = 'not_started' and type is not null
+ where started_at >= now() - interval '{MINUTES} min' and outcome = 'not_started' and type is not null
  group by type order by type
-"""
-TENANTS = f"""
-select type from joblane.runs
- where started_at >= now() - interval '{work.MINUTES} min' and outcome is not null and type is not null
-   and tenant is not null
- group by type having min(tenant) <> max(tenant) order by type
 """
 LONGEST_HOURS = 3
 LONGEST = f"""
@@ -172,12 +166,14 @@ select result ->> 'events_refusal' from joblane.tasks
 """
 
 
-def hooks(scope: Scope) -> Iterator[Check]:
+def hooks(scope: Glance) -> Iterator[Check]:
     """No hook has kept a handler from its start. No check if none has, as most stages have no hooks."""
+    if not any(each.not_started for each in scope.latest):
+        return
     with reading(scope.connection) as connection:
         rows = connection.run(HOOKS)
     for type_, number, problem in rows:
-        found = f"{number:,} run{'s' * (number != 1)} could not start in the last {work.MINUTES} minutes: {problem}"
+        found = f"{number:,} run{'s' * (number != 1)} could not start in the last {MINUTES} minutes: {problem}"
         do = "correct the hook and deploy: until then the messages stay in the queue, and no attempt is spent"
         yield Check(Grade.BAD, f"hooks of {type_}", found, do, path("/runs", type=type_))
 
@@ -264,13 +260,12 @@ def batches(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.GOOD, "batches", f"no larger batch_size would save ${LEAST_SAVING_USD} a month")
 
 
-def tenants(scope: Scope) -> Iterator[Check]:
+def tenants(scope: Glance) -> Iterator[Check]:
     """Name types whose runs are of several tenants and have no limit per key. This is a note, and no problem."""
-    with reading(scope.connection) as connection:
-        types = [scope.task(type_) for (type_,) in connection.run(TENANTS)]
+    types = [scope.task(each.type) for each in scope.latest if each.tenants]
     found = [task.type for task in types if task is not None and not (task.flow and task.flow.key)]
     if not found:
-        yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {work.MINUTES} minutes")
+        yield Check(Grade.GOOD, "tenants", f"no type ran for several tenants without a limit in {MINUTES} minutes")
         return
     why = f"{first_of(found, MOST_TYPES)}: runs of several tenants, and no limit for"
     do = 'declare `key="tenant", max_per_key=…`, because SQS\'s fair queues do not see each flood'

@@ -18,17 +18,14 @@ from joblane.inspector.sentences.actions import report
 from joblane.inspector.sentences.counts import because
 from joblane.inspector.sentences.trouble import late_line, new_line
 from joblane.inspector.shell import argument
-from joblane.inspector.stage.glance import Glance
+from joblane.inspector.stage.glance import MINUTES, Glance
 from joblane.inspector.tasks.filter_sql import NOW, reading
 from joblane.inspector.views import Check, Grade
 from joblane.inspector.views.now import BAD_SHARE, LEAST_RUNS, WARNING_SHARE
 from joblane.record.causes import shown
 from joblane.record.row.states import LIVE
-from joblane.record.run_statistics import FAILED_OUTCOMES
 from joblane.sweep.causes import VERSION
 
-MINUTES = 15
-"""Runs of the last minutes are judged."""
 MOST_BULKS = 20
 """Bulk actions that are read: the latest."""
 MOST_RUNS, MOST_ERRORS = 20_000, 200
@@ -85,12 +82,6 @@ select m.type, m.runs, case when m.is_back then m.last_at else m.since end,
 """
 """The errors of the failed runs of the last hour, most runs first. An error that the sweep has not seen has no row of
 its own, and one that failed again after it was resolved is new."""
-FAILING = f"""
-select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
-  from joblane.runs
- where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
- group by type order by type
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +119,16 @@ def bulks(scope: Glance) -> Iterator[Check]:
             yield Check(Grade.BAD, f"bulk action {view.id}", found, do, path("/bulk/show", id=view.id))
 
 
-def _shares(scope: Scope) -> Iterator[Check]:
+def _shares(scope: Glance) -> Iterator[Check]:
     """The share of failed runs of each type in the last 15 minutes."""
-    with reading(scope.connection) as connection:
-        rows = connection.run(FAILING)
-    for type_, number, failed in sorted(rows, key=lambda row: (-row[2] / row[1], row[0])):
-        share = failed / number
+    rows = [(each.failed / each.ended, each.type, each.ended, each.failed) for each in scope.latest if each.ended]
+    for share, type_, number, failed in sorted(rows, key=lambda row: (-row[0], row[1])):
         if number >= LEAST_RUNS and share >= WARNING_SHARE:
             found = f"{failed:,} of {number:,} runs in the last {MINUTES} minutes failed ({share:.0%})"
             do = f"`joblane errors --within 1h --type {type_}` shows its errors; `joblane pause type {type_}` stops it"
             grade = Grade.BAD if share >= BAD_SHARE else Grade.WARNING
             yield Check(grade, f"runs of {type_}", found, do, path("/errors", within="1h", type=type_))
-    runs = sum(number for _, number, _ in rows)
+    runs = sum(number for _, _, number, _ in rows)
     yield Check(Grade.GOOD, "runs", f"few or none of {runs:,} runs in the last {MINUTES} minutes failed")
 
 
