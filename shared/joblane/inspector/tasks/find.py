@@ -151,10 +151,12 @@ LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 # takes longer. In all other rows the text as a whole is compared first.
 STATEMENT = """
 select {columns}, n, matches, earlier_at, earlier_id, is_last
-  from (select *,
+  from (select id as found, n, earlier_at, earlier_id, is_last,
                case when n > 1 and clock_timestamp() > statement_timestamp() + {seconds}::float8 * interval '1 s'
                     then null
                     when known is null or jsonb_typeof(payload) is distinct from 'object' then false
+                    when not known ? 'inner' and {needle} = {digits}
+                         and strpos(lower(payload::text collate "C"), {needle}) = 0 then false
                     else (select (has_inner or strpos(whole, {needle}) > 0 or strpos(whole, {digits}) > 0)
                                  and exists ({values})
                             from (select visible, lower(visible::text collate "C") as whole,
@@ -166,15 +168,17 @@ select {columns}, n, matches, earlier_at, earlier_id, is_last
                                           offset 0) as v
                                   offset 0) as w)
                end as matches
-          from (select *, {known}::jsonb -> type as known, row_number() over newest_first as n,
+          from (select created_at, id, payload, {known}::jsonb -> type as known, row_number() over newest_first as n,
                        lag(created_at) over newest_first as earlier_at, lag(id) over newest_first as earlier_id,
                        lead(id) over newest_first is null as is_last
                   from ({rows}) as r
-                window newest_first as (order by created_at desc, id desc)) as numbered) as t
+                window newest_first as (order by created_at desc, id desc)) as numbered) as t,
+       lateral (select * from joblane.tasks where id = found offset 0) as shown
  where matches is distinct from false or is_last
  limit {limit}
 """
-"""The rows come in the order of the window: to sort them, the database would first compare all of them."""
+"""The rows come in the order of the window: to sort them, the database would first compare all of them. The window has
+few columns, because it copies each row. Those of a listing are looked up for the rows of the answer."""
 VALUES = """
 with recursive parts as (
   select visible as part
