@@ -16,7 +16,8 @@ from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Reason
-from joblane.record.flow.limit_status import LimitKind
+from joblane.record.driver.connection import Connection
+from joblane.record.flow.limit_status import STATUS, LimitKind
 from joblane.tasks.limit import Rate
 from tests.integration.inspector.scene import Scene
 from tests.samples import sample_keyed, sample_ordered, sample_rated, sample_single, sample_tree
@@ -127,14 +128,25 @@ def test_all_declared_limits_are_listed_and_keys_with_values_of_their_own(scene:
     }
 
 
-def test_of_a_type_the_keys_whose_tasks_wait_longest_come_first(scene: Scene, operator: Inspector) -> None:
+def test_of_a_type_the_keys_whose_tasks_wait_longest_come_first(
+    scene: Scene, operator: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements, execute = list[str](), Connection.run
+
+    def noted(connection: Connection, sql: str, *parameters: Any) -> Any:
+        statements.append(sql)
+        return execute(connection, sql, *parameters)
+
     scene.limit(ORDERED, max_per_key=0)
     for number in (1, 2, 3):
         hold(scene, f"a{number}", f"b{number}", number=number)
     scene.change("a2", "due_at = due_at - interval '1 hour'")
-    each, *keys = operator.limits(ORDERED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "run", noted)
+        each, *keys = operator.limits(ORDERED)
     assert (each.held, each.in_force.at_a_time, each.declared.at_a_time) == (6, 0, 1)
     assert [(one.key, one.held) for one in keys] == [("acme 2", 2), ("acme 1", 2), ("acme 3", 2)]
+    assert statements.count(STATUS) == 1, "one statement for all limits"
 
 
 def test_what_is_set_for_undeclared_limits_is_listed_and_reset(scene: Scene, operator: Inspector) -> None:

@@ -16,6 +16,7 @@ from joblane.inspector.sentences.trouble import need_line, trouble_line
 from joblane.inspector.stage import glance
 from joblane.inspector.stage.doctor import doctor, sessions, trouble, work
 from joblane.inspector.views import Grade, TypeNow
+from joblane.record.driver.connection import Connection
 from joblane.record.schedules import register
 from joblane.sqs.tick import id_of
 from joblane.sweep.lowered_limits import Lowered
@@ -202,18 +203,19 @@ def test_bad_things_come_before_warnings_and_the_rest_is_counted(scene: Scene, m
     assert (len(scene.inspector.trouble().needs), scene.inspector.trouble().number) == (2, 3)
 
 
-def test_the_live_tasks_are_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[str] = []
-    read = glance.read
+def test_the_live_tasks_and_the_latest_runs_are_read_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    statements, execute = Counter[str](), Connection.run
 
-    def counted(*arguments: Any) -> glance.Recorded:
-        reads.append("")
-        return read(*arguments)
+    def counted(connection: Connection, sql: str, *parameters: Any) -> Any:
+        statements[sql] += 1
+        return execute(connection, sql, *parameters)
 
-    monkeypatch.setattr(glance, "read", counted)
-    scene.inspector.now(minutes=15)
-    scene.inspector.doctor()
-    assert len(reads) == 2
+    monkeypatch.setattr(Connection, "run", counted)
+    for operation in (scene.inspector.now, scene.inspector.doctor):
+        statements.clear()
+        operation()
+        read = [sql for sql in statements.elements() if "joblane.runs" in sql and f"'{glance.MINUTES} min'" in sql]
+        assert (statements[glance.LIVE_ROWS], read) == (1, [glance.LATEST])
 
 
 def test_what_a_role_may_not_check_is_not_called_well(scene: Scene) -> None:
