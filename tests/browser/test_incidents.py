@@ -54,8 +54,13 @@ ROUTES = {
     "chart": "/chart",
     "find": "/find",
 }
+BOXES = """
+[...document.querySelectorAll(".scroll, .workflow")].filter(box => box.scrollWidth > box.clientWidth + 1)
+  .map(box => [box.className, box.firstElementChild.getAttribute("class"), box.scrollWidth, box.clientWidth])
+"""
+"""The boxes that scroll sideways."""
 PICTURES = bool(os.environ.get("JOBLANE_SCREENSHOTS"))
-WIDTHS = (1440, 768, 390, 360) if PICTURES else (1440, 360)
+WIDTHS = (1440, 768, 390, 360) if PICTURES else (1440, 768, 360)
 SCHEMES: tuple[Scheme, ...] = ("light", "dark") if PICTURES else ("light",)
 
 
@@ -116,6 +121,7 @@ def test_each_route_is_readable_with_all_incidents(visit: Visit, site: Site, axe
                     "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
                 )
                 found += [(name, width, "scrolls sideways", taken)] if taken > seen else []
+                found += [(name, width, *each) for each in page.evaluate(BOXES)]
                 found += [(name, width, "small text")] if page.evaluate(SMALLEST) < 11 else []
                 if scheme in RULES and (PICTURES or width == WIDTHS[0]):
                     found += [(name, width, scheme, each) for each in _violations(page, scheme)]

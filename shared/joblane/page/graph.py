@@ -1,12 +1,13 @@
 """The graph of a workflow as SVG within the page: layers from left to right, and each node a link.
 
-The picture has a fixed scale, and scrolls in its own box. A list has the same nodes in words.
+The picture has a fixed scale, and scrolls in its own box. On a narrow screen the nodes are below each other. A list has
+the same nodes in words.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -24,6 +25,8 @@ WIDTH, HEIGHT = 184, 42
 """Size of a node, in pixels."""
 ACROSS, DOWN = 56, 14
 """Distances of nodes."""
+INDENT, MOST_INDENTS = 16, 6
+"""Of nodes below each other: with 300 pixels they fit into the width of a phone."""
 MARGIN = 8
 LONGEST_NAME = 24
 """Characters of a name that fit into a node."""
@@ -42,19 +45,21 @@ MARKS = {
 """State → its mark, as in the style sheet."""
 
 SVG = Markup(
-    '<svg width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="group" aria-label="{2}"><defs><marker id="arrow"'
+    '<svg class="{5}" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="group" aria-label="{2}"><defs>'
+    '<marker id="arrow-{5}"'
     ' viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">'
     '<path d="M0 0L8 4L0 8z"/></marker></defs>{3}{4}</svg>'
 )
-EDGE = Markup(
-    '<path class="edge {}" d="M{:.0f} {:.0f}C{:.0f} {:.0f} {:.0f} {:.0f} {:.0f} {:.0f}" marker-end="url(#arrow)"/>'
-)
+EDGE = Markup('<path class="edge {}" d="{}" marker-end="url(#arrow-{})"/>')
 NODE = Markup(
     '<a href="{}" class="node {}"><title>{}</title>{}<rect x="{}" y="{}" width="{}" height="{}" rx="7"/>{}</a>'
 )
 BEHIND = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="7"/>')
 LABEL = Markup('<text class="{}" x="{}" y="{}">{}</text>')
 EMPTY = Markup()
+
+Place = tuple[int, int]
+"""The left upper corner of a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +87,54 @@ def workflow(inspector: Inspector, id_: str) -> Workflow | None:
 
 
 def drawn(graph: Graph) -> Markup:
-    """Return the picture of a graph."""
-    layers = layers_of([node.key for node in graph.nodes], [(edge.source, edge.target) for edge in graph.edges])
-    tallest = max(map(len, layers))
-    places: dict[str, tuple[int, int]] = {}
+    """The picture of a graph, twice: the style sheet shows the second one on narrow screens."""
+    pairs = [(edge.source, edge.target) for edge in graph.edges]
+    layers = layers_of([node.key for node in graph.nodes], pairs)
+    return _drawn(graph, "across", _across(layers), _curve) + _drawn(graph, "down", _down(layers, pairs), _elbow)
+
+
+def _drawn(graph: Graph, css: str, places: Mapping[str, Place], path: Callable[[Place, Place], str]) -> Markup:
+    edges = EMPTY.join(
+        EDGE.format(edge.kind, path(places[edge.source], places[edge.target]), css) for edge in graph.edges
+    )
+    nodes = EMPTY.join(_node(node, places[node.key], is_here=node.key == graph.key) for node in graph.nodes)
+    width = max(x for x, _ in places.values()) + WIDTH + MARGIN
+    height = max(y for _, y in places.values()) + HEIGHT + MARGIN + 4
+    return SVG.format(width, height, f"Workflow of {graph.key}: {len(graph.nodes)} nodes", edges, nodes, css)
+
+
+def _across(layers: list[list[str]]) -> dict[str, Place]:
+    """A column for each layer."""
+    tallest, places = max(map(len, layers)), dict[str, Place]()
     for column, keys in enumerate(layers):
         above = (tallest - len(keys)) * (HEIGHT + DOWN) // 2
         for row, key in enumerate(keys):
             places[key] = MARGIN + column * (WIDTH + ACROSS), MARGIN + above + row * (HEIGHT + DOWN)
-    edges = EMPTY.join(_edge(edge.kind, places[edge.source], places[edge.target]) for edge in graph.edges)
-    nodes = EMPTY.join(_node(node, places[node.key], is_here=node.key == graph.key) for node in graph.nodes)
-    width = 2 * MARGIN + len(layers) * (WIDTH + ACROSS) - ACROSS
-    height = 2 * MARGIN + tallest * (HEIGHT + DOWN) - DOWN + 4
-    return SVG.format(width, height, f"Workflow of {graph.key}: {len(graph.nodes)} nodes", edges, nodes)
+    return places
+
+
+def _down(layers: list[list[str]], pairs: Sequence[tuple[str, str]]) -> dict[str, Place]:
+    """A row for each node, below the nodes that lead to it. Its indent is its layer."""
+    layer = {key: at for at, keys in enumerate(layers) for key in keys}
+    after: defaultdict[str, list[str]] = defaultdict(list)
+    for source, target in pairs:
+        after[source].append(target)
+    seen, last_first = set[str](), list[str]()
+
+    def visit(key: str) -> None:
+        seen.add(key)
+        for target in sorted(after[key], key=layer.__getitem__, reverse=True):
+            if target not in seen:
+                visit(target)
+        last_first.append(key)
+
+    for key in reversed(layer):
+        if key not in seen:
+            visit(key)
+    return {
+        key: (MARGIN + min(layer[key], MOST_INDENTS) * INDENT, MARGIN + row * (HEIGHT + DOWN))
+        for row, key in enumerate(reversed(last_first))
+    }
 
 
 def layers_of(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> list[list[str]]:
@@ -142,13 +182,20 @@ def _ordered(
     return layers
 
 
-def _edge(kind: str, source: tuple[int, int], target: tuple[int, int]) -> Markup:
+def _curve(source: Place, target: Place) -> str:
     x, y, end, bottom = source[0] + WIDTH, source[1] + HEIGHT / 2, target[0], target[1] + HEIGHT / 2
     bend = max(ACROSS / 2, abs(end - x) / 2)
-    return EDGE.format(kind, x, y, x + bend, y, end - bend, bottom, end - 2, bottom)
+    return f"M{x:.0f} {y:.0f}C{x + bend:.0f} {y:.0f} {end - bend:.0f} {bottom:.0f} {end - 2:.0f} {bottom:.0f}"
 
 
-def _node(node: Node, place: tuple[int, int], *, is_here: bool) -> Markup:
+def _elbow(source: Place, target: Place) -> str:
+    x, y = source[0] + INDENT / 2, source[1] + HEIGHT
+    if target[0] <= source[0]:  # both have the largest indent
+        return f"M{x:.0f} {y}V{target[1] - 2}"
+    return f"M{x:.0f} {y}V{target[1] + HEIGHT / 2:.0f}H{target[0] - 2}"
+
+
+def _node(node: Node, place: Place, *, is_here: bool) -> Markup:
     x, y = place
     state = "batch" if node.is_batch else node.state or "removed"
     name = f"batch {node.id}" if node.is_batch else node.type or node.id

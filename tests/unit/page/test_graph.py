@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -32,9 +32,10 @@ def test_nodes_are_in_layers_from_left_to_right(keys: str, edges: str, layers: s
     assert "|".join("".join(layer) for layer in found) == layers
 
 
-def test_no_nodes_of_a_picture_overlap_and_each_is_a_link_with_its_state() -> None:
+@pytest.mark.parametrize("number", [0, 1], ids=["across", "down"])
+def test_no_nodes_of_a_picture_overlap_and_each_is_a_link_with_its_state(number: int) -> None:
     # when
-    picture = drawn(views.graph())
+    picture = drawn(views.graph()).split("</svg>")[number]
     # then
     places = [
         (int(x), int(y))
@@ -43,7 +44,7 @@ def test_no_nodes_of_a_picture_overlap_and_each_is_a_link_with_its_state() -> No
     assert len(places) == len(views.graph().nodes)
     for (x, y), (other_x, other_y) in product(places, places):
         assert (x, y) == (other_x, other_y) or abs(x - other_x) >= WIDTH or abs(y - other_y) > HEIGHT
-    [(width, height)] = re.findall(r'<svg width="(\d+)" height="(\d+)"', picture)
+    [(width, height)] = re.findall(r' width="(\d+)" height="(\d+)" viewBox', picture)
     assert max(x for x, _ in places) + WIDTH <= int(width)
     assert max(y for _, y in places) + HEIGHT <= int(height)
     assert picture.count("marker-end") == len(views.graph().edges)
@@ -52,6 +53,29 @@ def test_no_nodes_of_a_picture_overlap_and_each_is_a_link_with_its_state() -> No
     )
     assert "120 × mail:send" in picture
     assert ">✕ archived<" in picture
+
+
+def test_on_a_narrow_screen_each_node_is_below_and_right_of_those_before_it() -> None:
+    # given a chain that is longer than the largest indent, and a child of its first and its third node
+    keys = [*"abcdefghi", "child"]
+    edges = (*((one, other) for one, other in pairwise(keys[:-1])), ("a", "child"), ("c", "child"))
+    graph = Graph(
+        "a",
+        tuple(Node(key, key, key, State.HELD) for key in keys),
+        tuple(Edge(*pair, EdgeKind.AFTER) for pair in edges),
+        exact=True,
+    )
+    # when
+    picture = drawn(graph).split("</svg>")[1]
+    # then
+    found = re.findall(r'<rect x="(\d+)" y="(\d+)" .*?<text class="name"[^>]*>(\w+)<', picture)
+    places = {name: (int(x), int(y)) for x, y, name in found}
+    assert len({y for _, y in places.values()}) == len(keys)
+    for source, target in edges:
+        (x, y), (other_x, other_y) = places[source], places[target]
+        assert y < other_y
+        assert x < other_x or x == other_x == max(x for x, _ in places.values())
+    assert max(x for x, _ in places.values()) + WIDTH <= 300
 
 
 def test_names_are_escaped_and_cut() -> None:

@@ -113,7 +113,8 @@
   function showWorkflow() {
     const box = document.querySelector(".workflow");
     if (!box) return;
-    const here = box.querySelector(".here")?.getBoundingClientRect();
+    const seen = [...box.querySelectorAll(".here")].find((one) => one.getClientRects().length);  // the style sheet hides one
+    const here = seen?.getBoundingClientRect();
     const { left, top, width, height } = box.getBoundingClientRect();
     if (scrolled) box.scrollTo(...scrolled);
     else if (here) box.scrollTo((here.left + here.right - width) / 2 - left, (here.top + here.bottom - height) / 2 - top);
