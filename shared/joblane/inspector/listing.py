@@ -143,7 +143,8 @@ class Listing:
     ``left_out``: the titles of columns in the order in which a narrow terminal leaves them out.
 
     ``whole`` True: the answer has all rows, so that a surface can sort them by any column. ``orders``: of a list that
-    comes in pages, or has only its first rows: title → the order that the operation knows.
+    comes in pages, or has only its first rows: title → the order that the operation knows. ``parts`` True: a surface
+    can sort the rows that it has by any other column, if it says so.
     """
 
     title: str
@@ -152,13 +153,14 @@ class Listing:
     left_out: tuple[str, ...] = ()
     whole: bool = False
     orders: Mapping[str, Order] = field(default_factory=dict)
+    parts: bool = False
 
     @property
     def sortable(self) -> Mapping[str, Column]:
         """The columns by which the rows can be sorted, by the value of ``sort`` in an address."""
-        if self.whole:
-            return {column.name: column for column in self.columns if column.kind not in UNSORTED}
-        return {self.orders[column.title].sort: column for column in self.columns if column.title in self.orders}
+        known = {self.orders[column.title].sort: column for column in self.columns if column.title in self.orders}
+        others = [column for column in self.columns if column.title not in self.orders and column.kind not in UNSORTED]
+        return known | {column.name: column for column in others if self.whole or self.parts}
 
     def sorting(self, name: str) -> Column:
         """Return the column of a value of ``sort``. Raises :class:`SelectionError`."""

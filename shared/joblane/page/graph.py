@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 184, 42
 ACROSS, DOWN = 56, 14
 """Distances of nodes."""
 INDENT, MOST_INDENTS = 16, 6
-"""Of nodes below each other: with 300 pixels they fit into the width of a phone."""
+"""The indent of a layer if nodes are below each other. With 300 pixels they fit into the width of a phone."""
 MARGIN = 8
 LONGEST_NAME = 24
 """Characters of a name that fit into a node."""

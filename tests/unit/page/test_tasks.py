@@ -58,6 +58,29 @@ def test_the_oldest_tasks_are_first_on_every_page_until_the_head_is_clicked_agai
     assert browser.get("/tasks?sort=newest").status_code == 400
 
 
+def test_by_another_column_the_tasks_of_a_page_are_sorted_and_the_page_says_so(
+    browser: TestClient, stub: FakeInspector
+) -> None:
+    stub.rows = [
+        views.task_row(id=f"it-{number}", attempts=attempts, max_retry=20, took_ms=took)
+        for number, (attempts, took) in enumerate([(2, None), (11, 40), (3, 900)])
+    ]
+
+    def shown(query: str) -> tuple[list[str], str]:
+        text = browser.get(f"/tasks?{query}").text
+        return re.findall(r'id="select-it-(\d)"', text), text
+
+    for query, expected in (("sort=try", "021"), ("sort=try&desc=yes", "120"), ("sort=took&desc=yes", "210")):
+        assert "".join(shown(query)[0]) == expected
+    assert {named["limit"] for _, named in stub.called("tasks")} == {200}
+    # and a later page keeps the order
+    order, text = shown("sort=took&desc=yes&limit=2")
+    assert "".join(order) == "10"
+    assert "Only these 2 tasks are sorted: the newest that match." in text
+    assert "sort=took&amp;desc=yes&amp;from=2" in text
+    assert "Only these" not in shown("sort=took")[1] + shown("limit=2")[1] + shown("limit=2&sort=oldest")[1]
+
+
 def test_an_archived_task_is_red_for_an_hour(browser: TestClient, stub: FakeInspector) -> None:
     stub.rows = [
         views.task_row(id="new", finished_at=views.before(minutes=59)),

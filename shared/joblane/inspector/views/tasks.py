@@ -76,7 +76,7 @@ LISTINGS[TaskRow] = Listing(
         Column("State", "state", Kind.STATE),
         Column("Queue", "queue"),
         Column("Tenant", "tenant", optional=True, fold=10),
-        Column("Try", "tries", Kind.NUMBER),
+        Column("Try", "tries", Kind.NUMBER, order="attempts"),
         Column("Age", "created_at", Kind.AGE),
         Column("Due or ended", lambda row: row.finished_at or row.due_at, Kind.MOMENT),
         Column("Took", "took_ms", Kind.MILLISECONDS, optional=True, page_only=True),
@@ -85,6 +85,7 @@ LISTINGS[TaskRow] = Listing(
     ),
     left_out=("Queue", "Due or ended", "Tenant", "Last error"),
     orders={"Age": Order("oldest")},
+    parts=True,
 )
 
 

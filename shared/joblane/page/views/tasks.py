@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import ALLOWED, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.listing import LISTINGS
 from joblane.inspector.sentences.actions import effect_of, result_of
 from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskRow, TaskView
@@ -24,6 +26,7 @@ from joblane.page.inspectors import desk
 from joblane.page.rendering import as_json, page, query, redirect
 from joblane.page.sorting import sorting
 
+OLDEST = LISTINGS[TaskRow].orders["Age"].sort
 MOST = 200
 """Tasks of one page: the ids of all selected tasks must fit into an address."""
 FIELDS = {
@@ -40,16 +43,20 @@ FIELDS = {
 
 
 def listing(request: Request, inspector: Inspector) -> Response:
-    """A page of tasks. ``from``: the position that the previous page returned."""
+    """A page of tasks. ``from``: the position that the previous page returned.
+
+    By another column than their age, only the tasks of the page are sorted: a page then has as many as it can have.
+    """
     parameters = request.query_params
     after, status, order = parameters.get("from") or None, 200, sorting(request, TaskRow)
+    is_oldest = order.name == OLDEST
+    by_age = is_oldest or order.name is None
     try:
-        limit = whole("limit", parameters.get("limit") or str(PER_PAGE), 1, MOST)
+        limit = whole("limit", parameters.get("limit") or str(PER_PAGE if by_age else MOST), 1, MOST)
         wanted = read(parameters, datetime.now(UTC))
-        found: dict[str, Any] = {
-            "found": inspector.tasks(wanted, after=after, limit=limit, oldest_first=order.name is not None),
-            "count": inspector.count(wanted),
-        }
+        tasks = inspector.tasks(wanted, after=after, limit=limit, oldest_first=is_oldest)
+        tasks = tasks if by_age else replace(tasks, tasks=order.of(tasks.tasks))
+        found: dict[str, Any] = {"found": tasks, "count": inspector.count(wanted)}
         found |= {"wrong": None, "first": after is None, "all": wanted == Filter()}
     except SelectionError as error:
         field = FIELDS.get(error.field, error.field)
@@ -61,7 +68,9 @@ def listing(request: Request, inspector: Inspector) -> Response:
         "tasks.html",
         status,
         chosen=chosen,
-        ordered=[("sort", order.name)] if order.name else [],
+        ordered=[(name, parameters[name]) for name in ("sort", "desc") if parameters.get(name)],
+        is_oldest=is_oldest,
+        by_age=by_age,
         sorting=order,
         chips=[
             (LABELS[name], value, [pair for pair in chosen if pair != (name, value)])
