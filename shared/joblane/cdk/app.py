@@ -320,7 +320,7 @@ def _assemble(app: App, output: Path) -> CloudAssembly:
             raise
         raise RefusedTemplateError(
             f"{place['constructPath']}: {found['ruleName']}: {found['description']}"
-            for plugin in json.loads(report_file.read_text())["pluginReports"]
+            for plugin in json.loads(report_file.read_text(encoding="utf-8"))["pluginReports"]
             for found in plugin["violations"]
             for place in found["violatingConstructs"]
         ) from None

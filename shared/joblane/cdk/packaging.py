@@ -216,7 +216,9 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
         command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
         environment = installing_environment(Project.here())
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     if done.returncode:
         problem = f"the dependency layer cannot be built for {platform or 'this machine'}"
         raise SynthError(failure(problem, done.stderr))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -210,18 +210,15 @@ time, as the imports create objects that stay."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors that the user can fix are shown without a traceback."""
-    from joblane.cli.terminal import say
+    from joblane.cli.terminal import allow_all_signs, say
     from joblane.local.errors import UnavailableError  # its message has its own advice
 
     if arguments is None:
         gc.set_threshold(OBJECTS, 20, 20)
         arguments = sys.argv[1:]
-    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows ? for a character that it lacks
-        if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
-            stream.reconfigure(errors="replace")
+    allow_all_signs()
     try:
-        _check_text(arguments)
-        app(arguments, prog_name="joblane")
+        app([_text_of(given) for given in arguments], prog_name="joblane")
     except Exception as error:
         code = exit_of(error)
         if code is None:
@@ -239,15 +236,23 @@ def has_advice(error: BaseException) -> bool:
     return advice_for(error.__cause__ or error) is not None
 
 
-def _check_text(arguments: Sequence[str]) -> None:
-    """Refuse arguments that are not text: neither the database nor the control API accepts them."""
+def _text_of(given: str) -> str:
+    """Return an argument as text, which is UTF-8 in a shell without a locale, too.
+
+    Other arguments are refused: neither the database nor the control API accepts them.
+    """
     from joblane.local.errors import MisuseError
 
-    for given in arguments:
-        try:
-            given.encode()
-        except UnicodeEncodeError:
-            raise MisuseError(f"{given!r} is not text in UTF-8") from None
+    try:
+        given.encode()
+    except UnicodeEncodeError:  # Python has read the bytes in another encoding
+        pass
+    else:
+        return given
+    try:
+        return os.fsencode(given).decode()
+    except UnicodeError:
+        raise MisuseError(f"{given!r} is not text in UTF-8") from None
 
 
 if __name__ == "__main__":

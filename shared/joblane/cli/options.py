@@ -43,7 +43,7 @@ def task_types() -> list[str]:
         handlers = Project.here().handlers.glob("*/handler.py")
     except ProjectError:
         return []
-    found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(), re.M) for path in handlers)
+    found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(encoding="utf-8"), re.M) for path in handlers)
     return sorted(match[1] for match in found if match)
 
 

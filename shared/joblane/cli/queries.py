@@ -50,7 +50,7 @@ def show(context: typer.Context, operation: str, *arguments: Any, as_json: bool,
 def new() -> list[Any]:
     """Return a command for each query that has none. Without such a query, this imports no inspector."""
     known = "joblane.inspector.inspector" in sys.modules
-    if not known and SHOWN_IN_THEIR_OWN_WAY.issuperset(OPERATION.findall(SOURCE.read_text())):
+    if not known and SHOWN_IN_THEIR_OWN_WAY.issuperset(OPERATION.findall(SOURCE.read_text(encoding="utf-8"))):
         return []
     from joblane.inspector import queries
 

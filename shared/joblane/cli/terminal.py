@@ -5,6 +5,7 @@ Text from tasks is written without control characters: the message of an error m
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -35,6 +36,19 @@ CONTROLS: dict[int, str] = dict.fromkeys(
 ESCAPES = {code: f"\\u{code:04x}" for code in (*CONTROLS, 0x200E, 0x200F) if code not in (0x0A, 0x20)}
 """The same as escapes of JSON."""
 CONTROLS |= dict.fromkeys((0x09, 0x0A, 0x0D), " ")
+SIGNS = {
+    **dict(zip("▁▂▃▄▅▆▇█", ".:-=+*#@", strict=True)),
+    "–": "-",
+    "·": ".",
+    "×": "x",
+    "✓": "+",
+    "✗": "!",
+    "┤": "|",
+    "│": "|",
+    "…": "...",
+    "→": "->",
+}
+"""Sign of this package → what an output without UTF-8 shows in its place. It shows ? for other characters."""
 STYLES = {
     "scheduled": "cyan",
     "pending": "blue",
@@ -80,6 +94,25 @@ class Output(FileIO):
         return TextIOWrapper(buffer, stream.encoding, stream.errors, None, stream.line_buffering, stream.write_through)
 
 
+def has_utf_8(stream: TextIO) -> bool:
+    """True if the stream, such as a terminal, can show each character."""
+    return not isinstance(stream, TextIOWrapper) or stream.encoding.lower().startswith("utf")
+
+
+def allow_all_signs() -> None:
+    """Let the outputs without UTF-8 write what they lack by :data:`SIGNS`."""
+
+    def replaced(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return "".join(SIGNS.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+    codecs.register_error("joblane", replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not has_utf_8(stream):
+            stream.reconfigure(errors="joblane")
+
+
 def console() -> Console:
     """The output. It respects NO_COLOR, and has the width of the terminal, or that of COLUMNS."""
     return _console(sys.stdout)
@@ -99,13 +132,13 @@ def _console(stream: TextIO, *, stderr: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Print a message to the error output."""
-    typer.echo(clean(text, lines=True), err=True)
+    typer.echo(clean(text, lines=True), file=sys.stderr)  # not its own, which is UTF-8 on any terminal
 
 
 def document(value: Any) -> None:
     """Print an answer as one JSON document: its keys are the fields of the answer, its times ISO 8601 in UTC."""
     text = json_of(value, indent=2)
-    typer.echo(escaped(text) if sys.stdout.isatty() else text)
+    typer.echo(escaped(text) if sys.stdout.isatty() else text, file=sys.stdout)
 
 
 def answer(value: Any, *, as_json: bool, nothing: str | None = None) -> None:
@@ -121,7 +154,8 @@ def answer(value: Any, *, as_json: bool, nothing: str | None = None) -> None:
 def json_of(value: Any, *, indent: int | None = None) -> str:
     from pydantic_core import to_json
 
-    return to_json(value, indent=indent, inf_nan_mode="null").decode()
+    text = to_json(value, indent=indent, inf_nan_mode="null").decode()
+    return text if has_utf_8(sys.stdout) else json.dumps(json.loads(text), indent=indent)
 
 
 def escaped(document: str) -> str:

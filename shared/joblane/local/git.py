@@ -30,7 +30,9 @@ def deployer(folder: Path, environment: Mapping[str, str] = os.environ) -> str |
 def _git(folder: Path, *arguments: str) -> str | None:
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, check=False, errors="replace", text=True, timeout=SECONDS)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, check=False, encoding="utf-8", errors="replace", timeout=SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return _line(done.stdout) if done.returncode == 0 else None

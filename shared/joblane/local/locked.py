@@ -54,7 +54,7 @@ def locked_names(lock: Path) -> set[str]:
 def text_of(lock: Path) -> str:
     if not lock.is_file():
         raise ProjectError(f"{lock}: no such file; it must be the lock, with hashes, of the packages of the functions")
-    return lock.read_text()
+    return lock.read_text(encoding="utf-8")
 
 
 def without_provided(lock: str) -> str:

@@ -34,17 +34,24 @@ def write_lock(project: Project, packages: Sequence[str]) -> tuple[Path, bool]:
     command += ["--output-file", str(lock), str(RUNTIME), "-"]
     environment = installing_environment(project)
     done = subprocess.run(  # noqa: S603 - uv, with its options
-        command, check=False, cwd=project.root, env=environment, input=text, capture_output=True, text=True
+        command,
+        check=False,
+        cwd=project.root,
+        env=environment,
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         raise LocalError(failure("uv cannot write the lock", done.stderr + done.stdout))
-    names.write_text(text)
+    names.write_text(text, encoding="utf-8")
     return lock, is_new
 
 
 def _read(names: Path) -> list[str]:
     """Return the lines of the list, without one that includes Joblane's own by a path."""
-    lines = names.read_text().splitlines() if names.is_file() else []
+    lines = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
     return [line for line in map(str.strip, lines) if line and not re.fullmatch(r"-r .*runtime\.txt|#.*", line)]
 
 

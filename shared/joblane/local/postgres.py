@@ -270,7 +270,13 @@ def run(command: Sequence[str], text: str = "") -> None:
     Raises: `LocalError` with its output.
     """
     done = subprocess.run(  # noqa: S603
-        [*as_other_user(), *command], input=text, capture_output=True, text=True, check=False, env=environment()
+        [*as_other_user(), *command],
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        env=environment(),
     )
     if done.returncode != 0:
         name = Path(command[0]).name

@@ -170,7 +170,8 @@ class Tools:
             cwd=folder,
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             pass_fds=self._locks,
         )

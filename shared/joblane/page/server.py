@@ -57,5 +57,7 @@ def _page_that_opens(address: str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="joblane-page-") as folder:
         file = Path(folder) / "open.html"
         file.touch(mode=0o600)
-        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">')
+        file.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">', encoding="utf-8"
+        )
         yield file

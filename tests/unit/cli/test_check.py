@@ -104,9 +104,9 @@ def test_a_package_is_added_to_the_list_and_the_lock(
 
 
 def test_a_failed_lock_leaves_the_list_as_it_is(project: Project, uv: Path) -> None:
-    uv.write_text(UV.format(fails="echo 'dns error' >&2; exit 1"))
+    uv.write_text(UV.format(fails="printf 'dns error \\377' >&2; exit 1"))
     with pytest.raises(
-        LocalError, match=r"uv cannot write the lock: the package index cannot be reached.*:\ndns error"
+        LocalError, match=r"uv cannot write the lock: the package index cannot be reached.*:\ndns error \ufffd"
     ):
         write_lock(project, ["httpx"])
     with pytest.raises(MisuseError, match="'http x' is not a package"):

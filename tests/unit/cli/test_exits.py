@@ -209,6 +209,9 @@ def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: FakeInsp
     ran = jobs("audit", "--who", "\udcff")
     assert (ran.code, stub.calls) == (2, [])
     assert ran.err == "joblane: '\\udcff' is not text in UTF-8\n"
+    # in a shell without a locale, Python reads UTF-8 as bytes
+    jobs("audit", "--who", "Ren\udcc3\udca9")
+    assert "René" in repr(stub.calls)
 
 
 # --- Times -----------------------------------------------------------------------------------------------------------

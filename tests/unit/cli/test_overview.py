@@ -215,13 +215,17 @@ def test_the_doctor_ends_with_the_status_of_its_checks(
 
 
 @pytest.mark.parametrize(
-    ("terminal", "environment"), [(False, {}), (False, {"FORCE_COLOR": "1"}), (True, {"TERM": "dumb"})]
+    ("terminal", "environment"),
+    [(False, {}), (False, {"FORCE_COLOR": "1"}), (True, {"TERM": "dumb"}), (True, {"TERM": "xterm"})],
+    ids=["pipe", "coloured-pipe", "dumb", "without-utf-8"],
 )
 def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch, terminal: bool, environment: dict[str, str]
 ) -> None:
     # given
-    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: terminal)
+    monkeypatch.setattr("joblane.cli.terminal.has_utf_8", lambda _: environment.get("TERM") != "xterm")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     stub.answers["overview"] = views.overview()
@@ -233,6 +237,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     assert ran.code == 0
     assert ran.out.count("Active") == 1
     assert "Latest failures" in ran.out
+    assert ("The live view needs a terminal with UTF-8" in ran.err) is ("xterm" in environment.values())
     chosen = [arguments[0] for arguments, _ in stub.called("tasks")]
     assert chosen == [Filter(states=(State.ACTIVE,))]
     assert stub.called("failures") == [((), {"minutes": 30, "limit": 8})]

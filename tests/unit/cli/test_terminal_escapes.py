@@ -26,12 +26,17 @@ def test_a_terminal_gets_no_control_characters_in_a_document(
     assert "ü" in out
 
 
-def test_an_output_without_utf_8_shows_a_mark_for_what_it_lacks(
+def test_an_output_without_utf_8_shows_similar_signs(
     jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = TextIOWrapper(BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", out)
     assert jobs("queues").code == 0
+    terminal.console().print("✓ ✗ × · – │┤ ▁▂▃▄▅▆▇█ a → b … ü")
+    terminal.document({"text": "ü ✓"})  # a program reads it
     out.flush()
-    assert "default" in (written := out.buffer.getvalue().decode("ascii"))
-    assert "?" in written
+    queues, signs, document = out.buffer.getvalue().decode("ascii").partition("+ ! x . - || .:-=+*#@ a -> b ... ?\n")
+    assert "default" in queues
+    assert "?" not in queues
+    assert signs
+    assert json.loads(document) == {"text": "ü ✓"}

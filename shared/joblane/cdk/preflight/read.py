@@ -178,7 +178,8 @@ def synthesise(
         cwd=project.root,
         env={**os.environ, **variables},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if done.returncode:

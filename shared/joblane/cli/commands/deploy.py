@@ -153,7 +153,7 @@ def schema(
             file = out / f"{found.slug}.schema.json"
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                file.write_text(text + "\n")
+                file.write_text(text + "\n", encoding="utf-8")
             except OSError as error:
                 terminal.usage(f"{file} cannot be written: {error.strerror}", "--out")
             typer.echo(f"{found.type}: {file}")

@@ -248,7 +248,7 @@ def _report(acted: ActionResult, what: str, *, as_json: bool) -> None:
 
 def _print(text: str) -> None:
     """Print only ``text`` to the output, for scripts."""
-    typer.echo(terminal.clean(text, lines=True))
+    typer.echo(terminal.clean(text, lines=True), file=sys.stdout)
 
 
 # --- The user's editor -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,10 @@ def celery(
         terminal.usage(f"{unnamed[0]!r}: NAME=TYPE is required, for example shop.tasks.send=mail:send", "--type")
     project = Project.here()
     move = plan(project, path, given)
-    typer.echo(json.dumps(move.as_json(), indent=2) if as_json else terminal.clean(move.as_markdown(), lines=True))
+    typer.echo(
+        json.dumps(move.as_json(), indent=2) if as_json else terminal.clean(move.as_markdown(), lines=True),
+        file=sys.stdout,
+    )
     if dry_run:
         terminal.say("\nNothing was written: without --dry-run this writes the handlers.")
         return

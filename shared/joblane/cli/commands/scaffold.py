@@ -101,7 +101,8 @@ def check(as_json: options.AsJson = False) -> None:
     else:
         for each in broken:
             terminal.say(each.text)
-        terminal.say(f"{len(own)} task types are declared correctly." if not broken else "")
+        if not broken:
+            terminal.say(f"{len(own)} task types are declared correctly.")
     if broken:
         raise typer.Exit(Exit.FAILED)
 

@@ -30,7 +30,11 @@ def watch(
     """
     inspector, console = target.inspector(context), terminal.console()
     # under FORCE_COLOR, Rich takes a pipe for a terminal
-    if once or not (sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
+    is_live = sys.stdin.isatty() and sys.stdout.isatty() and not console.is_dumb_terminal and not once
+    if is_live and not terminal.has_utf_8(sys.stdout):
+        terminal.say("The live view needs a terminal with UTF-8, such as LC_ALL=C.UTF-8 sets. This is one frame.")
+        is_live = False
+    if not is_live:
         from joblane.cli.watch.lists import frame
         from joblane.inspector.sentences.stage import unknown_lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,18 +35,22 @@ async def saves(project: Project) -> AsyncGenerator[list[Path]]:
     root = project.root.resolve()
     ignored = DefaultFilter()
 
+    def path_of(name: str) -> Path:
+        return Path(os.fsdecode(name.encode()))  # the watcher uses UTF-8 in any locale
+
     def is_code(change: Change, path: str) -> bool:
-        file = Path(path)
+        file = path_of(path)
         if file.parent == root:
             return file.name in SETTINGS or file in folders
         return any(file.is_relative_to(folder) for folder in folders) and ignored(change, path)
 
     async def watch(paths: Iterable[Path], *, recursive: bool) -> None:
         options: dict[str, Any] = {"step": STEP_MS, "debounce": DEBOUNCE_MS, "recursive": recursive}
-        async for changes in awatch(*paths, watch_filter=is_code, **options):
-            await found.put({path for _, path in changes})
+        names = [os.fsencode(path).decode() for path in paths]
+        async for changes in awatch(*names, watch_filter=is_code, **options):
+            await found.put({path_of(name) for _, name in changes})
 
-    found: asyncio.Queue[set[str]] = asyncio.Queue()
+    found: asyncio.Queue[set[Path]] = asyncio.Queue()
     # the root without its subfolders needs a watcher of its own
     running = [asyncio.create_task(watch((folder for folder in folders if folder.is_dir()), recursive=True))]
     running.append(asyncio.create_task(watch([root], recursive=False)))
@@ -53,7 +58,7 @@ async def saves(project: Project) -> AsyncGenerator[list[Path]]:
         await asyncio.sleep(START_SECONDS)
         yield []
         while True:
-            yield sorted(map(Path, await found.get()))
+            yield sorted(await found.get())
     finally:
         for task in running:
             task.cancel()
