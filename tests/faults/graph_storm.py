@@ -64,7 +64,7 @@ def node(payload: Node, ctx: TaskContext) -> None:
     ctx.session.execute(EARLY, {"id": ctx.task_id, **parents})
     time.sleep(random.random() * 0.02)
     follow(next(iter(payload.script[ctx.attempt - 1 :]), ""), timedelta(milliseconds=100))
-    if payload.adds is not None and ctx.batch is not None:
+    if payload.adds is not None and ctx.batch_id is not None:
         ctx.batch.enqueue_many([Job(GRAPH_ONE, Node(), task_id=payload.adds)])
     ctx.session.execute(text("insert into public.effects values (:id)"), {"id": ctx.task_id})
 

@@ -228,15 +228,25 @@ class TaskContext:
         """The relations of the tasks that this run enqueues."""
         return links_of_run(self.task_id, self._claim.depth)
 
+    @property
+    def batch_id(self) -> str | None:
+        """The id of the batch that this task belongs to. None: it does not belong to one."""
+        return self._claim.batch
+
     @cached_property
-    def batch(self) -> Batch | None:
+    def batch(self) -> Batch:
         """The batch that this task belongs to. It adds members in this task's transaction, even after the batch is
-        sealed. None: the task does not belong to a batch."""
+        sealed.
+
+        Raises:
+            JobError: the task does not belong to a batch.
+        """
         from joblane.client.batch import Batch
 
         self._refuse_async("ctx.batch", "ctx.session")
-        id_ = self._claim.batch
-        return None if id_ is None else Batch(self._producer, id_, self.session, links=self._links, of_member=True)
+        if self.batch_id is None:
+            raise JobError("ctx.batch: this task is in no batch; create one with ctx.new_batch(id), or use ctx.enqueue")
+        return Batch(self._producer, self.batch_id, self.session, links=self._links, of_member=True)
 
     def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
         """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""

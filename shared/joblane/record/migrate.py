@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from functools import partial
 from pg8000.exceptions import DatabaseError
 
 from joblane import settings, telemetry
-from joblane.errors import DeclarationError, sqlstate, text_of
+from joblane.errors import sqlstate, text_of
 from joblane.names import check_prefix
 from joblane.record import schedules
 from joblane.record.deploys import write_deploy
@@ -25,7 +24,7 @@ from joblane.record.migrations.catalogue import Difference, accepted
 from joblane.record.pauses import pause_everything
 from joblane.record.sql_functions import installed
 from joblane.record.task_types import literal, register, register_statement
-from joblane.tasks.discovery import discover
+from joblane.tasks.discovery import discover, migration_of
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0
@@ -213,14 +212,8 @@ def upgrade_project(url: str, name: str | None) -> None:
 
     Raises :class:`DeclarationError` if the function does not exist.
     """
-    if name is None:
-        return
-    module, _, function = name.partition(":")
-    try:
-        run = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DeclarationError(f"migrations: {name!r}: 'module:function' is required: {error}") from error
-    run(url)
+    if name is not None:
+        migration_of(name)(url)
 
 
 def _in_turn(work: Callable[[], object], *, patience: timedelta) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -52,7 +52,7 @@ def leave_out_broken() -> list[Broken]:
 
 
 def check(package: str | None = None) -> tuple[dict[str, Task[Any, Any]], list[Broken]]:
-    """Import all handlers, and return the usable tasks and all problems. It needs no database and no stack.
+    """Import all handlers and the migrations, and return the usable tasks and all problems. It needs no database.
 
     A problem without a folder concerns several tasks.
     """
@@ -67,7 +67,29 @@ def check(package: str | None = None) -> tuple[dict[str, Task[Any, Any]], list[B
         found.append(Broken("", str(error)))
     finally:
         _broken = before
+    if (name := settings.migrations()) is not None:
+        try:
+            migration_of(name)
+        except DeclarationError as error:
+            found.append(Broken("", str(error)))
     return tasks, found
+
+
+def migration_of(name: str) -> Callable[[str], object]:
+    """Return the function of the project's own migrations, ``module:function``. It takes the address of the database.
+
+    Raises :class:`DeclarationError` if it cannot be imported, or is no function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (Exception, SystemExit) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise DeclarationError(f"migrations: {name!r}: 'module:function' is required: {problem}") from error
+    if not callable(found):
+        raise DeclarationError(f"migrations: {name!r}: a function is required, not {type(found).__name__}")
+    migration: Callable[[str], object] = found
+    return migration
 
 
 def discover(package: str | None = None, *, times: Times | None = None) -> dict[str, Task[Any, Any]]:

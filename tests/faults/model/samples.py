@@ -115,8 +115,8 @@ def enqueue_more(ctx: TaskContext, world: World) -> None:
             policy = dice.choice(("run", "cancel", "hold"))
             seen.parents[second] = [first], policy
             ctx.enqueue(world.tasks["m:plain"], Work(), task_id=second, after=[first], on_parent_dead=policy)
-    if ctx.batch is not None and dice.random() < 0.3:
-        batch = seen.batches[ctx.batch.id]
+    if ctx.batch_id is not None and dice.random() < 0.3:
+        batch = seen.batches[ctx.batch_id]
         if len(batch.added) < MOST_ADDED:
             seen.made_by[member := world.new_id()] = maker
             batch.added.add(member)

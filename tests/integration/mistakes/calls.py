@@ -284,9 +284,7 @@ RUNS: dict[str, Row] = {
     "a coroutine as a step": Row(lambda ctx: ctx.step("a", coroutine), "use await ctx.astep(…)"),
     "an asynchronous session": Row(lambda ctx: ctx.async_session, "this one is a `def`: use ctx.session"),
     "a setting that is not declared": Row(lambda ctx: ctx.settings["STRIPE"], "declare it by environment=['STRIPE']"),
-    "a batch of no member": Row(
-        lambda ctx: ctx.batch.enqueue(BAD_JOB, ONE), "'NoneType' object has no attribute 'enqueue'", "raw"
-    ),
+    "a batch of no member": Row(lambda ctx: ctx.batch.enqueue(BAD_JOB, ONE), "create one with ctx.new_batch(id)"),
     "a snooze in seconds": Row(snoozed, "delay: a timedelta of zero or more, not 30"),
     "a cursor without a type": Row(unclear_cursor, "write column(name, type)"),
     "a table that does not exist": Row(

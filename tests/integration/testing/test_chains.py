@@ -67,7 +67,6 @@ def chain_failing(payload: Link, ctx: TaskContext) -> None:
 
 
 def batch_of_member(ctx: TaskContext) -> Any:
-    assert ctx.batch is not None
     return ctx.batch.enqueue(chain_other, Link())
 
 

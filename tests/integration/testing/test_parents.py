@@ -33,7 +33,7 @@ def graph_many(payload: Step, ctx: TaskContext) -> None:
 def graph_fan(payload: Step, ctx: TaskContext) -> None:
     """Adds members to its batch, or makes one."""
     RAN.append(ctx.task_id)
-    if ctx.batch is not None:
+    if ctx.batch_id is not None:
         ctx.batch.enqueue(graph_step, Step(), task_id="late")
         return
     with ctx.new_batch("fan", on_end=Job(graph_step, Step())) as batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,41 @@ def test_a_grant_for_an_unknown_type_is_a_problem(project: Project, capsys: pyte
     code, output = checked(capsys)
     assert code == 1
     assert "grants: enqueue: there is no task 'order:mial'; did you mean 'order:mail'?" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("tables:upgrade", None),
+        (
+            "no_such_tables:upgrade",
+            "'module:function' is required: ModuleNotFoundError: No module named 'no_such_tables'",
+        ),
+        ("tables:up", "AttributeError: module 'tables' has no attribute 'up'"),
+        ("tables", "AttributeError: module 'tables' has no attribute ''"),
+        ("tables:LEVEL", "a function is required, not int"),
+        ("broken_tables:upgrade", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_migrations_that_cannot_be_called_are_a_problem(
+    project: Project,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    problem: str | None,
+) -> None:
+    (project.root / "tables.py").write_text("LEVEL = 1\ndef upgrade(url): raise AssertionError\n")
+    (project.root / "broken_tables.py").write_text("1 / 0\n")
+    for module in ("tables", "broken_tables"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    (project.root / "pyproject.toml").write_text(
+        f'[tool.joblane]\nfunctions = "{project.functions}"\nmigrations = "{name}"\n'
+    )
+    monkeypatch.setenv("JOBLANE_MIGRATIONS", "")  # the command sets it
+    code, output = checked(capsys)
+    assert code == (0 if problem is None else 1)
+    assert problem is None or f"migrations: {name!r}: " in output
+    assert problem is None or problem in output
 
 
 UV = """#!/bin/sh

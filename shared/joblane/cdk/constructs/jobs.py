@@ -299,9 +299,8 @@ class Jobs(Construct):
         that the end of a task can start or continue, and waking the sweep."""
         wanted: list[Task[Any, Any]] = []
         for task in tasks:
-            problem = f"task {task.type!r}: grants.enqueue: no task"
             named = (*task.grants.enqueue, *((task.follower,) if task.follower else ()))
-            wanted += (_look_up(self.tasks, type_, problem) for type_ in named if type_ != EVERY_LANE)
+            wanted += (self.tasks[type_] for type_ in named if type_ != EVERY_LANE)
             wanted += self._children_of(task)
             wanted += self._limited_with(task)
             wanted += (other for other in self.tasks.values() if task in self._children_of(other))
@@ -319,7 +318,7 @@ class Jobs(Construct):
 
     def _children_of(self, task: Task[Any, Any]) -> list[Task[Any, Any]]:
         """Return the tasks for whose results this one waits."""
-        return [_look_up(self.tasks, type_, f"task {task.type!r}: grants.run: no task") for type_ in task.grants.run]
+        return [self.tasks[type_] for type_ in task.grants.run]
 
     def _limited_with(self, task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:
         """Yield the tasks that the end of this one can start: its own if it has limits, and others that share one."""

@@ -87,7 +87,7 @@ def new(
 
 
 def check(as_json: options.AsJson = False) -> None:
-    """Import all handlers, and check what they declare.
+    """Import all handlers and the migrations, and check what they declare.
 
     It needs no database and no stack. Prints each problem with its file, and exits with status 1 if there is one.
     """
