@@ -178,7 +178,7 @@ select {columns}, n, matches, earlier_at, earlier_id, is_last
  limit {limit}
 """
 """The rows come in the order of the window: to sort them, the database would first compare all of them. The window has
-few columns, because it copies each row. Those of a listing are looked up for the rows of the answer."""
+few columns, because it copies each row. The other columns are looked up for the rows of the answer."""
 VALUES = """
 with recursive parts as (
   select visible as part

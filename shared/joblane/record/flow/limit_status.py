@@ -137,8 +137,8 @@ select n.name, clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d
                and state = 'held' order by waits_for, place, seq limit {MOST_COUNTED}) as x) as w
  order by n.place
 """
-"""The limits of the names $1. $2: the names with their declared values. $3, $4: texts between which are the names of
-their tasks. $5: their levels."""
+"""The limits of the names $1. $2: the names with their declared values. $3, $4: the range of names that their tasks
+have. $5: their levels."""
 CHANGED_KEYS = f"""
 select name from joblane.limit_changes c where name > $1 and name < $2 and {LIVE_CHANGE.format(row="c")}
  order by name limit 100
