@@ -100,7 +100,9 @@ def asynchronous(session: AnyAsyncSession) -> AsyncSession:
     from sqlalchemy.orm import Session, scoped_session
 
     if isinstance(session, (Session, scoped_session)):
-        raise EnqueueError("session", "with a plain Session use jobs.enqueue(task, payload, session=session)")
+        raise EnqueueError(
+            "session", "with a plain Session use jobs.enqueue(task, payload, session=session), or jobs.batch(…)"
+        )
     if not isinstance(session, (AsyncSession, async_scoped_session)):
         raise EnqueueError("session", f"an SQLAlchemy AsyncSession is required, not {_named(session)}")
     return session() if isinstance(session, async_scoped_session) else session

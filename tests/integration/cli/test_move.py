@@ -272,6 +272,7 @@ CELERY_BEAT_SCHEDULE = {
     "sun": {"task": "shop.count", "schedule": solar("sunset", 1, 2), "args": [1]},
     "made": {"task": "shop.count", "schedule": crontab(minute=os.getpid()), "args": [1]},
     "empty": {"task": "shop.count", "schedule": 60},
+    "uneven": {"task": "shop.count", "schedule": 90, "args": [1]},
     "good": {"task": "shop.count", "schedule": 7200, "args": [1], "options": {"expires": 5}},
 }
 OPTIONS = {"bind": True}
@@ -311,32 +312,33 @@ REPORTED = """
 11 by hand: a schedule is not moved: there is no solar
 12 by hand: a schedule is not moved: it is not written out as literals
 13 by hand: a schedule is not moved: it has no value for 'model_id'
-14 by hand: options of a schedule
-19 not read: a task is not moved: its name or its options are not written out
-23 not read: a task is not moved: its Celery app is not assigned from Celery
-27 by hand: there are no task classes
-30 by hand: base: there are no task classes
-30 differs: max_retry is 100 at most
-30 differs: queue 'fast': there are critical, default, low
-30 not read: autoretry_for is not written out as names
-30 not read: rate_limit 'many'
-31 by hand: order: Order is no type of JSON
-31 differs: an attempt has 890 seconds
-31 differs: when: it has no annotation
-31 differs: when: its default is not a literal
-32 by hand: there are no custom states
-33 by hand: the task commits with the data of its caller; priority: there is none inside a queue; choose a queue; link:
-34 by hand: Joblane would retry it
-37 differs: an attempt has 890 seconds
-38 differs: Celery never retries it
-38 differs: model_id: it has no annotation
-41 by hand: signal worker_ready: no equivalent
-43 by hand: its tasks are not written out
-44 by hand: no task of this name
-45 by hand: control.revoke
-45 by hand: the context is the second argument
-46 by hand: map: enqueue the members
-47 by hand: signal task_failure
+14 by hand: a schedule is not moved: an interval of 90 seconds; the shortest is a minute, in whole minutes
+15 by hand: options of a schedule
+20 not read: a task is not moved: its name or its options are not written out
+24 not read: a task is not moved: its Celery app is not assigned from Celery
+28 by hand: there are no task classes
+31 by hand: base: there are no task classes
+31 differs: max_retry is 100 at most
+31 differs: queue 'fast': there are critical, default, low
+31 not read: autoretry_for is not written out as names
+31 not read: rate_limit 'many'
+32 by hand: order: Order is no type of JSON
+32 differs: an attempt has 890 seconds
+32 differs: when: it has no annotation
+32 differs: when: its default is not a literal
+33 by hand: there are no custom states
+34 by hand: the task commits with the data of its caller; priority: there is none inside a queue; choose a queue; link:
+35 by hand: Joblane would retry it
+38 differs: an attempt has 890 seconds
+39 differs: Celery never retries it
+39 differs: model_id: it has no annotation
+42 by hand: signal worker_ready: no equivalent
+44 by hand: its tasks are not written out
+45 by hand: no task of this name
+46 by hand: control.revoke
+46 by hand: the context is the second argument
+47 by hand: map: enqueue the members
+48 by hand: signal task_failure
 """
 
 

@@ -233,6 +233,10 @@ COROUTINES: dict[str, Row] = {
         with_session(lambda jobs, _: jobs.client.aenqueue(BAD_JOB, ONE, session=Session(jobs.engine))),  # type: ignore[arg-type]
         "with a plain Session use jobs.enqueue(task, payload, session=session)",
     ),
+    "a batch in a plain session": Row(
+        with_session(lambda jobs, _: jobs.client.abatch("ab3", session=Session(jobs.engine))),  # type: ignore[arg-type]
+        "use jobs.enqueue(task, payload, session=session), or jobs.batch(…)",
+    ),
     "a blocking enqueue in an event loop": Row(
         with_session(lambda jobs, _: jobs.client.enqueue(BAD_JOB, ONE)),
         "a check would cost each enqueue; asyncio's debug mode reports the blocked loop",

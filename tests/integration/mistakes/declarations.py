@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from joblane import Grants, Limit, Payload, Rate, TaskContext, cron, every, task
+from joblane.tasks.discovery import migration_of
 from tests.integration.mistakes.row import Row
 
 Handler = Callable[..., Any]
@@ -134,6 +135,8 @@ DECLARATIONS: dict[str, Row] = {
     "an order without a name": Row(declared(order=True, key="number"), "order: 'first-due'"),
     "an order without a key": Row(declared(order="first-due"), "give key too"),
     "a negative number": Row(declared(max_retry=-1), "an integer from 0 to 100 is required, not -1"),
+    "migrations that do not exist": Row(lambda: migration_of("no_such:upgrade"), "'module:function' is required"),
+    "a migration of text": Row(lambda: migration_of("joblane.names:SWEEP"), "a function is required, not str"),
     "no number": Row(declared(max_retry=None), "an integer from 0 to 100 is required, not None"),
 }  # fmt: skip
 HEAD = "from joblane import *\nclass P(Payload): ...\n"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from joblane import Snooze, TaskContext, task
+from joblane import SkipRetry, Snooze, TaskContext, task
 from joblane.client.client import JobClient
 from joblane.errors import CursorError, JobError
 from joblane.record.driver.connection import is_unavailable
@@ -73,6 +73,22 @@ def test_the_work_of_a_coroutine_commits_with_its_completion(effects: World, wri
     assert written(effects) == ["a", "b"]
     assert open_transactions(effects) == []
     assert run(effects, returns)["runs"] == 1  # delivered twice
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_batch_in_the_session_of_a_run_commits_with_its_completion(effects: World, *, ends: bool) -> None:
+    async def creates_a_batch(ctx: TaskContext) -> None:
+        async with effects.client.abatch("import", session=ctx.async_session) as batch:
+            await batch.enqueue(sample_one, Sample(), task_id="member")
+        if not ends:
+            raise SkipRetry("no")
+
+    row = run(effects, creates_a_batch)
+
+    assert row["state"] == ("completed" if ends else "archived")
+    members = effects.run("select id from joblane.tasks where id <> 'it' order by id")
+    assert members == ([["member"]] if ends else [])
+    assert open_transactions(effects) == []
 
 
 async def fails(ctx: TaskContext) -> None:

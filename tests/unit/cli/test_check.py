@@ -68,6 +68,15 @@ def test_a_grant_for_an_unknown_type_is_a_problem(project: Project, capsys: pyte
     assert "grants: enqueue: there is no task 'order:mial'; did you mean 'order:mail'?" in output
 
 
+def test_a_problem_of_several_types_has_no_folder(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    for type_, total in (("order:pay", 1), ("order:ship", 2)):
+        add(project.handlers, type_, f", limit=Limit('mail', total={total})")
+    code, output = checked(capsys, "--json")
+    [problem] = json.loads(output)["problems"]
+    assert (code, problem["folder"]) == (1, None)
+    assert "order:ship" in problem["problem"]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -15,12 +15,20 @@ from pathlib import Path
 import psutil
 import pytest
 
+from joblane.cli.scaffold import FIRST_TYPE
 from joblane.errors import DeclarationError
+from joblane.inspector.views import ActionResult, TaskPage
+from joblane.local import zipped
 from joblane.local.ports import free_port
 from joblane.local.stack import LocalStack
 from joblane.project import Project
+from joblane.record.row.states import State
+from joblane.tasks import discovery
+from tests.builders import views
+from tests.inspector import FakeInspector
 from tests.owners import ME, OTHER, own
 from tests.pages import ROOT
+from tests.samples import sample_one
 from tests.unit.cli.conftest import Run
 
 CDK_JSON = {"app": "python infra/app.py", "context": {"stages": {"local": {"prefix": "jobs", "local": True}}}}
@@ -178,6 +186,28 @@ def test_init_makes_a_project_below_the_folder_of_another_user(theirs: Path, job
     assert ran.code == 0
     assert "wrote  functions/__init__.py\n" in ran.out
     assert Project.here().root == theirs / "deep" / "er"
+
+
+@pytest.mark.parametrize("has_run", [True, False])
+def test_up_runs_the_first_job_once_and_says_later_how_to_run_it(
+    project: Path, jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch, *, has_run: bool
+) -> None:
+    (project / "cdk.json").write_text(json.dumps(CDK_JSON))
+    monkeypatch.setattr(LocalStack, "check", lambda _stack: None)
+    monkeypatch.setattr(LocalStack, "up", lambda _stack: None)
+    monkeypatch.setattr(discovery, "discover", lambda **_: {FIRST_TYPE: sample_one})
+    monkeypatch.setattr(zipped, "check_zipped", lambda *_: None)
+    monkeypatch.setattr(LocalStack, "environment", {})
+    rows = (views.task_row(type=FIRST_TYPE),)
+    found = iter([rows if has_run else (), rows])
+    stub.answers["tasks"] = lambda *_, **__: TaskPage(next(found), None)
+    stub.answers["enqueue"] = ActionResult("1", "enqueue", None, State.PENDING, "1")
+    stub.answers["task"] = views.task_view(views.task_row(type=FIRST_TYPE, state=State.COMPLETED))
+    ran = jobs("up")
+    assert ran.code == 0, ran.err
+    again = "The job hello:world has run here: `joblane enqueue hello:world --wait` runs it again.\n"
+    assert (ran.err == again) is has_run
+    assert bool(stub.called("enqueue")) is not has_run
 
 
 @pytest.mark.parametrize("setting", PORTS)
