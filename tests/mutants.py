@@ -151,7 +151,7 @@ class Copy:
             if name and (root / name).is_file():
                 (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, self._folder / name)
-        for name in (".venv", ".joblane/tools", ".joblane/cache/releases", "node_modules"):
+        for name in (".venv", ".joblane/tools", "node_modules", ".git"):
             if (root / name).exists():
                 (self._folder / name).parent.mkdir(exist_ok=True)
                 (self._folder / name).symlink_to(root / name)

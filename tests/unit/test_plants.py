@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from tests.mutants import NOT_FOUND, Fault, check
@@ -12,9 +10,8 @@ from tests.pages import ROOT
 LIBRARY = "shared/joblane"
 MISTAKES = "tests/integration/mistakes/test_mistakes.py::test_a_mistake_in_"
 CHECK = "tests/unit/cli/test_check.py"
-FUNCTIONS = re.search(
-    r"^VERSION = .*^KEPT = 2$", (ROOT / LIBRARY / "record/sql_functions.py").read_text(), re.M | re.S
-)[0]
+SQL = (ROOT / LIBRARY / "record" / "sql_functions.py").read_text()
+FUNCTIONS = SQL[SQL.index("VERSION = ver") : SQL.index("\nKEPT = 2\n")] + "\nKEPT = 2"
 FORGOTTEN = FUNCTIONS.replace("version_of(_RENDERED)", "'00000001'").replace("KEPT = 2", "KEPT = 1")
 """Another version of the functions, whose migration drops those of the release before."""
 PLANTS = {
