@@ -84,7 +84,7 @@ def uv() -> ModuleType:
     return module
 
 
-def test_a_failed_download_of_uv_says_what_to_do_before_the_words_of_pip(
+def test_a_failed_download_of_uv_says_what_to_do_before_what_pip_prints(
     uv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = "WARNING: Retrying (Retry(total=0))\nERROR: No matching distribution found for uv"
@@ -96,7 +96,7 @@ def test_a_failed_download_of_uv_says_what_to_do_before_the_words_of_pip(
     assert not (tmp_path / "uv.stamp").exists()
 
 
-def test_make_says_what_to_do_before_the_words_of_uv(tmp_path: Path) -> None:
+def test_make_says_what_to_do_before_what_uv_prints(tmp_path: Path) -> None:
     program = tmp_path / "uv"
     program.write_text('#!/bin/sh\ntest "$1" = venv || { echo "$UV_DEFAULT_INDEX: dns error" >&2; exit 2; }\n')
     program.chmod(0o755)
