@@ -88,9 +88,9 @@ NAMES = {
     "get limits schedules signal wait",
     MessageClient: "aenqueue aenqueue_many close enqueue enqueue_many",
     Context: "acheck aeach aenqueue aenqueue_many agather aisolated apoll aprogress aresume arun asignal asleep astep "
-    "async_session attempt await_signal batch check connection deadline each enqueue enqueue_many gather headers "
-    "idempotency_key isolated log_fields logger max_retry new_batch poll progress queue remaining resume run session "
-    "settings signal signal_url sleep step task_id traceparent type wait",
+    "async_session attempt await_signal batch batch_id check connection deadline each enqueue enqueue_many gather "
+    "headers idempotency_key isolated log_fields logger max_retry new_batch poll progress queue remaining resume run "
+    "session settings signal signal_url sleep step task_id traceparent type wait",
     Batch: "enqueue enqueue_many id seal",
     Schedules: "adelete aget alist apause aput aresume arun_now delete get list pause put resume run_now",
     Limits: "get reset set",
