@@ -16,6 +16,7 @@ from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, Connection,
 from joblane.record.driver.database import Database
 
 PREFIX = "joblane_test"
+END_CONNECTIONS = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{name}'"
 
 
 class Databases:
@@ -64,6 +65,7 @@ class Databases:
             self._has_template = True
             upgrade(self._url_of(self._name))
             upgrade_project(self._url_of(self._name), self._migrations)
+            self._run(END_CONNECTIONS.format(name=self._name))  # the pool of an engine of the project's migrations
         return self._name
 
     def _url_of(self, name: str) -> str:

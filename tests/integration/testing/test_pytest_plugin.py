@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -150,20 +151,30 @@ def test_a_wrong_setting_of_the_project_is_a_usage_error(installed: pytest.Pytes
     result.stderr.fnmatch_lines(["ERROR: *tool.joblane.code: a list of existing folders is required"])
 
 
-def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
+def test_databases_are_dropped_and_the_named_one_is_left_alone(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def names() -> set[str]:
         database = Database(postgres.url)
         found = {row[0] for row in database.get().run("select datname from pg_database")}
         database.drop()
         return found
 
+    # given migrations that leave a connection open, as the pool of an engine does
+    def create(url: str) -> None:
+        left_open.append(Database(url))
+        left_open[0].get()
+
+    left_open: list[Database] = []
+    monkeypatch.setitem(sys.modules, "schema_of_this_test", SimpleNamespace(create=create))
     before = names()
-    databases = Databases(postgres.url)
+    databases = Databases(postgres.url, migrations="schema_of_this_test:create")
     with databases.clone() as first, databases.clone() as second:
         assert first != second
         assert len(names() - before) == 3
     databases.close()
     databases.close()
+    left_open[0].drop()
     assert names() == before
 
 
