@@ -110,12 +110,20 @@ class Project:
             raise ProjectError(f"{file}: tool.joblane.code: a list of existing folders is required")
         if "lock" in settings and not (root / settings["lock"]).is_file():
             raise ProjectError(f"{file}: tool.joblane.lock: the file {settings['lock']!r} does not exist")
+        migrations = settings.get("migrations")
+        package = (migrations or "").partition(":")[0].partition(".")[0]
+        is_here = bool(package) and ((root / package).is_dir() or (root / f"{package}.py").is_file())
+        if is_here and package not in {functions, *(Path(path).name for path in code)}:
+            raise ProjectError(
+                f"{file}: tool.joblane.migrations: {package!r} is not in `code`, so it would not be deployed, and a "
+                "save would not run it; move the module into a folder of `code`"
+            )
         return cls(
             root,
             functions,
             tuple(code),
             root / settings["lock"] if "lock" in settings else LOCKS / "runtime.txt",
-            settings.get("migrations"),
+            migrations,
             name,
         )
 

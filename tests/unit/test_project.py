@@ -58,6 +58,7 @@ def test_a_project_without_a_pyproject_file_has_no_name(tmp_path: Path) -> None:
     [
         ("[tool.joblane]\nmigration = 'x'", "unknown key 'migration'; the keys are functions, code, lock, migrations"),
         ("[tool.joblane]\nmigrations = 1", "tool.joblane.migrations: a string is required"),
+        ("[tool.joblane]\nmigrations = 'schema:create'", "'schema' is not in `code`, so it would not be deployed"),
         ("[tool.joblane]\ncode = ['gone']", "tool.joblane.code: a list of existing folders is required"),
         ("[tool.joblane]\nlock = 'gone.txt'", "tool.joblane.lock: the file 'gone.txt' does not exist"),
         ("[tool", "pyproject.toml: "),
@@ -69,6 +70,7 @@ def test_a_project_without_a_pyproject_file_has_no_name(tmp_path: Path) -> None:
 )
 def test_an_invalid_setting_is_named(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
+    (tmp_path / "schema.py").touch()
     refused(tmp_path, why)
 
 
