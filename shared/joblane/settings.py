@@ -158,6 +158,7 @@ def sweep_plans() -> bool:
 def database_url() -> str:
     return required(
         "DATABASE_URL",
-        "the address of the PostgreSQL that has the task table",
+        "the address of the PostgreSQL that has the task table. For a running `joblane dev`: set -a; . .joblane/env; "
+        "set +a",
         "postgresql://user:password@host:5432/database",
     )

@@ -230,7 +230,7 @@ def test_what_the_database_can_never_hold_is_not_to_be_enqueued_again(
 @pytest.mark.parametrize(
     ("name", "value", "error", "message"),
     [
-        ("DATABASE_URL", None, MissingSettingError, r"DATABASE_URL is not set: .* for example DATABASE_URL=postg"),
+        ("DATABASE_URL", None, MissingSettingError, r"not set: .*\. \.joblane/env; .* for example DATABASE_URL=postg"),
         ("DATABASE_URL", f"mysql://user:{SECRET}@host/db", ValueError, "DATABASE_URL: postgresql://user:password@"),
         ("DATABASE_URL", f"postgresql://user:{SECRET}@127.0.0.1:1/jobs", DatabaseUnavailableError, "nothing was writ"),
         ("DATABASE_URL", "{server}/no_such_database", DatabaseUnavailableError, "nothing was written or sent"),

@@ -43,7 +43,7 @@ def checked(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str
 
 
 def test_a_correct_project_passes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    assert checked(capsys) == (0, "1 task types are declared correctly.\n")
+    assert checked(capsys) == (0, "1 task type is declared correctly.\n")
 
 
 def test_all_problems_are_reported_at_once(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,7 +102,8 @@ def check(as_json: options.AsJson = False) -> None:
         for each in broken:
             terminal.say(each.text)
         if not broken:
-            terminal.say(f"{len(own)} task types are declared correctly.")
+            types = "1 task type is" if len(own) == 1 else f"{len(own)} task types are"
+            terminal.say(f"{types} declared correctly.")
     if broken:
         raise typer.Exit(Exit.FAILED)
 
