@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from unittest import mock
+
 from django.db import connections
 from django.test import TransactionTestCase
 
@@ -9,6 +12,7 @@ from joblane import settings
 from joblane.django.backend import joblane_backends
 from joblane.django.database import url_of
 from joblane.record.migrate import migrate
+from joblane.telemetry import METRICS_DISABLED
 from joblane.testing import JobTester
 
 KEPT = ("alembic_version", "stage")
@@ -35,9 +39,10 @@ class JobTestCase(TransactionTestCase):  # type: ignore[misc]
             migrate(url_of(connections[backend.database].settings_dict), prefix=settings.prefix())
 
     def setUp(self) -> None:
-        """Start the kit."""
+        """Start the kit, which writes no metrics."""
         super().setUp()
         self.addCleanup(_empty)
+        self.enterContext(mock.patch.dict(os.environ, {METRICS_DISABLED: "true"}))
         backends = joblane_backends()
         self.jobs = self.enterContext(JobTester(url_of(connections[backends[0].database].settings_dict)))
         self.jobs.register(*(backend.declared(name) for backend in backends for name in sorted(backend.queues)))
