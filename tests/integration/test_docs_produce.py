@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
@@ -122,19 +122,24 @@ def test_fastapi(world: World, load: Load) -> None:
 
 
 @pytest.fixture
-def fastapi_test(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobTester], None]:
-    """The test of the page. Its application is imported before a test has a database."""
+def fastapi_test(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobTester, str], None]:
+    """The test of the page, after its migration. The application is imported before a test has a database."""
     monkeypatch.delenv("DATABASE_URL", raising=False)
+    schema = run_as_module("shop/schema.py", monkeypatch)
     for name in ("functions/invoice_remind/handler.py", "fastapi_app.py", "tests/test_fastapi_app.py"):
         module = run_as_module(name, monkeypatch)
-    test: Callable[[JobTester], None] = module.test_an_invoice_sends_its_reminder
-    return test
+
+    def run(jobs: JobTester, url: str) -> None:
+        schema.create(url)
+        module.test_an_invoice_sends_its_reminder(jobs)
+
+    return run
 
 
-def test_a_test_of_a_fastapi_application(fastapi_test: Callable[[JobTester], None], jobs: JobTester) -> None:
-    with jobs.session() as session:
-        session.execute(text("create table invoices (id serial primary key, customer text not null)"))
-    fastapi_test(jobs)
+def test_a_test_of_a_fastapi_application(
+    fastapi_test: Callable[[JobTester, str], None], jobs: JobTester, joblane_database: str
+) -> None:
+    fastapi_test(jobs, joblane_database)
 
 
 def test_an_application_without_joblanes_lifespan_says_so(load: Load) -> None:
