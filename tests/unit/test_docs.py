@@ -28,6 +28,7 @@ MUTANTS = ".venv/bin/python -m tests.mutants"
 RUN = {
     "make demo": ("tests/e2e/test_demo.py", '"saas.demo"'),
     "make test": (".ci/run", "exec make test"),
+    "make tools": ("Makefile", "modules: tools"),
     "make check": ("Makefile", "--jobs 2 check modules"),
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
