@@ -74,5 +74,5 @@ def _field(secret: str, text: str, field: str) -> str:
     except (ValueError, KeyError, TypeError):
         raise SecretError(f"secret {secret!r}: a JSON object with the field {field!r} is required") from None
     if not isinstance(value, str | int | float):
-        raise SecretError(f"secret {secret!r}: the field {field!r} is neither a text nor a number")
+        raise SecretError(f"secret {secret!r}: the field {field!r} is neither a string nor a number")
     return value if isinstance(value, str) else json.dumps(value)

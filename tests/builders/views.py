@@ -262,7 +262,7 @@ def trouble() -> Trouble:
                 "/limits/show?name=stripe",
             ),
             Check(Grade.WARNING, "queue low", paused, "`joblane resume queue low` ends it", "/tasks?queue=low"),
-            Check(Grade.UNKNOWN, "snapshots", "they cannot be looked for: permission denied", "grant the right"),
+            Check(Grade.UNKNOWN, "snapshots", "this role cannot look for them: permission denied", "grant the right"),
         ),
     )
 

@@ -256,7 +256,7 @@ def test_a_wrong_argument_is_refused_by_its_name(arguments: dict[str, Any], mess
 def test_ipv6_is_refused_where_the_dual_stack_hosts_are_not_known(no_packages: Packages) -> None:
     stack = Stack(App(), "shop", env={"region": "cn-north-1"})
     with pytest.raises(
-        SynthError, match=r"shop/Jobs: ipv6: .* of cn-north-1, .*; use subnets that reach everything by"
+        SynthError, match=r"shop/Jobs: ipv6: .* of cn-north-1, .*; use subnets that reach everything over"
     ):
         Joblane(
             stack,

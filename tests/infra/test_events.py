@@ -118,7 +118,7 @@ def test_without_kinds_and_types_the_webhook_gets_every_event_of_the_stage(synth
         ({"webhook": {**WEBHOOK, "url": "https://[x"}}, "events.webhook.url: https:// and a host are required"),
         ({"webhook": {**WEBHOOK, "url": "https://acme.io:99999/x"}}, "events.webhook.url: https:// and a host are"),
         *(
-            ({"webhook": {**WEBHOOK, "url": f"https://{host}/x"}}, "events.webhook.url: a name of the public DNS is")
+            ({"webhook": {**WEBHOOK, "url": f"https://{host}/x"}}, "events.webhook.url: a public DNS name is")
             for host in ("localhost", "10.0.0.7", "[::1]", "hooks.internal", "hooks.local")
         ),
         ({"webhook": {**WEBHOOK, "url": "https://a:b@acme.io/x"}}, "events.webhook.url: .* without user, query"),

@@ -92,9 +92,9 @@ def test_stages_that_are_no_object_are_refused(stages: object) -> None:
         ({"schedules": {"order:ship": 5}}, "schedules.order:ship: .*valid string"),
         ({"schedules": {"jobs:sweep": "@hourly"}}, "schedules.jobs:sweep: the setting sweep has its interval; write"),
         ({"schedules": {"jobs:sweep:0": "off"}}, "schedules.jobs:sweep:0: the setting sweep has its interval"),
-        ({"sweep": "7 minutes"}, 'sweep: a text such as "6 hours" or "5 minutes" is required: 1, 2, '),
-        ({"sweep": 5}, 'sweep: a text such as "6 hours"'),
-        ({"sweep": "off"}, "sweep: a text such as"),
+        ({"sweep": "7 minutes"}, 'sweep: a string such as "6 hours" or "5 minutes" is required: 1, 2, '),
+        ({"sweep": 5}, 'sweep: a string such as "6 hours"'),
+        ({"sweep": "off"}, "sweep: a string such as"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], problem: str) -> None:

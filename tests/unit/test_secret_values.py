@@ -116,7 +116,7 @@ def test_a_function_with_ipv6_asks_the_ordinary_host(older: bool, monkeypatch: p
         ({"SecretString": VALUE}, "a JSON object with the field 'key' is required"),
         ({"SecretString": f'["{VALUE}"]'}, "a JSON object with the field 'key' is required"),
         ({"SecretString": f'{{"other": "{VALUE}"}}'}, "a JSON object with the field 'key' is required"),
-        ({"SecretString": f'{{"key": ["{VALUE}"]}}'}, "the field 'key' is neither a text nor a number"),
+        ({"SecretString": f'{{"key": ["{VALUE}"]}}'}, "the field 'key' is neither a string nor a number"),
     ],
 )
 def test_an_unusable_secret_is_refused_by_the_settings_name(stored: dict[str, Any], problem: str, secrets: Any) -> None:

@@ -185,7 +185,7 @@ class Joblane(Construct):
             raise SynthError(f"{self.node.path}: {wrong}")
         if vpc is not None:
             if ipv6 and not Token.is_unresolved(region) and (problem := dual_stack_problem(region)):
-                raise SynthError(f"{self.node.path}: ipv6: {problem}; use subnets that reach everything by IPv4")
+                raise SynthError(f"{self.node.path}: ipv6: {problem}; use subnets that reach everything over IPv4")
             needs = needs_of(workload, secret_login=database.login.reads_secret)
             check_egress(self.node.path, Egress(egress="ipv6" if ipv6 else "nat"), needs)
         place = None if vpc is None else self._place(stage, vpc, subnets, database, ipv6=ipv6)

@@ -182,7 +182,7 @@ class Batch:
         if not rows:
             raise EnqueueError("batch", f"{self.id!r} does not exist: its transaction was rolled back")
         if not rows[0][0]:
-            raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
+            raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, with ctx.batch")
 
     def _create(self, transaction: SessionTransaction) -> None:
         callbacks = {task.id.removeprefix(f"{self.id}:"): task.id for task in self._callbacks}

@@ -58,7 +58,9 @@ class JobClient:
             EnqueueError: ``record`` is False.
         """
         if not record:
-            raise EnqueueError("record", "a client writes rows; for a producer without a database make MessageClient()")
+            raise EnqueueError(
+                "record", "a JobClient writes rows; for a producer without a database use MessageClient()"
+            )
         self._producer = Producer()
 
     @with_payload
@@ -359,7 +361,7 @@ class JobClient:
 
     def _query(self, sql: str, task_id: str, *more: str, writes: bool = False) -> list[list[Any]]:
         if not isinstance(task_id, str):
-            raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
+            raise TypeError(f"task_id: a string is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
         return self._run(sql, task_id, *more, writes=writes)

@@ -149,6 +149,6 @@ def _job(task: Task[P, Any], payload: P, options: MessageOptions) -> Job:
     """Return the job of a call. Raises :class:`EnqueueError` for an unknown option."""
     for name in OF_A_TRANSACTION:
         if name in options:
-            raise EnqueueError(name, "a MessageClient writes no row; make JobClient()")
+            raise EnqueueError(name, "a MessageClient does not write rows; use JobClient()")
     check_names(options, others=NEED_A_ROW)
     return Job(task, payload, **options)

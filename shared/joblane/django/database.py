@@ -48,7 +48,7 @@ def url_of(entry: Mapping[str, Any]) -> str:
     if URL in entry and entry["NAME"] in (IN_SECRET, urlsplit(entry[URL]).path.lstrip("/")):
         return str(entry[URL])
     if "postg" not in entry["ENGINE"]:
-        raise ValueError(f"DATABASES: {entry['ENGINE']} is no PostgreSQL; set DATABASE_URL")
+        raise ValueError(f"DATABASES: {entry['ENGINE']} is not PostgreSQL; set DATABASE_URL")
     user, password, name = (quote(str(entry.get(key) or ""), safe="") for key in ("USER", "PASSWORD", "NAME"))
     login = f"{user}:{password}@" if password else f"{user}@" if user else ""
     return f"postgresql://{login}{entry.get('HOST') or 'localhost'}:{entry.get('PORT') or 5432}/{name}"

@@ -39,7 +39,7 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
         raise DeclarationError(f"task {type_!r}: atomic: True or False is required, not {atomic!r}")
     if "resumable" in options:
         raise DeclarationError(
-            f"task {type_!r}: resumable: a Django task has no ctx.resume; declare it by @task instead"
+            f"task {type_!r}: resumable: a Django task has no ctx.resume; declare it with @task instead"
         )
     environment = options.pop("environment", ())
     names = environment if isinstance(environment, str) else (SETTINGS, *environment)

@@ -113,7 +113,7 @@ def _find(queue_name: str, payload: DjangoTask, ctx: TaskContext) -> tuple[Jobla
     try:
         backend = task_backends[payload.backend] if payload.backend in list(task_backends) else None
         if not isinstance(backend, JoblaneBackend):
-            raise InvalidTask(f"backend: TASKS has no {JoblaneBackend.__name__} of the name {payload.backend!r}")
+            raise InvalidTask(f"backend: TASKS has no {JoblaneBackend.__name__} named {payload.backend!r}")
         return backend, backend.task_of(payload.task, queue_name)
     except InvalidTask as error:
         [[enqueued_at]] = (

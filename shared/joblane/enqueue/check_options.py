@@ -89,7 +89,7 @@ def check_moment(name: str, value: object, _: object = None) -> datetime:
         moment = max(value.astimezone(UTC), EARLIEST)
         if is_storable(moment):
             return moment
-    raise EnqueueError(name, "a time within the calendar is required")
+    raise EnqueueError(name, "a time that the calendar has is required")
 
 
 def _out_of_bounds(name: str, value: Any, maximum: Any, task: Task[Any, Any] | None) -> EnqueueError:

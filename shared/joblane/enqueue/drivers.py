@@ -264,7 +264,7 @@ def opened(
         raise EnqueueError(
             "connection",
             "it is not asynchronous: use jobs.enqueue(task, payload, connection=…), in a function that runs in a "
-            f"thread{', by sync_to_async' if kind is Django else ''}",
+            f"thread{', with sync_to_async' if kind is Django else ''}",
         )
     return kind(connection, after_commit)
 

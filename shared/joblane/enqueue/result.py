@@ -52,7 +52,7 @@ def check_each(check: Callable[[Job], NewTask], jobs: Iterable[Job]) -> list[New
                 raise
             raise not_a_job(f"job {position}", job) from error
         if task.id in seen:
-            raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
+            raise EnqueueError("task_id", f"{task.id!r} is the id of two jobs of this call")
         seen.add(task.id)
         tasks.append(task)
     return tasks

@@ -110,8 +110,8 @@ class ScheduleChanges:
         if old is not None and old["tenant"] != row["tenant"]:
             raise ScheduleError(
                 "tenant",
-                f"the schedule {name!r} exists, and is of another tenant or of none; put the tenant into the name, or "
-                "delete that schedule first",
+                f"the schedule {name!r} exists and belongs to another tenant or to none; put the tenant into the name, "
+                "or delete that schedule first",
             )
         if old is not None and old["problem"] is None and all(old[column] == row[column] for column in COMPARED):
             next_at = StoredSchedule.of(old).next_at
@@ -296,5 +296,5 @@ def _task_of(type_: str, given: Task[Any, Any] | None) -> Task[Any, Any]:
                 "task", f"the schedule is of type {type_!r}, which this project does not declare; give task=…"
             ) from error
     if not isinstance(given, Task) or type_ not in given.types:
-        raise ScheduleError("task", f"the task {type_!r} is required, of which the schedule is")
+        raise ScheduleError("task", f"a task of type {type_!r} is required, the type of the schedule")
     return given

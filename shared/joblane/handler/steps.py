@@ -118,7 +118,7 @@ class Steps:
         if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
             given = "" if isinstance(name, str) else f", not {type(name).__name__}"
             raise StepError(
-                "", f"the name of a step or a wait is a text of 1 to {MAX_NAME} printable characters{given}"
+                "", f"the name of a step or a wait is a string of 1 to {MAX_NAME} printable characters{given}"
             )
         loops = self.loops
         if loops.open:
@@ -227,6 +227,6 @@ def _plain(value: Any, where: str, depth: int) -> Any:
 def _member(item: tuple[Any, Any], where: str, depth: int) -> tuple[str, Any]:
     key, value = item
     if not isinstance(key, str):
-        raise MessageError(f"{where} has a key of type {type(key).__name__}, and JSON has only texts as keys")
+        raise MessageError(f"{where} has a key of type {type(key).__name__}, and JSON has only strings as keys")
     check_text(key, f"a key of {where}")
     return key, _plain(value, f"{where}.{key}" if key.isidentifier() and len(key) <= MAX_NAME else where, depth + 1)

@@ -96,7 +96,9 @@ class Waits:
             )
             raise state.misplaced
         if work.in_savepoint:
-            raise StepError(name, f"{call} cannot be inside of begin_nested(), whose work could not commit at the stop")
+            raise StepError(
+                name, f"{call} cannot be inside of begin_nested(), because its work could not commit at the stop"
+            )
         work.check_keeps()
 
     def _sleep(self, name: str, duration: timedelta | datetime) -> None:

@@ -63,5 +63,5 @@ def _name(line: str) -> str:
         return Requirement(line).name.lower()
     except InvalidRequirement:
         raise MisuseError(
-            f"{line!r} is not a package: write a name, or a name with versions, as 'httpx>=0.28'"
+            f"{line!r} is not a package: write a name, or a name with versions, such as 'httpx>=0.28'"
         ) from None

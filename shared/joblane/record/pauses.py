@@ -31,7 +31,7 @@ ONE_AT_A_TIME = "lock table joblane.pauses in share row exclusive mode"
 EVERYTHING = (*(("queue", str(queue)) for queue in Queue), ("type", BULK))
 """The pauses after which nothing runs but the sweep. The pause of a queue leaves out ``jobs:*``, and an action on many
 tasks would continue on tasks and dead letters that are not those for which it was started."""
-LOOK = ". Look what will run again, then resume each queue: docs/how-to/restore.md"
+LOOK = ". Check what will run again, then resume each queue: docs/how-to/restore.md"
 BEFORE = ". It was paused before"
 # Of the pause of an earlier move, only the pause before that move is kept: a reason does not grow with each move.
 REASON_WITH_BEFORE = f"""

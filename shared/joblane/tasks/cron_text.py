@@ -177,7 +177,7 @@ def each(step: int, size: int) -> str:
 def five_fields(text: str) -> str:
     """Return the text in capitals with single spaces and without macros. Raises :class:`DeclarationError`."""
     if not isinstance(text, str):
-        raise DeclarationError(f"schedule: {text!r} is not cron text, as '0 2 * * *'")
+        raise DeclarationError(f"schedule: {text!r} is not a cron expression such as '0 2 * * *'")
     fields = MACROS.get(text.strip().lower(), text).upper().split()
     if len(fields) == 5:
         return " ".join(fields)

@@ -198,7 +198,7 @@ def _folder_of(package: str) -> Path:
             raise
         raise DeclarationError(
             f"there is no package {package!r} with the tasks, each in a folder with a handler.py. `joblane init` "
-            f"creates it; set another name by `functions` under [tool.joblane]"
+            f"creates it; set another name with `functions` under [tool.joblane]"
         ) from None
     if package != LIBRARY:
         _check_place(package, folder)
@@ -237,8 +237,8 @@ def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]])
     while (following := tasks[chain[-1]].follower if chain[-1] in tasks else None) is not None:
         if following in chain:
             raise DeclarationError(
-                f"{what}: on_archived: {' → '.join(map(repr, [*chain, following]))} is a circle without an end; leave "
-                "on_archived out of the last one"
+                f"{what}: on_archived: {' → '.join(map(repr, [*chain, following]))} is an endless loop; remove "
+                "on_archived from the last task"
             )
         chain.append(following)
     if not _broken:  # the type of a broken handler is not among the tasks

@@ -192,9 +192,13 @@ def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> No
 def _check_value(where: str, info: FieldInfo, seen: set[type[BaseModel]]) -> None:
     parts = parts_of(info)
     if any(isinstance(part, type) and issubclass(part, (Secret, SecretStr, SecretBytes)) for part in parts):
-        raise DeclarationError(f"{where}: a secret is written as asterisks; pass the name to look it up by")
+        raise DeclarationError(
+            f"{where}: a secret is written as asterisks; pass its name, and look it up in the handler"
+        )
     if any(part is Json or isinstance(part, Json) for part in parts):  # type: ignore[misc]
-        raise DeclarationError(f"{where}: Json is written as a value and read as a text; declare the type of the value")
+        raise DeclarationError(
+            f"{where}: Json is written as a value and read as a string; declare the type of the value"
+        )
     if any(isinstance(part, SerializeAsAny) for part in parts):  # type: ignore[misc]
         raise DeclarationError(
             f"{where}: with SerializeAsAny the fields of a subclass are written, and not known when they are read or "

@@ -83,5 +83,5 @@ def _drains(what: str, types: Any) -> tuple[str, ...]:
     given: tuple[Any, ...] = tuple(types)
     for type_ in given:
         if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
-            raise DeclarationError(f"{what}: drains: {type_!r} is no type, such as 'mail:send'")
+            raise DeclarationError(f"{what}: drains: {type_!r} is not a type, such as 'mail:send'")
     return given

@@ -208,7 +208,9 @@ def parse(value: str | Schedule) -> Schedule:
         return value
     if isinstance(value, str):
         return Schedule(value)
-    raise DeclarationError(f"schedule: {value!r} is neither cron text, as '0 2 * * *', nor cron(…) nor every(…)")
+    raise DeclarationError(
+        f"schedule: {value!r} is neither a cron expression such as '0 2 * * *', nor cron(…), nor every(…)"
+    )
 
 
 def _zone(name: str) -> tzinfo:
@@ -222,8 +224,8 @@ def _zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (LookupError, OSError, TypeError, ValueError):
         raise DeclarationError(
-            f"timezone {name!r} is not in the IANA database: write 'UTC' or a name such as 'Europe/Berlin', capitals "
-            "and all; where no name is found, install the package tzdata"
+            f"timezone {name!r} is not in the IANA database: write 'UTC' or a name such as 'Europe/Berlin', with "
+            "its capitals; if no name is found, install the package tzdata"
         ) from None
 
 

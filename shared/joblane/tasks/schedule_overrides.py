@@ -59,7 +59,7 @@ def minutes_of(interval: str) -> int:
         every(minutes=minutes)
     except DeclarationError:
         raise DeclarationError(
-            'a text such as "6 hours" or "5 minutes" is required: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30 minutes, or '
+            'a string such as "6 hours" or "5 minutes" is required: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30 minutes, or '
             "1, 2, 3, 4, 6, 8, 12 or 24 hours"
         ) from None
     return minutes

@@ -87,7 +87,7 @@ class Grants:
         ):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
-                raise DeclarationError(f"grants: {name}: a tuple of texts is required, for example ({example!r},)")
+                raise DeclarationError(f"grants: {name}: a tuple of strings is required, for example ({example!r},)")
         for type_ in (*self.enqueue, *self.run):
             if type_ != EVERY_LANE or type_ in self.run:
                 check_type(type_)

@@ -252,7 +252,7 @@ def storable_result(result: Any) -> Any:
             raise ValueError(f"it has {size:,} bytes as JSON, and at most {MAX_RESULT_BYTES:,} are stored")
     except ValueError as error:  # MessageError is a ValueError too
         raise TypeError(
-            f"the handler's result cannot be stored: {error}; return texts, numbers, lists, dicts or a pydantic model"
+            f"the handler's result cannot be stored: {error}; return strings, numbers, lists, dicts or a pydantic model"
         ) from None
     return value
 

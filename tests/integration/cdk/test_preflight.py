@@ -121,7 +121,7 @@ def test_a_schema_of_another_origin_is_refused(database: Database, database_url:
     found = read_database(database_url, "jobs")
     assert isinstance(found, Finding)
     assert (found.kind, found.what) == (FindingKind.REFUSED, "DATABASE_URL")
-    assert "has a schema joblane at revision 'ae1027a6acf', which this library never made" in found.why
+    assert "has a schema joblane at revision 'ae1027a6acf', which this library does not have" in found.why
     assert found.do.startswith("To start anew, rename it")
 
 

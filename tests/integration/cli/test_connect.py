@@ -178,7 +178,7 @@ def test_a_database_of_rds_that_is_asleep_is_waited_for(
     [
         (lambda url: url.rpartition("/")[0] + "/gone", 'database "gone" does not exist'),
         (lambda url: re.sub(r":[^:@/]+@", ":wrong@", url), "password authentication failed"),
-        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, and the URL has none"),
+        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, but the URL has none"),
     ],
     ids=["no database", "wrong password", "no password"],
 )

@@ -23,7 +23,7 @@ from tests.unit.page.conftest import COOKIE, client_of
 from tests.world import World
 
 END_SESSIONS = "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'"
-WHY = "the stage uses the restored copy cluster-COPY. Look what will run again, then resume each queue"
+WHY = "the stage uses the restored copy cluster-COPY. Check what will run again, then resume each queue"
 QUEUES = ("critical", "default", "low")
 AUDIT = "select action, target, who, reason from joblane.audit order by number"
 

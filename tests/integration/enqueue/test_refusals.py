@@ -60,7 +60,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"process_at": "2030-01-01T00:00:00Z"}, "process_at", "an aware datetime is required, not str"),
     ({"process_at": datetime(2099, 1, 1, tzinfo=UTC)}, "process_at", "at most 3650 days ahead"),
     ({"process_at": datetime.max.replace(tzinfo=UTC)}, "process_at", "at most 3650 days ahead"),
-    ({"process_at": datetime.min.replace(tzinfo=timezone(23 * HOUR))}, "process_at", "within the calendar"),
+    ({"process_at": datetime.min.replace(tzinfo=timezone(23 * HOUR))}, "process_at", "that the calendar has"),
     ({"process_in": DAY, "process_at": NOW}, "process_at", "not both"),
     ({"deadline": NOW.replace(tzinfo=None)}, "deadline", "an aware datetime is required"),
     ({"deadline": "tomorrow"}, "deadline", "an aware datetime is required"),
@@ -162,13 +162,13 @@ def test_an_unknown_option_is_refused_with_the_similar_ones(world: World, sends:
 
 def test_two_jobs_of_one_call_with_the_same_id_are_refused(world: World, sends: Sends) -> None:
     jobs = [Job(sample_one, Sample(), task_id=id_) for id_ in ("a", "b", "a")]
-    with nothing_happens(world, sends), pytest.raises(EnqueueError, match="task_id: 'a' is given to two jobs"):
+    with nothing_happens(world, sends), pytest.raises(EnqueueError, match="task_id: 'a' is the id of two jobs"):
         world.client.enqueue_many(jobs)
 
 
 def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
     for ask in (world.client.get, world.client.cancel):
-        with pytest.raises(TypeError, match="task_id: a text is required, not int"):
+        with pytest.raises(TypeError, match="task_id: a string is required, not int"):
             ask(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="timeout: a timedelta is required, not int"):
         world.client.wait("x", 5)  # type: ignore[arg-type]
@@ -255,12 +255,12 @@ def test_a_setting_with_which_no_task_can_be_enqueued_is_named_without_its_passw
 
 NEEDS_A_ROW = "it needs a row, and a MessageClient writes none"
 WITHOUT_A_ROW: list[tuple[Task[Any, Any], Payload, dict[str, Any], str]] = [
-    (sample_one, Sample(), {"session": object()}, "session: a MessageClient writes no row; make JobClient()"),
+    (sample_one, Sample(), {"session": object()}, "session: a MessageClient does not write rows; use JobClient()"),
     (
         sample_one,
         Sample(),
         {"connection": object(), "after_commit": print},
-        "connection: a MessageClient writes no row",
+        "connection: a MessageClient does not write rows",
     ),
     (sample_one, Sample(), {"owner": "ann"}, f"owner: {NEEDS_A_ROW}"),
     (sample_one, Sample(), {"key": "acme"}, f"key: {NEEDS_A_ROW}"),
@@ -290,5 +290,5 @@ def test_a_client_without_a_record_refuses_what_no_message_can_hold(world: World
 
 
 def test_a_client_is_not_made_without_a_record() -> None:
-    with pytest.raises(EnqueueError, match=r"^record: .* make MessageClient\(\)"):
+    with pytest.raises(EnqueueError, match=r"^record: .* use MessageClient\(\)"):
         JobClient(record=False)  # type: ignore[arg-type]

@@ -179,7 +179,7 @@ def test_run_now_enqueues_a_task_of_the_schedule_and_leaves_its_ticks(world: Wor
     assert schedules.get("s") == before
     with pytest.raises(DuplicateTaskError):  # the type has overlap="skip"
         schedules.run_now("s", task=sample_one)
-    with pytest.raises(ScheduleError, match="task: the task 'sample:one' is required"):
+    with pytest.raises(ScheduleError, match="task: a task of type 'sample:one' is required"):
         schedules.run_now("s", task=sample_batch)
     with pytest.raises(ScheduleError, match="task: the schedule is of type 'sample:one', which this project"):
         schedules.run_now("s")

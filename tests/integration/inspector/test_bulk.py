@@ -230,7 +230,7 @@ def test_a_bulk_task_without_a_bulk_action_is_archived(bulks: Bulks) -> None:
     row = bulks.world.row("stray")
     assert (row["state"], row["reason"]) == (
         "archived",
-        "SkipRetry: no bulk action has this id; an operator starts one by a bulk action or a redrive",
+        "SkipRetry: no bulk action has this id; an operator starts one with a bulk action or a redrive",
     )
 
 

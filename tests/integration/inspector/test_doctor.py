@@ -258,7 +258,7 @@ def test_tenants_without_a_limit_per_key_are_a_note(
     ("revision", "grade", "found", "do"),
     [
         ("0001", Grade.BAD, "at revision 0001 and this code needs 0002", "`joblane migrate`"),
-        ("abcd", Grade.BAD, "at revision 'abcd', which this library never made", "alter schema joblane rename to"),
+        ("abcd", Grade.BAD, "at revision 'abcd', which this library does not have", "alter schema joblane rename to"),
         ("9999", Grade.WARNING, "at revision 9999, newer than this code", "use the version that is deployed"),
         (None, Grade.BAD, "a schema joblane without a revision", "write it, and migrate"),
     ],
@@ -619,7 +619,7 @@ SCHEDULES = {
             lambda stage: stage.sql("delete from joblane.schedules"),
             TICK,
             WARNING,
-            "the code declares it, and it is not registered",
+            "the code declares it, but it is not registered",
             "`joblane migrate` registers it",
         ),
         Finds(
@@ -643,7 +643,7 @@ SCHEDULES = {
             ),
             TICK,
             WARNING,
-            "it is registered with the times '0 2 * * *' UTC, and this code has others",
+            "it is registered with the times '0 2 * * *' UTC, but this code has others",
             "…`joblane migrate` with the settings of the stage…",
         ),
     ),
@@ -755,7 +755,7 @@ WORK = {
             "events",
             BAD,
             "2 events wait for the bus, the oldest for 3 h",
-            "…has its function JOBLANE_EVENT_BUS?…",
+            "…its function has JOBLANE_EVENT_BUS…",
         ),
         Finds(
             lambda stage: stage.sql(
@@ -900,7 +900,7 @@ AWS = {
             lambda stage: consume(stage, LANE),
             f"queue {LANE}",
             BAD,
-            "2 consumers: each takes messages of the others",
+            "2 consumers: each receives messages that others need",
         ),
     ),
     "a missing queue": (Finds(lambda stage: lose_queues(stage, LANE), f"queue {LANE}", BAD, "it does not exist"),),
@@ -1254,13 +1254,13 @@ def test_the_schedule_says_if_the_ticker_sends_its_ticks(
     assert Grade.BAD in {check.grade for check in doctor_aws.schedules(stage.scope)}
     own.get_schedule = lambda **names: {**declared(**names), **disabled, "Description": TICKER}
     assert [check.found for check in doctor_aws.schedules(stage.scope)] == [
-        "all 3 exist, disabled, as the local ticker sends the ticks"
+        "all 3 exist, disabled because the local ticker sends the ticks"
     ]
     without = replace(stage.scope, ticker_runs=lambda: False)
     assert next(doctor_aws.schedules(without)) == Check(
         Grade.BAD,
         "schedules",
-        "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run",
+        "the schedules are disabled because the local ticker sends the ticks, but the ticker does not run",
         "`joblane status` shows it, `joblane up` starts it",
     )
 

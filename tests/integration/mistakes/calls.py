@@ -143,7 +143,7 @@ CALLS: dict[str, Row] = {
         lambda jobs: jobs.client.enqueue_many([Job(BAD_JOB, ONE, task_id="p"), Job(BAD_JOB, ONE, after=["p"])]),
         "enqueue the parent first, in the same transaction",
     ),
-    "a batch twice": Row(closed_batch, "is sealed; only a running member adds members, by ctx.batch"),
+    "a batch twice": Row(closed_batch, "is sealed; only a running member adds members, with ctx.batch"),
     "the id of a batch twice": Row(closed_batch, "a batch 'closed' exists already; nothing was"),
     "a commit in a batch": Row(commit_in_a_batch, "commit or roll back after the block of the batch"),
     "a batch that is never committed": Row(

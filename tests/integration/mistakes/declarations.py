@@ -83,7 +83,7 @@ DECLARATIONS: dict[str, Row] = {
     "a long timeout": Row(declared(timeout=timedelta(hours=1)), "loop over ctx.resume(…) and declare resumable=True"),
     "six fields of cron": Row(declared(schedule="0 0 3 * * *"), "there are no seconds and no year"),
     "a rate as a schedule": Row(declared(schedule="rate(5 minutes)"), "write five fields, or every(minutes=15)"),
-    "a timedelta as a schedule": Row(declared(schedule=timedelta(minutes=5)), "nor cron(…) nor every(…)"),
+    "a timedelta as a schedule": Row(declared(schedule=timedelta(minutes=5)), "nor cron(…), nor every(…)"),
     "a city without its continent": Row(lambda: cron("0 2 * * *", timezone="Berlin"), "such as 'Europe/Berlin'"),
     "an interval in seconds": Row(lambda: EVERY(seconds=30), "the shortest interval is a minute: write minutes=1"),
     "an interval in days": Row(lambda: EVERY(days=1), "write hours=24, or cron('0 2 * * *')"),
@@ -157,7 +157,7 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "an alert about itself": (
         "from joblane import *\n@task('bad:job', on_archived='bad:job')\ndef bad_job(p: ArchivedTask, ctx): ...",
-        "on_archived: 'bad:job' → 'bad:job' is a circle without an end; leave on_archived out of the last one",
+        "on_archived: 'bad:job' → 'bad:job' is an endless loop; remove on_archived from the last task",
     ),
     "an alert to a type that does not exist": (
         f"{HEAD}@task('bad:job', on_archived='jobs:swep')\ndef bad_job(p: P, ctx): ...",

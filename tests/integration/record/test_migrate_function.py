@@ -517,7 +517,7 @@ def test_a_deploy_that_moves_the_stage_to_another_copy_pauses_everything_there(
         assert connection.run(PAUSES) == (PAUSED if reason else [])
         for table, by in (("pauses", "paused_by"), ("audit", "who")):
             found = connection.run(f"select distinct reason, {by} from joblane.{table}")
-            said = f"{reason}. Look what will run again, then resume each queue: docs/how-to/restore.md"
+            said = f"{reason}. Check what will run again, then resume each queue: docs/how-to/restore.md"
             assert found == ([[said, "ann"]] if reason else [])
 
 
@@ -534,7 +534,7 @@ def test_an_earlier_pause_in_the_copy_is_in_the_reason_so_that_no_resume_forgets
         # then
         found = dict(connection.run("select name, reason from joblane.pauses"))
     start = (
-        "the stage uses the restored copy A. Look what will run again, then resume each queue: docs/how-to/restore.md"
+        "the stage uses the restored copy A. Check what will run again, then resume each queue: docs/how-to/restore.md"
     )
     assert found["default"] == start
     assert found["low"] == f"{start}. It was paused before, by bob: the provider is down"
@@ -553,7 +553,7 @@ def test_the_reason_of_a_pause_does_not_grow_with_each_move_and_keeps_the_operat
         # then
         found = dict(connection.run("select name, reason from joblane.pauses"))
     start = (
-        "the stage uses the restored copy 3. Look what will run again, then resume each queue: docs/how-to/restore.md"
+        "the stage uses the restored copy 3. Check what will run again, then resume each queue: docs/how-to/restore.md"
     )
     assert found["default"] == start
     assert found["low"] == f"{start}. It was paused before, by bob: {before}"

@@ -109,7 +109,7 @@ def test_the_first_migration_writes_the_prefix_and_another_is_refused(
         ),
         (
             f"{AT_REVISION} ('ae1027a6acf')",
-            "at revision 'ae1027a6acf', which this library never made",
+            "at revision 'ae1027a6acf', which this library does not have",
         ),
     ],
 )

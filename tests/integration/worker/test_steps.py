@@ -256,7 +256,7 @@ BAD_VALUES = [
     (Unprintable(), "its value is of type Unprintable"),
     ({"charge": [1, {"at": float("nan")}]}, r"its value\.charge\[1\]\.at is NaN or infinite"),
     (float("inf"), "its value is NaN or infinite"),
-    ({"a": {1: 2}}, r"its value\.a has a key of type int, and JSON has only texts as keys"),
+    ({"a": {1: 2}}, r"its value\.a has a key of type int, and JSON has only strings as keys"),
     ("a\0b", "its value: contains a NUL character"),
     ({"\ud800": 1}, "a key of its value: contains a lone surrogate"),
     (nested(70), "its value is nested deeper than 64 levels"),
@@ -319,11 +319,11 @@ def use_twice_after_an_error(ctx: TaskContext) -> None:
 
 
 MISUSES: list[tuple[Handler, str]] = [
-    (lambda ctx: ctx.step("", called), "the name of a step or a wait is a text of 1 to 100 printable characters"),
-    (lambda ctx: ctx.step("x" * 101, called), "a text of 1 to 100 printable characters"),
-    (lambda ctx: ctx.step("a\nb", called), "a text of 1 to 100 printable characters"),
-    (lambda ctx: ctx.step("\ud800", called), "a text of 1 to 100 printable characters"),
-    (lambda ctx: ctx.step(7, called), "a text of 1 to 100 printable characters"),  # type: ignore[arg-type]
+    (lambda ctx: ctx.step("", called), "the name of a step or a wait is a string of 1 to 100 printable characters"),
+    (lambda ctx: ctx.step("x" * 101, called), "a string of 1 to 100 printable characters"),
+    (lambda ctx: ctx.step("a\nb", called), "a string of 1 to 100 printable characters"),
+    (lambda ctx: ctx.step("\ud800", called), "a string of 1 to 100 printable characters"),
+    (lambda ctx: ctx.step(7, called), "a string of 1 to 100 printable characters"),  # type: ignore[arg-type]
     (lambda ctx: ctx.step("one", no_key), "step 'one': its function gets the step's key as its only argument"),  # type: ignore[arg-type]
     (lambda ctx: ctx.step("one", 7), "step 'one': its function gets the step's key"),  # type: ignore[arg-type]
     (lambda ctx: ctx.step("one", coroutine), r"step 'one': ctx.step cannot await its function; use await ctx.astep"),

@@ -321,7 +321,7 @@ REFUSED: list[tuple[Handler, str]] = [
     (lambda ctx: ctx.sleep("a", 3651 * DAY), "duration: at most 3,650 days are required"),
     (lambda ctx: ctx.sleep("a", datetime(2099, 1, 1)), "duration: a time with a time zone is required"),  # noqa: DTZ001
     (lambda ctx: ctx.sleep("a", 5), "duration: a timedelta or a datetime is required, not int"),  # type: ignore[arg-type]
-    (lambda ctx: ctx.sleep("", HOUR), "the name of a step or a wait is a text of 1 to 100 printable characters"),
+    (lambda ctx: ctx.sleep("", HOUR), "the name of a step or a wait is a string of 1 to 100 printable characters"),
     (lambda ctx: ctx.poll("a", lambda: None, every=MINUTE / 61, timeout=HOUR), "every: a timedelta of 1 second to"),
     (lambda ctx: ctx.poll("a", 5, every=MINUTE, timeout=HOUR), "a function without arguments is required"),  # type: ignore[arg-type]
     (lambda ctx: ctx.poll("a", object, every=MINUTE, timeout=HOUR), "which cannot be written as JSON"),

@@ -95,7 +95,7 @@ def test_a_verified_address_or_domain_is_good(verified: str, monkeypatch: pytest
 def test_an_unverified_sender_is_bad(verified: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     check, _ = checks(Aws(SENDING, verified), monkeypatch)
     assert (check.grade, check.what) == (Grade.BAD, f"mail from {SENDER}")
-    assert "nothing from it in eu-west-1" in check.found
+    assert "no mail from it in eu-west-1" in check.found
     assert check.do.startswith(f"aws sesv2 create-email-identity --email-identity {SENDER}")
 
 

@@ -119,7 +119,7 @@ class Aws:
                     Grade.BAD,
                     "function jobs-router",
                     ("Lambda throttled it 6 times in 3 hours: its reserved concurrency is 0"),
-                    "nothing starts with 0: remove it",
+                    "with 0 it cannot start: remove",
                 )
             ],
         ),

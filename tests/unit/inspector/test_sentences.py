@@ -104,7 +104,7 @@ TABLE = {
     ),
     "no batch": (
         batching.batching_line(views.batching(advised=None, obstacle=Obstacle.ALONE)),
-        "batch_size=1 stays: few of its messages wait at the same time, so a batch would hardly have more than one.",
+        "batch_size=1 stays: few of its messages wait at the same time, so a batch would rarely have more than one.",
     ),
     "small saving": (
         batching.batching_line(views.batching(advised=None, obstacle=Obstacle.LITTLE, share=0.021)),

@@ -280,7 +280,7 @@ def test_programs_use_the_times_of_the_functions_and_a_wrong_one_is_refused(tmp_
     assert stack.environment["JOBLANE_SWEEP_MINUTES"] == "5"
     own = LocalStack(tmp_path).environment
     assert (json.loads(own["JOBLANE_SCHEDULES"]), own["JOBLANE_SWEEP_MINUTES"]) == ({}, "360")
-    with pytest.raises(LocalError, match=r"cdk\.json: stage 'local': sweep: a text such as \"6 hours\" or"):
+    with pytest.raises(LocalError, match=r"cdk\.json: stage 'local': sweep: a string such as \"6 hours\" or"):
         LocalStack(tmp_path, stage={"sweep": "7 minutes"}).environment  # noqa: B018
 
 

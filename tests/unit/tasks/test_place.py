@@ -91,8 +91,8 @@ def refusal(*tasks: Task[Any, Any]) -> str:
         ({"image": 3}, "image: the name of an image"),
         ({"drains": "mail:send"}, r"drains: a tuple of types is required, for example \('mail:send',\)"),
         ({"drains": 5}, "drains: a tuple of types is required"),
-        ({"drains": ("mail",)}, "drains: 'mail' is no type, such as 'mail:send'"),
-        ({"drains": (made,)}, "drains: .* is no type"),
+        ({"drains": ("mail",)}, "drains: 'mail' is not a type, such as 'mail:send'"),
+        ({"drains": (made,)}, "drains: .* is not a type"),
     ],
 )
 def test_an_invalid_place_is_refused_with_its_field(options: dict[str, Any], why: str) -> None:

@@ -256,7 +256,7 @@ def test_a_task_takes_cron_text_or_a_schedule() -> None:
     assert parse("@daily") == Schedule("0 0 * * *")
     assert (schedule.timezone, schedule.payload, schedule.name) == ("Europe/Berlin", {"scope": "week"}, "weekly")
     assert (parse("@daily").timezone, parse("@daily").payload, parse("@daily").name) == ("UTC", {}, None)
-    with pytest.raises(DeclarationError, match="neither cron text"):
+    with pytest.raises(DeclarationError, match="neither a cron expression"):
         parse(15)  # type: ignore[arg-type]
 
 

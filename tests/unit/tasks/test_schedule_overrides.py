@@ -134,7 +134,7 @@ def test_an_interval_is_written_in_minutes_or_hours(text: str, minutes: int) -> 
     ["", "6", "6h", "0 minutes", "7 minutes", "90 minutes", "5 hours", "48 hours", "1 day", "@hourly", "5  minutes"],
 )
 def test_an_interval_that_no_schedule_can_have_is_refused(text: str) -> None:
-    with pytest.raises(DeclarationError, match=r'a text such as "6 hours" or "5 minutes" is required: 1, 2, .* 24 h'):
+    with pytest.raises(DeclarationError, match=r'a string such as "6 hours" or "5 minutes" is required: 1, 2, .* 24 h'):
         minutes_of(text)
 
 

@@ -36,10 +36,10 @@ def _url(text: str) -> str:
     if host is None or where.scheme != "https":
         raise ValueError("https:// and a host are required, for example https://hooks.example.com/joblane")
     if not PUBLIC.search(host):
-        raise ValueError("a name of the public DNS is required, because EventBridge calls no private address")
+        raise ValueError("a public DNS name is required, because EventBridge does not call private addresses")
     if credentials or "?" in text or "#" in text:
         raise ValueError(
-            "an address without user, query and fragment is required, because everyone who may read the template sees "
+            "an address without user, query and fragment is required, because anyone who can read the template sees "
             "it; a secret goes into events.webhook.secret"
         )
     if not ENDPOINT.fullmatch(text):

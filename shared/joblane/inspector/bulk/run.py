@@ -322,6 +322,6 @@ class BulkRun:
     def _read_order(self) -> Order:
         rows = self._ctx.connection().run(ORDER, self._ctx.task_id)
         if not rows:
-            raise SkipRetry("no bulk action has this id; an operator starts one by a bulk action or a redrive")
+            raise SkipRetry("no bulk action has this id; an operator starts one with a bulk action or a redrive")
         action, filter_, *rest = rows[0]
         return Order(action, FILTER.validate_python(filter_), *rest)

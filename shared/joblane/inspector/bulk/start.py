@@ -43,7 +43,7 @@ def start(scope: Scope, action: BulkAction, filter_: Filter, *, rate: int, canar
     """Start a bulk action. Raises :class:`SelectionError` if nothing matches, or too many tasks for its timeout."""
     action = action_of(action)
     if canary and action is not BulkAction.RETRY:
-        raise SelectionError("canary", f"only a retry has one, and not {action!r}")
+        raise SelectionError("canary", f"only a retry has one, not {action!r}")
     return begin(scope, action, frozen(scope, filter_, action), rate=rate, canary=canary, reason=reason)
 
 

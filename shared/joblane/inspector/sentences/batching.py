@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 NO_BATCH = {
     "place": "it belongs to the place of the type, and the messages of other types are in the same batches",
     "full": "its batches have the largest size",
-    "resumable": "a resumable task has its function for itself",
+    "resumable": "a resumable task does not share its invocations",
     "limited": "jobs that wait in a batch would keep the slots of its limits",
     "lost": "some of its runs were lost, and a lost run loses its whole batch",
     "timeout": "the timeout of a larger batch would be too long",
     "waits": "the last job of a batch would wait longer than target_wait",
-    "alone": "few of its messages wait at the same time, so a batch would hardly have more than one",
+    "alone": "few of its messages wait at the same time, so a batch would rarely have more than one",
 }
 """Obstacle of a larger batch → its words."""
 

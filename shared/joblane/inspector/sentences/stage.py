@@ -76,9 +76,11 @@ def chart_lines(chart: Chart) -> list[str]:
     lines = [f"The sweep has counted the runs up to {stamp(chart.until)}."]
     left_out = chart.groups - len(chart.lines)
     if left_out > 0 and chart.others is not None:
-        lines.append(f"One line has {plural(left_out, 'smaller group')} together.")
+        lines.append(f"One line adds up {plural(left_out, 'smaller group')}.")
     elif left_out > 0:
         lines.append(f"Not shown: {plural(left_out, 'group')} with a shorter mean.")
     if chart.before is not None:
-        lines.append(f"Before: all runs of the time {lasting(timedelta(seconds=chart.before_seconds))} earlier.")
+        lines.append(
+            f"Before: all runs in the same period, {lasting(timedelta(seconds=chart.before_seconds))} earlier."
+        )
     return lines

@@ -121,7 +121,7 @@ def end_of(until: datetime | None) -> str | None:
         until = until.astimezone(UTC)
         if is_storable(until):
             return until.isoformat()
-    raise SelectionError("until", "a time within the calendar is required")
+    raise SelectionError("until", "a time that the calendar has is required")
 
 
 # --- What can be paused --------------------------------------------------------------------------------------------

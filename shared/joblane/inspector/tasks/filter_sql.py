@@ -64,9 +64,7 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
         if isinstance(value, datetime) and value.tzinfo is None:
             raise SelectionError(each.name, "a time with a zone is required")
         if isinstance(value, timedelta) and not timedelta(0) < value <= LONGEST:
-            raise SelectionError(
-                each.name, f"a duration of more than 0 s, and of {LONGEST.days} days at most, is required"
-            )
+            raise SelectionError(each.name, f"a duration of more than 0 s and at most {LONGEST.days} days is required")
     for name, value, pattern, wanted in (
         *(("ids", id_, ID_PATTERN, f"{OF_ID} are required") for id_ in filter_.ids),
         ("id_prefix", filter_.id_prefix, ID_PATTERN, OF_ID),
@@ -79,7 +77,7 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
     for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):
         text = getattr(filter_, name)
         if text is not None and (not isinstance(text, str) or len(text) > longest or storable(text) != text):
-            raise SelectionError(name, f"a text of 1 to {longest} characters is required")
+            raise SelectionError(name, f"a string of 1 to {longest} characters is required")
     for name in ("created", "ended"):
         after, before = getattr(filter_, f"{name}_after"), getattr(filter_, f"{name}_before")
         if after is not None and before is not None and after >= before:

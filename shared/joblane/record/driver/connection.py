@@ -363,7 +363,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """Raises :class:`LoginError` if the server asks for a password and none is configured."""
         if self.password is None and int.from_bytes(data[:4]) in PASSWORD_REQUESTS:
-            raise LoginError("DATABASE_URL: the server asks for a password, and the URL has none")
+            raise LoginError("DATABASE_URL: the server asks for a password, but the URL has none")
         super().handle_AUTHENTICATION_REQUEST(data, context)
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name

@@ -227,7 +227,7 @@ def _until(until: object) -> str | None:
     except OverflowError:
         until = datetime.max.replace(tzinfo=UTC)
     if not is_storable(until):
-        raise LimitError("until", "a time within the calendar is required")
+        raise LimitError("until", "a time that the calendar has is required")
     return until.isoformat()
 
 

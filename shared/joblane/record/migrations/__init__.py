@@ -113,7 +113,7 @@ def checked_revision(connection: Connection) -> str | None:
             f"If its tables are Joblane's, write it, and migrate: {WRITE.format(newest=newest())}. ",
         )
     if revision is not None and revision not in _known() and not is_newer(revision):
-        raise _foreign(f"at revision {revision!r}, which this library never made")
+        raise _foreign(f"at revision {revision!r}, which this library does not have")
     if revision is not None and TASKS not in found:
         raise _foreign(
             f"at revision {revision!r} without the table joblane.tasks: it was dropped or renamed, or another program"

@@ -74,7 +74,7 @@ Lane = tuple[Queue, Sequence["Task[Any, Any]"]]
 def _mapping(name: str, lane: Lane | None, existing: list[Mapping[str, Any]]) -> Iterator[Check]:
     what = f"queue {name}"
     if len(existing) != 1:
-        found = "no consumer" if not existing else f"{len(existing)} consumers: each takes messages of the others"
+        found = "no consumer" if not existing else f"{len(existing)} consumers: each receives messages that others need"
         yield Check(Grade.BAD, what, found, DEPLOY)
         return
     (mapping,) = existing
@@ -192,7 +192,7 @@ def _function(aws: Any, name: str, numbers: Numbers) -> Iterator[Check]:
     state = deployed.get("State", "Active")
     if state == "Inactive":  # the invocation that wakes it fails. Source: Lambda, *Lambda function states*
         found = "it is Inactive, because it was not invoked for a long time"
-        do = "nothing: the next invocation wakes it, and SQS delivers its messages again; if it stays so, deploy"
+        do = "nothing: the next invocation wakes it, and SQS delivers its messages again; if it stays Inactive, deploy"
         yield Check(Grade.WARNING, what, found, do)
     if state in ("Failed", "Deactivated"):
         found = f"it is {state}: {deployed.get('StateReason', 'AWS gives no reason')}"
@@ -223,9 +223,9 @@ def schedules(scope: Scope) -> Iterator[Check]:
                     times, resume = (expression, schedule.timezone), f"`joblane schedules resume {full_name}`"
                     yield from _wrong_schedule(name, deployed, times, pause, resume)
     if by_ticker and not scope.ticker_runs():
-        found = "the schedules are disabled, as the local ticker sends the ticks, and the ticker does not run"
+        found = "the schedules are disabled because the local ticker sends the ticks, but the ticker does not run"
         yield Check(Grade.BAD, "schedules", found, "`joblane status` shows it, `joblane up` starts it")
-    enabled = ", disabled, as the local ticker sends the ticks" if by_ticker else " and are enabled"
+    enabled = ", disabled because the local ticker sends the ticks" if by_ticker else " and are enabled"
     yield Check(Grade.GOOD, "schedules", f"all {count} exist{enabled}")
 
 

@@ -193,13 +193,13 @@ def ticks(scope: Scope) -> Iterator[Check]:
         if (each := declared.get(name)) is not None and (each.text, each.timezone) != (one.text, one.timezone)
     ]
     for one in others:
-        text = f"it is registered with the times {one.text!r} {one.timezone}, and this code has others"
-        do = "deploy again, or run `joblane migrate` with the settings of the stage: until then the sweep leaves it"
+        text = f"it is registered with the times {one.text!r} {one.timezone}, but this code has others"
+        do = "deploy again, or run `joblane migrate` with the settings of the stage: until then the sweep skips it"
         yield Check(Grade.WARNING, f"schedule {one.name}", text, do)
     for name, taken in scope.connection.run(NOT_REGISTERED, json.dumps(unknown)) if unknown else ():
-        text, do = "the code declares it, and it is not registered", "`joblane migrate` registers it"
+        text, do = "the code declares it, but it is not registered", "`joblane migrate` registers it"
         if taken:
-            text = "the code declares it, and a schedule made at run time has its name: both fire"
+            text = "the code declares it, but a schedule made at run time has its name: both fire"
             do = "rename the declared one, or `joblane schedules delete` the other, and then `joblane migrate`"
         yield Check(Grade.WARNING, f"schedule {name}", text, do)
     yield Check(Grade.GOOD, "ticks", "no tick of the last day is missing")
@@ -238,7 +238,7 @@ def snapshots(scope: Scope) -> Iterator[Check]:
         if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
             raise
         do = "grant the role this right, which PostgreSQL grants to everyone by default"
-        yield Check(Grade.UNKNOWN, "snapshots", f"they cannot be looked for: {text_of(error)}", do)
+        yield Check(Grade.UNKNOWN, "snapshots", f"this role cannot look for them: {text_of(error)}", do)
         return
     if oldest is not None:
         since = lasting(timedelta(seconds=oldest.seconds))

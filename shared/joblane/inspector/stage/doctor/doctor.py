@@ -203,7 +203,7 @@ def leases(scope: Glance) -> Iterator[Check]:
         found = (
             f"{number:,} run{'s' * (number != 1)} ended more than {STUCK} ago without a result, for example {example}"
         )
-        do = "does the sweep run? It sends their messages again, and the next claim counts them as lost"
+        do = "check that the sweep runs: it sends their messages again, and the next claim counts them as lost"
         where = path("/tasks", type=type_, lease_over="yes")
         yield Check(Grade.WARNING, f"leases of {type_}", found, do, where)
     yield Check(Grade.GOOD, "leases", "no run holds a task past its lease")
@@ -223,7 +223,11 @@ def events(scope: Scope) -> Iterator[Check]:
     if refusal is None and age < LATE_EVENTS:
         yield Check(Grade.GOOD, "events", found)
         return
-    do = "does the sweep run, and has its function JOBLANE_EVENT_BUS? It sends them" if refusal is None else ""
+    do = (
+        "check that the sweep, which sends them, runs, and that its function has JOBLANE_EVENT_BUS"
+        if refusal is None
+        else ""
+    )
     do = do or f"they are sent as soon as the bus accepts them, and dropped after {KEPT.days} days"
     yield Check(Grade.BAD, "events", f"{found}: {refusal}" if refusal else found, do)
 
@@ -239,7 +243,7 @@ def schedules(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, what, found, do, path("/schedules", problem="yes"))
     if late:
         found = f"{_counted(late)} a tick that is more than {LATE} late, for example {late_name}"
-        do = "does the sweep run? It creates the tasks of their ticks: `joblane ls --type jobs:sweep`"
+        do = "check that the sweep runs, which creates the tasks of their ticks: `joblane ls --type jobs:sweep`"
         yield Check(Grade.BAD, "ticks of schedules", found, do, path("/schedules/show", name=late_name))
     [[frequent, often]] = scope.connection.run(FREQUENT)
     if frequent:

@@ -86,7 +86,7 @@ def problems(sender: str, region: str, found: Mail) -> Iterator[Check]:
         yield Check(
             Grade.BAD,
             f"mail from {sender}",
-            f"{SES} sends nothing from it in {where}: neither the address nor its domain is verified",
+            f"{SES} sends no mail from it in {where}: neither the address nor its domain is verified",
             f"aws sesv2 create-email-identity --email-identity {sender}, and open the link in the mail; or verify the "
             "domain; or let the stage send no mail",
         )

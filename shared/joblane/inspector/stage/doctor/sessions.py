@@ -62,7 +62,7 @@ def storage(scope: Scope) -> Iterator[Check]:
     for table, dead, live, _ in rows:
         if dead >= MANY_DEAD and dead > live:
             found = f"{dead:,} dead rows and {live:,} live ones, which take storage and slow statements down"
-            do = f"does autovacuum run? Is there an old snapshot? `vacuum (analyze) joblane.{table}` removes them"
+            do = f"check that autovacuum runs, and for old snapshots; `vacuum (analyze) joblane.{table}` removes them"
             yield Check(Grade.WARNING, f"table {table}", found, do)
     [[size]] = scope.connection.run("select pg_database_size(current_database())")
     largest = first_of([f"{table} {its / GB:,.1f} GB" for table, _, _, its in rows if its >= GB / 10], MOST_NAMED)

@@ -66,7 +66,11 @@ def found(
     for name, number in reserved.items():
         if number is not None:
             text = f"Lambda throttled it {own[name]:,.0f} times in {HOURS} hours: its reserved concurrency is {number}"
-            do = "nothing starts with 0: remove it in the console" if not number else "raise its `max_concurrency`"
+            do = (
+                "with 0 it cannot start: remove the reserved concurrency in the console"
+                if not number
+                else "raise its `max_concurrency`"
+            )
             yield Check(Grade.BAD if not number else Grade.WARNING, f"function {name}", text, f"{do}, and deploy")
     if not own and peak < limit * NEAR_SHARE:
         text = f"Lambda throttled {throttled:,.0f} invocations of other functions of the account in {HOURS} hours"
