@@ -173,7 +173,6 @@ endef
 
 $(UV): $(LOCKS)/uv.txt
 	@$(SUPPORTED)
-	@echo "Fetching uv, 50 MB"
 	@mkdir -p -m 700 .joblane && echo '*' >.joblane/.gitignore
 	@$(PYTHON) -I .ci/fetch_uv.py $(TOOLS) $(LOCKS)/uv.txt
 	@touch -h $@

@@ -483,7 +483,8 @@ def error_sections() -> str:
         parts.append(f"## {heading}")
         for error in group:
             bases = ", ".join(f"`{_public_name(base)}`" for base in error.__bases__)
-            public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{_home(error)}`"
+            homes = [each.__name__ for each in (joblane, testing) if error.__name__ in each.__all__]
+            public = f"`{homes[0] if homes else _home(error)}`"
             text = [f"### `{error.__name__}`", *map(said, doc(error, error.__name__).text)]
             parts += [*text, f"Import: {public}. Base: {bases}."]
             if own := {name: text for name, text in fields_of(error).items() if name in get_annotations(error)}:
