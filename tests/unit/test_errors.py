@@ -72,6 +72,8 @@ def test_the_text_of_another_drivers_error_has_its_code_and_no_value_of_a_row() 
     djangos = JobError(*error.args)  # Django raises its own class, with the same arguments, from the driver's
     djangos.__cause__ = error
     assert errors.text_of(djangos) == 'duplicate key value violates "members_email" (23505)'
+    error.args = ('duplicate key value violates "members_email" (23505)',)  # as joblane.django writes it
+    assert errors.text_of(error) == 'duplicate key value violates "members_email" (23505)'
 
 
 @pytest.mark.parametrize("kind", [RetryAfter, Snooze])

@@ -54,7 +54,7 @@ def _of_database(error: BaseException) -> str:
         message = message.partition('"')[0].rstrip(" :")
     if code == UNDEFINED_FUNCTION and " joblane." in message:
         return f"{message} ({code}); run `joblane migrate` of this code"
-    return f"{message} ({code})"
+    return message if message.endswith(f"({code})") else f"{message} ({code})"  # Django's errors have it already
 
 
 def sqlstate(error: BaseException) -> str | None:
