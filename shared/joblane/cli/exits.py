@@ -35,8 +35,8 @@ MEANINGS = {
     ),
     Exit.FORBIDDEN: "a permission is missing",
     Exit.TIMED_OUT: "`wait`, `deploy`: the task has not ended in time; it continues",
-    Exit.TAKEN_BACK: "`deploy --watch`: an alarm fired, and the deploy was taken back",
-    Exit.ALARM: "`deploy --watch`: an alarm fired, and the deploy was not taken back, or not all of it",
+    Exit.TAKEN_BACK: "`deploy --watch`: an alarm fired, and the deploy was reverted",
+    Exit.ALARM: "`deploy --watch`: an alarm fired, and the deploy was not reverted, or not all of it",
     Exit.INTERRUPTED: "Ctrl-C",
 }
 

@@ -114,7 +114,7 @@ def start(rollout: Rollout, session: Session, length: timedelta) -> WatchedDeplo
     if counted.left_out:
         terminal.say(f"Watch: these do not count: {_list(counted.left_out)}")
     for reason in watch.reasons:
-        terminal.say(f"Watch: this deploy will not be taken back: {reason}.")
+        terminal.say(f"Watch: this deploy will not be reverted: {reason}.")
     watch.write("by hand")
     return watch
 
@@ -198,7 +198,7 @@ class WatchedDeploy:
         self._after = self._marks()
         if changed and (reason := self._meanwhile()):
             self.reasons.append(reason)
-            terminal.say(f"Watch: this deploy will not be taken back: {reason}.")
+            terminal.say(f"Watch: this deploy will not be reverted: {reason}.")
         return changed
 
     def _discard(self) -> None:
@@ -270,7 +270,7 @@ class WatchedDeploy:
         if self._marks() != self._after:
             self.reasons.append(CHANGED_SINCE)
         if self.reasons:
-            terminal.say("The deploy was not taken back:")
+            terminal.say("The deploy was not reverted:")
             for reason in self.reasons:
                 terminal.say(f"  {reason}")
             terminal.say(f"{self.version} runs. Pause the types that fail, and fix the code, or see {GO_BACK}.")
@@ -279,7 +279,7 @@ class WatchedDeploy:
         names = ", ".join(alarm.name for alarm in fired)
         why = f"{names} fired {terminal.short(after_seconds)} after the deploy"
         folder = self.write(why.replace("{{", "{ {"))  # CloudFormation replaces {{…}}
-        terminal.say(f"The deploy of {self.version} is taken back, with the earlier templates in {folder}.")
+        terminal.say(f"The deploy of {self.version} will be reverted to the earlier templates in {folder}.")
         self._returns = True
         earlier = replace(self.rollout, assembly=folder, templates=self.deployed.templates)
         try:
@@ -289,7 +289,7 @@ class WatchedDeploy:
             self._say_deployed()
             return Exit.ALARM
         terminal.say(
-            f"The deploy of {self.version} was taken back: the stage has its earlier templates. The database keeps its "
+            f"The deploy of {self.version} was reverted: the stage has its earlier templates. The database keeps its "
             "schema. This checkout still has the change: fix it before the next deploy."
         )
         self._discard()

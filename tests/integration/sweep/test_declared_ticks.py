@@ -306,7 +306,7 @@ def test_a_paused_schedule_that_is_removed_keeps_its_pause_for_a_way_back(world:
     world.client.schedules.pause(NAME)
     deploy(world)
     assert (schedule_row(world)["problem"], swept(world)) == (GONE, Ticks())
-    # when the deploy is taken back
+    # when the deploy is reverted
     deploy(world, sample_minutely)
     world.deliver(sample_minutely, body_of(tick_of(0)))
     # then

@@ -208,8 +208,8 @@ def test_a_deploy_is_taken_back_if_an_alarm_fires(aws: Aws, deploy: Callable[...
     for text in (
         "Watch: 1 alarm counts, for 15m after the deploy.",
         "Alarm acme-errors fired 5m after the deploy: 5 > 1",
-        f"The deploy of v2 is taken back, with the earlier templates in {ran.folder}.",
-        "The deploy of v2 was taken back: the stage has its earlier templates. The database keeps its schema.",
+        f"The deploy of v2 will be reverted to the earlier templates in {ran.folder}.",
+        "The deploy of v2 was reverted: the stage has its earlier templates. The database keeps its schema.",
     ):
         assert text in ran.text
     assert recorded(*aws.given) == {"by": "eva", "from": "v2", "why": "acme-errors fired 5m after the deploy"}
@@ -238,8 +238,8 @@ def test_a_deploy_that_is_not_safe_to_take_back_stays(
     ran = deploy(after)
     assert ran.status is Exit.ALARM
     assert aws.ran == ["dev"]
-    assert f"Watch: this deploy will not be taken back: {reason}" in ran.text.partition("Alarm acme-errors")[0]
-    assert f"The deploy was not taken back:\n  {reason}" in ran.text
+    assert f"Watch: this deploy will not be reverted: {reason}" in ran.text.partition("Alarm acme-errors")[0]
+    assert f"The deploy was not reverted:\n  {reason}" in ran.text
     assert "Pause the types that fail, and fix the code, or see docs/how-to/change-safely.md" in ran.text
 
 
@@ -271,7 +271,7 @@ def test_a_deploy_by_another_process_while_the_cdk_runs_is_not_taken_back(
     aws.changes = ("acme-data", "acme-jobs")
     ran = deploy()
     assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
-    said = f"Watch: this deploy will not be taken back: another deploy has changed the stage meanwhile ({stack})."
+    said = f"Watch: this deploy will not be reverted: another deploy has changed the stage meanwhile ({stack})."
     assert said in ran.text.partition("Alarm acme-errors")[0]
     assert not ran.folder.exists()
 
@@ -343,7 +343,7 @@ def test_a_stack_in_another_region_is_named_and_never_read(
     ran = deploy({**AFTER, "acme-edge": own_alarm, "acme-edge/Part": {"Resources": {}}})
     assert (ran.status, aws.ran) == (Exit.ALARM, ["dev"])
     assert (
-        "The deploy was not taken back:\n  the stack acme-edge is in us-east-1, which --watch does not read" in ran.text
+        "The deploy was not reverted:\n  the stack acme-edge is in us-east-1, which --watch does not read" in ran.text
     )
     assert "is new" not in ran.text
 
@@ -469,7 +469,7 @@ def test_a_deploy_that_fails_in_part_keeps_its_way_back(
     aws.before, aws.states = True, fires_from(4)
     ran = deploy()
     assert (ran.status, aws.ran) == (Exit.ALARM, ["dev", "dev"])
-    assert "not be taken back: the stack acme-monitoring is UPDATE_ROLLBACK_COMPLETE" in ran.text
+    assert "not be reverted: the stack acme-monitoring is UPDATE_ROLLBACK_COMPLETE" in ran.text
 
 
 def test_a_way_back_of_a_stopped_watch_is_not_overwritten(aws: Aws, deploy: Callable[..., Ran]) -> None:

@@ -1,4 +1,4 @@
-"""The rules by which a deploy is not taken back, on templates. Each has a sentence."""
+"""The rules by which a deploy is not reverted, on templates. Each has a sentence."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ Resource = tuple[str, Mapping[str, Any]]
 
 
 def reasons_to_stay(deployed: Deployed, after: Templates) -> list[str]:
-    """Return why a deploy of the templates ``after`` is not taken back; empty: it can be.
+    """Return why a deploy of the templates ``after`` is not reverted; empty: it can be.
 
-    The old code runs on the newer schema, which the deploy of that code has not been tried with. So a deploy is taken
-    back only if it left the schema as it was, but for the functions of the library, whose last two versions are kept.
+    After a revert the old code runs on the newer schema, with which its deploy was never tried. So a deploy is reverted
+    only if it left the schema as it was, but for the functions of the library, whose last two versions are kept.
     """
     return [
         *(f"the stack {stack} is new: there is no earlier template" for stack in deployed.missing if "/" not in stack),

@@ -180,7 +180,7 @@ def deploy(
     """Deploy a stage: preflight, `cdk deploy`, and a first job.
 
     The first job is a run of the sweep, by the control API. The first deploy of a stage with a new database takes about
-    half an hour. With --watch, exit status 8 if an alarm fired and the deploy was taken back, 9 if it was not.
+    half an hour. With --watch, exit status 8 if an alarm fired and the deploy was reverted, 9 if it was not.
     """
     extras.need("cdk")
     from rich.console import Console

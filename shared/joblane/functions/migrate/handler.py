@@ -136,7 +136,7 @@ def _follow(properties: Mapping[str, Any]) -> None:
     """Register this code's task types and version again, after the answer. A later deploy had registered its own.
 
     Nothing waits for this. If it fails, SQL can enqueue only the types that the later deploy declared, and the audit
-    has no entry of a deploy that was taken back.
+    has no entry of a deploy that was reverted.
     """
     logger, taken_back = _logger(), properties.get(TAKEN_BACK)
     extra = {"taken_back": taken_back, "by": properties.get("By")} if taken_back else {}
@@ -150,7 +150,7 @@ def _follow(properties: Mapping[str, Any]) -> None:
 
 
 def _write_audit(given: Mapping[str, str], deploy: Mapping[str, str | None]) -> None:
-    """Write that the deploy of a version was taken back. ``given``: that version and the reason."""
+    """Write that the deploy of a version was reverted. ``given``: that version and the reason."""
     from joblane import settings
     from joblane.record.audit import MAX_REASON, line_of, write
     from joblane.record.driver.database import Database
