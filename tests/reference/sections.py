@@ -531,11 +531,11 @@ def _json_kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
         return f"`{json.dumps(schema['const'])}`"
     if schema["type"] == "object":
         inner = _json_kind(schema["additionalProperties"], definitions)
-        return f"object: text → {inner}"
+        return f"object: string → {inner}"
     if schema["type"] == "array":
         word, comma, bounds = _json_kind(schema["items"], definitions).partition(",")
         return f"list of {word}s{comma}{bounds}"
-    word = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}[schema["type"]]
+    word = {"integer": "whole number", "boolean": "true or false"}.get(schema["type"], schema["type"])
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         return f"{word}, {low:,g} to {high:,g}"
@@ -544,7 +544,7 @@ def _json_kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
 
 def project_keys() -> str:
     texts = fields_of(Project)
-    kinds = {"functions": "text", "code": "list of texts", "lock": "text", "migrations": "text"}
+    kinds = {"functions": "string", "code": "list of strings", "lock": "string", "migrations": "string"}
     defaults = {"functions": '`"functions"`', "code": "`[]`", "lock": "the library's own", "migrations": "none"}
     return table(
         ("key", "type", "default", "meaning"), [(f"`{k}`", kinds[k], defaults[k], said(texts[k])) for k in KEYS]

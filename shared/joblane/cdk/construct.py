@@ -57,7 +57,7 @@ RULE = "jobs-arrive"
 
 @dataclass(frozen=True)
 class JobDatabase:
-    """The PostgreSQL with the task table. Create it by :meth:`of` or :meth:`of_url`."""
+    """The PostgreSQL with the task table. Create it with :meth:`of` or :meth:`of_url`."""
 
     login: Login
     resource: rds.IDatabaseCluster | rds.IDatabaseInstance | None = None
@@ -92,12 +92,12 @@ class JobDatabase:
 
     @classmethod
     def of_url(cls, secret: secretsmanager.ISecret) -> Self:
-        """Return any PostgreSQL, whose address is the text of a secret.
+        """Return any PostgreSQL whose URL is in a secret.
 
         Functions read the secret before they connect, and again if the server refuses the login.
 
         Args:
-            secret: The secret, with the text ``postgresql://user:password@host:5432/name``.
+            secret: The secret, with the value ``postgresql://user:password@host:5432/name``.
         """
         return cls(Login(f"postgresql:///?secret={secret.secret_full_arn or secret.secret_name}", secret=secret))
 
@@ -159,7 +159,7 @@ class Joblane(Construct):
             vpc: VPC of the functions. None: outside of any VPC.
             subnets: Subnets of the functions. None: private subnets with a route to the internet.
             ipv6: True: the subnets are dual-stack, and their way out is an egress-only internet gateway. Functions get
-                an IPv6 address, and boto3 calls dual-stack endpoints. False: the subnets reach everything by IPv4.
+                an IPv6 address, and boto3 calls dual-stack endpoints. False: the subnets reach everything over IPv4.
             functions: Package of the handlers. None: ``functions`` of ``[tool.joblane]``.
             buckets: Buckets by the names that tasks declare in ``Grants.buckets``. None: no buckets.
             build: Function that builds the functions' packages.

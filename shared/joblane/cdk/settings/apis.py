@@ -108,8 +108,8 @@ class Oidc(Settings):
     client_id: str = Field(min_length=1)
     """Id of the page's client."""
     client_secret: Annotated[str, PAGE_SECRET] | None = None
-    """ARN of the client's secret in Secrets Manager or Parameter Store, whose whole text it is. None: the client is
-    public, and PKCE alone protects its sign-in. If the secret has a KMS key of your own, the key's policy must allow
+    """ARN of a secret in Secrets Manager or Parameter Store whose whole value is the client's secret. None: the client
+    is public, and PKCE alone protects its sign-in. If the secret has a KMS key of your own, the key's policy must allow
     the page's role ``kms:Decrypt``."""
     scopes: Annotated[tuple[str, ...], Field(strict=False), OPENID] = ("openid", "email", "profile")
     """Scopes that the page asks for, with ``openid``. Some issuers send groups only with a scope of their own."""
@@ -117,7 +117,7 @@ class Oidc(Settings):
     """Claim of the ID token with the person's name in the audit, which has the ``sub`` as well. An email that the
     issuer has not verified is left out."""
     roles_claim: str = Field(min_length=1)
-    """Claim of the ID token with the person's groups: a list of texts, or a text. ``cognito:groups`` in Cognito."""
+    """Claim of the ID token with the person's groups: a list of strings, or a string. ``cognito:groups`` in Cognito."""
     roles: Roles
     """The groups of each role. A person without such a group sees nothing."""
     session_hours: int = Field(8, ge=1, le=24)
@@ -173,15 +173,15 @@ class Slack(Settings):
 class Monitoring(Settings):
     """Alarms with two SNS topics, a dashboard, and saved queries.
 
-    Alarms that should wake somebody publish to the topic ``PREFIX-urgent``, all others to ``PREFIX-later``. A threshold
+    Alarms that should wake a person publish to the topic ``PREFIX-urgent``, all others to ``PREFIX-later``. A threshold
     is a number, or ``"off"`` for no alarm.
     """
 
     email: str | None = Field(None, pattern=EMAIL_OR_OFF)
     """Address that gets a mail when an alarm fires, and when a state such as a missing sweep ends. Confirm the address
-    by the link in the first mail of each topic. ``"off"``: no mail, because you subscribe to the SNS topics in another
-    way. None: no mail. Without ``slack`` nobody is notified then, as the synthesis says; refused if ``removal`` is
-    ``"retain"``."""
+    with the link in the first mail of each topic. ``"off"``: no mail, because you subscribe to the SNS topics in
+    another way. None: no mail. Without ``slack``, no person is then notified, as the synthesis says; this is refused if
+    ``removal`` is ``"retain"``."""
     later_email: str | None = Field(None, pattern=EMAIL_OR_OFF)
     """Address for the topic ``PREFIX-later``, or ``"off"``. None: the address in ``email``."""
     slack: Slack | None = None

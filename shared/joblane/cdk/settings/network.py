@@ -41,8 +41,8 @@ class Egress(Settings):
     """TCP ports to which functions may connect, in addition to 443 (HTTPS) and the port of the database, for example
     587 for SMTP."""
     reaches: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """With ``egress`` ``none``: the AWS services that functions reach by your own VPC endpoints or routes, as boto3
-    names them, for example ``["sqs", "sesv2"]``. S3 is always assumed."""
+    """With ``egress`` ``none``: the AWS services that functions reach through your own VPC endpoints or routes, as
+    boto3 names them, for example ``["sqs", "sesv2"]``. S3 is always assumed."""
 
     def problems(self) -> Iterator[str]:
         if self.reaches and self.egress != "none":
@@ -82,8 +82,8 @@ class NewNetwork(Egress):
     """Two availability zones of all subnets, for example ``["eu-central-1a", "eu-central-1b"]``. None: the first two
     that the account lists. Set them if Lambda or Aurora does not support one of those."""
     nat_instance_version: str = Field("1", pattern=r"^[0-9A-Za-z.-]{1,32}$")
-    """With ``egress`` ``nat_instance``: any version or date. Another one lets the next deploy replace the instance by
-    one with the newest image of Amazon Linux."""
+    """With ``egress`` ``nat_instance``: any version or date. With another value, the next deploy replaces the instance
+    with one that has the newest image of Amazon Linux."""
 
     @field_validator("cidr")
     @classmethod

@@ -67,4 +67,4 @@ class SecretReference(Settings):
     """Name or whole ARN of the secret, in the region of the stage. If the secret has a KMS key of your own, the key's
     policy must allow the functions' roles ``kms:Decrypt``."""
     field: str | None = Field(None, min_length=1)
-    """Key in a JSON secret. None: the whole text."""
+    """Key in a JSON secret. None: the whole value."""

@@ -133,8 +133,8 @@ class Stage(Settings):
     sweep: Annotated[str, BeforeValidator(_interval)] = "6 hours"
     """Interval of the sweep's own schedule: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30 minutes, or 1, 2, 3, 4, 6, 8, 12 or
     24 hours. Above ``"5 minutes"`` sweeps are planned: a sweep runs when work is due and after each write, and this
-    schedule is the net below. ``"5 minutes"`` or less: only the schedule starts sweeps, for a stage with producers that
-    enqueue by SQL and cannot send to SQS."""
+    schedule is a safety net. ``"5 minutes"`` or less: only the schedule starts sweeps, for a stage with producers that
+    enqueue with SQL and cannot send to SQS."""
     schedules: Mapping[str, str] = {}
     """Times that replace the declared times, for example ``{"mail:digest": "@hourly"}``. The key is the type, or
     ``type:name`` if the type has several schedules. The value is Unix cron text or ``"off"``. Name, time zone and
@@ -143,8 +143,8 @@ class Stage(Settings):
     """Values of the names that tasks declare in ``environment``: strings, or references to secrets. A name that ends in
     ``_PASSWORD``, ``_SECRET``, ``_TOKEN``, ``_KEY`` or ``_KEYS`` takes a reference only."""
     mail_from: str | None = Field(None, pattern=EMAIL)
-    """Sender address of tasks that declare ``mail`` in their ``Grants`` and send by Amazon SES. Required if there is
-    such a task."""
+    """Sender address of tasks that declare ``mail`` in their ``Grants`` and send through Amazon SES. Required if there
+    is such a task."""
     architecture: Architecture = "arm64"
     """Processor architecture of the functions. A local stage uses the architecture of this machine."""
     images: Mapping[str, Image] = {}
@@ -153,7 +153,7 @@ class Stage(Settings):
     an address: [Run jobs in your own image](../how-to/python-packages.md#run-jobs-in-your-own-image). A local stage
     takes none."""
     version: str | None = Field(None, pattern=VERSION)
-    """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
+    """Version of the code, which marks a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
     kms_key: KeyArn | None = None
     """ARN of a symmetric KMS key of your own, in the region of the stage, for its queues, logs and topics, for the key
