@@ -180,7 +180,7 @@ class Monitoring(Settings):
     email: str | None = Field(None, pattern=EMAIL_OR_OFF)
     """Address that gets a mail when an alarm fires, and when a state such as a missing sweep ends. Confirm the address
     with the link in the first mail of each topic. ``"off"``: no mail, because you subscribe to the SNS topics in
-    another way. None: no mail. Without ``slack``, no person is then notified, as the synthesis says; this is refused if
+    another way. None: no mail. Without ``slack``, the alarms then notify no person, as the synthesis says; refused if
     ``removal`` is ``"retain"``."""
     later_email: str | None = Field(None, pattern=EMAIL_OR_OFF)
     """Address for the topic ``PREFIX-later``, or ``"off"``. None: the address in ``email``."""
