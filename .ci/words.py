@@ -45,12 +45,12 @@ WORDS = {
 }
 """Regular expression of whole words, in any case → the words to use."""
 CEILINGS = {
-    r"(?:that|those) of|those with": (125, "the noun again"),
-    r"a text|texts": (138, "a string, a message, a label"),
+    r"(?:that|those) of|those with": (124, "the noun again"),
+    r"a text|texts": (122, "a string, a message, a label"),
     r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (67, "created, recreated, dynamic"),
     r"also (?:if|in|for|without)": (14, "even if, including"),
-    r"by (?:SQL|IAM|the API|Amazon SES)": (45, "with, through, using"),
-    r"nobody|somebody": (40, "no process, an operator, a user"),
+    r"by (?:SQL|IAM|the API|Amazon SES)": (41, "with, through, using"),
+    r"nobody|somebody": (37, "no process, an operator, a user"),
     r"begun|begins to": (45, "started, starts to"),
     r"the most \w+(?: \w+)? that": (7, "the maximum number of"),
     r"(?:is|are|was) over": (20, "has expired, has ended"),
