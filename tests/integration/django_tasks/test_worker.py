@@ -465,8 +465,8 @@ def test_a_backend_that_is_not_joblanes_never_runs(shop: Any, django_jobs: JobTe
         django_jobs.drain(within=timedelta(hours=2))
     reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
     assert len(reasons) == 2
-    assert "TASKS has no JoblaneBackend of the name 'now'" in reasons[0]
-    assert "TASKS has no JoblaneBackend of the name 'unknown'" in reasons[1]
+    assert "TASKS has no JoblaneBackend named 'now'" in reasons[0]
+    assert "TASKS has no JoblaneBackend named 'unknown'" in reasons[1]
 
 
 def test_a_tick_runs_the_task_that_its_schedule_names(

@@ -80,15 +80,15 @@ def test_a_problem_of_several_types_has_no_folder(project: Project, capsys: pyte
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("tables:upgrade", None),
+        ("own.tables:upgrade", None),
         (
             "no_such_tables:upgrade",
             "'module:function' is required: ModuleNotFoundError: No module named 'no_such_tables'",
         ),
-        ("tables:up", "AttributeError: module 'tables' has no attribute 'up'"),
-        ("tables", "AttributeError: module 'tables' has no attribute ''"),
-        ("tables:LEVEL", "a function is required, not int"),
-        ("broken_tables:upgrade", "ZeroDivisionError: division by zero"),
+        ("own.tables:up", "AttributeError: module 'own.tables' has no attribute 'up'"),
+        ("own.tables", "AttributeError: module 'own.tables' has no attribute ''"),
+        ("own.tables:LEVEL", "a function is required, not int"),
+        ("own.broken_tables:upgrade", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_migrations_that_cannot_be_called_are_a_problem(
@@ -98,12 +98,14 @@ def test_migrations_that_cannot_be_called_are_a_problem(
     name: str,
     problem: str | None,
 ) -> None:
-    (project.root / "tables.py").write_text("LEVEL = 1\ndef upgrade(url): raise AssertionError\n")
-    (project.root / "broken_tables.py").write_text("1 / 0\n")
-    for module in ("tables", "broken_tables"):
+    own = project.root / "own"
+    own.mkdir()
+    (own / "tables.py").write_text("LEVEL = 1\ndef upgrade(url): raise AssertionError\n")
+    (own / "broken_tables.py").write_text("1 / 0\n")
+    for module in ("own", "own.tables", "own.broken_tables"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     (project.root / "pyproject.toml").write_text(
-        f'[tool.joblane]\nfunctions = "{project.functions}"\nmigrations = "{name}"\n'
+        f'[tool.joblane]\nfunctions = "{project.functions}"\ncode = ["own"]\nmigrations = "{name}"\n'
     )
     monkeypatch.setenv("JOBLANE_MIGRATIONS", "")  # the command sets it
     code, output = checked(capsys)
