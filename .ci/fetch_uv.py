@@ -31,7 +31,8 @@ def fetch_uv(tools: Path, lock: Path) -> None:
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     if (target / "bin" / "uv").exists() and stamp.is_file() and stamp.read_text() == wanted:
         return
-    print("Fetching uv, 50 MB", flush=True)
+    sys.stdout.write("Fetching uv, 50 MB\n")
+    sys.stdout.flush()
     stamp.unlink(missing_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     tools.mkdir(parents=True, exist_ok=True)
