@@ -152,7 +152,8 @@ def list_packages(wheel: Path, folder: Path, python: Path) -> Path:
     """Write the list of the packages that a function gets, as CycloneDX, and return it."""
     listed = DIST / f"joblane-{joblane.__version__}.cdx.json"
     runtime = wheels.environment(folder / "runtime", wheel, base=python, lock=LOCKS / "runtime.txt")
-    project = folder / "pyproject.toml"  # the list takes its name and its version from such a file
+    project = folder / "named" / "pyproject.toml"  # the list takes its name and its version from such a file
+    project.parent.mkdir()
     declared = (ROOT / "pyproject.toml").read_text()
     project.write_text(declared.replace('dynamic = ["version"]', f'version = "{joblane.__version__}"'))
     options = ("--validate", "--output-reproducible", "--mc-type", "library", "--pyproject", project)
