@@ -73,7 +73,7 @@ modules: tools
 	@$(RUN) pytest --collect-only --quiet $(TESTS) >/dev/null || true  # the run of the tests shows its errors
 
 quick: check tools ## Check, then run the unit tests and the database tests
-	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder tests/integration/record tests/unit
+	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not plants" tests/integration/record tests/unit
 
 versions: tools ## Run the quick tests with lowest and newest packages, on each Python and PostgreSQL; optional ONLY=, WHEEL=
 	@$(RUN) tests.versions $(if $(WHEEL),--wheel $(WHEEL)) $(ONLY)
