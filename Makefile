@@ -119,7 +119,7 @@ faults: .venv/.dev ## Run thousands of jobs while all fails; optional SEED=, JOB
 		$(if $(RATED),--rated $(RATED)) $(if $(GRAPHS),--graphs $(GRAPHS)) $(if $(WAITS),--waits $(WAITS)) $(if $(BURSTS),--bursts $(BURSTS)) $(if $(DAYS),--days $(DAYS)) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant "$(PLANT)")
-	@$(if $(PLANT)$(ONLY),,$(RUN) pytest -q tests/faults tests/browser/test_plants.py)
+	@$(if $(PLANT)$(ONLY),,$(RUN) pytest -q -m plants tests)
 
 # The stages of cdk.json that are for AWS.
 STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \
